@@ -40,6 +40,8 @@ NAMED = [
         "type": "pyref", "module": "os", "name": "system"}}})}, named=("os.system",)),
     Folder("a target in JSON", {"config.json": said(net={"_target_": "os.system", "command": "touch pwned"})},
            named=("os.system",)),
+    Folder("a target behind one that only asks", {"a.yaml": b"x:\n  _target_: os.path.os.system\n  command: touch pwned\n"},
+           named=("os.path.os.system",)),
     Folder("a target that is another's", {"a.yaml": b"x:\n  _target_: torch.serialization.load\n  f: y\n"},
            named=("torch.serialization.load",)),
     Folder("a class of Lightning's", {"a.yaml": b"x:\n  class_path: logging.FileHandler\n"}, named=("logging.FileHandler",)),
@@ -51,6 +53,9 @@ NAMED = [
     Folder("layers that YOLOv5 evaluates", {"yolov5s.yaml":
            f"nc: 80\nbackbone:\n  [[-1, 1, nn.Upsample, [None, 2]], # (1)\n   [-1, 1, \"{RUNS}\", [64]]]\nhead: []\n".encode()},
            named=(EVAL,) * 2),
+    Folder("layers that YOLOv5 evaluates, as if they were prose", {"a.yaml":
+           b"backbone: [[-1, 1, exit (1), []], [-1, 1, \"run ('x')\", []], [-1, 1, run (), []], [-1, 1, a.run (x), []]]\nhead: []\n"},
+           named=(EVAL,) * 4),
     Folder("operators that PaddleDetection evaluates", {"infer_cfg.yml": f'Preprocess:\n- type: "{RUNS}"\n'.encode()},
            named=(EVAL,) * 2),
     Folder("operators that PaddleOCR evaluates", {"inference.yml":
@@ -114,6 +119,14 @@ HARMLESS = [
         "config.yml": b"!!python/object/apply:collections.OrderedDict\n- - - policy_kwargs\n    - dict(log_std_init=-2,\n"
                       b"      net_arch=dict(pi=[256], vf=[256]), activation_fn=nn.ReLU)\n  - - normalize\n    - dict(norm_obs=True)\n",
         "config.yaml": b"model: X\ntrust_remote_code: true\n", "metafile.yml": b"Name: a (1x)\nbackbone head\n",
+    }, "plain"),
+    Folder("prose and questions in YAML", {
+        "config.yaml": b"model: resnet (v2)\nnormalize: true\nabout: Normalizes images (ImageNet\n  statistics, 1.2) before\n"
+                       b"callback: early stopping (patience 3)\nname: resnet50(pretrained)\n",
+        "model.yaml": b"data:\n  transforms: [resize (224), normalize]\nbackbone: resnet50 (pretrained)\nhead: linear (10 classes)\n",
+        "price.yml": b'price: "$5 (five)"\n',
+        "a.yaml": b"optimizer: {_target_: functools.partial}\nfile: {_target_: os.path.join, _args_: [a, b]}\n"
+                  b"threads: {_target_: os.cpu_count}\nlog: {_target_: logging.getLogger, name: a}\n",
     }, "plain"),
     Folder("a trainer's settings", {
         "a.ckpt": kept(hyper_parameters={"_instantiator": "lightning.pytorch.cli.instantiate_module",

@@ -8,7 +8,8 @@
     trust_remote_code: true                 FunASR's config.yaml, with remote_code, a file that it imports
 
 Calls need brackets behind a name or a bracket: which names stand there is all that is asked, wherever in the document
-they are. Layers, dicts and the like call nothing else.
+they are. Layers, dicts and the like call nothing else, and neither does prose: a word, and words or numbers in brackets
+behind it, as in "images (ImageNet statistics)". As Python these are names that nothing has.
 
 Sources: yolov5/models/yolo.py (`parse_model`); PaddleDetection, deploy/python/infer.py; PaddleOCR, ppocr/data/imaug
 (`create_operators`); rl_zoo3/utils.py (`get_saved_hyperparams`), exp_manager.py; monai/bundle/config_item.py;
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 _CALLED = re.compile(r"""(?:(?P<name>[\w.]+)|[\])}"'])\s*$""")
 _HARMLESS = re.compile(r"(?:dict|list|tuple|set|float|int|str|len|range|min|max|round|abs|(?:torch\.)?nn\.[A-Z]\w*)")
+_PROSE = re.compile(r"[\w\s,.;:%+/=<>~×–—-]{1,200}+\)")
+_RUNS = re.compile(
+    r"_\w*|breakpoint|compile|copyright|credits|(?:del|get|has|set)attr|eval|exec|exit|help|input|open|quit|.*\..*"
+)
+"""Names that do something whatever they are called with, and attributes."""
+
 _COMMENT = re.compile(r"""^(?P<before>[^#"'\n]*+)(?<![^\s])#[^\n]*+""", re.MULTILINE)
 
 _MOST_TOLD, _MOST, _BEFORE = 20, 10_000, 200
@@ -83,13 +90,18 @@ def _calls(text: str, lines: Lines, by: str) -> Iterator[Program]:
         called = _CALLED.search(before)
         if called is None and before.strip():
             continue
-        if count > _MOST or not (called and called["name"] and _HARMLESS.fullmatch(called["name"])):
+        if count > _MOST or not (called and called["name"] and _is_harmless(called["name"], code, bracket.end())):
             told += 1
             start = code.rfind("\n", 0, bracket.start()) + 1
             line = code[max(start, bracket.start() - _BEFORE) : bracket.start() + _BEFORE].partition("\n")[0].strip()
             yield Program(lines.at(bracket.start()), Opaque("builtins.eval", "called", (line,)), by)
         if told == _MOST_TOLD or count > _MOST:
             return
+
+
+def _is_harmless(name: str, code: str, inside: int) -> bool:
+    """Whether a name that is called makes a layer or a container, or is a word before others in brackets."""
+    return bool(_HARMLESS.fullmatch(name) or (not _RUNS.fullmatch(name) and _PROSE.match(code, inside)))
 
 
 def _of_monai(text: str, lines: Lines) -> Iterator[Program]:

@@ -5,7 +5,8 @@
     *.gin           Gin, by which T5X and DDSP configure their models: a file imports modules, and where it says
                     ``from __gin__ import dynamic_registration`` any function in these may be a value, and is called
 
-Sources: triton-inference-server, python_backend and core/src/backend_model.cc; gin/config.py, config_parser.py.
+Sources: the documentation of Triton (python_backend; TRITONSERVER_ServerOptionsSetBackendDirectory: the folders of the
+version and of the model are searched first); gin/config.py, config_parser.py.
 """
 
 from __future__ import annotations

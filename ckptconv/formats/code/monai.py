@@ -87,11 +87,18 @@ def runs(text: str) -> bool:
     try:
         tree = tree_of(source)
         nodes = [*ast.walk(tree)] if tree else []
-        if not any(isinstance(one, ast.Call) or (isinstance(one, ast.Name) and one.id in _MODULES) for one in nodes):
+        if not any(_reaches(one) for one in nodes):
             return False
         return not all(_is_known(one, _bound_in(nodes)) for one in ast.iter_child_nodes(nodes[0]))
     except (LimitError, RecursionError):
         return True
+
+
+def _reaches(node: ast.AST) -> bool:
+    """Whether it names a module, or calls something that can be called: "$5 (five)" is a price."""
+    if isinstance(node, ast.Call):
+        return not isinstance(node.func, ast.Constant)
+    return isinstance(node, ast.Name) and node.id in _MODULES
 
 
 def _is_known_import(source: str) -> bool:

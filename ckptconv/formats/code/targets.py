@@ -24,6 +24,13 @@ _PLAIN = frozenset([
 
 _NOT_PLAIN = sys.stdlib_module_names - _PLAIN
 
+_ASKING = re.compile(
+    r"os\.(cpu_count|getcwd|path\.(abspath|basename|commonpath|dirname|exists|expanduser|isabs|isdir|isfile|join|normpath"
+    r"|realpath|relpath|split|splitext))|copy\.(copy|deepcopy)|itertools\.(chain|count|cycle|product|repeat)|logging\.getLogger|multiprocessing\.cpu_count"
+    r"|time\.(strftime|time)"
+)
+"""Functions of others that put texts together or ask for something, which configurations call."""
+
 _RUNNING = re.compile(
     r"(builtins|__builtin__)\.(?!(abs|bool|bytes|complex|dict|float|frozenset|int|len|list|max|min|object|range|set|slice"
     r"|str|tuple)$).*"
@@ -45,12 +52,14 @@ _KEYS = frozenset([*_HYDRAS, "target"])
 
 def runs_anything(name: str) -> bool:
     """Whether a name leads to what runs, loads or writes whatever it is told."""
-    return _RUNNING.fullmatch(name) is not None
+    return _RUNNING.fullmatch(name) is not None and not _ASKING.fullmatch(name)
 
 
 def is_librarys(name: str) -> bool:
     """Whether a name leads to Python's own library, but for what is data, or to what can run anything."""
     first, *modules = name.split(".")[:-1] or [""]
+    if _ASKING.fullmatch(name):
+        return False
     return runs_anything(name) or not _NOT_PLAIN.isdisjoint(modules) or first in _NOT_PLAIN
 
 
