@@ -135,7 +135,7 @@ def test_a_folder_becomes_a_graph_that_computes_the_same(
 
 def test_a_graph_of_experts_that_lie_apart_is_refused_and_says_why(folders: dict[str, Path], tmp_path: Path) -> None:
     arch = str(folders["experts"] / "config.json")
-    with pytest.raises(UsageError, match="several on disk") as caught:
+    with pytest.raises(UsageError, match="several tensors on disk") as caught:
         ckptconv.convert(folders["experts"], tmp_path / "m.onnx", arch=arch)
     assert "state_dict" in (caught.value.hint or "")
     assert not list(tmp_path.iterdir())
