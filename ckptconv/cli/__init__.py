@@ -9,13 +9,6 @@ Begin with `main`; a command is one small module.
     inspect  convert  diff  validate    the commands
     verify  arch  formats
     edits                               options of `convert` that change tensors
-    render                              results as text; of each command:
-    render_inspect  render_tree         …`inspect`
-    render_tensor  render_metadata
-    render_composite  render_graph
-    render_adapter
-    render_diff  diff_parts  layers     …`diff`, and what its page says alike
+    text                                results as lines of text, a module for each command
     report                              ``diff --html``
-    render_validate  render_verify      …the others
-    render_arch
 """

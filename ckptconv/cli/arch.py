@@ -59,9 +59,9 @@ def list_(as_json: bool) -> int:
         ]
         output.emit_json({"architectures": entries})
         return 0
-    from ckptconv.cli import render_arch
+    from ckptconv.cli.text import arch as text
 
-    output.emit_lines(render_arch.listing(known))
+    output.emit_lines(text.listing(known))
     return 0
 
 
@@ -99,9 +99,9 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         output.emit_json(found.to_dict())
     else:
-        from ckptconv.cli import render_arch
+        from ckptconv.cli.text import arch as text
 
-        output.emit_lines(render_arch.page(found, name))
+        output.emit_lines(text.page(found, name))
     return int(found.table is not None and bool(errors_among(found.table.findings)))
 
 
@@ -138,7 +138,7 @@ def infer(sources: tuple[str, ...], target: str | None, force: bool, from_format
     elif target is None:
         output.emit(made.text)
     else:
-        from ckptconv.cli import render_arch
+        from ckptconv.cli.text import arch as text
 
-        output.emit_lines(render_arch.inferred(made))
+        output.emit_lines(text.inferred(made))
     return 0

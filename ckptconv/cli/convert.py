@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ckptconv.cli import completion, edits, options, output, render, render_verify, trouble
+from ckptconv.cli import completion, edits, options, output, trouble
 from ckptconv.cli.progress import Bar
 from ckptconv.errors import NotEquivalentError
 
@@ -194,9 +194,12 @@ def _show(result: Conversion, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         output.emit_json(result.to_dict())
     else:
-        lines = render.conversion(result, dry_run=dry_run)
+        from ckptconv.cli.text import convert as text
+        from ckptconv.cli.text.verify import verification
+
+        lines = text.conversion(result, dry_run=dry_run)
         if result.verification is not None:
-            lines += render_verify.verification(result.verification)
+            lines += verification(result.verification)
             lines += [] if result.verification.equivalent else ["nothing was written"]
         output.emit_lines(lines)
 

@@ -109,6 +109,6 @@ def _target(html: str, compared: tuple[str, str], *, force: bool) -> Target:
 
 
 def _show(result: Difference) -> None:
-    from ckptconv.cli import render_diff
+    from ckptconv.cli.text import diff as text
 
-    output.emit_lines(render_diff.page(result))
+    output.emit_lines(text.page(result))

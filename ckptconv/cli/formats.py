@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptconv.cli import completion, options, output, render, trouble
+from ckptconv.cli import completion, options, output, trouble
 
 if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
@@ -33,6 +33,7 @@ def command(name: str | None, as_json: bool) -> int:
 
     With a NAME: what that format holds. A plug-in that does not load is named below the table.
     """
+    from ckptconv.cli.text import formats as text
     from ckptconv.formats import registry
 
     if name is not None:
@@ -40,14 +41,14 @@ def command(name: str | None, as_json: bool) -> int:
         if as_json:
             output.emit_json(_as_dict(one))
         else:
-            output.emit_lines(render.one_format(one))
+            output.emit_lines(text.one_format(one))
         return 0
     known, (_, broken) = registry.all_formats(), registry.plugins()
     if as_json:
         errors: list[Json] = [trouble.as_dict(error) for error in broken]
         output.emit_json({"formats": [_as_dict(one) for one in known], "broken": errors})
     else:
-        output.emit_lines(render.formats(known, broken))
+        output.emit_lines(text.formats(known, broken))
     return 0
 
 

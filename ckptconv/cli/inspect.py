@@ -106,29 +106,31 @@ class _View:
         return Answer({}, self._page(found), code)
 
     def _page(self, found: Inspection) -> list[str]:
-        from ckptconv.cli import render, render_inspect
+        from ckptconv.cli.text import inspect as text
+        from ckptconv.cli.text.common import fields
 
         if not self.as_list:
-            return render_inspect.page(found)
+            return text.page(found)
         _warn(found)
-        lines = render_inspect.listing(found)
-        return [*lines, *render.fields(render_inspect.digest(found), indent="")] if self.digest else lines
+        lines = text.listing(found)
+        return [*lines, *fields(text.digest(found), indent="")] if self.digest else lines
 
     def _one_tensor(self, found: Inspection, name: str, *, as_json: bool) -> tuple[dict[str, Json], list[str]]:
         import ckptconv
         from ckptconv.checks.stats import stats
-        from ckptconv.cli import render_inspect, render_tensor
+        from ckptconv.cli.text import inspect as text
+        from ckptconv.cli.text import tensor
         from ckptconv.core.spelling import to_json
 
         with ckptconv.open(found.path, format=self.from_format) as checkpoint:
-            name = render_tensor.find(checkpoint, name, found.path)
+            name = tensor.find(checkpoint, name, found.path)
             figures = stats(checkpoint.all_tensors[name]) if self.stats else None
             if not as_json:
                 _warn(found)
-                more = render_inspect.statistics(figures) if self.stats else []
-                more += render_inspect.digest(found) if self.digest else []
-                return {}, render_tensor.view(checkpoint, name, more)
-            first, last = render_tensor.ends(checkpoint.all_tensors[name])
+                more = text.statistics(figures) if self.stats else []
+                more += text.digest(found) if self.digest else []
+                return {}, tensor.view(checkpoint, name, more)
+            first, last = tensor.ends(checkpoint.all_tensors[name])
         document = _document(found)
         entry = next(entry for entry in document["tensors"] if entry["name"] == name)
         if self.stats:
@@ -150,7 +152,7 @@ def _document(found: Inspection) -> dict[str, Json]:
 
 def _warn(found: Inspection) -> None:
     """Where the page with the verdict is not shown, a bad one is told on standard error."""
-    from ckptconv.cli.render_inspect import verdict
+    from ckptconv.cli.text.inspect import verdict
 
     if found.verdict == "would run code":
         output.complain([f"ckptconv: warning: {output.printable(str(found.path))}: {verdict(found)}"])

@@ -57,8 +57,8 @@ def command(
         code = int(not result.valid)
         if as_json:
             return Answer(result.to_dict(), [], code)
-        from ckptconv.cli import render_validate
+        from ckptconv.cli.text import validate as text
 
-        return Answer({}, render_validate.page(result, titled=len(sources) > 1), code)
+        return Answer({}, text.page(result, titled=len(sources) > 1), code)
 
     return ask_each(sources, ask, debug=debug, as_json=as_json, apart=False)

@@ -6,7 +6,7 @@ from typing import Literal, TypedDict, cast
 
 import click
 
-from ckptconv.cli import options, output, render_verify
+from ckptconv.cli import options, output
 from ckptconv.cli.progress import Bar
 from ckptconv.cli.sections import SectionedCommand
 
@@ -87,6 +87,7 @@ def command(
     Running and comparing can be done separately: --save-outputs saves A's outputs, --outputs compares with them.
     """
     import ckptconv
+    from ckptconv.cli.text import verify as text
 
     if [second, saved, recorded].count(None) != 2:
         raise click.UsageError("give one of B, --save-outputs and --outputs", click.get_current_context())
@@ -117,9 +118,9 @@ def command(
     if as_json:
         output.emit_json(result.to_dict())
     elif isinstance(result, ckptconv.Saved):
-        output.emit_lines(render_verify.saved(result))
+        output.emit_lines(text.saved(result))
     else:
-        output.emit_lines(render_verify.verification(result))
+        output.emit_lines(text.verification(result))
     return 0 if isinstance(result, ckptconv.Saved) or result.equivalent else 1
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.cli import output, render
+from ckptconv.cli import output
+from ckptconv.cli.text import formats as text
 from ckptconv.errors import PluginError
 from ckptconv.formats import registry
 
@@ -25,12 +26,12 @@ def test_the_table_has_a_row_for_each_format(run: Run) -> None:
 
 def test_on_a_narrow_terminal_what_each_is_stands_below_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "columns", lambda: 80)
-    head, *rows = render.formats(registry.BUILTIN, [])
+    head, *rows = text.formats(registry.BUILTIN, [])
     assert head.split() == ["NAME", "READ", "WRITE", "SUFFIXES"]
     assert [row.split()[0] for row in rows[::2]] == [one.name for one in registry.BUILTIN]
     assert rows[1::2] == [f"  {one.summary}" for one in registry.BUILTIN]
     monkeypatch.setattr(output, "columns", lambda: 300)
-    assert len(render.formats(registry.BUILTIN, [])) == 1 + len(registry.BUILTIN)
+    assert len(text.formats(registry.BUILTIN, [])) == 1 + len(registry.BUILTIN)
 
 
 def test_one_format_says_what_it_holds(run: Run) -> None:
@@ -43,9 +44,9 @@ def test_one_format_says_what_it_holds(run: Run) -> None:
 def test_on_a_narrow_terminal_one_format_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
     for one in registry.BUILTIN:
         monkeypatch.setattr(output, "columns", lambda: 0)
-        whole = render.one_format(one)
+        whole = text.one_format(one)
         monkeypatch.setattr(output, "columns", lambda: 80)
-        lines = render.one_format(one)
+        lines = text.one_format(one)
         assert max(map(len, lines[1:])) <= 80
         assert " ".join(" ".join(lines).split()) == " ".join(" ".join(whole).split())
 

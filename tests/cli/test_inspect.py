@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ckptconv import convert
 from ckptconv.checks import stats
-from ckptconv.cli import render_tensor
+from ckptconv.cli.text.tensor import ends
 
 from .conftest import Call, Run, strict
 
@@ -236,7 +236,7 @@ def test_the_preview_is_what_torch_has_there(tmp_path: Path, count: int, dtype: 
 
     tensor = (torch.arange(count) % 5).to(dtype)
     with open_checkpoint(save(tmp_path / "m.pth", {"t": tensor})) as checkpoint:
-        first, last = render_tensor.ends(checkpoint["t"])
+        first, last = ends(checkpoint["t"])
     values = (tensor if dtype in {torch.int64, torch.bool, torch.complex64} else tensor.float()).tolist()
     assert (first, last) == ((values, []) if count <= 16 else (values[:8], values[-8:]))
 

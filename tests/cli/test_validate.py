@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ckptconv.cli.render_validate import findings
+from ckptconv.cli.text.validate import findings
 from ckptconv.core.report import Finding
 
 from .conftest import Run, strict

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import floor, inf, isfinite, log10
 from typing import TYPE_CHECKING
 
-from ckptconv.cli.diff_parts import change_of, figure, heat, short_name
-from ckptconv.cli.layers import split_name
+from ckptconv.cli.text.diff_parts import change_of, figure, heat, short_name
+from ckptconv.cli.text.layers import split_name
 from ckptconv.core.text import plural
 from ckptconv.edits.patterns import open_numbers
 

@@ -13,8 +13,8 @@ from math import ceil, floor, log2, log10
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.histogram import BINS, FIRST
-from ckptconv.cli.diff_parts import share, spell_range, times, value_groups
-from ckptconv.cli.render import approximately
+from ckptconv.cli.text.common import approximately
+from ckptconv.cli.text.diff_parts import share, spell_range, times, value_groups
 from ckptconv.core.text import plural
 
 if TYPE_CHECKING:

@@ -8,7 +8,10 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.histogram import BINS
-from ckptconv.cli.diff_parts import (
+from ckptconv.cli.output import printable
+from ckptconv.cli.report.heatmap import HeatMap, heat_map
+from ckptconv.cli.text.diff import metadata_rows, remark
+from ckptconv.cli.text.diff_parts import (
     change_of,
     dtype_rows,
     edit_rows,
@@ -19,9 +22,6 @@ from ckptconv.cli.diff_parts import (
     short_name,
     verdict,
 )
-from ckptconv.cli.output import printable
-from ckptconv.cli.render_diff import metadata_rows, remark
-from ckptconv.cli.report.heatmap import HeatMap, heat_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -177,7 +177,7 @@ def test_a_gguf_without_its_tower_is_judged_as_the_text_model(tmp_path: Path) ->
 
 
 def test_json_and_the_page_say_it(tmp_path: Path) -> None:
-    from ckptconv.cli.render_diff import page
+    from ckptconv.cli.text.diff import page
 
     model = folder_of(tmp_path / "llama")
     found = ckptconv.diff(model, gguf_of(model, tmp_path / "llama.gguf", "F32"))

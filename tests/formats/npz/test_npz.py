@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.cli.render_metadata import spelled
+from ckptconv.cli.text.metadata import spelled
 from ckptconv.errors import CkptconvError, CorruptFileError, DamagedTensorError, LimitError, UnsupportedError
 from tests.support.craft import zip_bytes
 from tests.support.nodes import load

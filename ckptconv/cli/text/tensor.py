@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.cli import render_composite
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import fields, size
+from ckptconv.cli.text import composite
+from ckptconv.cli.text.common import fields, size
 from ckptconv.core.checkpoint import no_tensor
 from ckptconv.core.dtypes import COMPONENT
 from ckptconv.core.text import plural
@@ -87,7 +87,7 @@ def view(checkpoint: Checkpoint, name: str, more: list[tuple[str, str]]) -> list
         ("shape", f"[{', '.join(map(str, info.shape))}]"),
         ("elements", f"{prod(info.shape):,} ({size(info.nbytes)})"),
     ]
-    if said := render_composite.notes(checkpoint).get(name):
+    if said := composite.notes(checkpoint).get(name):
         rows.append(("part", said))
     if name in notes.strides:
         rows.append(("strides", f"[{', '.join(map(str, notes.strides[name]))}]"))

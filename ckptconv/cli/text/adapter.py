@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import approximately
+from ckptconv.cli.text.common import approximately
 from ckptconv.core.text import listed, plural
 
 if TYPE_CHECKING:

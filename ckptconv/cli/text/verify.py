@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import findings, table
+from ckptconv.cli.text.common import findings, table
 from ckptconv.core.text import plural
 
 if TYPE_CHECKING:

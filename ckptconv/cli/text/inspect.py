@@ -7,12 +7,12 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptconv.cli import render_adapter, render_composite
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import approximately, fields, findings, section, size, table
-from ckptconv.cli.render_graph import graph_rows
-from ckptconv.cli.render_metadata import attributes, entries, shortened, spelled
-from ckptconv.cli.render_tree import Columns, flat, tree
+from ckptconv.cli.text import adapter, composite
+from ckptconv.cli.text.common import approximately, fields, findings, section, size, table
+from ckptconv.cli.text.graph import graph_rows
+from ckptconv.cli.text.metadata import attributes, entries, shortened, spelled
+from ckptconv.cli.text.tree import Columns, flat, tree
 from ckptconv.core.metadata import RUNS, StateDict, TensorRef, nodes_of
 from ckptconv.core.text import cut, listed, plural
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ckptconv.api.inspect import Inspection
     from ckptconv.api.inspecting.uses import OpaqueUse
     from ckptconv.checks.stats import Stats
-    from ckptconv.cli.render_tree import Kind
+    from ckptconv.cli.text.tree import Kind
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import Opaque
     from ckptconv.core.tensor import LazyTensor
@@ -90,7 +90,7 @@ def page(inspection: Inspection) -> list[str]:
         ("tensors outside of the model", checkpoint.extras, _make(checkpoint)),
     ):
         if tensors:
-            names = render_composite.with_wholes(tensors, composites)
+            names = composite.with_wholes(tensors, composites)
             rows = tree(names, tied, columns, kind, fold=stats is None, heads=stats is not None, make=make)
             lines += section(title, rows)
     listed = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
@@ -133,14 +133,14 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
     if checkpoint.extras:
         outside = sum(tensor.info.nbytes for name, tensor in checkpoint.extras.items() if name not in tied)
         rows.append(("extras", f"{_tensors(checkpoint.extras)} ({size(outside)})"))
-    rows += render_composite.rows(checkpoint)
+    rows += composite.rows(checkpoint)
     if quantized := inspection.quantized:
         kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in quantized.items())
         how = (
             "convert --dequantize makes plain weights" if inspection.plain is not None else "counted as they are stored"
         )
         rows.append(("quantized", f"{kinds}; {how}"))
-    rows += render_adapter.rows(inspection.adapter, os.fspath(inspection.path))
+    rows += adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
         groups = [" = ".join([*map(printable, names[:MOST_TIED]), *_more(names)]) for names in ties]
         rows.append(("ties", listed(groups, 2)))
@@ -185,7 +185,7 @@ def _tree_columns(checkpoint: Checkpoint, tied: Mapping[str, str], stats: Mappin
     def cells(name: str) -> list[str]:
         whole = composites.get(name)
         info = whole or tensors[name].info
-        note = [render_composite.how(whole)] if whole else []
+        note = [composite.how(whole)] if whole else []
         note += [f"= {printable(tied[name])}"] if name in tied else []
         figures = _figures(stats, name) if name in tensors else ["" for _ in _heads(stats)]
         return [info.dtype.name, _shape(info.shape), *figures, *note]
@@ -215,7 +215,7 @@ def _list_columns(inspection: Inspection, stats: Mapping[str, Stats | None] | No
     tensors, extras, tied = (
         inspection.checkpoint.all_tensors, inspection.checkpoint.extras, inspection.checkpoint.tied_to,
     )  # fmt: skip
-    parts = render_composite.notes(inspection.checkpoint)
+    parts = composite.notes(inspection.checkpoint)
 
     def cells(name: str) -> list[str]:
         info = tensors[name].info

@@ -7,8 +7,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import fields, findings, section, table, value
-from ckptconv.cli.render_tree import Columns, tree
+from ckptconv.cli.text.common import fields, findings, section, table, value
+from ckptconv.cli.text.tree import Columns, tree
 from ckptconv.core.text import listed, plural, shape_text
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.compare_metadata import Missing, typed
 from ckptconv.checks.wording import scalar
-from ckptconv.cli.diff_parts import (
+from ckptconv.cli.output import printable, style
+from ckptconv.cli.text.common import findings, section, table
+from ckptconv.cli.text.diff_parts import (
     MOST_NAME,
     change_of,
     dtype_rows,
@@ -24,10 +26,8 @@ from ckptconv.cli.diff_parts import (
     value_groups,
     verdict,
 )
-from ckptconv.cli.layers import changed_layers
-from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import findings, section, table
-from ckptconv.cli.render_metadata import shortened, spelled
+from ckptconv.cli.text.layers import changed_layers
+from ckptconv.cli.text.metadata import shortened, spelled
 from ckptconv.core.text import plural, shape_text
 from ckptconv.edits.patterns import open_numbers
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ckptconv.api.diff import Difference
     from ckptconv.checks.compare_metadata import MetadataChange
     from ckptconv.checks.compare_values import Values
-    from ckptconv.cli.diff_parts import Group
+    from ckptconv.cli.text.diff_parts import Group
     from ckptconv.core.edit import Edit
     from ckptconv.core.report import Finding
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import table
+from ckptconv.cli.text.common import table
 
 SLASH = "/"
 """What stands between the parts of a name in files of Keras, TensorFlow and h5py, whose parts may have dots."""

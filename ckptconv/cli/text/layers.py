@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.cli.diff_parts import change_of
+from ckptconv.cli.text.diff_parts import change_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ from math import inf, isfinite, log10
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
-from ckptconv.cli.render import size
+from ckptconv.cli.text.common import size
 from ckptconv.core.report import errors_among
 from ckptconv.core.text import plural
 from ckptconv.edits.patterns import bracketed, group_names, open_numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG, PARAMS
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import HUES, fields, value
+from ckptconv.cli.text.common import HUES, fields, value
 from ckptconv.core.text import plural
 from ckptconv.edits.match import skeleton
 
