@@ -39,8 +39,8 @@ def test_inspect_says_what_an_adapter_is(run: Run, tmp_path: Path) -> None:
     assert found == {
         "maker": "PEFT", "peft_type": "LORA", "kinds": {"LoRA": 4}, "targets": {"o_proj": 2, "q_proj": 2},
         "ranks": {"2": 2, "4": 2}, "scales": {"4": 1, "1.75": 1, "2.5": 1, "2": 1}, "base_model": BASE, "dora": False,
-        "rslora": False, "whole": [], "components": {"the network": 4}, "parameters": 160, "changes": 168,
-        "mergeable": True, "obstacle": None,
+        "rslora": False, "inside": False, "whole": [], "components": {"the network": 4}, "parameters": 160,
+        "changes": 168, "mergeable": True, "obstacle": None,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import RUNS, Opaque, nodes_of
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
+from ckptconv.edits.adapters.inside import is_inside
 from ckptconv.edits.adapters.names import are_loralibs, is_adapter
 from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.documents import read_object
@@ -39,10 +41,13 @@ IN_METADATA = "lora_adapter_metadata"
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter that is merged on the way: its file or folder, and the scale by which its change is multiplied."""
+    """An adapter that is merged on the way: its file or folder, and by what its change is multiplied (None: 1).
+
+    A number also stands for the scale of an adapter of which nothing says that: lora_alpha / r.
+    """
 
     path: str | os.PathLike[str]
-    scale: float = 1.0
+    scale: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Lora:
@@ -68,7 +73,7 @@ class Lora:
     @property
     def text(self) -> str:
         """As it is typed."""
-        return os.fspath(self.path) + ("" if self.scale == 1 else f"={self.scale!r}".removesuffix(".0"))
+        return os.fspath(self.path) + ("" if self.scale is None else f"={self.scale!r}".removesuffix(".0"))
 
 
 class Adapters:
@@ -105,7 +110,7 @@ class Adapters:
         from ckptconv.edits.adapters.merge import merge
 
         _, adapter = self._opened[id(wanted)]
-        if wanted.scale != wanted.scale or abs(wanted.scale) == float("inf"):
+        if wanted.scale is not None and not isfinite(wanted.scale):
             raise UsageError(f"{wanted.label}: {wanted.scale} is not a scale", hint="--lora ADAPTER=0.8")
         with located(wanted.path):
             made = merge(tensors, adapter, wanted.scale)
@@ -140,7 +145,7 @@ def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
 
 def summary_of(checkpoint: Checkpoint) -> Summary | None:
     """A summary of a checkpoint that is an adapter; None for others."""
-    if not _is_of_peft(checkpoint.path) and not is_adapter(checkpoint):
+    if not _is_of_peft(checkpoint.path) and not is_adapter(checkpoint) and not is_inside(checkpoint):
         return None
     from ckptconv.edits.adapters.summary import summary, unread
 
@@ -201,14 +206,14 @@ def _packed(checkpoint: Checkpoint) -> str | None:
 def _findings(wanted: Lora, adapter: Adapter, made: Merge) -> list[Finding]:
     path = os.fspath(wanted.path)
     kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in adapter.kinds.items())
-    times = f", times {wanted.scale:g}" if wanted.scale != 1 else ""
+    times = f", times {wanted.scale:g}" if wanted.scale not in (None, 1) else ""
     count = len(made.changed)
     message = f"{path}: {plural(count, 'tensor is', 'tensors are')} changed ({kinds}){times}"
     if made.prefix and made.changed:
         where = f"without {made.prefix[1:]!r}" if made.prefix.startswith("-") else f"behind {made.prefix!r}"
         message += f"; the base has its names {where}"
     found = [Finding("merged", "info", path, message, None, str(count))] if count or not made.replaced else []
-    if are_loralibs(adapter.tensors) and not adapter.configs and wanted.scale == 1:
+    if are_loralibs(adapter.tensors) and not adapter.configs and wanted.scale is None:
         text = (
             f"{path}: nothing says its alpha, so it is merged with scale 1; loralib scales by lora_alpha / r: "
             "--lora ADAPTER=SCALE sets that"

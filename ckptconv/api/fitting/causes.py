@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, errors_among
 from ckptconv.core.tensor import infos_of
+from ckptconv.edits.adapters.inside import WHAT, how_to_merge, is_inside
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def causes_of_all(request: Request, checkpoint: Checkpoint, chosen: Resolved, ve
     Raises UsageError if the network is built differently from the nearest by name.
     """
     quantized = [_quantized(request, chosen, checkpoint)] if chosen.quantized else []
+    if is_inside(checkpoint) and not is_inside(() if verdict.table is None else verdict.table.tensors):
+        return [Finding("adapter-inside", "error", "", WHAT, hint=how_to_merge(checkpoint)), *quantized]
     if causes := of_another_framework(request, checkpoint, chosen.spec, verdict.table):
         return [*causes, *quantized]
     built = any(finding.code != "prefixed" for finding in errors_among(verdict.findings))

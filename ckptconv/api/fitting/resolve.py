@@ -19,6 +19,7 @@ from ckptconv.arch.statements import CLASS_NAME, CONFIG, Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed
+from ckptconv.edits.adapters.inside import WHAT, how_to_merge, is_inside
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.errors import UnknownClassError, UsageError
@@ -117,6 +118,8 @@ def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
             "architecture describes", path=path,
             hint="ckptconv inspect shows what is in it; validate the model that it was made from",
         )  # fmt: skip
+    if is_inside(checkpoint):
+        raise UsageError(WHAT, path=path, hint=how_to_merge(checkpoint))
 
 
 def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Resolved:

@@ -42,7 +42,7 @@ def rows(found: Summary | None, path: str) -> list[tuple[str, str]]:
 
 def _kind(found: Summary) -> str:
     kinds = listed([f"{kind} ×{count:,}" for kind, count in found.kinds.items()], _MOST)
-    more = ["DoRA"] * found.dora + ["rsLoRA"] * found.rslora
+    more = ["DoRA"] * found.dora + ["rsLoRA"] * found.rslora + ["inside the model that it changes"] * found.inside
     whose = f"{found.maker}'{'' if found.maker.endswith('s') else 's'}" if found.maker else ""
     peft = f"type {printable(found.peft)}" if found.peft and not found.kinds else ""
     return ", ".join(part for part in (f"{whose} {kinds or peft}".strip(), *more) if part) or "not made out"

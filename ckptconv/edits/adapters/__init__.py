@@ -8,6 +8,7 @@ Begin with `merge`:
     to_llama_cpp                …and one of PEFT's as one of llama.cpp's
     patterns                    which modules its patterns are for
     targets  sgm  translated    which of the base's modules those are, also where their names are another release's
+    inside                      one that was saved with the model around it
     adapter  merge              all of one, opened, and what merging it made of a base
     kinds                       by which tensor each kind is known
     products  shared            …and what makes its changes: those that are added, of its own factors or of common ones

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.build import Module
 from ckptconv.edits.adapters.config import LISTED, Config
+from ckptconv.edits.adapters.inside import WHAT, how_to_take, is_inside
 from ckptconv.edits.adapters.kinds import KINDS, kind_of
-from ckptconv.edits.adapters.names import PEFT, Parts, parts_of
+from ckptconv.edits.adapters.names import PEFT, SAVED, Parts, parts_of
+from ckptconv.edits.adapters.products import alpha_over_rank
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -25,17 +27,23 @@ class Adapter:
     tensors: all of it, by name.
     configs: its configuration by the first word of names, with its dot; "" for all.
     parts:   its tensors by what they are for.
+    inside:  whether the model that it changes stands around it.
     """
 
     label: str
     tensors: Mapping[str, LazyTensor]
     configs: Mapping[str, Config]
     parts: Parts
+    inside: bool = False
 
     @classmethod
     def of(cls, label: str, tensors: Mapping[str, LazyTensor], configs: Mapping[str, Config]) -> Adapter:
         """Raises UnsupportedError where a file holds several."""
-        return cls(label, tensors, configs, parts_of(tensors))
+        if not is_inside(tensors):
+            return cls(label, tensors, configs, parts_of(tensors))
+        parts = parts_of(tensors)
+        parts.whole = {inner: name for inner, name in parts.whole.items() if SAVED in name}  # the others are the base's
+        return cls(label, tensors, configs, parts, inside=True)
 
     def config(self, module: str) -> Config:
         """What is said of a module."""
@@ -87,8 +95,13 @@ class Merge:
         return {*self.changed, *self.replaced, *self.added}
 
 
-def check(adapter: Adapter) -> None:
-    """Raise UnsupportedError or EditError for what is not merged, by its name, whatever the base."""
+def check(adapter: Adapter, *, scaled: bool = False) -> None:
+    """Raise UnsupportedError or EditError for what is not merged, by its name, whatever the base.
+
+    scaled: whether the user says the scale, which then stands for that which nothing in the file says.
+    """
+    if adapter.inside:
+        raise UnsupportedError(WHAT, hint=how_to_take(adapter.tensors))
     for config in adapter.configs.values():
         config.check()
     parts = adapter.parts
@@ -105,11 +118,21 @@ def check(adapter: Adapter) -> None:
         )
     unsaid = any(name.startswith(PEFT) for name in adapter.tensors)
     if unsaid and not any(config.peft for config in adapter.configs.values()):
-        raise EditError(
-            "nothing says its alpha, by which it is scaled", hint="PEFT's adapter_config.json belongs beside the file"
-        )
+        _check_scale(adapter, scaled=scaled)
     said = adapter.config("")
     if any("lora_a" in one for one in parts.modules.values()) and said.factor is None and not said.llama_cpp:
         raise EditError(
             "nothing says its scale", hint="mlx-lm's adapter_config.json, with lora_parameters, belongs beside the file"
+        )
+
+
+def _check_scale(adapter: Adapter, *, scaled: bool) -> None:
+    """Raise EditError for one of PEFT's without a configuration, unless its scale is all that this would say."""
+    kinds = [KINDS.get(kind_of(parts)) for parts in adapter.parts.modules.values()]
+    alone = all(kind is not None and kind.scale is alpha_over_rank for kind in kinds)
+    if not alone or not scaled:
+        more = "; or --lora ADAPTER=SCALE says it: lora_alpha / r, of rsLoRA over the root of r" if alone else ""
+        raise EditError(
+            "nothing says its alpha, by which it is scaled",
+            hint=f"PEFT's adapter_config.json belongs beside the file{more}",
         )

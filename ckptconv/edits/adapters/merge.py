@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.text import listed
 from ckptconv.edits.adapters.adapter import Merge, check
 from ckptconv.edits.adapters.merged import is_computed_with, merged
-from ckptconv.edits.adapters.names import plain_module
+from ckptconv.edits.adapters.names import SAVED, plain_module
 from ckptconv.edits.adapters.targets import find
 from ckptconv.edits.adapters.translated import merge_translated, translate
 from ckptconv.edits.cast import cast_to
@@ -38,11 +38,14 @@ _LLAMA_CPPS = ("blk.", "token_embd")
 """What llama.cpp's names begin with."""
 
 
-def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Merge:
+def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float | None) -> Merge:
     """The base with the adapter merged, whose names may be those of diffusers' where the base has its release's, or the
     other way round. Raises EditError, UnsupportedError, CorruptFileError.
+
+    scale: what its change is multiplied by; None where the user says none.
     """
-    check(adapter)
+    check(adapter, scaled=scale is not None)
+    scale = 1.0 if scale is None else scale
     try:
         return _merged(base, adapter, scale)
     except MissingModulesError as missing:
@@ -144,7 +147,7 @@ def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
     for inner, name in adapter.parts.whole.items():
         tensor = adapter.tensors[name]
         shape = tensor.info.shape
-        if not known:
+        if not known and SAVED not in name:
             raise EditError(
                 f"{name!r} in it is of no known kind",
                 hint=f"ckptconv convert ADAPTER OTHER --drop '{name}' leaves it out",

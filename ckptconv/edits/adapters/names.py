@@ -67,6 +67,9 @@ _WRAPPED = re.compile(r"(?:(?:modules_to_save|ln_tuning_layers)(?:\.[^.]+)?|base
 PEFT = "base_model."
 """What names of PEFT begin with."""
 
+SAVED = ".modules_to_save."
+"""What stands in names of modules that PEFT trains whole."""
+
 _PEFTS = (
     "lora_", "hada_", "lokr_", "ia3_l", "token_", "trainable_", "oft_", "boft_", "vera_", "ranknum", "prompt_",
     "delora_", "gralora_", "randlora_", "vblora_", "miss_", "bone_", "c3a_", "shira_", "hira_", "hra_", "road_",
@@ -116,6 +119,13 @@ def is_adapter(names: Iterable[str]) -> bool:
         return False
     known = sum(found is not None for _, found in _roles(names))
     return known * 2 > len(names)
+
+
+def named_roles(names: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Names of an adapter's tensors that PEFT calls so, each with its module and the adapter's name."""
+    for name in names:
+        if (found := _role(name)) is not None and name[len(found[0]) + 1 :].startswith(_PEFTS):
+            yield name, found[0], found[2]
 
 
 def _roles(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str] | None]]:

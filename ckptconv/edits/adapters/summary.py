@@ -46,6 +46,7 @@ class Summary:
     targets: the last words of the modules' names, with their numbers.
     ranks, scales: with the numbers of modules that have them; a scale is alpha over rank.
     base:    what its configuration names as its base.
+    inside:  whether the model that it changes stands around it.
     whole:   tensors that take the place of the base's (modules_to_save, biases, embeddings).
     changes: elements of the weights that it changes; parameters: its own.
     obstacle: why it cannot be merged; "" where nothing is known that stands in the way.
@@ -65,6 +66,7 @@ class Summary:
     changes: int = 0
     obstacle: str = ""
     components: Mapping[str, int] = field(default_factory=dict)
+    inside: bool = False
 
     def to_dict(self) -> dict[str, Json]:
         """As ``inspect --json`` prints it."""
@@ -73,7 +75,8 @@ class Summary:
             "targets": dict(self.targets),
             "ranks": {str(rank): count for rank, count in self.ranks.items()},
             "scales": {f"{scale:g}": count for scale, count in self.scales.items()},
-            "base_model": self.base or None, "dora": self.dora, "rslora": self.rslora, "whole": list(self.whole),
+            "base_model": self.base or None, "dora": self.dora, "rslora": self.rslora,
+            "inside": self.inside, "whole": list(self.whole),
             "components": dict(self.components), "parameters": self.parameters, "changes": self.changes,
             "mergeable": not self.obstacle, "obstacle": self.obstacle or None,
         }  # fmt: skip
@@ -95,10 +98,11 @@ def summary(adapter: Adapter, metadata: Mapping[object, MetaNode]) -> Summary:
         dora=any("magnitude" in module.parts for module in modules) or any(config.dora for config in configs),
         rslora=any(config.scaled_by_root for config in configs),
         whole=tuple(map(plain_module, adapter.parts.whole)),
-        parameters=sum(tensor.info.numel for tensor in adapter.tensors.values() if tensor.info.shape),
+        parameters=sum(adapter.tensors[name].info.numel for name in _own(adapter)),
         changes=sum(map(_size, modules)),
         obstacle=obstacle,
         components=_counted(_component(module.name) for module in modules),
+        inside=adapter.inside,
     )
 
 
@@ -121,6 +125,17 @@ def _tried(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float,
     return "", dict(scales.most_common())
 
 
+def _own(adapter: Adapter) -> Iterable[str]:
+    """Names of its tensors, but for scalars, and for those of a model around it."""
+    taken = {
+        *adapter.parts.whole.values(),
+        *(one for parts in adapter.parts.modules.values() for one in parts.values()),
+    }
+    for name, tensor in adapter.tensors.items():
+        if tensor.info.shape and (not adapter.inside or name in taken):
+            yield name
+
+
 def _counted(found: Iterable[_T]) -> dict[_T, int]:
     return dict(Counter(found).most_common())
 
@@ -132,7 +147,7 @@ def _maker(adapter: Adapter) -> str:
         "lora_a" in parts for parts in adapter.parts.modules.values()
     ):
         return "mlx-lm"
-    if "" in adapter.configs or any(name.startswith(PEFT) for name in adapter.tensors):
+    if adapter.inside or "" in adapter.configs or any(name.startswith(PEFT) for name in adapter.tensors):
         return "PEFT"
     if are_loralibs(adapter.tensors):
         return "loralib"

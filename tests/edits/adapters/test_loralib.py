@@ -20,8 +20,8 @@ def test_a_loralib_adapter_is_merged_with_a_warning_unless_its_scale_is_given(tm
     found = ckptconv.inspect(tmp_path / "lora.pt").adapter
     assert found is not None
     assert found.maker == "loralib"
-    for scale, codes in ((1.0, ["merged", "no-alpha"]), (4.0, ["merged"])):
+    for scale, codes in ((None, ["merged", "no-alpha"]), (1.0, ["merged"]), (4.0, ["merged"])):
         edits = ckptconv.Edits(names=[ckptconv.Lora(tmp_path / "lora.pt", scale)])
         result = ckptconv.convert(tmp_path / "base.pth", tmp_path / f"{scale}.pth", edits=edits)
         assert [finding.code for finding in result.findings] == codes
-        torch.testing.assert_close(torch.load(tmp_path / f"{scale}.pth")["q.weight"], weight + scale * up @ down)
+        torch.testing.assert_close(torch.load(tmp_path / f"{scale}.pth")["q.weight"], weight + (scale or 1) * up @ down)
