@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.api.editing.edits import Edits
 from ckptconv.api.stated import config_beside
 from ckptconv.core.spelling import to_json
-from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
+from ckptconv.edits.name_rule import GGUF, TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,11 @@ class Order:
         if to_ldm or self.format.graph or self.format.dialect:
             raise UsageError(
                 f"--quantize {name} is for what transformers or mlx-lm load, and not for {to_ldm or self.format.name}",
-                hint="a GGUF has types of its own, as --dtype Q8_0" if self.format.dialect else "leave it out",
+                hint="a GGUF has types of its own, as --dtype Q8_0"
+                if self.format.dialect == GGUF
+                else "leave it out"
+                if to_ldm
+                else "leave it out, or write a .safetensors or a .pth",
             )
         asked = {"verify": self.verify, "with-params": self.with_params, "arch": self.request.arch is not None}
         if words := [word for word, one in asked.items() if one]:
