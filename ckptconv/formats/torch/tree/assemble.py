@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.metadata import Opaque, spell_path, walk
 from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.core.report import Finding, unreadable
 from ckptconv.core.strided import is_contiguous
+from ckptconv.core.text import quoted
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.tree.composites import check_parts, unfold
 from ckptconv.formats.torch.tree.names import no_name, with_names
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ckptconv.formats.torch.pickle import Budget, Machine
     from ckptconv.formats.torch.tree.roots import Tree
     from ckptconv.formats.torch.values.stubs import TensorStub
+
+_UNINITIALIZED = frozenset(f"torch.nn.parameter.Uninitialized{kind}" for kind in ("Parameter", "Buffer"))
 
 
 def assemble(
@@ -72,6 +76,7 @@ def assemble(
             *(unreadable(name, kind) for name, kind in tree.refused.items()),
             *lost,
             *_retyped(tensors),
+            *_without_shape(tree, notes),
         ),
         file=file,
     )
@@ -82,6 +87,20 @@ def _optimizer_alone(tree: Tree) -> list[Finding]:
     if not isinstance(tree.root, dict) or tree.root.keys() != {"state", "param_groups"}:
         return []
     return [Finding("optimizer", "info", "", "this is the state of an optimizer; the model is in another file")]
+
+
+def _without_shape(tree: Tree, notes: Notes) -> list[Finding]:
+    """A word where layers that learn their width from their first input, as ``LazyLinear``, have had none."""
+    if not any(use.name in _UNINITIALIZED for use in notes.globals):
+        return []
+    found = [
+        spell_path(path) for path, node in walk(tree.root) if isinstance(node, Opaque) and node.name in _UNINITIALIZED
+    ]
+    if not found:
+        return []
+    what = "1 parameter has" if len(found) == 1 else f"{len(found):,} parameters have"
+    message = f"{what} no shape yet, of lazy layers ({quoted(found, 2)}): run the model once before you save it"
+    return [Finding("uninitialized", "warning", found[0], message)]
 
 
 def _retyped(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
