@@ -13,6 +13,7 @@
     ├── CorruptFileError          the bytes contradict their own format
     │   ├── DamagedTensorError    a tensor's bytes fail their recorded checksum
     │   └── LimitError            a number in the file is beyond what any honest file needs
+    │       └── StepsError        an architecture takes too long to work out
     ├── UnsafeError               reading on would mean running code from the file
     ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
     ├── EditError                 an edit cannot be made: what it names is missing, or occurs twice
@@ -221,6 +222,10 @@ class LimitError(CorruptFileError):
 
     code = "limit"
     usual_hint = "do not trust it"
+
+
+class StepsError(LimitError):
+    """Working an architecture out takes more steps than any honest one, for any honest checkpoint."""
 
 
 class UnsafeError(CkptconvError):

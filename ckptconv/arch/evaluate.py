@@ -42,7 +42,7 @@ from ckptconv.arch.tree import (
     renamed,
     unparse,
 )
-from ckptconv.errors import LimitError
+from ckptconv.errors import LimitError, StepsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,10 +61,10 @@ class Budget:
     steps: int = MAX_STEPS
 
     def spend(self, steps: int) -> None:
-        """Take `steps`. Raises LimitError when they are used up."""
+        """Take `steps`. Raises StepsError when they are used up."""
         self.steps -= steps
         if self.steps < 0:
-            raise LimitError("the spec takes too many steps to evaluate", hint="simplify its expressions or loops")
+            raise StepsError("the spec takes too many steps to evaluate", hint="simplify its expressions or loops")
 
 
 class Scope(Protocol):

@@ -13,6 +13,7 @@ from ckptconv.arch.check import BATCHES
 from ckptconv.arch.load import load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, match_names, skeleton_of
 from ckptconv.arch.solver import solve
+from ckptconv.errors import StepsError
 
 if TYPE_CHECKING:
     import re
@@ -50,7 +51,10 @@ def rate(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rated
         most = max((rated.share for rated in found.values()), default=0.0)
         yields = any(other in found and found[other].share >= share for other in spec.yields_to)
         if share >= most and not yields:
-            solution = solve(spec, tensors)
+            try:
+                solution = solve(spec, tensors)
+            except StepsError:  # of more layers than it can have
+                continue
             found[spec.name] = Rated(overlap(solution, tensors), spec, solution)
     return sorted(found.values(), key=lambda rated: -rated.share)
 

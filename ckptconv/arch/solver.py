@@ -20,7 +20,8 @@ from ckptconv.arch.switches import Ranking
 from ckptconv.arch.table import Table, expand, render
 from ckptconv.arch.tree import Name
 from ckptconv.core.report import errors_among
-from ckptconv.errors import UsageError
+from ckptconv.core.text import plural
+from ckptconv.errors import StepsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -67,9 +68,25 @@ def solve(
     sources: what is said elsewhere, the strongest first; the tensors outvote them, but for the user's own word.
     aliases: equal for names that share a storage.
 
-    Raises LimitError for a spec that cannot be evaluated within bounds. A checkpoint that does not fit raises nothing:
-    what does not fit is for `check` to say, against `Solution.table`.
+    Raises LimitError for a spec that cannot be evaluated within bounds, as for far more layers than any model has. A
+    checkpoint that does not fit raises nothing: what does not fit is for `check` to say, against `Solution.table`.
     """
+    try:
+        return _solve(spec, tensors, sources, aliases)
+    except StepsError as error:
+        many = plural(len(tensors), "tensor")
+        raise StepsError(
+            f"{spec.name} takes too many steps to work out for these {many}, as for far more layers than any model has",
+            hint="--arch OTHER.pth compares it with another checkpoint; a spec of your own may do with fewer loops",
+        ) from error
+
+
+def _solve(
+    spec: Spec,
+    tensors: Mapping[str, TensorInfo],
+    sources: Sequence[Source],
+    aliases: Mapping[str, Hashable] | None,
+) -> Solution:
     matches = match_names(compile_patterns(spec), tensors)
     candidates = Ranking(spec, matches, sources, Budget()).best()
     solutions = []

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from ckptconv.arch import shortlist
+from ckptconv.arch import shortlist, solver
 from ckptconv.arch.choose import choose
+from ckptconv.arch.evaluate import Budget
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import skeleton_of
 from ckptconv.arch.rating import known, likely
 from ckptconv.arch.statements import Statement, root_statement
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import UsageError
+from ckptconv.errors import StepsError, UsageError
 from tests.arch.families import ALL
 from tests.arch.real_models import Case, built, infos
 
@@ -228,3 +229,17 @@ def test_a_mounted_spec_lends_its_names(monkeypatch: pytest.MonkeyPatch) -> None
     assert shortlist.by_names(["q.x3"], 1.0) == ["open"]
     assert shortlist.by_names(["q.y3", "w.blue"], 1.0) == []
     shortlist._templates.cache_clear()
+
+
+def test_an_architecture_that_takes_too_long_to_work_out_is_none_that_the_names_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """100,000 names ``layers.N.weight`` are of no architecture, and that is what a user has to know."""
+    monkeypatch.setattr(solver, "Budget", lambda: Budget(10))
+    network = tensors("resnet-resnet18")
+    with pytest.raises(UsageError, match="nothing says which architecture"):
+        choose(network)
+    with pytest.raises(StepsError, match=r"^resnet takes too many steps to work out for these 122 tensors") as caught:
+        solver.solve(load_spec("resnet"), network)
+    assert caught.value.hint is not None
+    assert "--arch OTHER.pth" in caught.value.hint
