@@ -9,14 +9,14 @@
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it. So
 they are where nothing else has the names, and all have one first part (``net.``), or all but a few vectors and numbers
-(``n_averaged``, ``loss.weight``): those are named as strays.
+(``loss.weight``): those are named as strays. torch's AveragedModel (``n_averaged``) is seen through at any size.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.arch import shortlist
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of torch's DataParallel and DistributedDataParallel, and of torch.compile."""
+
+AVERAGED = "n_averaged"
+"""What torch.optim.swa_utils.AveragedModel has beside the network, which is its `module`."""
 
 MOST_PARTS = 4
 """Of a prefix."""
@@ -168,6 +171,8 @@ def _share_of_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
+    if averaged := _averaged(tensors):
+        return replace(_by_names(averaged, findings), strays=frozenset({AVERAGED}))
     ranked, wrapper = _ranked(tensors, _wrappers(tensors))
     enough = ENOUGH if len(tensors) >= FEW else 1.0
     if not ranked or ranked[0].share < enough:  # one network of a larger class, all of which was saved
@@ -224,6 +229,14 @@ def _first_parts(tensors: Mapping[str, TensorInfo]) -> list[str]:
             break
         found.append(f"{prefix}{first}.")
     return found
+
+
+def _averaged(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The network in torch's AveragedModel, of any size, behind its prefix; {} for all others."""
+    if AVERAGED not in tensors or tensors[AVERAGED].shape != () or len(tensors) == 1:
+        return {}
+    inner = {name: info for name, info in tensors.items() if name != AVERAGED}
+    return inner if all(name.startswith(WRAPPERS[0]) for name in inner) else {}
 
 
 def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:

@@ -140,6 +140,18 @@ def test_what_stands_beside_a_network_that_is_known_is_told_to_be_too_much(
     assert ckptconv.validate(path, arch="llama").findings == result.findings
 
 
+def test_an_averaged_model_is_seen_through_however_small_it_is(tmp_path: Path) -> None:
+    """The one that torch itself makes: six tensors of an mlp, and the number of those that were averaged."""
+    small = torch.nn.Module()
+    small.hidden_layers = torch.nn.ModuleList([torch.nn.Linear(8, 6), torch.nn.Linear(6, 5)])
+    small.output = torch.nn.Linear(5, 3)
+    result = ckptconv.validate(saved(averaged(small), tmp_path / "model.pth"))
+    assert result.arch == "mlp"
+    assert [(one.code, one.where) for one in result.findings if one.severity == "error"] == [
+        ("prefixed", result.findings[0].where), ("unexpected-tensor", "n_averaged"),
+    ]  # fmt: skip
+
+
 def finding(code: str, where: str) -> Finding:
     return Finding(code, "error", where, "")
 
