@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.build import Module
 from ckptconv.edits.adapters.config import LISTED, Config
 from ckptconv.edits.adapters.inside import WHAT, how_to_take, is_inside
-from ckptconv.edits.adapters.kinds import KINDS, kind_of
-from ckptconv.edits.adapters.names import PEFT, SAVED, Parts, parts_of
+from ckptconv.edits.adapters.kinds import KINDS, LORA, kind_of
+from ckptconv.edits.adapters.names import PEFT, SAVED, Parts, are_loralibs, parts_of
 from ckptconv.edits.adapters.products import alpha_over_rank
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.tensor import LazyTensor
+
+LORALIBS_OWN = "model.eval() of loralib merges it: save the state_dict then, without lora_A and lora_B"
+
+_EMBEDDING = re.compile(r"emb|^w[tp]e$|^tok")
+"""In names of embeddings."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,36 @@ def check(adapter: Adapter, *, scaled: bool = False) -> None:
     unsaid = any(name.startswith(PEFT) for name in adapter.tensors)
     if unsaid and not any(config.peft for config in adapter.configs.values()):
         _check_scale(adapter, scaled=scaled)
+    if are_loralibs(adapter.tensors):
+        _check_loralibs(adapter)
     said = adapter.config("")
     if any("lora_a" in one for one in parts.modules.values()) and said.factor is None and not said.llama_cpp:
         raise EditError(
             "nothing says its scale", hint="mlx-lm's adapter_config.json, with lora_parameters, belongs beside the file"
         )
+
+
+def _check_loralibs(adapter: Adapter) -> None:
+    """Raise UnsupportedError for loralib's MergedLinear, and for an Embedding whose shape may be a Linear's.
+
+    MergedLinear of rank r has factors [r · k, inputs] and [outputs / n · k, r], of those k of its n parts that its
+    argument `enable_lora` says; Embedding [r, rows] and [columns, r] (loralib 0.1.2, layers.py).
+    """
+    for module, parts in adapter.parts.modules.items():
+        shapes = [adapter.tensors[parts[role]].info.shape for role in LORA if role in parts]
+        if [len(shape) for shape in shapes] != [2, 2]:
+            continue
+        (ranks, inputs), (outputs, rank) = shapes
+        if rank and ranks != rank and ranks % rank == 0:
+            raise UnsupportedError(
+                f"{module!r} is of loralib's MergedLinear, and nothing in the file says which parts of the weight are "
+                "changed: that is not merged", hint=LORALIBS_OWN,
+            )  # fmt: skip
+        if inputs == outputs and _EMBEDDING.search(module.rpartition(".")[2]):
+            raise UnsupportedError(
+                f"{module!r} is square, and nothing in the file says whether it is of loralib's Embedding, which is "
+                "turned, or of its Linear: that is not merged", hint=LORALIBS_OWN,
+            )  # fmt: skip
 
 
 def _check_scale(adapter: Adapter, *, scaled: bool) -> None:
