@@ -83,13 +83,10 @@ class Order:
 
         name, to_ldm = scheme_of(self.edits.quantize).name, f"--translate {TO_LDM}" * self.edits.to_ldm
         if to_ldm or self.format.graph or self.format.dialect:
+            hint = "leave it out" if to_ldm else "leave it out, or write a .safetensors or a .pth"
             raise UsageError(
                 f"--quantize {name} is for what transformers or mlx-lm load, and not for {to_ldm or self.format.name}",
-                hint="a GGUF has types of its own, as --dtype Q8_0"
-                if self.format.dialect == GGUF
-                else "leave it out"
-                if to_ldm
-                else "leave it out, or write a .safetensors or a .pth",
+                hint="a GGUF has types of its own, as --dtype Q8_0" if self.format.dialect == GGUF else hint,
             )
         asked = {"verify": self.verify, "with-params": self.with_params, "arch": self.request.arch is not None}
         if words := [word for word, one in asked.items() if one]:

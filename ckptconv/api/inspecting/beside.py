@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.inspecting.uses import Beside, of_programs, uses_of
+from ckptconv.api.inspecting.uses import UNFOLLOWED, Beside, joined, of_programs, uses_of
 from ckptconv.api.inspecting.within import look_within
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import Program
@@ -70,8 +70,6 @@ _SAYS_LAYERS = ("class_name", "modelTopology")
 
 _LOOKED_AT = {"tensorflow": saved_model.GRAPH, "tfjs": tfjs.USUAL, nemo_config.NAME: nemo_config.CONFIG}
 """Documents at which a format has looked itself."""
-
-_UNFOLLOWED = "cannot be followed: "
 
 _Said = tuple[str, str]
 
@@ -225,7 +223,7 @@ def _of_thinc(place: Place, path: str, source: Source, findings: list[Finding]) 
     except CkptconvError as error:
         if place.is_spent:
             raise
-        node = Opaque("torch.load", "called", (_UNFOLLOWED + error.message,))
+        node = Opaque("torch.load", "called", (UNFOLLOWED + error.message,))
         told = of_programs([Program(path, node, "Thinc")] if thinc.speaks_of_shims(source) else [])
         return told, (), bool(told)
     looked = [_of_opened(place, path, one, findings) for one in inside]
@@ -260,7 +258,7 @@ def _all_of(checkpoint: Checkpoint, source: Source, path: str, findings: list[Fi
         beside = look_beside(inner, checkpoint)
         uses, globals_ = uses + beside.uses, globals_ + beside.globals
         findings += _below(path, beside.findings)
-    return [replace(use, where=_joined(path, use.where)) for use in uses], globals_, True
+    return [replace(use, where=joined(path, use.where)) for use in uses], globals_, True
 
 
 def _of_archive(source: Source, path: str, findings: list[Finding]) -> list[OpaqueUse]:
@@ -270,7 +268,7 @@ def _of_archive(source: Source, path: str, findings: list[Finding]) -> list[Opaq
 
     beside = look(InArchive(Archive.of(source)))
     findings += _below(path, beside.findings)
-    return [replace(use, where=_joined(path, use.where)) for use in beside.uses]
+    return [replace(use, where=joined(path, use.where)) for use in beside.uses]
 
 
 def _below(path: str, findings: list[Finding]) -> Iterator[Finding]:
@@ -282,7 +280,7 @@ def _of_listed(place: Place, path: str, findings: list[Finding]) -> _Looked:
     home = path.removesuffix(files.LISTING)
     try:
         with registry.by_name("torch-dcp").read(place.folder(home)) as checkpoint:
-            uses = [replace(use, where=_joined(path, use.where)) for use in uses_of(checkpoint)]
+            uses = [replace(use, where=joined(path, use.where)) for use in uses_of(checkpoint)]
             return uses, checkpoint.notes.globals, True
     except CkptconvError:
         if place.is_spent:
@@ -294,7 +292,7 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
     """What is to be said of a file that could not be read: others may run what is in it, up to where it breaks."""
     source.read_at(max(source.size - 1, 0), min(1, source.size))  # a member that does not inflate is refused
     start = bytes(source.read_at(0, min(len(files.NUMPY), source.size)))
-    node = Opaque("pickle.load", "called", (_UNFOLLOWED + error.message,))
+    node = Opaque("pickle.load", "called", (UNFOLLOWED + error.message,))
     if format == _SKOPS:  # which asks for consent to whatever it would make of it
         findings.append(_not_looked_at(path, error.message))
     elif format == "npz" or start == files.NUMPY:
@@ -316,10 +314,6 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
         or names_something(source)
     ):
         yield Program(path, node, "pickle")
-
-
-def _joined(path: str, where: str) -> str:
-    return f"{path}: {where}" if where else path
 
 
 def _told(looked: list[str], paths: list[str]) -> Iterator[Finding]:

@@ -25,6 +25,9 @@ ELSEWHERE = "elsewhere in the pickle"
 
 PICKLE = "pickle"
 
+UNFOLLOWED = "cannot be followed: "
+"""Before the reason why nobody can say what a pickle calls."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpaqueUse:
@@ -95,6 +98,11 @@ def _settings_in(root: MetaNode) -> Iterator[tuple[tuple[object, ...], MetaNode]
         if not is_inner and isinstance(node, Opaque) and is_settings(node):
             inside = path
             yield path, plain_settings(node)
+
+
+def joined(above: str, where: str) -> str:
+    """The place of something in a file, and where that stands."""
+    return f"{above}: {where}" if above and where else above or where
 
 
 def of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:

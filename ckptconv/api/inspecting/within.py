@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.inspecting.uses import PICKLE, Beside, OpaqueUse, uses_of
+from ckptconv.api.inspecting.uses import PICKLE, UNFOLLOWED, Beside, OpaqueUse, joined, uses_of
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path, walk
 from ckptconv.core.text import plural
 from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError
@@ -36,8 +36,6 @@ DEEPEST = 8
 
 LOADER = "a library that unpickles the bytes in it"
 """Who would make a call, where nobody knows which it is."""
-
-_UNFOLLOWED = "cannot be followed: "
 
 
 def look_within(checkpoint: Checkpoint, path: Path) -> Beside:
@@ -99,19 +97,15 @@ class _Look:
             check_parsed(self.inflated, self.packed)
 
     def _unfollowed(self, where: str, why: str) -> None:
-        node = Opaque("pickle.loads", "called", (_UNFOLLOWED + why,))
+        node = Opaque("pickle.loads", "called", (UNFOLLOWED + why,))
         self.found.uses.append(OpaqueUse(where, node, by=LOADER))
 
 
 def _files_in(root: MetaNode, above: str) -> Iterator[tuple[str, bytes | bytearray]]:
     for path, node in walk(root):
         if isinstance(node, (bytes, bytearray)) and node.startswith(STARTS):
-            yield _joined(above, spell_path(path)), node
+            yield joined(above, spell_path(path)), node
 
 
 def _within(above: str, use: OpaqueUse) -> OpaqueUse:
-    return replace(use, where=_joined(above, use.where), by=LOADER if use.by == PICKLE else use.by)
-
-
-def _joined(above: str, where: str) -> str:
-    return f"{above}: {where}" if above and where else above or where
+    return replace(use, where=joined(above, use.where), by=LOADER if use.by == PICKLE else use.by)

@@ -45,7 +45,6 @@ _COMMENT = re.compile(r"""^(?P<before>[^#"'\n]*+)(?<![^\s])#[^\n]*+""", re.MULTI
 _MOST_TOLD, _MOST, _BEFORE = 20, 10_000, 200
 """Calls of one document that are told, brackets and expressions that are looked at, and characters before a bracket."""
 
-
 _EVALUATED = (
     ("YOLOv5", ("backbone", "head")), ("PaddleDetection", ("Preprocess",)), ("PaddleOCR", ("transform_ops",)),
     ("PaddleOCR", ("transforms", "PostProcess")),

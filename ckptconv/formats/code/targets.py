@@ -25,11 +25,12 @@ _PLAIN = frozenset([
 _NOT_PLAIN = sys.stdlib_module_names - _PLAIN
 
 _ASKING = re.compile(
-    r"os\.(cpu_count|getcwd|path\.(abspath|basename|commonpath|dirname|exists|expanduser|isabs|isdir|isfile|join|normpath"
-    r"|realpath|relpath|split|splitext))|copy\.(copy|deepcopy)|itertools\.(chain|count|cycle|product|repeat)|logging\.getLogger|multiprocessing\.cpu_count"
-    r"|time\.(strftime|time)"
+    r"os\.(cpu_count|getcwd)|os\.path\.(abspath|basename|commonpath|dirname|exists|expanduser|isabs|isdir|isfile|join"
+    r"|normpath|realpath|relpath|split|splitext)"
+    r"|copy\.(copy|deepcopy)|itertools\.(chain|count|cycle|product|repeat)|time\.(strftime|time)"
+    r"|logging\.getLogger|multiprocessing\.cpu_count"
 )
-"""Functions of others that put texts together or ask for something, which configurations call."""
+"""Functions of modules that are not plain, which put texts together or ask for something, as configurations do."""
 
 _RUNNING = re.compile(
     r"(builtins|__builtin__)\.(?!(abs|bool|bytes|complex|dict|float|frozenset|int|len|list|max|min|object|range|set|slice"
@@ -45,7 +46,6 @@ _RUNNING = re.compile(
     r"|(logging\.config|test\.support|_posixsubprocess|_thread|_pickle)\.\w.*"
 )
 
-
 _HYDRAS = ("_target_", "__target__", "class_path")
 _KEYS = frozenset([*_HYDRAS, "target"])
 
@@ -58,9 +58,8 @@ def runs_anything(name: str) -> bool:
 def is_librarys(name: str) -> bool:
     """Whether a name leads to Python's own library, but for what is data, or to what can run anything."""
     first, *modules = name.split(".")[:-1] or [""]
-    if _ASKING.fullmatch(name):
-        return False
-    return runs_anything(name) or not _NOT_PLAIN.isdisjoint(modules) or first in _NOT_PLAIN
+    leads_there = first in _NOT_PLAIN or not _NOT_PLAIN.isdisjoint(modules)
+    return runs_anything(name) or (leads_there and not _ASKING.fullmatch(name))
 
 
 def targets_of(node: Mapping[str, MetaNode]) -> Iterator[tuple[tuple[str, ...], Opaque, str]]:
