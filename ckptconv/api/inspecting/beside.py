@@ -36,6 +36,7 @@ from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
 
     from ckptconv.api.inspecting.uses import OpaqueUse
     from ckptconv.core.checkpoint import Checkpoint
@@ -251,14 +252,19 @@ def _of_opened(place: Place, path: str, source: Source, findings: list[Finding])
 
 def _all_of(checkpoint: Checkpoint, source: Source, path: str, findings: list[Finding]) -> _Looked:
     """What a checkpoint would run, and what lies in its archive with it."""
-    within = look_within(checkpoint, source.path)
-    uses, globals_ = uses_of(checkpoint) + within.uses, [*checkpoint.notes.globals, *within.globals]
+    uses, globals_ = _of_itself(checkpoint, source.path)
     inner = place_of(source.path, checkpoint)
     if inner is not None:
         beside = look_beside(inner, checkpoint)
         uses, globals_ = uses + beside.uses, globals_ + beside.globals
         findings += _below(path, beside.findings)
     return [replace(use, where=joined(path, use.where)) for use in uses], globals_, True
+
+
+def _of_itself(checkpoint: Checkpoint, path: Path) -> tuple[list[OpaqueUse], list[GlobalUse]]:
+    """What a checkpoint would run, and the files in its bytes."""
+    within = look_within(checkpoint, path)
+    return uses_of(checkpoint) + within.uses, [*checkpoint.notes.globals, *within.globals]
 
 
 def _of_archive(source: Source, path: str, findings: list[Finding]) -> list[OpaqueUse]:
@@ -280,8 +286,8 @@ def _of_listed(place: Place, path: str, findings: list[Finding]) -> _Looked:
     home = path.removesuffix(files.LISTING)
     try:
         with registry.by_name("torch-dcp").read(place.folder(home)) as checkpoint:
-            uses = [replace(use, where=joined(path, use.where)) for use in uses_of(checkpoint)]
-            return uses, checkpoint.notes.globals, True
+            uses, globals_ = _of_itself(checkpoint, place.path / path)
+            return [replace(use, where=joined(path, use.where)) for use in uses], globals_, True
     except CkptconvError:
         if place.is_spent:
             raise

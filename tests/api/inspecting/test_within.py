@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as distributed
 
 import ckptconv
 from ckptconv.api.inspecting import within
@@ -87,6 +88,19 @@ def test_what_bytes_would_run_counts(hide: Callable[[Payload], Any], model: dict
         assert [use.node.name for use in found.opaque if use.runs] in ([f"{os.name}.mkdir"], ["pickle.loads"])
         assert "blob" in found.opaque[0].where
     assert not trace.exists()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("below", ["", "step-10", "step-10/model"])
+def test_so_does_what_they_would_run_in_a_distributed_checkpoint(below: str, tmp_path: Path) -> None:
+    values = {"w": torch.ones(3), "blob": pickle.dumps(Payload(tmp_path / "trace"))}
+    distributed.save(values, checkpoint_id=tmp_path / "run" / below, no_dist=True)
+    found = ckptconv.inspect(tmp_path / "run")
+    assert found.verdict == "would run code"
+    assert [use.node.name for use in found.opaque] == [f"{os.name}.mkdir"]
+    assert found.opaque[0].where.startswith(below)
+    assert found.opaque[0].where.endswith("blob")
+    assert not (tmp_path / "trace").exists()
 
 
 def test_bytes_that_only_start_as_such_files_are_data(tmp_path: Path) -> None:
