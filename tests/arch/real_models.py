@@ -70,7 +70,7 @@ def torchvision_operators() -> Any:
     Where its own library loads, it brings them: torch ends the process when an operator is defined twice.
     """
     package = importlib.util.find_spec("torchvision")
-    for compiled in Path(package.origin).parent.glob("_C.*") if package and package.origin else ():
+    for compiled in Path(package.origin).parent.glob("_C*.*") if package and package.origin else ():
         with suppress(OSError):  # it is for another build of torch
             torch.ops.load_library(compiled)
     library = torch.library.Library("torchvision", "FRAGMENT")

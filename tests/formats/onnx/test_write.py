@@ -20,6 +20,7 @@ from ckptconv.cli.main import program
 from ckptconv.errors import CkptconvError, LossError, TargetExistsError, TemplateError, UsageError
 from ckptconv.formats.onnx import splice, write
 from fixtures.network import Network, digits
+from tests.arch.real_models import torchvision_operators
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -353,10 +354,6 @@ def test_python_is_exported_with_its_ties(tmp_path: Path) -> None:
 
 
 MODELS = """import torch
-library = torch.library.Library("torchvision", "FRAGMENT")
-for operator in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, operator):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 SIZES = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -382,6 +379,7 @@ class Silent(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torchvision_operators()
     path = tmp_path_factory.mktemp("models") / "models.py"
     path.write_text(MODELS)
     return path
@@ -391,9 +389,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_transformers_models_run_in_onnxruntime(tmp_path: Path, models: Path, name: str) -> None:
     import importlib.util
 
-    from tests.arch.real_models import torchvision_operators
-
-    torchvision_operators()
     spec = importlib.util.spec_from_file_location("models_under_test", models)
     assert spec is not None
     assert spec.loader is not None
