@@ -1,15 +1,17 @@
-"""The questions that can be asked about checkpoints, a module for each; `ckptconv` itself exports what they define.
+"""The public functions, a module for each; `ckptconv` itself exports them.
 
-Results are data; nothing is printed. A `progress` callback gets the bytes done and the bytes in all. Importing this
-package imports none of its modules: `inspect` does not wait for what only `verify` needs.
+Begin with `open`, then `inspect` or `convert`. Results are data; nothing is printed. A `progress` callback gets the
+bytes done and the bytes in all. Importing this package imports none of its modules, so that `inspect` does not wait for
+what only `verify` needs.
 
-    open  inspect  convert  diff            the questions
+    open  inspect  convert  diff            the public functions
     validate  verify  architectures
-    request  stated                         what was asked about a network, and what a file says about itself
-    inspecting                              `inspect`: what is not built, or run by others; what lies in the folder
-    editing                                 edits, adapters, other names, quantized weights: for `convert`, and to read
-                                            a file as what it was made from
-    fitting                                 an architecture: which one, and names that a graph lost
-    converting                              `convert`: what is to be written, where to, with whose consent
-    running                                 `verify`: running each side, on what inputs; comparing the outputs
+    request                                 what a call asks for, and the command lines that hints show
+    evidence                                what a file, and a config.json beside it, say about its architecture
+    inspecting                              for `inspect`: what loading a file, or its folder, would run
+    editing                                 edits, adapters, dialects of names, quantized weights: for `convert`, and
+                                            to read a file as what it was made from
+    fitting                                 which architecture a file has, whether it fits, names that a graph lost
+    converting                              for `convert`: what is written, where, and which losses were agreed to
+    running                                 for `verify`: running each side, making inputs, comparing the outputs
 """

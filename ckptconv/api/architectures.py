@@ -1,6 +1,6 @@
-"""Architecture specs: the library's, one of them as a table, a new one from checkpoints.
+"""`architectures`, `architecture`, `infer_architecture`: the library's specs, and new ones from checkpoints.
 
-`ckptconv.arch` is imported when it is needed: it takes as long as the rest of a small conversion.
+`ckptconv.arch` is imported when it is needed: that takes as long as the rest of a small conversion.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
-from ckptconv.api.request import several
+from ckptconv.api.request import as_tuple
 from ckptconv.core.tensor import infos_of
 from ckptconv.errors import UsageError
 from ckptconv.io.target import Target
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """An architecture spec, and the tensors of a model once all of its required params have values.
+    """An architecture spec, and a model's tensors once all required params have values.
 
-    table: every tensor by name, with its shape, ties and whether it may be absent; None while params are missing.
+    table: every tensor by name, with its shape and ties, and whether it is optional; None while params are missing.
     """
 
     spec: Spec
@@ -39,7 +39,7 @@ class Architecture:
 
     @property
     def missing(self) -> list[str]:
-        """Required params without a value."""
+        """The required params that have no value."""
         return [] if self.table else self.spec.required
 
     @property
@@ -53,7 +53,7 @@ class Architecture:
             "name": self.spec.name,
             "summary": self.spec.summary,
             "digest": self.spec.digest,
-            "params": [_param(param) for param in self.spec.params.values()],
+            "params": [_param_to_dict(param) for param in self.spec.params.values()],
             "variants": dict(self.spec.variants),
             "forward": self.spec.forward is not None,
             "constraints": {entry.name: entry.formula.text for entry in self.spec.constraints},
@@ -76,7 +76,12 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """A spec that was written from checkpoints, as TOML; `target` is the file that it was written to."""
+    """A spec that was inferred from checkpoints.
+
+    text:    the spec as TOML.
+    sources: the checkpoints.
+    target:  the file that the spec was written to, if any.
+    """
 
     spec: Spec
     text: str
@@ -89,12 +94,12 @@ class Inferred:
             "name": self.spec.name,
             "sources": [str(path) for path in self.sources],
             "target": None if self.target is None else str(self.target),
-            "params": [_param(param) for param in self.spec.params.values()],
+            "params": [_param_to_dict(param) for param in self.spec.params.values()],
             "toml": self.text,
         }
 
 
-def _param(param: Param) -> dict[str, Json]:
+def _param_to_dict(param: Param) -> dict[str, Json]:
     default = param.literal if param.default is None else param.default.text
     return {
         "name": param.name,
@@ -108,16 +113,16 @@ def _param(param: Param) -> dict[str, Json]:
 
 
 def architectures() -> list[Architecture]:
-    """The specs that ship with ckptconv, by name. Costs reading all of them."""
+    """The specs that ship with ckptconv, sorted by name. Reads all of them."""
     from ckptconv.arch.load import library_names, load_spec
 
     return [Architecture(load_spec(name)) for name in library_names()]
 
 
 def architecture(name: PathText, *, settings: Sequence[str] = ()) -> Architecture:
-    """A library spec by its name, or a spec file (``"my.toml"``); with `settings` also every tensor of the model.
+    """Load a library spec by its name, or a spec file (``"my.toml"``). With `settings`, also list the model's tensors.
 
-    settings: ``"name=value"`` params: all that are required, or none.
+    settings: ``"name=value"`` for each required param; or none at all.
 
     Raises UsageError for a name, a param or a value that does not exist, and CorruptFileError for a malformed spec.
     """
@@ -125,8 +130,8 @@ def architecture(name: PathText, *, settings: Sequence[str] = ()) -> Architectur
     from ckptconv.arch.load import load_spec
     from ckptconv.arch.table import expand
 
-    spec = load_spec(_located(name))
-    values = from_settings(spec, several(settings)).values
+    spec = load_spec(_library_name_or_path(name))
+    values = from_settings(spec, as_tuple(settings)).values
     missing = [param for param in spec.required if param not in values]
     if missing and settings:
         hint = " ".join(f"--set {param}=VALUE" for param in missing)
@@ -134,24 +139,24 @@ def architecture(name: PathText, *, settings: Sequence[str] = ()) -> Architectur
     return Architecture(spec, None if missing else expand(spec, values))
 
 
-def _located(name: PathText) -> str | Path:
-    from ckptconv.api.fitting.resolve import unknown
+def _library_name_or_path(name: PathText) -> str | Path:
+    from ckptconv.api.fitting.resolve import unknown_arch_error
     from ckptconv.arch.load import library_names
 
     if isinstance(name, str) and name in library_names():
         return name
     if Path(name).suffix == ".toml":
         return Path(name)
-    raise unknown(str(name), "a library name (ckptconv arch list) or a spec file, my.toml")
+    raise unknown_arch_error(str(name), "a library name (ckptconv arch list) or a spec file, my.toml")
 
 
 def infer_architecture(
     paths: Sequence[PathText], *, target: PathText | None = None, force: bool = False, format: str | None = None
 ) -> Inferred:
-    """Write a spec that all of these checkpoints fit. Give it two or more sizes of one family if you can.
+    """Infer a spec that all of these checkpoints fit. Give it two or more sizes of one family if you can.
 
     target: a file for the spec, written atomically; `force` replaces an existing one. Its stem becomes the spec's name.
-    format: overrides what the bytes of each say.
+    format: overrides what the bytes of each checkpoint say.
 
     Reads only headers. Raises UsageError, UnsupportedError if no rule describes these checkpoints, TargetExistsError.
     """

@@ -1,4 +1,4 @@
-"""Converting a checkpoint into another file."""
+"""`convert`: a checkpoint into another file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ckptconv.api.converting.order import Order
 from ckptconv.api.editing.edits import Edits
 from ckptconv.api.editing.lora import Adapters
 from ckptconv.api.open import open
-from ckptconv.api.request import Request, name_of, pair_words, several, words_of
+from ckptconv.api.request import Request, arch_text, as_tuple, option_words, pair_words
 from ckptconv.errors import FileAccessError
 from ckptconv.io.source import CHECK_PATH
 
@@ -66,7 +66,7 @@ def convert(
                 tensors that form one quantized or sparse tensor), "dtype", "overflow", "all".
 
     arch:        the architecture that the source must fit, as in `validate`; the target keeps it as a note. For an
-                 adapter that is translated to llama.cpp's format, the base's config.json or its folder.
+                 adapter that is translated to llama.cpp's format: the base model's config.json, or its folder.
     settings:    ``"name=value"`` params of that architecture, which outrank everything else.
     with_params: also write the architecture's required params into the metadata, unless they are there already.
                  Without `arch`, the architecture is chosen by evidence.
@@ -84,22 +84,22 @@ def convert(
                  chat templates, sentence-transformers modules. The copied config.json states the new type, and drops
                  the quantization settings of weights that are no longer quantized.
 
-    Returns what was written, what of it was lost, and what else a person should know.
+    Returns what was written, what was lost, and what else a user should know.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and other CkptconvErrors.
     """
     allowed, size = agreed(allow_loss), size_of_shards(shard_size)
     wanted, edits = choose_format(target, to_format, size), edits or Edits()
-    words = words_of({
+    words = option_words({
         "--from": from_format, "--to": to_format, "--force": force, "--dry-run": dry_run, "--verify": verify,
         "--with-files": with_files, "--bare": bare, "--meta": pair_words(metadata or {}), "--allow-loss": allowed,
         "--with-params": with_params, "--shard-size": shard_size,
-        "-O": [f"{key}={text}" for key, text in (options or {}).items()], "--input": several(inputs),
+        "-O": [f"{key}={text}" for key, text in (options or {}).items()], "--input": as_tuple(inputs),
     })  # fmt: skip
     words = ("convert", fspath(source), fspath(target), *words, *edits.words)
     order = Order(
-        request=Request(source, name_of(arch), settings, inputs, words, from_format), format=wanted,
+        request=Request(source, arch_text(arch), settings, inputs, words, from_format), format=wanted,
         own=wanted.parse_options(options or {}), edits=edits, metadata=metadata or {}, bare=bare,
         with_params=with_params, verify=verify, shards=size is not None,
     )  # fmt: skip
@@ -108,12 +108,12 @@ def convert(
         order=order, target=target, allowed=allowed, shard_size=size, force=force, dry_run=dry_run,
         with_files=with_files, progress=progress,
     )  # fmt: skip
-    with _source(source, target, from_format, progress) as opened, Adapters(edits.steps) as adapters:
+    with _open_source(source, target, from_format, progress) as opened, Adapters(edits.steps) as adapters:
         return job.run(opened, adapters)
 
 
-def _source(source: PathText, target: PathText, format: str | None, progress: Progress | None) -> Checkpoint:
-    """The open source. If it is missing but the target exists, they may have been swapped, and the error says so."""
+def _open_source(source: PathText, target: PathText, format: str | None, progress: Progress | None) -> Checkpoint:
+    """Open the source. If it is missing but the target exists, the error's hint swaps them."""
     try:
         return open(source, format=format, progress=progress)
     except FileAccessError as error:

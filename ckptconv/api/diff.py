@@ -1,4 +1,4 @@
-"""Saying what differs between two checkpoints."""
+"""`diff`: what differs between two checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.editing.originals import set_beside
 from ckptconv.api.open import open
-from ckptconv.api.request import several
+from ckptconv.api.request import as_tuple
 from ckptconv.core.report import Finding, errors_among
 
 if TYPE_CHECKING:
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 class Difference:
     """What differs between two checkpoints, `expected` and `found`.
 
-    findings: how a file was read, if not as it is, then everything that differs; of severity "info" if a tolerance
-              covers it.
-    edits:    what would turn one into the other, step by step: each uses the names that the steps before it leave.
-              What they do not cover is only in the findings: added tensors, and changed values.
+    findings: first how a file was read, if not as it is; then everything that differs, with severity "info" if a
+              tolerance covers it.
+    edits:    what would turn `expected` into `found`, step by step: each uses the names that the steps before it leave.
+              Added tensors and changed values are only in the findings.
     values:   the figures behind the findings about values and casts.
     metadata: the values behind the findings about metadata.
     partners: for each name in `expected`, in its order, the name of the tensor that it is compared with, or None.
-    tensors:  how many each side has. headers: whether only headers were compared. bare: whether only the model's
-              tensors were.
+    tensors:  the number of tensors on each side.
+    nbytes:   the size of the tensors of `expected`, in bytes.
+    headers:  whether only headers were compared.
+    bare:     whether only the model's tensors were compared.
     """
 
     expected: Path
@@ -50,8 +52,8 @@ class Difference:
     partners: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
-        said = "equal" if self.equal else f"{len(errors_among(self.findings))} findings, {len(self.edits)} edits"
-        return f"<Difference {self.expected} → {self.found}: {said}>"
+        result = "equal" if self.equal else f"{len(errors_among(self.findings))} findings, {len(self.edits)} edits"
+        return f"<Difference {self.expected} → {self.found}: {result}>"
 
     @property
     def equal(self) -> bool:
@@ -100,13 +102,13 @@ def diff(
 
     headers:         read no tensor bytes; values are not compared.
     bare:            compare only the model's tensors, without metadata and extras.
-    translate:       read a GGUF beside the transformers model that it was made from under transformers' names, with
-                     its blocks as floats; and quantized weights beside plain ones as ``--dequantize`` makes them.
-                     False: read both as they are.
+    translate:       compare like with like: a GGUF with the transformers model that it was made from is read under
+                     transformers' names, with its blocks as floats; quantized weights compared with plain ones are
+                     read as ``--dequantize`` makes them. False: read both as they are.
     rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
                      representable steps. If all are 0, bits must be equal, so -0.0 is not 0.0.
-    tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"`` for the tensors that match, instead; the last match counts.
-    histograms:      also count the relative changes of each tensor by size: `bins` of its values.
+    tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"``, instead, for the tensors that match; the last match counts.
+    histograms:      also count each tensor's relative changes by size (`Values.bins`).
     expected_format, found_format: override what the bytes say.
 
     Raises CkptconvError, which names the file, if one of them cannot be read.
@@ -114,29 +116,29 @@ def diff(
     from ckptconv.checks.diff import compare
     from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances
 
-    allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(several(tolerances)))
+    allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(as_tuple(tolerances)))
     with (
         open(expected, format=expected_format, progress=progress) as a,
         open(found, format=found_format, progress=progress) as b,
     ):
-        one, other, told = a, b, list[Finding]()
+        left, right, translated = a, b, list[Finding]()
         if translate:
-            one, other, told = set_beside(a, b, (Path(expected), Path(found)), values=not headers)
+            left, right, translated = set_beside(a, b, (Path(expected), Path(found)), values=not headers)
         if bare:
-            one, other = one.bare(), other.bare()
-        differences = compare(one, other, allowed, headers=headers, histograms=histograms, progress=progress)
+            left, right = left.bare(), right.bare()
+        differences = compare(left, right, allowed, headers=headers, histograms=histograms, progress=progress)
         for checkpoint in (a, b):
             checkpoint.check_unchanged()
         return Difference(
-            Path(expected),
-            Path(found),
-            [*told, *differences.findings],
-            differences.edits,
-            differences.values,
-            differences.metadata,
-            (len(one.all_tensors), len(other.all_tensors)),
-            sum(tensor.info.nbytes for tensor in (a if bare else a.all_tensors).values()),
-            headers,
-            bare,
-            differences.partners,
+            expected=Path(expected),
+            found=Path(found),
+            findings=[*translated, *differences.findings],
+            edits=differences.edits,
+            values=differences.values,
+            metadata=differences.metadata,
+            tensors=(len(left.all_tensors), len(right.all_tensors)),
+            nbytes=sum(tensor.info.nbytes for tensor in (a if bare else a.all_tensors).values()),
+            headers=headers,
+            bare=bare,
+            partners=differences.partners,
         )

@@ -1,4 +1,4 @@
-"""Saying what is in a checkpoint."""
+"""`inspect`: what is in a checkpoint, and what loading it would run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ckptconv.api.editing.lora import summary_of
-from ckptconv.api.inspecting.uses import Beside, OpaqueUse, uses_of
-from ckptconv.api.inspecting.within import look_within
+from ckptconv.api.inspecting.embedded import inspect_embedded_files
+from ckptconv.api.inspecting.uses import OpaqueUse, OtherFiles, uses_of
 from ckptconv.api.open import open
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
@@ -38,12 +38,14 @@ class Inspection:
     """What is in a checkpoint.
 
     checkpoint: closed; everything but its tensors' bytes is still available.
-    opaque:     objects that are not built here. runs_if: what others run only if asked to.
-    beside:     what else lies in the folder, if it is one.
+    opaque:     objects that are not built here.
+    runs_if:    objects and calls that a library builds or runs only with the user's consent.
+    beside:     the other files, if the checkpoint is a folder.
     absent:     for a folder or an archive with no checkpoint, or with several: why there is none here.
-    stats:      by tensor, if asked for; None for a tensor whose type has none.
+    stats:      by tensor name, if asked for; None for a tensor whose type has no statistics.
     adapter:    a summary, if it is an adapter and not a model.
-    plain:      parameters if quantized weights are counted as what they stand for; None if there are none.
+    plain:      the number of parameters with quantized weights counted as the floats that they stand for; None if there
+                are no quantized weights.
     """
 
     path: Path
@@ -51,7 +53,7 @@ class Inspection:
     checkpoint: Checkpoint
     opaque: list[OpaqueUse]
     runs_if: list[OpaqueUse] = field(default_factory=list)
-    beside: Beside = field(default_factory=Beside)
+    beside: OtherFiles = field(default_factory=OtherFiles)
     absent: CkptconvError | None = None
     stats: dict[str, Stats | None] | None = None
     digest: str | None = None
@@ -60,9 +62,9 @@ class Inspection:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether loading the file, with pickle or with its framework, would run code from it or import something that
-        is not known here; for a folder, from any file in it. What a framework asks consent for counts as neither
-        (`runs_if`).
+        """Whether loading the file, by pickle or by its framework, would run code from it, or import something that is
+        not known here. For a folder, any file in it counts. What a framework asks consent for (`runs_if`) counts as
+        neither.
         """
         if any(use.runs for use in self.opaque):
             return "would run code"
@@ -71,29 +73,29 @@ class Inspection:
 
     @property
     def globals(self) -> list[GlobalUse]:
-        """The names that pickles mention, including those in files beside it in the folder, each once."""
+        """The names that pickles mention, in this file and in the others of its folder, each once."""
         return list(dict.fromkeys((*self.checkpoint.notes.globals, *self.beside.globals)))
 
     @property
     def findings(self) -> list[Finding]:
-        """What was noticed while reading it, and about what lies beside it."""
+        """What was noticed while reading the checkpoint and the files beside it."""
         return [*self.checkpoint.findings, *self.beside.findings]
 
     @property
     def parameters(self) -> int:
-        """Elements of the model's tensors, with tied ones counted once. A quantized or sparse tensor counts the
-        elements that it stands for, or its values.
+        """Elements of the model's tensors, tied ones counted once. A quantized tensor counts the elements that it
+        stands for, a sparse one its values.
         """
         if self.plain is not None:
             return self.plain
         tied = self.checkpoint.tied_to
         sizes = {name: prod(tensor.info.shape) for name, tensor in self.checkpoint.items() if name not in tied}
-        for one in self.checkpoint.composites.values():
-            for role, name in one.parts.items():
+        for composite in self.checkpoint.composites.values():
+            for role, name in composite.parts.items():
                 if role != VALUES:
                     sizes.pop(name, None)
-                elif name in sizes and isinstance(one, Quantized):
-                    sizes[name] = prod(one.shape)
+                elif name in sizes and isinstance(composite, Quantized):
+                    sizes[name] = prod(composite.shape)
         return sum(sizes.values())
 
     @property
@@ -117,7 +119,7 @@ class Inspection:
             "tensors": [
                 self._tensor(name, tensor, partners.get(name)) for name, tensor in self.checkpoint.all_tensors.items()
             ],
-            "composites": [{"name": name, **one.to_dict()} for name, one in self.checkpoint.composites.items()],
+            "composites": [{"name": name, **whole.to_dict()} for name, whole in self.checkpoint.composites.items()],
             "metadata": to_json(self.checkpoint.metadata),
             "notes": self.checkpoint.notes.to_dict(),
             "parameters": self.parameters,
@@ -163,55 +165,57 @@ def inspect(
     """Say what is in a checkpoint, from its headers alone unless `stats` or `digest` ask for values.
 
     Nothing in the file is run: objects of unknown classes are reported in `opaque`, and `verdict` sums them up. For a
-    folder, every file counts that loading it would unpickle or run. A folder without a checkpoint, or with several, has
-    no tensors, and only these files are reported (`absent` says why).
+    folder, every file in it that may be unpickled or run counts. A folder without a checkpoint, or with several, has no
+    tensors; only what its files would run is reported (`absent` says why).
     """
     try:
         opened = open(path, format=format, progress=progress)
     except (UnknownFormatError, UsageError) as error:
-        found = None if format or stats or digest else _without_checkpoint(path, error)
-        if found is None:
+        result = None if format or stats or digest else _inspect_without_checkpoint(path, error)
+        if result is None:
             raise
-        return found
-    return _inspect(path, opened, stats=stats, digest=digest, progress=progress)
+        return result
+    return _inspect_open(path, opened, stats=stats, digest=digest, progress=progress)
 
 
-def _without_checkpoint(path: PathText, error: CkptconvError) -> Inspection | None:
-    """What a folder or an archive without a checkpoint holds; None if there is nothing to look at."""
-    from ckptconv.api.inspecting.no_checkpoint import look
+def _inspect_without_checkpoint(path: PathText, error: CkptconvError) -> Inspection | None:
+    """Inspect a folder or an archive without a checkpoint; None if there is nothing to look at."""
+    from ckptconv.api.inspecting.no_checkpoint import inspect_without_checkpoint
 
-    found = look(path, error)
-    if found is None:
+    contents = inspect_without_checkpoint(path, error)
+    if contents is None:
         return None
-    opaque, runs_if = _by_consent(found.beside.uses)
-    return Inspection(Path(path), found.size, found.checkpoint, opaque, runs_if, found.beside, error)
+    opaque, runs_if = _split_by_consent(contents.beside.uses)
+    return Inspection(Path(path), contents.size, contents.checkpoint, opaque, runs_if, contents.beside, error)
 
 
-def _by_consent(uses: Sequence[OpaqueUse]) -> tuple[list[OpaqueUse], list[OpaqueUse]]:
-    """What counts, and what others run only if asked to."""
+def _split_by_consent(uses: Sequence[OpaqueUse]) -> tuple[list[OpaqueUse], list[OpaqueUse]]:
+    """The uses that need no consent, and those that do."""
     return [use for use in uses if not use.only_if], [use for use in uses if use.only_if]
 
 
-def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, progress: Progress | None) -> Inspection:
+def _inspect_open(
+    path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, progress: Progress | None
+) -> Inspection:
     from ckptconv.io.digest import digest as digest_of
 
     with opened as checkpoint:
         with located(path):
-            beside = look_within(checkpoint, Path(path))
-            uses = uses_of(checkpoint) + beside.uses
+            others = inspect_embedded_files(checkpoint, Path(path))
+            uses = uses_of(checkpoint) + others.uses
         size = checkpoint.file.size if checkpoint.file else 0
         if os.path.isdir(path) or not os.path.lexists(path) or checkpoint.notes.members:
-            from ckptconv.api.inspecting.beside import look_beside
+            from ckptconv.api.inspecting.beside import inspect_beside
             from ckptconv.formats.beside.homes import place_of
 
             place = place_of(Path(path), checkpoint)
             if place is not None:
-                around = look_beside(place, checkpoint)
-                uses += around.uses
-                beside = replace(around, globals=beside.globals + around.globals)
-        opaque, runs_if = _by_consent(uses)
+                beside = inspect_beside(place, checkpoint)
+                uses += beside.uses
+                others = replace(beside, globals=others.globals + beside.globals)
+        opaque, runs_if = _split_by_consent(uses)
         result = Inspection(
-            Path(path), size, checkpoint, opaque, runs_if, beside, adapter=summary_of(checkpoint),
+            Path(path), size, checkpoint, opaque, runs_if, others, adapter=summary_of(checkpoint),
             plain=_plain_parameters(checkpoint),
         )  # fmt: skip
         if stats:
@@ -222,18 +226,18 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
 
 
 def _plain_parameters(checkpoint: Checkpoint) -> int | None:
-    """Elements of what ``--dequantize`` would make; None if nothing is quantized, or not all of it is understood."""
+    """The elements that ``--dequantize`` would give; None if nothing is quantized, or not all of it is understood."""
     if not kinds_in(checkpoint):
         return None
     from ckptconv.api.editing.dequantize import edits_for
-    from ckptconv.api.stated import said_anywhere
+    from ckptconv.api.evidence import merged_values
     from ckptconv.edits.apply import apply_edit
 
     notes, tied = checkpoint.notes, checkpoint.tied_to
-    needed = {part for one in notes.quantized for part in one.parts.values()}
+    needed = {part for weight in notes.quantized for part in weight.parts.values()}
     tensors = {name: tensor for name, tensor in checkpoint.items() if name not in tied or name in needed}
     try:
-        for edit in edits_for(tensors, said_anywhere(checkpoint), checkpoint.composites, notes):
+        for edit in edits_for(tensors, merged_values(checkpoint), checkpoint.composites, notes):
             tensors, _ = apply_edit(tensors, edit, "")
     except CkptconvError:
         return None

@@ -1,4 +1,4 @@
-"""Opening a checkpoint."""
+"""`open`: a checkpoint from a file, a folder, or a path inside an archive."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
     """Open a checkpoint. This reads headers, and no tensor bytes. Close it, or use it as a context manager.
 
     A path may continue inside an archive, as if the archive were a folder: ``archive.zip/policy.pth``. `format`
-                                                                            overrides
-    what the bytes say. If something has to be inflated first, `progress` gets the bytes done and the bytes in all.
+    overrides what the bytes say. If something has to be inflated first, `progress` gets the bytes done and the bytes in
+    all.
 
     Raises CkptconvError, which names the file, on anything that cannot be read.
     """
@@ -41,30 +41,30 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
 
 
 def source_of(path: PathText, progress: Progress | None = None) -> Source | Folder:
-    """What a path names: a file, a folder, or either in an archive. Raises as `open` does if there is nothing."""
-    archive = _archive_in(path)
-    source = Folder(path) if os.path.isdir(path) else _source(archive or path)
+    """Open the file or folder that a path names, which may lie in an archive. Raises as `open` does."""
+    archive = _enclosing_archive(path)
+    source = Folder(path) if os.path.isdir(path) else _open_source(archive or path)
     if isinstance(source, Source):
         source.progress = progress
     if archive is None:
         return source
     with located(path):
         try:
-            return _inside(source, Path(path).relative_to(archive))
+            return _open_member(source, Path(path).relative_to(archive))
         except BaseException:
             source.close()
             raise
 
 
-def _archive_in(path: PathText) -> Path | None:
-    """The file that a path continues inside; None if there is none."""
+def _enclosing_archive(path: PathText) -> Path | None:
+    """The archive that a path continues inside; None if the path exists, or no parent of it is a file."""
     if os.path.lexists(path):
         return None
     return next((parent for parent in Path(path).parents if os.path.isfile(parent)), None)
 
 
-def _inside(source: Source | Folder, rest: Path) -> Source | Folder:
-    """A file or a folder in an archive. Raises FileAccessError if it is not there, or if the file is not an archive."""
+def _open_member(source: Source | Folder, rest: Path) -> Source | Folder:
+    """Open a file or a folder in an archive. Raises FileAccessError if there is none, or the file is not an archive."""
     from ckptconv.io.archive import Archive
 
     assert isinstance(source, Source)
@@ -73,13 +73,13 @@ def _inside(source: Source | Folder, rest: Path) -> Source | Folder:
         return archive.open(path)
     if archive.level(path) is not None:
         return archive.folder(path)
-    some = quoted(archive.members)
+    members = quoted(archive.members)
     raise FileAccessError(
-        f"there is no {path!r} in this archive; in it: {some}", path=source.path, hint="check the path"
+        f"there is no {path!r} in this archive; in it: {members}", path=source.path, hint="check the path"
     )
 
 
-def _source(path: PathText) -> Source:
+def _open_source(path: PathText) -> Source:
     try:
         return Source(path)
     except FileAccessError as error:
@@ -91,13 +91,13 @@ def _source(path: PathText) -> Source:
 def _read(source: Source | Folder, format: str | None) -> Checkpoint:
     if not format:
         return detect(source).read(source)
-    chosen = registry.by_name(format)
-    refuse_pickles(chosen, source)
+    requested = registry.by_name(format)
+    refuse_pickles(requested, source)
     try:
-        return chosen.read(source)
+        return requested.read(source)
     except CkptconvError as error:
         with suppress(CkptconvError):
-            other = None if chosen.claims_file(source) else claimed(source)
-            if other is not None:
-                error.hint = f"it was read as {format!r}, which was asked for; its bytes are those of {other.name!r}"
+            actual = None if requested.claims_file(source) else claimed(source)
+            if actual is not None:
+                error.hint = f"it was read as {format!r}, which was asked for; its bytes are those of {actual.name!r}"
         raise

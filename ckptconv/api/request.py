@@ -1,4 +1,4 @@
-"""What was asked: the words of a command line that are about a network."""
+"""What a call or a command line asks for, and the command lines that hints show: `Request`, and words of options."""
 
 from __future__ import annotations
 
@@ -15,39 +15,43 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
 
 
-def several(given: str | Collection[str]) -> tuple[str, ...]:
-    """What was given where one or several may be; one is not a sequence of its letters."""
+def as_tuple(given: str | Collection[str]) -> tuple[str, ...]:
+    """The given values as a tuple; a single string counts as one value, not as a sequence of its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def name_of(arch: PathText | None) -> str | None:
-    """An architecture as a command line names it; one that is a file may be given as a path."""
+def arch_text(arch: PathText | None) -> str | None:
+    """The architecture as ``--arch`` takes it: a string, also for a path."""
     return None if arch is None else fspath(arch)
 
 
-def from_words(format: str | None, option: str = "--from") -> tuple[str, ...]:
-    """How a command line says that what it reads is of this format."""
+def format_words(format: str | None, option: str = "--from") -> tuple[str, ...]:
+    """The words of a command line that set the format to read."""
     return () if format is None else (option, format)
 
 
-def words_of(given: Mapping[str, object]) -> tuple[str, ...]:
-    """Options by name as a command line has them: a flag alone, one with a value, one with each of several."""
+def option_words(given: Mapping[str, object]) -> tuple[str, ...]:
+    """Options as the words of a command line.
+
+    True gives the flag alone; False and None give nothing; a collection repeats the option for each value.
+    """
     words: list[str] = []
     for option, value in given.items():
         if isinstance(value, bool) or value is None:
             words += [option] if value else []
         else:
-            each = [value] if isinstance(value, str | int) else cast("Collection[object]", value)
-            words += [part for one in each for part in (option, str(one))]
+            values = [value] if isinstance(value, str | int) else cast("Collection[object]", value)
+            for single in values:
+                words += [option, str(single)]
     return tuple(words)
 
 
 def pair_words(given: Mapping[str, object]) -> list[str]:
-    """``K=V`` of each: a string as it is where that is not JSON, anything else as JSON."""
-    return [f"{key}={_value_word(value)}" for key, value in given.items()]
+    """Each entry as ``K=V``: a string that is not JSON as it is, anything else as JSON."""
+    return [f"{key}={_value_text(value)}" for key, value in given.items()]
 
 
-def _value_word(value: object) -> str:
+def _value_text(value: object) -> str:
     try:
         if isinstance(value, str):
             json.loads(value)
@@ -60,10 +64,10 @@ def _value_word(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A file whose network is to be known, and what was said of its architecture.
+    """A file, and what the caller said about its architecture.
 
-    words: of the command line that asks, without options on the architecture.
-    read_as: the format that the source is said to be of.
+    words:   the command line that asks, without its options about the architecture; hints are made from it.
+    read_as: the format to read the source as; None: its bytes say.
     """
 
     source: PathText
@@ -74,31 +78,32 @@ class Request:
     read_as: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", several(self.settings))
-        object.__setattr__(self, "inputs", several(self.inputs))
+        object.__setattr__(self, "settings", as_tuple(self.settings))
+        object.__setattr__(self, "inputs", as_tuple(self.inputs))
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """The path of the source."""
         return Path(self.source)
 
-    def line(self, command: str, *more: str) -> str:
-        """The line of another command on the same file; to be pasted."""
-        return shlex.join(["ckptconv", command, str(self.path), *from_words(self.read_as), *more])
+    def other_command(self, command: str, *more: str) -> str:
+        """The command line of another command on the same file."""
+        return shlex.join(["ckptconv", command, str(self.path), *format_words(self.read_as), *more])
 
-    def validation(self) -> str:
-        """The line of `validate` on the same file, with what was said of its architecture; to be pasted."""
-        return replace(self, words=("validate", str(self.path), *from_words(self.read_as))).command()
+    def validate_command(self) -> str:
+        """The command line of `validate` on the same file, with the same options about its architecture."""
+        return replace(self, words=("validate", str(self.path), *format_words(self.read_as))).command()
 
-    def into(self, target: str) -> str:
-        """The command line that asked, with another DST, whose suffix says what it becomes; to be pasted."""
+    def command_into(self, target: str) -> str:
+        """The command line that asked, with another DST, whose suffix chooses the format."""
         command, source, _, *words = self.words
-        for at in [place for place, word in enumerate(words) if word == "--to"]:
-            words[at : at + 2] = []
+        while "--to" in words:
+            at = words.index("--to")
+            del words[at : at + 2]
         return replace(self, words=(command, source, target, *words)).command()
 
     def command(self, *more: str) -> str:
-        """The command line that asked, with more options; to be pasted."""
-        given = [part for text in self.settings for part in ("--set", text)]
-        chosen = ["--arch", self.arch] if self.arch and "--arch" not in more else []
-        return shlex.join(["ckptconv", *self.words, *chosen, *given, *more])
+        """The command line that asked, with more options, as a user can paste it."""
+        arch = ["--arch", self.arch] if self.arch and "--arch" not in more else []
+        settings = [word for setting in self.settings for word in ("--set", setting)]
+        return shlex.join(["ckptconv", *self.words, *arch, *settings, *more])

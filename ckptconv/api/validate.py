@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits an architecture, and if not, why not."""
+"""`validate`: whether a checkpoint fits an architecture, and if not, why not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting.compare import compare
 from ckptconv.api.open import open
-from ckptconv.api.request import Request, name_of
+from ckptconv.api.request import Request, arch_text
 from ckptconv.errors import UnknownClassError
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def validate(
 ) -> Validation:
     """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is given.
 
-    A GGUF with llama.cpp's names is checked under transformers' names, with blocks as the floats that they stand for;
-    quantized weights are checked as the plain ones that ``--dequantize`` makes of them.
+    A GGUF with llama.cpp's names is checked under transformers' names, with blocks as the floats that they stand for.
+    Quantized weights are checked as the plain ones that ``--dequantize`` makes of them.
 
-    For a class that the library lacks, the installed transformers is asked (it and torch are imported then).
+    A class that the library lacks is built by the installed transformers or diffusers, which imports torch.
 
     arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
               ``config.json`` (its class is built by the installed transformers or diffusers), or Python code that you
@@ -46,52 +46,52 @@ def validate(
 
     Raises UsageError if no architecture can be named. A checkpoint that does not fit raises nothing.
     """
-    request = Request(path, name_of(arch), settings, read_as=format)
+    request = Request(path, arch_text(arch), settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
-        judged = _as_judged(request, opened, values=values)
-        result = _compared(request, judged)
+        prepared = _prepare(request, opened, values=values)
+        result = _compare(request, prepared)
         if values:
             from ckptconv.checks.blame import causes_first
             from ckptconv.checks.values import check_values
 
-            found = [*result.findings, *check_values(judged.checkpoint, progress)]
-            result = replace(result, findings=causes_first(found))
-        return replace(result, findings=[*judged.told, *result.findings])
+            findings = [*result.findings, *check_values(prepared.checkpoint, progress)]
+            result = replace(result, findings=causes_first(findings))
+        return replace(result, findings=[*prepared.findings, *result.findings])
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """A file with the tensors that the architecture has, as far as that is known, and what is reported about that.
+class _Prepared:
+    """The checkpoint in the form that architectures describe, and findings about how it got there.
 
-    made_plain: its weights are no longer quantized, whatever a configuration says.
+    dequantized: its weights are no longer quantized, whatever a configuration says.
     """
 
     checkpoint: Checkpoint
-    told: Sequence[Finding] = ()
-    made_plain: bool = False
+    findings: Sequence[Finding] = ()
+    dequantized: bool = False
 
 
-def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> _Judged:
-    """A graph under the names that it lost, a GGUF under transformers' names, quantized weights as plain ones."""
+def _prepare(request: Request, opened: Checkpoint, *, values: bool) -> _Prepared:
+    """Give a graph the names that it lost, a GGUF transformers' names; turn quantized weights into plain ones."""
     from ckptconv.api.editing.originals import as_floats, as_plain, in_transformers_names
 
     if request.arch is not None and opened.notes.graph is not None:
-        from ckptconv.api.fitting.naming import named_by_architecture  # it needs all of the ONNX reader
+        from ckptconv.api.fitting.naming import restore_names_from_architecture  # imports the whole ONNX reader
 
-        return _Judged(named_by_architecture(opened, request))
-    made, told = in_transformers_names(opened, request.path)
-    made_plain = False
-    if not told:
-        made, told = as_plain(opened, request.path)
-        made_plain = bool(told)
-    if not told or _is_of_its_own_names(request, opened, made):
-        return _Judged(opened)
-    return _Judged(as_floats(made, headers=not values), told, made_plain)
+        return _Prepared(restore_names_from_architecture(opened, request))
+    translated, findings = in_transformers_names(opened, request.path)
+    dequantized = False
+    if not findings:
+        translated, findings = as_plain(opened, request.path)
+        dequantized = bool(findings)
+    if not findings or _is_for_stored_names(request, opened, translated):
+        return _Prepared(opened)
+    return _Prepared(as_floats(translated, headers=not values), findings, dequantized)
 
 
-def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint) -> bool:
-    """Whether ``--arch`` is an architecture with the file's own tensors: another GGUF or quantized checkpoint, or a
-    spec that was made from one.
+def _is_for_stored_names(request: Request, opened: Checkpoint, translated: Checkpoint) -> bool:
+    """Whether ``--arch`` describes the tensors as the file stores them: it is another GGUF or quantized checkpoint, or
+    a spec that was made from one.
     """
     from ckptconv.api.fitting.resolve import table_for
     from ckptconv.arch.huggingface import is_config
@@ -100,22 +100,22 @@ def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint
     if request.arch is None or request.arch in library_names() or is_config(request.arch):
         return False
 
-    def in_common(checkpoint: Checkpoint) -> int:
+    def names_in_common(checkpoint: Checkpoint) -> int:
         table = table_for(request, checkpoint)
         return 0 if table is None else len(table.tensors.keys() & checkpoint.keys())
 
-    return in_common(opened) > in_common(other)
+    return names_in_common(opened) > names_in_common(translated)
 
 
-def _compared(request: Request, judged: _Judged) -> Validation:
-    """The comparison; with the class that a config.json names, if the library lacks it."""
+def _compare(request: Request, prepared: _Prepared) -> Validation:
+    """Compare with the library's architecture, or with the class that a config.json names if the library lacks it."""
 
-    def asked(of: Request) -> Validation:
-        return compare(of, judged.checkpoint, made_plain=judged.made_plain)
+    def compare_as(asked: Request) -> Validation:
+        return compare(asked, prepared.checkpoint, dequantized=prepared.dequantized)
 
     try:
-        return asked(request)
+        return compare_as(request)
     except UnknownClassError as error:
-        from ckptconv.api.fitting.installed import by_its_class
+        from ckptconv.api.fitting.installed import compare_with_installed_class
 
-        return by_its_class(request, error, asked)
+        return compare_with_installed_class(request, error, compare_as)

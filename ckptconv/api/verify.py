@@ -1,4 +1,4 @@
-"""Whether two files compute the same outputs: running them, and comparing the outputs, each on its own."""
+"""`verify`: whether two files compute the same outputs; also running one now and comparing it later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.api.request import Request, from_words, name_of
+from ckptconv.api.request import Request, arch_text, format_words
 from ckptconv.api.running.arrays import read_recording
 from ckptconv.api.running.comparing import Verification, compare, shapes_of
 from ckptconv.api.running.feeds import batches_for
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
-SAVED_LAYERS = 1
-"""The batch whose layers a saved recording has: the one with 3 samples, which is small."""
+TRACED_BATCH = 1
+"""The index of the batch whose layer outputs `run` records: the one with 3 samples, which is small."""
 
 Device = Literal["cpu", "cuda"]
 
@@ -50,12 +50,12 @@ def verify(
     atol: float | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Run both on the same inputs and compare their outputs, and layer by layer if these differ.
+    """Run both on the same inputs and compare the outputs; if they differ, find the first layer that does.
 
     A graph runs in onnxruntime. Weights run in a torch module, made from the architecture's forward recipe or from the
     Python code that `arch` names. If both hold the same weights and run in torch, bits have to be equal. Otherwise the
     outputs may differ by what rounding explains (`checks.rounding`), or by `atol` + `rtol` × the row's largest
-    magnitude. If they differ by more, the first layer that does is found.
+    magnitude.
 
     first_format, second_format: override what the bytes say.
     inputs:  ``"x:F32[N,3,224,224]"`` for each input, if the network does not show what it takes.
@@ -67,10 +67,10 @@ def verify(
     in, RunError if a network does not load or run.
     """
     check_device(device)
-    formats = (*from_words(first_format, "--from-a"), *from_words(second_format, "--from-b"))
+    formats = (*format_words(first_format, "--from-a"), *format_words(second_format, "--from-b"))
     words = ("verify", fspath(first), fspath(second), *formats)
     subjects = [
-        Subject(Request(path, name_of(arch), settings, inputs, words, read_as), device)
+        Subject(Request(path, arch_text(arch), settings, inputs, words, read_as), device)
         for path, read_as in ((first, first_format), (second, second_format))
     ]
     with ExitStack() as stack:
@@ -95,29 +95,30 @@ def run(
     layers: bool = True,
     progress: Progress | None = None,
 ) -> Recording:
-    """Run one file and record the results for `compare`: the outputs, a float64 reference and its limits.
+    """Run one file and record for `compare`: the outputs, a float64 reference, and how far rounding can move it.
 
     like:   a recording whose inputs are used, instead of made-up ones.
-    layers: also record the output of each layer for one small batch, so that `compare` can name one.
+    layers: also record the output of each layer for one small batch, so that `compare` can name the first that differs.
 
     The other arguments, and the exceptions, are those of `verify`. ``recording.to_bytes()`` is a file that
     `read_recording` reads and ``ckptconv verify --outputs`` accepts.
     """
     check_device(device)
     with ExitStack() as stack:
-        words = ("verify", fspath(path), *from_words(format), "--save-outputs", "FILE.npz")
-        side = Side(
-            Subject(Request(path, name_of(arch), settings, inputs, words, format), device), stack, progress=progress
-        )
+        words = ("verify", fspath(path), *format_words(format), "--save-outputs", "FILE.npz")
+        subject = Subject(Request(path, arch_text(arch), settings, inputs, words, format), device)
+        side = Side(subject, stack, progress=progress)
+        used_seed: int | None
         if like is not None:
-            batches, seed_said = [batch.inputs for batch in like.batches], like.seed
+            batches, used_seed = [batch.inputs for batch in like.batches], like.seed
         else:
-            batches, seed_said = batches_for([side], arrays, samples, seed), None if arrays is not None else seed
-        recording = record(side, batches, seed=seed_said, tell=counter(len(batches), progress))
+            batches = batches_for([side], arrays, samples, seed)
+            used_seed = seed if arrays is None else None
+        recording = record(side, batches, seed=used_seed, tell=counter(len(batches), progress))
         recording.findings = side.findings
         traced = layers and (like is None or bool(like.layers))
         if traced:
-            trace(recording, side, like.traced if like is not None else min(SAVED_LAYERS, len(batches) - 1))
+            trace(recording, side, like.traced if like is not None else min(TRACED_BATCH, len(batches) - 1))
         if like is None or not like.reason:
             refer(recording, side, layers=traced)
         return recording
@@ -125,8 +126,8 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What `save_outputs` saved: from which file, where, and what it ran in. The other fields are as in
-    `Verification`.
+    """What `save_outputs` wrote: the file that was run, the recording's path, the runtime. The other fields are those
+    of `Verification`.
     """
 
     source: Path
@@ -162,13 +163,16 @@ def save_outputs(
     progress: Progress | None = None,
 ) -> Saved:
     """`run`, and write the recording to `target`, an .npz file, atomically; `force` replaces an existing one."""
-    place = Target(target, replace=force)
-    made = run(
+    output = Target(target, replace=force)
+    recording = run(
         path, format=format, arch=arch, settings=settings, device=device, inputs=inputs, arrays=arrays,
         samples=samples, seed=seed, progress=progress,
     )  # fmt: skip
-    place.write_whole(made.to_bytes())
-    return Saved(Path(path), Path(target), made.device, made.runtime, made.reason, shapes_of(made), made.findings)
+    output.write_whole(recording.to_bytes())
+    return Saved(
+        source=Path(path), target=Path(target), device=recording.device, runtime=recording.runtime,
+        reason=recording.reason, runs=shapes_of(recording), findings=recording.findings,
+    )  # fmt: skip
 
 
 def verify_outputs(
@@ -184,10 +188,10 @@ def verify_outputs(
     atol: float | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Run `path` on the inputs of a file that `save_outputs` wrote, and compare with the outputs there."""
-    before = read_recording(recorded)
-    now = run(
-        path, format=format, arch=arch, settings=settings, device=device, inputs=inputs, like=before, progress=progress
+    """Run `path` on the inputs in a file that `save_outputs` wrote, and compare with the outputs in it."""
+    earlier = read_recording(recorded)
+    current = run(
+        path, format=format, arch=arch, settings=settings, device=device, inputs=inputs, like=earlier, progress=progress
     )
-    result = compare(before, now, rtol=rtol, atol=atol)
-    return replace(result, findings=[*now.findings, *result.findings])
+    result = compare(earlier, current, rtol=rtol, atol=atol)
+    return replace(result, findings=[*current.findings, *result.findings])

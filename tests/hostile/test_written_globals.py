@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckptconv
-from ckptconv.api.inspecting.within import LOADER
+from ckptconv.api.inspecting.embedded import LOADER
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, NumpyArray, NumpyScalar, Opaque, StateDict, TorchSize, TorchValue
 from ckptconv.core.notes import Notes, TensorNote

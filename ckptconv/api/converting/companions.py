@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.editing.dequantize import retyped, type_name, unclaimed
 from ckptconv.api.editing.quantize import quantization_config
+from ckptconv.api.evidence import QUANTIZERS
 from ckptconv.api.inspecting.uses import uses_of
-from ckptconv.api.stated import QUANTIZERS
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
 from ckptconv.core.report import Finding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.api.request import several
+from ckptconv.api.request import as_tuple
 from ckptconv.core.metadata import RUNS, Opaque, TensorRef, nodes_of, walk
 from ckptconv.core.text import plural
 from ckptconv.errors import LossError, UnsafeError, UnsupportedError, UsageError, first_of
@@ -27,7 +27,7 @@ _BESIDE = frozenset(["metadata", "extras", "opaque"])
 
 def agreed(allow_loss: str | Collection[str]) -> Collection[str]:
     """The codes that are agreed to. Raises UsageError where one is none."""
-    codes = several(allow_loss)
+    codes = as_tuple(allow_loss)
     if unknown := set(codes) - {*preflight.CODES, "all"}:
         raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     return codes
@@ -41,7 +41,7 @@ def refuse_lacking(order: Order, made: Prepared, place: Destination) -> None:
         hint = "leave --bare out: it takes the model's tensors alone"
     else:
         target = place.path.with_name(place.path.name.removesuffix(place.path.suffix) + place.format.instead)
-        hint = f"{order.request.into(str(target))} writes the weights alone"
+        hint = f"{order.request.command_into(str(target))} writes the weights alone"
     raise UnsupportedError(f"no {place.format.name} file can be made: {lacking}", path=order.request.source, hint=hint)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.api.stated import stated
+from ckptconv.api.evidence import gather_evidence
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
@@ -24,7 +24,7 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
 
     assert request.arch is not None
     inputs = [parse_input(text) for text in request.inputs]
-    statements = stated(checkpoint, request.path).statements
+    statements = gather_evidence(checkpoint, request.path).statements
     with made(request.arch, statements, request.settings, device="cpu") as (module, _):
         if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
             raise UsageError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.editing.lora import Lora, adapter_of
 from ckptconv.api.editing.mixture import not_of_adapters
-from ckptconv.api.stated import config_beside
+from ckptconv.api.evidence import config_beside
 from ckptconv.arch.huggingface import is_config
 from ckptconv.arch.load import library_names
 from ckptconv.arch.statements import CONFIG

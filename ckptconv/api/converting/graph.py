@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.api.fitting.program import or_keep, program_of
+from ckptconv.api.fitting.program import or_keep_graph, program_of
 from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
@@ -59,7 +59,7 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
         raise UsageError(
             f"the names and shapes are those of {result.arch!r}, and nothing says its {_and(assumed)}",
             path=request.source,
-            hint=or_keep(request.command("--arch", result.arch, *settings), request, checkpoint),
+            hint=or_keep_graph(request.command("--arch", result.arch, *settings), request, checkpoint),
         )
     infos = infos_of(checkpoint)
     model, findings = build_graph(run, infos, same=checkpoint.tied_to, opset=own.opset or DEFAULT_OPSET)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.stated import read_json
+from ckptconv.api.evidence import read_json_if_valid
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo, in_memory
@@ -27,7 +27,7 @@ def marked(made: Checkpoint, opened: Checkpoint, source: PathText) -> Checkpoint
     """The single file with what its pipeline's scheduler says; `opened` is that pipeline, where it is one."""
     if opened.format != DIFFUSERS.name:
         return made
-    said, findings = read_json(Path(source) / _SCHEDULER)
+    said, findings = read_json_if_valid(Path(source) / _SCHEDULER)
     marks: list[str] = []
     if said and said.get("prediction_type") == "v_prediction":
         if "unet.add_embedding.linear_1.weight" in opened:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.fitting.program import fitted
+from ckptconv.api.fitting.program import require_fit
 from ckptconv.arch.bind import from_metadata
 from ckptconv.core.report import Finding
 from ckptconv.errors import UnknownClassError, UsageError
@@ -35,7 +35,7 @@ def fit(request: Request, checkpoint: Checkpoint, *, params: bool) -> Fitting:
     Raises MisfitError where it does not fit, UsageError where there is nothing to compare with or to write.
     """
     try:
-        result = fitted(request, checkpoint)
+        result = require_fit(request, checkpoint)
     except UnknownClassError as error:
         raise _without_params(error) from None
     if not params:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.editing.edits import Edits
-from ckptconv.api.stated import config_beside
+from ckptconv.api.evidence import config_beside
 from ckptconv.core.spelling import to_json
 from ckptconv.edits.name_rule import GGUF, TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import UsageError

@@ -62,13 +62,13 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 
 
 def _with_its_class(order: Order, opened: Checkpoint, adapters: Adapters, error: UnknownClassError) -> Prepared:
-    from ckptconv.api.fitting.installed import check_is_no_other, computed_by_its_class
+    from ckptconv.api.fitting.installed import refuse_custom_class, request_for_installed_class
 
-    request, told = computed_by_its_class(order.request, error, opened)
+    request, told = request_for_installed_class(order.request, error, opened)
     try:
         made = _prepared(replace(order, request=request), opened, adapters)
     except MisfitError:
-        check_is_no_other(request, error)
+        refuse_custom_class(request, error)
         raise
     return replace(made, findings=[told, *made.findings])
 
@@ -187,11 +187,14 @@ def _named(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoi
     arch = request.arch
     if arch is None:
         return checkpoint
-    from ckptconv.api.fitting.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
+    from ckptconv.api.fitting.naming import (  # it needs all of the ONNX reader
+        restore_names_from_architecture,
+        use_names_of_class,
+    )
     from ckptconv.arch.huggingface import is_config
 
-    named = named_by_architecture(checkpoint, request)
-    return named_by_class(named, arch, request.settings) if graph and is_config(arch) else named
+    named = restore_names_from_architecture(checkpoint, request)
+    return use_names_of_class(named, arch, request.settings) if graph and is_config(arch) else named
 
 
 def _finished(made: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:

@@ -10,7 +10,7 @@ from ckptconv.api.editing.lora import Adapters, Lora
 from ckptconv.api.editing.mixture import model_of
 from ckptconv.api.editing.rebuilt import rebuilt
 from ckptconv.api.editing.state import State
-from ckptconv.api.stated import check_config, said_anywhere
+from ckptconv.api.evidence import check_config, merged_values
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import label
 from ckptconv.edits.composites import fixed_parts
@@ -75,7 +75,7 @@ def edited(
 
 def _said(checkpoint: Checkpoint, wanted: Edits) -> Said:
     """What the checkpoint and the files beside it say, where an edit goes by that."""
-    return said_anywhere(checkpoint) if wanted.dialects or wanted.dequantize or wanted.quantize else {}
+    return merged_values(checkpoint) if wanted.dialects or wanted.dequantize or wanted.quantize else {}
 
 
 def _make_plain(state: State, said: Said) -> Sequence[Edit]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ckptconv.api.stated import said_anywhere
+from ckptconv.api.evidence import merged_values
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.name_rule import GGUF, MLX, TO_GGUF
@@ -75,7 +75,7 @@ def is_in_mlxs_layout(checkpoint: Checkpoint) -> bool:
     from ckptconv.edits.dialects import mlx
 
     infos = infos_of(checkpoint)
-    return mlx.known(infos, said_anywhere(checkpoint).get("model_type"))
+    return mlx.known(infos, merged_values(checkpoint).get("model_type"))
 
 
 def _not_undone(checkpoint: Checkpoint) -> str:
@@ -85,7 +85,7 @@ def _not_undone(checkpoint: Checkpoint) -> str:
     from ckptconv.edits.translate import changes_in
 
     try:
-        changes_in(MLX, infos_of(checkpoint), said_anywhere(checkpoint))
+        changes_in(MLX, infos_of(checkpoint), merged_values(checkpoint))
     except UnsupportedError as error:
         return str(error)
     except (EditError, UsageError):
@@ -99,6 +99,6 @@ def _has_changes(dialect: str, checkpoint: Checkpoint) -> bool:
     from ckptconv.edits.translate import changes_in  # all of them: most formats have none
 
     with suppress(EditError, LimitError, UnsupportedError, UsageError):
-        changes_in(dialect, infos_of(checkpoint), said_anywhere(checkpoint))
+        changes_in(dialect, infos_of(checkpoint), merged_values(checkpoint))
         return True
     return False

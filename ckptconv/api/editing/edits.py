@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, cast
 
-from ckptconv.api.request import several, words_of
+from ckptconv.api.request import as_tuple, option_words
 from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ, NameRule
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Edits:
 
     def __post_init__(self) -> None:
         for name in ("select", "drop", "dtype", "quantize"):
-            object.__setattr__(self, name, several(getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
         names = self.names
         if isinstance(names, str | PathLike) or not isinstance(names, Iterable):
             names = (names,)
@@ -64,7 +64,7 @@ class Edits:
         names = tuple(part for step in self.steps for part in _words_of_step(step))
         before = {"--select": self.select, "--drop": self.drop, "--dequantize": self.dequantize}
         after = {"--reverse": self.reverse, "--dtype": self.dtype, "--quantize": self.quantize}
-        return (*words_of(before), *names, *words_of(after))
+        return (*option_words(before), *names, *option_words(after))
 
     @property
     def dialects(self) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""Which architecture a checkpoint is of, whether it fits, and what follows from that.
+"""Finding a checkpoint's architecture, comparing the checkpoint with it, and using the result.
 
 Begin with `compare`, which `validate` and `convert` share:
 
-    resolve           the architecture that ``--arch`` means, or that the evidence names
-    compare  causes   whether a checkpoint fits it, and what explains at once that it does not
-    installed         a class that the library lacks, asked of transformers or diffusers
-    program           one that has to fit, and what a network of it computes
-    naming  matching  names that a graph lost, given back
+    resolve           the architecture that ``--arch`` means, or that the evidence points to
+    compare  causes   whether a checkpoint fits it, and single causes that explain why it does not
+    installed         classes that the library lacks, built by the installed transformers or diffusers
+    program           requires a fit, and gives what the network computes
+    naming  matching  gives a graph's tensors the names that its exporter dropped
 """

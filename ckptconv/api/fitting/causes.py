@@ -1,4 +1,4 @@
-"""What explains at once that a checkpoint does not fit: another architecture, others' names, quantized weights."""
+"""Single causes that explain every error: another architecture, another framework's names, quantized weights."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from ckptconv.checks.verdict import Verdict
     from ckptconv.core.checkpoint import Checkpoint
 
-LITTLE = 0.1
-"""Share of names in common below which two architectures have nothing to do with each other."""
+UNRELATED_SHARE = 0.1
+"""Architectures with a smaller share of names in common are unrelated."""
 
 
-def causes_of_all(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict: Verdict) -> list[Finding]:
-    """What explains all errors at once: another framework's names, quantized weights, another architecture.
+def overall_causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict: Verdict) -> list[Finding]:
+    """The causes that explain all errors: another framework's names, quantized weights, another architecture.
 
     Raises UsageError if the network is built differently from the nearest by name.
     """
-    quantized = [_quantized(request, chosen, checkpoint)] if chosen.quantized else []
+    quantized = [_quantization_cause(request, chosen, checkpoint)] if chosen.quantized else []
     if is_inside(checkpoint) and not is_inside(() if verdict.table is None else verdict.table.tensors):
         return [Finding("adapter-inside", "error", "", WHAT, hint=how_to_merge(checkpoint)), *quantized]
-    if causes := of_another_framework(request, checkpoint, chosen.spec, verdict.table):
+    if causes := foreign_name_causes(request, checkpoint, chosen.spec, verdict.table):
         return [*causes, *quantized]
-    built = any(finding.code != "prefixed" for finding in errors_among(verdict.findings))
-    if request.arch is None and chosen.evidence == "names" and verdict.table is not None and built:
-        from ckptconv.api.fitting.resolve import kin
+    only_prefixed = all(finding.code == "prefixed" for finding in errors_among(verdict.findings))
+    if request.arch is None and chosen.evidence == "names" and verdict.table is not None and not only_prefixed:
+        from ckptconv.api.fitting.resolve import built_otherwise_error
         from ckptconv.checks.validate import built_otherwise
 
-        if any(found := built_otherwise(checkpoint, verdict.table, chosen.strays)):
-            raise kin(chosen.name, found).at(request.path)
+        if any(differences := built_otherwise(checkpoint, verdict.table, chosen.strays)):
+            raise built_otherwise_error(chosen.name, differences).at(request.path)
     if chosen.spec is not None and chosen.evidence != "names":
-        return [*_of_another_architecture(request, checkpoint, chosen.spec, chosen.sources), *quantized]
+        return [*_other_architecture_causes(request, checkpoint, chosen.spec, chosen.sources), *quantized]
     return quantized
 
 
-def _of_another_architecture(
+def _other_architecture_causes(
     request: Request, checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
 ) -> list[Finding]:
-    """The cause of all the rest if the names are those of another architecture in the library."""
+    """The cause if the names are those of another architecture in the library."""
     from ckptconv.arch.choose import choose, unwrapped
     from ckptconv.arch.rating import overlap
     from ckptconv.arch.solver import solve
@@ -59,36 +59,38 @@ def _of_another_architecture(
         other = choose(infos)
     except UsageError:
         return []
-    share = overlap(solve(spec, unwrapped(infos, other.wrapper), sources), unwrapped(infos, other.wrapper))
-    if other.spec.name == spec.name or share >= LITTLE:
+    tensors = unwrapped(infos, other.wrapper)
+    share = overlap(solve(spec, tensors, sources), tensors)
+    if other.spec.name == spec.name or share >= UNRELATED_SHARE:
         return []
     message = f"the names of its tensors are those of {other.spec.name}, and not of {spec.name}"
-    line = request.line("validate", "--arch", other.spec.name)
+    line = request.other_command("validate", "--arch", other.spec.name)
     return [Finding("architecture", "error", "", message, spec.name, other.spec.name, hint=line)]
 
 
-def of_another_framework(
+def foreign_name_causes(
     request: Request, checkpoint: Checkpoint, spec: Spec | None = None, table: Table | None = None
 ) -> list[Finding]:
-    """The cause of all the rest if names and layouts are another framework's."""
+    """The cause if names and layouts are another framework's."""
     from ckptconv.api.editing.dialects import dialect_of
     from ckptconv.edits.name_rule import MLX, TO_LDM
     from ckptconv.edits.translate import GIVES, by_names
 
     dialect = dialect_of(checkpoint)
-    if spec is not None and spec.config.architectures and dialect in ("", TO_LDM):  # a class of Hugging Face's
+    is_hugging_face_class = spec is not None and bool(spec.config.architectures)
+    if is_hugging_face_class and dialect in ("", TO_LDM):
         dialect = by_names(checkpoint)
-    if not dialect or (spec is None and dialect == TO_LDM):  # a pipeline's own names, each model's to be checked alone
+    if not dialect or (spec is None and dialect == TO_LDM):  # diffusers' own names: each model is checked by itself
         return []
     if dialect != MLX and table is not None and 2 * len(table.tensors.keys() & checkpoint.keys()) > len(checkpoint):
-        return []  # the architecture has these names too; mlx-lm changes few
+        return []  # the architecture has most of these names itself; mlx-lm is exempt, since it renames few
     message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"
-    line = request.line("convert", "translated.pth", "--translate", dialect)
+    line = request.other_command("convert", "translated.pth", "--translate", dialect)
     return [Finding("dialect", "error", "", message, hint=line)]
 
 
-def _quantized(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Finding:
-    """The cause of all the rest: quantizers store other tensors under other names."""
+def _quantization_cause(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Finding:
+    """The cause if the weights are quantized: quantizers store other tensors under other names."""
     from ckptconv.api.editing.dialects import is_in_mlxs_layout
     from ckptconv.edits.name_rule import MLX
     from ckptconv.edits.quantized.config import METHODS
@@ -98,6 +100,6 @@ def _quantized(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Fi
         f"the weights are quantized ({method!r}, says a file beside them); {chosen.name} describes them as they were"
     )
     more = ["--translate", MLX] if is_in_mlxs_layout(checkpoint) else []
-    line = request.line("convert", "plain.safetensors", "--dequantize", *more)
+    line = request.other_command("convert", "plain.safetensors", "--dequantize", *more)
     hint = line if method in METHODS else "validate what it was made from"
     return Finding("quantized", "error", "", message, None, method, hint=hint)

@@ -1,11 +1,11 @@
-"""An open checkpoint beside an architecture: what does not fit, what explains that, what the params are."""
+"""Compares an open checkpoint with an architecture: what does not fit and why, and the values of the params."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.fitting.causes import causes_of_all, of_another_framework
+from ckptconv.api.fitting.causes import foreign_name_causes, overall_causes
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding, errors_among
@@ -28,9 +28,10 @@ class Validation:
     """Whether a checkpoint fits an architecture.
 
     arch:     what it was compared with: a spec's name, another checkpoint's path, a Python reference.
-    evidence: why that one was chosen.
-    params:   the values that were bound, and in `origins` where each came from.
-    findings: causes before symptoms; valid means that none of them is an error.
+    evidence: why that architecture was chosen.
+    params:   the values that were bound.
+    origins:  where each of these values came from.
+    findings: causes before symptoms; the checkpoint is valid if none of them is an error.
     spec:     the spec, if it was compared with one.
     """
 
@@ -66,13 +67,13 @@ class Validation:
         }
 
 
-def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = False) -> Validation:
-    """Check an open checkpoint, from the file that the request is about: a config.json may lie beside it.
+def compare(request: Request, checkpoint: Checkpoint, *, dequantized: bool = False) -> Validation:
+    """Compare a checkpoint that was opened from the request's file. A config.json beside that file counts as evidence.
 
-    made_plain: its weights are no longer quantized, whatever that config.json says.
+    dequantized: its weights are no longer quantized, whatever that config.json says.
 
-    Raises UsageError if nothing says which architecture it is, if a config.json names one that the library lacks, or if
-    the network is built differently from the nearest by name: that would be no verdict on the file.
+    Raises UsageError where a comparison would say nothing about the file: if nothing says which architecture it is, if
+    a config.json names one that the library lacks, or if the network is built differently from the nearest by name.
     """
     from ckptconv.api.fitting.resolve import resolve
     from ckptconv.checks.blame import causes_first
@@ -81,9 +82,9 @@ def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = Fals
     checkpoint = wholes(checkpoint)
     try:
         chosen = resolve(request, checkpoint)
-        chosen = replace(chosen, quantized="") if made_plain else chosen
+        chosen = replace(chosen, quantized="") if dequantized else chosen
     except UsageError as error:
-        if request.arch is None and (causes := of_another_framework(request, checkpoint)):
+        if request.arch is None and (causes := foreign_name_causes(request, checkpoint)):
             message = f"nothing says which architecture this is: {causes[0].message}"
             raise ForeignNamesError(message, path=request.path, hint=causes[0].hint) from error
         raise
@@ -94,16 +95,16 @@ def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = Fals
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution, chosen.wrapper)
     findings = causes_first([*chosen.findings, *verdict.findings])
     if errors_among(findings):
-        _refuse_strangers(request, checkpoint, chosen, findings)
-        findings[:0] = causes_of_all(request, checkpoint, chosen, verdict)
+        _refuse_unrelated(request, checkpoint, chosen, findings)
+        findings[:0] = overall_causes(request, checkpoint, chosen, verdict)
     return Validation(
         request.path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec
     )
 
 
-def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]) -> None:
-    """Raise UsageError if the checkpoint is of something other than what was chosen: findings would mean nothing."""
-    from ckptconv.api.fitting.resolve import stranger
+def _refuse_unrelated(request: Request, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]) -> None:
+    """Raise UsageError if the checkpoint is not of the chosen architecture at all: findings would be noise."""
+    from ckptconv.api.fitting.resolve import unknown_class_error
 
     path = request.path
     if request.arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
@@ -111,8 +112,8 @@ def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved
             "this is the state of an optimizer, which no architecture describes", path=path,
             hint="validate the model's own file; --arch says what differs",
         )  # fmt: skip
-    if chosen.stranger is not None:
-        raise stranger(chosen.stranger, path, chosen.name).at(path)
+    if chosen.unknown_class is not None:
+        raise unknown_class_error(chosen.unknown_class, path, chosen.name).at(path)
     if chosen.evidence == CONFIG and _have_nothing_in_common(findings, checkpoint):
         what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
         raise UsageError(
@@ -125,7 +126,6 @@ def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved
 def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint) -> bool:
     """Whether every tensor of the file is unexpected, all others are missing, and nothing explains it."""
     errors = errors_among(findings)
-    strangers = {finding.where for finding in errors if finding.code == "unexpected-tensor"}
-    return strangers >= checkpoint.keys() and {finding.code for finding in errors} <= {
-        "missing-tensor", "unexpected-tensor"
-    }  # fmt: skip
+    unexpected = {finding.where for finding in errors if finding.code == "unexpected-tensor"}
+    codes = {finding.code for finding in errors}
+    return unexpected >= checkpoint.keys() and codes <= {"missing-tensor", "unexpected-tensor"}

@@ -1,21 +1,23 @@
-"""Which of an architecture's names belongs to which tensor of a graph, as far as that can be known.
+"""Matches an architecture's missing names with a graph's unnamed tensors, as far as they can be known.
 
-    scope      a tensor is used where its module is: the graph names the module (`ckptconv.formats.onnx.lost`), and with
-               this shape and role as many names of that module are missing as tensors are there
-    bias       it is multiplied and then gets a bias, whose module's weight it is
-    shape      nothing says more than that one tensor and one missing name may belong together
-    order      several tensors may be any of as many names: they are matched in the order in which the graph computes
-               and the architecture lists them; that is said, since it proves nothing
+A tensor and a name match by one of these, strongest first:
 
-A module whose parent computes for it is not named by the graph: there a name may also be of a module below the scope.
-What a scope contradicts is never matched, and where the counts differ nothing is.
+    scope      the graph names the module that uses the tensor (`ckptconv.formats.onnx.lost`), and as many names of that
+               module, shape and role are missing as there are tensors
+    bias       the product gets a bias, so that the tensor is the weight of the bias's module
+    shape      nothing is known but that this tensor and this name may belong together, and neither fits another
+    order      several tensors may have any of as many names: they are matched in the order in which the graph computes
+               and the architecture lists them. That proves nothing, and is reported
+
+The graph does not name a module whose parent computes for it, so a name may also be of a module below the scope.
+Nothing is matched against its scope, or where there are more tensors than names, or fewer.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.core.names import module_of
 
@@ -25,124 +27,149 @@ if TYPE_CHECKING:
     from ckptconv.arch.table import Shape
     from ckptconv.formats.onnx.lost import Lost
 
-_Exact = dict[str, bool]
-"""Names that a tensor may have → whether the graph names their module."""
+_Candidates = dict[str, bool]
+"""The names that a tensor may have → whether the graph names exactly their module."""
 
 
 @dataclass(slots=True)
 class Matches:
-    """What belongs together.
+    """Which tensor has which name.
 
-    names:  the graph's name → the model's. shaped, ordered: those of the model's that shape, or order, alone decided.
+    names:    the graph's name → the model's.
+    by_shape: the names in the model that shape alone decided.
+    by_order: those that order alone decided.
     """
 
     names: dict[str, str] = field(default_factory=dict)
-    shaped: list[str] = field(default_factory=list)
-    ordered: list[str] = field(default_factory=list)
+    by_shape: list[str] = field(default_factory=list)
+    by_order: list[str] = field(default_factory=list)
 
 
 def match(lost: Sequence[Lost], shapes: Mapping[str, tuple[int, ...]], missing: Mapping[str, Shape]) -> Matches:
-    """Names for tensors.
+    """Find names for a graph's unnamed tensors.
 
-    lost:    in the order in which the graph uses them; shapes: of the graph's tensors, by name.
-    missing: names and shapes that the architecture has and the graph has not, in the architecture's order.
+    lost:    the tensors, in the order in which the graph uses them.
+    shapes:  the shapes of these tensors, by the graph's names.
+    missing: names and shapes that the architecture has and the graph lacks, in the architecture's order.
     """
-    by_shape: dict[Shape, list[str]] = defaultdict(list)
+    missing_by_shape: dict[Shape, list[str]] = defaultdict(list)
     for name, shape in missing.items():
-        by_shape[shape].append(name)
-    candidates: dict[str, _Exact] = {}
-    for one in lost:
-        shape = shapes[one.name]
-        candidates[one.name] = _candidates(one, by_shape[shape[::-1] if one.transposed else shape])
-    found = Matches()
-    proven = {name: [one for one, exact in names.items() if exact] for name, names in candidates.items()}
-    _assign(proven, found, shaped=False)
-    taken = set(found.names.values())
-    possible = {
-        name: [one for one in names if one not in taken]
-        for name, names in candidates.items()
-        if name not in found.names
+        missing_by_shape[shape].append(name)
+    candidates: dict[str, _Candidates] = {}
+    for tensor in lost:
+        shape = shapes[tensor.name]
+        candidates[tensor.name] = _candidates(tensor, missing_by_shape[shape[::-1] if tensor.transposed else shape])
+    matches = Matches()
+    exact = {tensor: [name for name, is_exact in names.items() if is_exact] for tensor, names in candidates.items()}
+    _match_groups(exact, matches, by_shape=False)
+    taken = set(matches.names.values())
+    remaining = {
+        tensor: [name for name in names if name not in taken]
+        for tensor, names in candidates.items()
+        if tensor not in matches.names
     }
-    _assign(possible, found, shaped=True)
-    return found
+    _match_groups(remaining, matches, by_shape=True)
+    return matches
 
 
-def _candidates(lost: Lost, names: Sequence[str]) -> _Exact:
-    found: _Exact = {}
+def _candidates(lost: Lost, names: Sequence[str]) -> _Candidates:
+    """Of the names with the tensor's shape, those that it may have."""
+    candidates: _Candidates = {}
     for name in names:
-        module, _, own = name.rpartition(".")
-        if not _may_be(lost.operator, own):
+        module, _, own_name = name.rpartition(".")
+        if not _operator_takes(lost.operator, own_name):
             continue
         if lost.bias is not None:
             if module == module_of(lost.bias):
-                found[name] = True
+                candidates[name] = True
             continue
-        exact = _stands_in(lost.scope, module)
+        exact = _scope_is_module(lost.scope, module)
         if exact is not None:
-            found[name] = exact
-    return found
+            candidates[name] = exact
+    return candidates
 
 
-def _may_be(operator: str, own: str) -> bool:
-    """Whether a node of this kind takes a tensor of this name: a recurrent layer's own names end alike."""
+def _operator_takes(operator: str, own_name: str) -> bool:
+    """Whether a node with this operator takes a tensor of this name within its module.
+
+    Recurrent layers take exactly the name in their operator; no other node takes the weights of a recurrent layer.
+    """
     role, _, ending = operator.partition(":")
-    return own == ending if role == "recurrent" else not own.startswith(("weight_ih_l", "weight_hh_l"))
+    if role == "recurrent":
+        return own_name == ending
+    return not own_name.startswith(("weight_ih_l", "weight_hh_l"))
 
 
-def _stands_in(scope: str | None, module: str) -> bool | None:
+def _scope_is_module(scope: str | None, module: str) -> bool | None:
     """Whether the scope is the module itself (True), may be one above it (False), or is neither (None)."""
     if scope is None:
         return False
+    if not scope.startswith("/"):  # the newer exporter gives the module's full name
+        if scope == module:
+            return True
+        return False if not scope or module.startswith(f"{scope}.") else None
+    # the older one gives the calls that led there, each a run of the module path's pieces; some may be left out
     pieces = module.split(".") if module else []
-    if not scope.startswith("/"):
-        return True if scope == module else False if not scope or module.startswith(f"{scope}.") else None
     steps = [step.split(".") for step in scope.split("/") if step]
+    if not steps:
+        return not pieces
     end = 0
     for step in steps:
-        places = range(max(end + 1, len(step)), len(pieces) + 1)
-        end = next((stop for stop in places if pieces[stop - len(step) : stop] == step), 0)
+        ends = range(max(end + 1, len(step)), len(pieces) + 1)
+        end = next((stop for stop in ends if pieces[stop - len(step) : stop] == step), 0)
         if not end:
             return None
-    return pieces[len(pieces) - len(steps[-1]) :] == steps[-1] if steps else not pieces
+    return pieces[len(pieces) - len(steps[-1]) :] == steps[-1]
 
 
-def _assign(candidates: Mapping[str, list[str]], found: Matches, *, shaped: bool) -> None:
-    """Match within each set of tensors and names that hang together, if it has as many of the one as of the other."""
-    for group in _components(candidates):
-        names = {name for one in group for name in candidates[one]}
+def _match_groups(candidates: Mapping[str, list[str]], matches: Matches, *, by_shape: bool) -> None:
+    """Match within each group of tensors that share candidates, if it has as many names as tensors."""
+    for group in _groups(candidates):
+        names = {name for tensor in group for name in candidates[tensor]}
         if len(names) != len(group):
             continue
-        single, several = _forced({one: candidates[one] for one in group})
-        found.names |= single | several
-        found.shaped += single.values() if shaped else ()
-        found.ordered += several.values()
+        certain, by_order = _match_group({tensor: candidates[tensor] for tensor in group})
+        matches.names |= certain | by_order
+        if by_shape:
+            matches.by_shape += certain.values()
+        matches.by_order += by_order.values()
 
 
-def _components(candidates: Mapping[str, list[str]]) -> list[list[str]]:
-    """Tensors that may share a name, directly or through others; those with no candidate in none."""
+def _groups(candidates: Mapping[str, list[str]]) -> list[list[str]]:
+    """Groups of tensors that share candidates, directly or through others; a tensor without candidates is in none."""
     group_of: dict[str, list[str]] = {}
-    for one, names in candidates.items():
-        joined = [one] if names else []
+    for tensor, names in candidates.items():
+        merged = [tensor] if names else []
         for group in {id(group_of[name]): group_of[name] for name in names if name in group_of}.values():
-            joined += group
-        reached = {name for member in joined for name in candidates[member]}
-        group_of |= dict.fromkeys(reached, joined)
-    order = {one: position for position, one in enumerate(candidates)}
+            merged += group
+        reached = {name for member in merged for name in candidates[member]}
+        group_of |= dict.fromkeys(reached, merged)
+    order = {tensor: position for position, tensor in enumerate(candidates)}
     groups = {id(group): sorted(group, key=order.__getitem__) for group in group_of.values()}
     return list(groups.values())
 
 
-def _forced(candidates: dict[str, list[str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """(what follows from the candidates, what only order decides); both empty where neither settles everything."""
-    left = {one: list(names) for one, names in candidates.items()}
-    single: dict[str, str] = {}
-    while sure := next(((one, names[0]) for one, names in left.items() if len(names) == 1), None):
-        single[sure[0]] = sure[1]
-        left = {one: [name for name in names if name != sure[1]] for one, names in left.items() if one != sure[0]}
+class _GroupMatch(NamedTuple):
+    """Names that follow from the candidates, and names that only order decides, by tensor."""
+
+    certain: dict[str, str]
+    by_order: dict[str, str]
+
+
+def _match_group(candidates: Mapping[str, list[str]]) -> _GroupMatch:
+    """Match one group: first by elimination, then tensors with the same candidates in order. Empty unless all match."""
+    left = {tensor: list(names) for tensor, names in candidates.items()}
+    certain: dict[str, str] = {}
+    while sure := next(((tensor, names[0]) for tensor, names in left.items() if len(names) == 1), None):
+        sure_tensor, sure_name = sure
+        certain[sure_tensor] = sure_name
+        del left[sure_tensor]
+        left = {tensor: [name for name in names if name != sure_name] for tensor, names in left.items()}
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for one, names in left.items():
-        alike[tuple(names)].append(one)
+    for tensor, names in left.items():
+        alike[tuple(names)].append(tensor)
     names_left = [name for names in alike for name in names]
-    if any(len(names) != len(ones) for names, ones in alike.items()) or len(set(names_left)) != len(names_left):
-        return {}, {}
-    return single, {one: name for names, ones in alike.items() for one, name in zip(ones, names, strict=True)}
+    if any(len(names) != len(tensors) for names, tensors in alike.items()) or len(set(names_left)) != len(names_left):
+        return _GroupMatch({}, {})
+    by_order = {tensor: name for names, tensors in alike.items() for tensor, name in zip(tensors, names, strict=True)}
+    return _GroupMatch(certain, by_order)

@@ -1,4 +1,4 @@
-"""Which architecture ``--arch`` means, or the evidence in and beside a file."""
+"""Resolves the architecture that ``--arch`` means, or that the evidence in and beside a file points to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ckptconv.api.evidence import config_beside, gather_evidence
 from ckptconv.api.open import open
-from ckptconv.api.stated import config_beside, stated
 from ckptconv.arch import shortlist
 from ckptconv.arch.bind import from_config, from_settings, from_statement
 from ckptconv.arch.choose import ARCH_HINT, choose
@@ -28,8 +28,8 @@ from ckptconv.formats.diffusers import DIFFUSERS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ckptconv.api.evidence import Evidence
     from ckptconv.api.request import Request
-    from ckptconv.api.stated import Stated
     from ckptconv.arch.bind import Source
     from ckptconv.arch.choose import Choice
     from ckptconv.arch.solver import Solution
@@ -41,12 +41,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An architecture: a spec whose params are still to be bound, or a table that is known already.
+    """An architecture: a spec whose params are still to be bound, or a table that is complete.
 
-    wrapper:   a prefix that the names have and the spec does not. strays: names beside those that have it.
-    solution:  what the tensors alone say about the params without these, where choosing the spec had to solve for them.
-    quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
-    stranger:  what the file or the config.json says that it is, where the library lacks it and a kin of it was chosen.
+    wrapper:       a prefix that the checkpoint's names have and the spec's do not.
+    strays:        the names in the checkpoint that lack that prefix.
+    solution:      what the tensors with the prefix say about the params, if choosing the spec had to solve for them.
+    quantized:     the method by which the weights are quantized, according to a file beside them; "" if none says so.
+    unknown_class: what the file or the config.json says that it is, if the library lacks that and a similar spec was
+                   chosen.
     """
 
     name: str
@@ -57,45 +59,50 @@ class Resolved:
     findings: tuple[Finding, ...] = field(default=())
     solution: Solution | None = None
     quantized: str = ""
-    stranger: Named | None = None
+    unknown_class: NamedClass | None = None
     wrapper: str = ""
     strays: frozenset[str] = frozenset()
 
 
 def resolve(request: Request, checkpoint: Checkpoint) -> Resolved:
-    """What to compare the checkpoint with.
+    """Find the architecture to compare the checkpoint with.
 
-    Raises UsageError where the request's architecture is none, or where it names none and no evidence does.
+    Raises UsageError if the requested architecture does not exist, or if none is requested and no evidence names one.
     """
-    arch, settings, said = request.arch, request.settings, stated(checkpoint, request.path)
+    arch, settings, evidence = request.arch, request.settings, gather_evidence(checkpoint, request.path)
     if arch is None:
-        _refuse_what_is_no_model(request.path, checkpoint)
-        return _by_evidence(request, said, checkpoint)
+        _refuse_non_models(request.path, checkpoint)
+        return _resolve_by_evidence(request, evidence, checkpoint)
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
-        sources = _sources(spec, checkpoint.notes.arch, said.statements, said.config, settings)
-        return Resolved(spec.name, "--arch", spec, sources=sources, findings=said.findings, quantized=said.quantized)
-    from ckptconv.arch.factory import factory_table, is_reference  # few ask for Python
+        sources = _param_sources(spec, checkpoint.notes.arch, evidence.statements, evidence.config, settings)
+        return Resolved(
+            spec.name, "--arch", spec, sources=sources, findings=evidence.findings,
+            quantized=evidence.quantization_method,
+        )  # fmt: skip
+    from ckptconv.arch.factory import factory_table, is_reference  # few users ask for Python
     from ckptconv.arch.huggingface import ConfigFactory, is_config
 
     if is_reference(arch):
-        infos = infos_of(checkpoint)
-        table = factory_table(arch, said.statements, settings, infos)
-        method = (ConfigFactory(Path(arch)).quantized or said.quantized) if is_config(arch) else ""
+        table = factory_table(arch, evidence.statements, settings, infos_of(checkpoint))
+        method = (ConfigFactory(Path(arch)).quantized or evidence.quantization_method) if is_config(arch) else ""
         return Resolved(table.spec.name, "--arch", table=table, quantized=method)
     if arch.endswith(".py"):
         raise UsageError(f"{arch!r} does not say which class of it is meant", hint=f"name it: {arch}:CLASS")
     if os.sep in arch or Path(arch).exists():
-        table = _table_of(arch)
+        table = _checkpoint_table(arch)
         if settings:
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
         return Resolved(arch, "--arch", table=table)
-    raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS")
+    raise unknown_arch_error(
+        arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS"
+    )
 
 
 def table_for(request: Request, checkpoint: Checkpoint) -> Table | None:
-    """The names and shapes that the architecture has with the checkpoint's params; None where nothing binds these.
-    Raises as `resolve`.
+    """The names and shapes of the architecture with the checkpoint's params; None if the params remain unknown.
+
+    Raises as `resolve` does.
     """
     from ckptconv.arch.solver import solve
 
@@ -106,8 +113,8 @@ def table_for(request: Request, checkpoint: Checkpoint) -> Table | None:
     return solve(chosen.spec, infos_of(checkpoint), chosen.sources).table
 
 
-def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
-    """Raise UsageError for what no architecture describes, by what the file says that it is."""
+def _refuse_non_models(path: Path, checkpoint: Checkpoint) -> None:
+    """Raise UsageError if the file says that it is something that no architecture describes."""
     if checkpoint.format == DIFFUSERS.name:
         parts = dict.fromkeys(name.partition(".")[0] for name in checkpoint)
         line = shlex.join(["ckptconv", "validate", *(str(path / part) for part in parts)])
@@ -122,51 +129,51 @@ def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
         raise UsageError(WHAT, path=path, hint=how_to_merge(checkpoint))
 
 
-def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Resolved:
-    """The spec of the library that something in the file or beside it names. Raises UsageError where nothing does."""
+def _resolve_by_evidence(request: Request, evidence: Evidence, checkpoint: Checkpoint) -> Resolved:
+    """The library spec that something in the file or beside it points to. Raises UsageError if nothing does."""
     path, settings = request.path, request.settings
-    config, note = said.config, checkpoint.notes.arch
+    config, note = evidence.config, checkpoint.notes.arch
     infos = infos_of(checkpoint)
     try:
-        choice = choose(infos, statements=said.statements, config=config, note=note)
+        choice = choose(infos, statements=evidence.statements, config=config, note=note)
     except UsageError as error:
         if is_adapter(infos):
             raise UsageError(
                 "this is an adapter (LoRA): changes to another model's weights, which no architecture describes",
                 path=path, hint="ckptconv inspect shows what is in it; validate the model that it is for",
             ) from None  # fmt: skip
-        named = named_by(config) or _named_by_llama_cpp(checkpoint)
-        raise (stranger(named, path) if named else error).at(path) from None
-    named = _stranger(choice, config, checkpoint)
-    # by the same words another architecture's configuration means something else
-    its_own = config if choice.evidence != "names" or not named_by(config) else None
-    sources = _sources(choice.spec, note, said.statements, its_own, settings)
+        named = named_by(config) or _gguf_architecture(checkpoint)
+        raise (unknown_class_error(named, path) if named else error).at(path) from None
+    # a configuration for another class may use the same keys with other meanings
+    is_for_this_spec = choice.evidence != "names" or not named_by(config)
+    sources = _param_sources(choice.spec, note, evidence.statements, config if is_for_this_spec else None, settings)
     return Resolved(
-        choice.spec.name, choice.evidence, choice.spec, sources=sources, findings=(*said.findings, *choice.findings),
-        solution=choice.solution, quantized=said.quantized, stranger=named,
+        choice.spec.name, choice.evidence, choice.spec, sources=sources,
+        findings=(*evidence.findings, *choice.findings), solution=choice.solution,
+        quantized=evidence.quantization_method, unknown_class=_unknown_class(choice, config, checkpoint),
         wrapper=choice.wrapper, strays=choice.strays,
     )  # fmt: skip
 
 
-class Named(NamedTuple):
-    """What a checkpoint is said to be: a class of transformers' or diffusers', an architecture of llama.cpp's."""
+class NamedClass(NamedTuple):
+    """What a checkpoint is said to be: a class in transformers or diffusers, or an architecture in llama.cpp."""
 
     name: str
     by: Literal["transformers", "diffusers", "llama.cpp"]
 
 
-def named_by(config: Mapping[str, object] | None) -> Named | None:
-    """The class that a configuration names, or its type; None where it says neither."""
+def named_by(config: Mapping[str, object] | None) -> NamedClass | None:
+    """The class that a configuration names, or its model type; None if it names neither."""
     config = config or {}
-    named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else config.get("model_type", config.get(CLASS_NAME))
+    classes = config.get("architectures")
+    name = classes[0] if isinstance(classes, list) and classes else config.get("model_type", config.get(CLASS_NAME))
     by: Literal["transformers", "diffusers"] = "diffusers" if CLASS_NAME in config else "transformers"
-    return Named(first[:80], by) if isinstance(first, str) and first else None
+    return NamedClass(name[:80], by) if isinstance(name, str) and name else None
 
 
-def _named_by_llama_cpp(checkpoint: Checkpoint, spec: Spec | None = None) -> Named | None:
-    """The architecture that a GGUF says it is of; None where it says none whose names are known here, or the spec, or
-    the library where that is not given, has one of the classes that llama.cpp makes it of.
+def _gguf_architecture(checkpoint: Checkpoint, spec: Spec | None = None) -> NamedClass | None:
+    """The architecture that a GGUF states, if the given spec does not cover it; without a spec, if the library does
+    not. None if it is covered, or if nothing is known here about its names.
     """
     name = checkpoint.metadata.get("general.architecture")
     if not isinstance(name, str):
@@ -177,70 +184,70 @@ def _named_by_llama_cpp(checkpoint: Checkpoint, spec: Spec | None = None) -> Nam
         return None
     classes = architectures()[name].classes
     known = shortlist.by_any(classes) if spec is None else set(classes) & set(spec.config.architectures)
-    return None if known else Named(name, "llama.cpp")
+    return None if known else NamedClass(name, "llama.cpp")
 
 
-def _stranger(choice: Choice, config: Mapping[str, object] | None, checkpoint: Checkpoint) -> Named | None:
-    """What the checkpoint is said to be, where the chosen spec describes no such."""
+def _unknown_class(choice: Choice, config: Mapping[str, object] | None, checkpoint: Checkpoint) -> NamedClass | None:
+    """What the checkpoint is said to be, if the chosen spec does not describe that."""
     named = named_by(config)
     if choice.evidence == "names":
-        return named or _named_by_llama_cpp(checkpoint, choice.spec)
-    stated = choice.evidence == CONFIG and config is not None and config.get("architectures")
-    return named if stated and named and named.name not in choice.spec.config.architectures else None
+        return named or _gguf_architecture(checkpoint, choice.spec)
+    if choice.evidence != CONFIG or config is None or not config.get("architectures"):
+        return None
+    return named if named and named.name not in choice.spec.config.architectures else None
 
 
-def stranger(named: Named, path: Path, nearest: str = "") -> UsageError:
-    """The error for a checkpoint that is said to be what the library lacks; `nearest` is a spec that is like it."""
-    less = f"; the nearest, {nearest}, does not fit" if nearest else ""
-    more = f"; --arch {nearest} says what differs" if nearest else ""
-    where = "the config.json beside it"
-    hint = f"--arch {shlex.quote(str(config_beside(path)))} builds that class, with the {named.by} that is installed"
+def unknown_class_error(named: NamedClass, path: Path, nearest: str = "") -> UsageError:
+    """The error for a checkpoint that is said to be what the library lacks; `nearest` is the most similar spec."""
+    misfit = f"; the nearest, {nearest}, does not fit" if nearest else ""
+    compare_hint = f"; --arch {nearest} says what differs" if nearest else ""
     if named.by == "llama.cpp":
-        where = "its general.architecture"
+        message = f"its general.architecture says {named.name!r}, which the library does not have{misfit}"
         hint = "--arch MODEL/config.json, of the model that it was made of, builds its class with transformers"
-    message = f"{where} says {named.name!r}, which the library does not have{less}"
-    if named.by == "llama.cpp":
-        return UsageError(message, hint=hint + more)
-    return UnknownClassError(message, name=named.name, by=named.by, nearest=nearest, hint=hint + more)
+        return UsageError(message, hint=hint + compare_hint)
+    message = f"the config.json beside it says {named.name!r}, which the library does not have{misfit}"
+    hint = f"--arch {shlex.quote(str(config_beside(path)))} builds that class, with the {named.by} that is installed"
+    return UnknownClassError(message, name=named.name, by=named.by, nearest=nearest, hint=hint + compare_hint)
 
 
-def kin(nearest: str, found: Differences) -> UsageError:
-    """The error where the names are like those of a spec, but for what says that the network is built otherwise."""
-    said = (("has", found.more, ""), ("lacks", found.gone, ""), ("has", found.resized, " of other shapes"))
-    ways = [f"{word} {listed(kinds, 3)}{more}" for word, kinds, more in said if kinds]
+def built_otherwise_error(nearest: str, found: Differences) -> UsageError:
+    """The error for names that resemble those of a spec, with differences that show another kind of network."""
+    differences = (("has", found.more, ""), ("lacks", found.gone, ""), ("has", found.resized, " of other shapes"))
+    ways = [f"{verb} {listed(kinds, 3)}{suffix}" for verb, kinds, suffix in differences if kinds]
     message = f"the nearest in the library, {nearest}, differs: this {', '.join(ways)}"
     hint = f"--arch {nearest} says what differs; {ARCH_HINT}"
     return UsageError(f"nothing says which architecture this is: {message}", hint=hint)
 
 
-def unknown(arch: str, otherwise: str) -> UsageError:
-    """The error for a name that no spec has, with the nearest that one has as its hint."""
+def unknown_arch_error(arch: str, otherwise: str) -> UsageError:
+    """The error for a name that no spec has; its hint is the most similar name, or `otherwise`."""
     from difflib import get_close_matches
 
     near = get_close_matches(arch, library_names(), n=1, cutoff=0.65)
     return UsageError(f"there is no architecture {arch!r}", hint=f"did you mean {near[0]!r}?" if near else otherwise)
 
 
-def _sources(
+def _param_sources(
     spec: Spec,
     note: MetaNode,
     statements: Sequence[Statement],
     config: Mapping[str, object] | None,
     settings: Sequence[str],
 ) -> tuple[Source, ...]:
-    """What is said about the params outside of the tensors, the strongest first."""
+    """What is stated about the params outside of the tensors, the strongest first."""
     sources = [from_settings(spec, settings)]
     if isinstance(note, dict) and note.get("name") == spec.name and isinstance(note.get("params"), dict):
         sources.append(from_statement(spec, Statement("arch note", note["params"])))
-    root, *kept = statements
-    sources += [from_statement(spec, each) for each in (root, *(one for one in kept if one.states_all(spec)))]
+    root, *others = statements
+    complete = [statement for statement in others if statement.states_all(spec)]
+    sources += [from_statement(spec, statement) for statement in (root, *complete)]
     if config is not None and spec.config.params:
         sources.append(from_config(spec, config))
     return tuple(sources)
 
 
-def _table_of(path: str) -> Table:
-    """Another checkpoint's names, shapes and ties as the architecture."""
+def _checkpoint_table(path: str) -> Table:
+    """The table of an architecture that is given as another checkpoint: its names, shapes and ties."""
     with open(path) as other:
         tied = other.tied_to
         tensors = {name: Expected(tensor.info.shape, tied_to=tied.get(name)) for name, tensor in other.items()}

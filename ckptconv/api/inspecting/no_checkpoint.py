@@ -1,7 +1,7 @@
-"""Looking at a folder or an archive in which there is no checkpoint, or several: what those who load it would run.
+"""Inspects a folder or an archive that has no checkpoint, or several: what loading its files would run.
 
-All of its files are looked at, as those beside a checkpoint are (`ckptconv.api.inspecting.beside`), each by itself:
-pickles of any name, archives, configurations. It has the format "folder", or that of the archive, and no tensor.
+Each file is inspected as those beside a checkpoint are (`ckptconv.api.inspecting.beside`): pickles of any name,
+archives, configurations. The result has no tensors, and the format "folder", or the archive's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ckptconv.io.folder import Folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptconv.api.inspecting.uses import Beside
+    from ckptconv.api.inspecting.uses import OtherFiles
     from ckptconv.api.open import PathText
     from ckptconv.errors import CkptconvError
     from ckptconv.formats.beside.places import Place
@@ -36,31 +36,32 @@ FOLDER = "folder"
 
 @dataclass(frozen=True, slots=True)
 class NoCheckpoint:
-    """What stands for the checkpoint of such a folder, without a tensor; the bytes of its files; what is in them."""
+    """An empty checkpoint that stands for such a folder, the bytes of all its files, and what is in them."""
 
     checkpoint: Checkpoint
     size: int
-    beside: Beside
+    beside: OtherFiles
 
 
-def look(path: PathText, error: CkptconvError) -> NoCheckpoint | None:
-    """What is in a folder that is not a checkpoint for the reason that `error` says; None where it is a single file, by
-    what it is or by its name, or nothing is in it. Raises as `look_beside`.
+def inspect_without_checkpoint(path: PathText, error: CkptconvError) -> NoCheckpoint | None:
+    """Inspect a folder or an archive that cannot be opened as a checkpoint; `error` says why.
+
+    None if it is empty, or if it is a single file by its contents or its name. Raises as `inspect_beside` does.
     """
     with source_of(path) as source, located(path):
-        place, format = _place_of(source)
+        place, format = _place_and_format(source)
         files = place.listing().paths if place else []
         if place is None or not files:
             return None
         names = f": {listed(error.details)}" if error.details else ""
-        told = Finding("no-checkpoint", "warning", "", f"{error.message}{names}")
-        found = Checkpoint({}, root={}, format=format, findings=(told,))
-        size = _size_of(place, files) if isinstance(place, OnDisk) else source.size
-        return NoCheckpoint(found, size, beside.look(place))
+        reason = Finding("no-checkpoint", "warning", "", f"{error.message}{names}")
+        empty = Checkpoint({}, root={}, format=format, findings=(reason,))
+        size = _total_size(place, files) if isinstance(place, OnDisk) else source.size
+        return NoCheckpoint(empty, size, beside.inspect_files(place))
 
 
-def _place_of(source: Source | Folder) -> tuple[Place | None, str]:
-    """Where its files lie, and the format that this has."""
+def _place_and_format(source: Source | Folder) -> tuple[Place | None, str]:
+    """The place with the files, and the name of its format; None for a single file."""
     if type(source) is Folder:
         return OnDisk(source.path), FOLDER
     from ckptconv.formats.beside.in_archive import InArchive
@@ -69,21 +70,24 @@ def _place_of(source: Source | Folder) -> tuple[Place | None, str]:
     if isinstance(source, MemberFolder):
         return InArchive(source.archive, source.inner), FOLDER
     assert not isinstance(source, Folder)
-    known = claimed(source)
-    if known not in registry.ARCHIVES or _is_called_as_a_checkpoint(source.path):
+    format = claimed(source)
+    if format not in registry.ARCHIVES or _is_named_like_a_checkpoint(source.path):
         return None, ""
-    return InArchive(Archive.of(source)), known.name
+    return InArchive(Archive.of(source)), format.name
 
 
-def _is_called_as_a_checkpoint(path: Path) -> bool:
-    """A .pth is an archive too: one of which a part is missing is damaged, and has no verdict."""
-    others = (one for one in registry.all_formats() if one not in registry.ARCHIVES)
-    return path.name.lower().endswith(tuple(suffix for one in others for suffix in one.suffixes))
+def _is_named_like_a_checkpoint(path: Path) -> bool:
+    """Whether the name has the suffix of a format that is more than an archive.
+
+    A .pth is a zip archive, too. If a part of it is missing, it is damaged, and gets no verdict.
+    """
+    formats = (format for format in registry.all_formats() if format not in registry.ARCHIVES)
+    return path.name.lower().endswith(tuple(suffix for format in formats for suffix in format.suffixes))
 
 
-def _size_of(place: OnDisk, files: list[str]) -> int:
+def _total_size(place: OnDisk, files: list[str]) -> int:
     size = 0
     for file in files:
-        with suppress(OSError):  # which is told where it is looked at
+        with suppress(OSError):  # inspecting the file reports it
             size += os.stat(place.path / file).st_size
     return size

@@ -1,4 +1,4 @@
-"""What a checkpoint has that is not built here: objects of unknown classes, calls, and what others would run of it."""
+"""What a checkpoint has that is not built here: objects of unknown classes, calls, and what other libraries run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.names import Names
+from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
 from ckptconv.formats.code import evaluated, kept
 from ckptconv.formats.trees.omegaconf import OMEGACONF, is_settings, plain_settings
@@ -17,25 +18,24 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.notes import GlobalUse, Program
-    from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
 ELSEWHERE = "elsewhere in the pickle"
-"""Where an object stands that the pickle makes and then throws away, or keeps as an attribute."""
+"""The place of an object that the pickle builds and then drops, or keeps as an attribute."""
 
 PICKLE = "pickle"
 
 UNFOLLOWED = "cannot be followed: "
-"""Before the reason why nobody can say what a pickle calls."""
+"""The prefix of a reason why it is unknown what a pickle calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpaqueUse:
     """An object that was not built: where it stands and how the pickle would have made it.
 
-    part:    whether it is in another one of them, and no call.
-    by:      who would make it, or run it.
-    only_if: what they have to be told before they do; "" where they do not ask.
+    part:    whether it is a part of another such object, and not a call.
+    by:      the library or module that would build or run it.
+    only_if: the option by which that library asks for consent; "" if it does not ask.
     """
 
     where: str
@@ -46,11 +46,11 @@ class OpaqueUse:
 
     @property
     def runs(self) -> bool:
-        """Whether loading the file calls it, or may do so, and nobody is asked first."""
+        """Whether loading the file calls it, or may call it, without asking for consent."""
         return self.node.how in RUNS and not self.only_if
 
     def to_dict(self) -> dict[str, Json]:
-        """As ``inspect --json`` prints it."""
+        """The object as ``inspect --json`` prints it."""
         document: dict[str, Json] = {
             "class": self.node.name,
             "where": self.where,
@@ -65,11 +65,12 @@ class OpaqueUse:
 
 
 @dataclass(slots=True)
-class Beside:
-    """What was found beside a checkpoint in its folder (`ckptconv.api.inspecting.beside`).
+class OtherFiles:
+    """What was found in the files that come with a checkpoint: beside it (`ckptconv.api.inspecting.beside`), or
+    embedded in its metadata.
 
     uses:     what is not built here, each with the file that it stands in.
-    globals:  what pickles name.
+    globals:  the names that pickles mention.
     findings: what was looked at, and what was not.
     """
 
@@ -79,19 +80,19 @@ class Beside:
 
 
 def uses_of(checkpoint: Checkpoint) -> list[OpaqueUse]:
-    """All of a checkpoint's: those in its metadata, in its order, those elsewhere in its pickles, and programs."""
-    found = _uses(checkpoint.root)
+    """All uses of one checkpoint: objects in its metadata, in order; those elsewhere in its pickles; then programs."""
+    uses = _unbuilt_objects(checkpoint.root)
     for unseen in checkpoint.notes.unseen:
-        found += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
-    said = [*evaluated.programs_in(checkpoint.root), *kept.programs_in(checkpoint.root)]
-    if any(use.node.name.startswith(OMEGACONF) for use in found):
-        for path, node in _settings_in(checkpoint.root):
-            said += kept.named_in(node, path)
-    return found + of_programs((*checkpoint.notes.programs, *said))
+        uses += [replace(use, where=ELSEWHERE) for use in _unbuilt_objects(unseen)]
+    programs = [*evaluated.programs_in(checkpoint.root), *kept.programs_in(checkpoint.root)]
+    if any(use.node.name.startswith(OMEGACONF) for use in uses):
+        for path, node in _omegaconf_trees(checkpoint.root):
+            programs += kept.named_in(node, path)
+    return uses + uses_of_programs((*checkpoint.notes.programs, *programs))
 
 
-def _settings_in(root: MetaNode) -> Iterator[tuple[tuple[object, ...], MetaNode]]:
-    """OmegaConf's trees, each with the path to it, but for those in others."""
+def _omegaconf_trees(root: MetaNode) -> Iterator[tuple[tuple[object, ...], MetaNode]]:
+    """The outermost OmegaConf trees, each with the path to it."""
     inside: tuple[object, ...] | None = None
     for path, node in walk(root):
         is_inner = inside is not None and path[: len(inside)] == inside
@@ -100,21 +101,26 @@ def _settings_in(root: MetaNode) -> Iterator[tuple[tuple[object, ...], MetaNode]
             yield path, plain_settings(node)
 
 
-def joined(above: str, where: str) -> str:
-    """The place of something in a file, and where that stands."""
+def join_where(above: str, where: str) -> str:
+    """``"file: place"``, or the one of them that is not empty."""
     return f"{above}: {where}" if above and where else above or where
 
 
-def of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:
-    """What others would import or run."""
-    return [OpaqueUse(one.where, one.node, by=one.by, only_if=one.only_if) for one in programs]
+def not_looked_at(path: str, why: str) -> Finding:
+    """The warning for a file that could not be inspected."""
+    return Finding("not-looked-at", "warning", path, f"{path!r} was not looked into: {why}")
 
 
-def _uses(root: MetaNode) -> list[OpaqueUse]:
-    """Every object in the tree that was not built, in its order."""
+def uses_of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:
+    """Each program as a use."""
+    return [OpaqueUse(program.where, program.node, by=program.by, only_if=program.only_if) for program in programs]
+
+
+def _unbuilt_objects(root: MetaNode) -> list[OpaqueUse]:
+    """Every object in the tree that was not built, in the tree's order."""
     wholes, names = {id(node) for _, node in opaque_wholes(root)}, Names()
     return [
-        OpaqueUse(names.made(spell_path(path)), node, id(node) not in wholes)
+        OpaqueUse(names.made(spell_path(path)), node, part=id(node) not in wholes)
         for path, node in walk(root)
         if isinstance(node, Opaque) and node.how not in ("enclosing", "unread")
     ]

@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptconv.api.editing.originals import as_floats, as_plain, in_transformers_names
-from ckptconv.api.fitting.naming import named_by_architecture
+from ckptconv.api.evidence import config_beside, gather_evidence
+from ckptconv.api.fitting.naming import restore_names_from_architecture
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.open import open
 from ckptconv.api.running.feeds import recipe_input
-from ckptconv.api.stated import config_beside, stated
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.load import library_names
@@ -100,7 +100,7 @@ class Side:
             return subject.tensors
         opened = stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
-        return named_by_architecture(self._read(opened), self.request)
+        return restore_names_from_architecture(self._read(opened), self.request)
 
     def _read(self, opened: Checkpoint) -> Checkpoint:
         """The checkpoint as what computes with it has it."""
@@ -120,9 +120,9 @@ class Side:
         try:
             program_of(self.request, checkpoint)
         except UnknownClassError as error:
-            from ckptconv.api.fitting.installed import computed_by_its_class
+            from ckptconv.api.fitting.installed import request_for_installed_class
 
-            self.request, told = computed_by_its_class(self.request, error, checkpoint)
+            self.request, told = request_for_installed_class(self.request, error, checkpoint)
             self.findings.append(told)
             return True
         except CkptconvError:  # it comes again where it is to be run
@@ -200,13 +200,13 @@ class Side:
         arch, label = self._reference, self.path.name
         if arch:
             module, _ = self._python.enter_context(
-                made(arch, stated(self.evidence, self.path).statements, self.request.settings, device="cpu")
+                made(arch, gather_evidence(self.evidence, self.path).statements, self.request.settings, device="cpu")
             )
             turned = None
             if is_config(arch):
                 refuse_quantized(arch, module, self.checkpoint.keys())
                 turned = as_held
-            hint = f"{self.request.validation()} says what does not fit"
+            hint = f"{self.request.validate_command()} says what does not fit"
             module = load_weights(module, self.checkpoint, label, "cpu", turned, hint=hint)
         else:
             from ckptconv.arch.recipe.module import build_module

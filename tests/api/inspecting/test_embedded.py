@@ -14,7 +14,7 @@ import torch
 import torch.distributed.checkpoint as distributed
 
 import ckptconv
-from ckptconv.api.inspecting import within
+from ckptconv.api.inspecting import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,13 +116,13 @@ def test_a_class_that_bytes_name_is_told(tmp_path: Path) -> None:
     assert [use.name for use in found.globals if not use.known] == ["models.Net"]
 
 
-@pytest.mark.parametrize("limit", ["MOST", "DEEPEST"])
+@pytest.mark.parametrize("limit", ["MAX_EMBEDDED", "MAX_NESTING"])
 def test_what_is_too_much_to_be_looked_at_is_no_plain_file(
     limit: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(within, limit, 2)
+    monkeypatch.setattr(embedded, limit, 2)
     flat, deep = [pickle.dumps(i) for i in range(3)], pickle.dumps({"x": pickle.dumps({"x": pickle.dumps(1)})})
-    torch.save({"w": torch.ones(3), "blob": flat if limit == "MOST" else deep}, tmp_path / "a.pth")
+    torch.save({"w": torch.ones(3), "blob": flat if limit == "MAX_EMBEDDED" else deep}, tmp_path / "a.pth")
     assert ckptconv.inspect(tmp_path / "a.pth").verdict == "would run code"
 
 
