@@ -192,12 +192,14 @@ class Target:
             for one in (*self._beside, self):
                 one._finish()
             placed: set[tuple[int, int]] = set()
+            folders: set[Path] = set()
             for other in self._beside:
                 other._check_apart(placed)
                 other._keep_old()
                 other._commit(durable=False)
                 placed.add(_identity(other._real))
-            for folder in {other._real.parent for other in self._beside}:
+                folders.add(other._real.parent)
+            for folder in folders:
                 _sync_folder(folder)
             self._commit()
         except BaseException:
