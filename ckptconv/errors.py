@@ -2,33 +2,33 @@
 
     CkptconvError                 what is wrong, the file, a hint
     ├── UsageError                the request makes no sense (an option, a name)
-    │   ├── NoTensorError         a checkpoint has no tensor of that name; a KeyError as well
+    │   ├── NoTensorError         the checkpoint has no tensor of that name; also a KeyError
     │   ├── ForeignNamesError     nothing says which architecture; the names are another framework's
     │   └── UnknownClassError     a config.json names a class that the library lacks, or cannot compute
-    ├── FileAccessError           the operating system said no (missing, unreadable, full disk)
-    │   ├── TargetExistsError     the target is there and --force was not given
+    ├── FileAccessError           the operating system refused (missing, unreadable, full disk)
+    │   ├── TargetExistsError     the target exists, and replacing it was not asked for
     │   └── SourceChangedError    the source was written to while it was being read
     ├── UnknownFormatError        no format claims these bytes
     ├── UnsupportedError          recognized, and refused by name
     ├── CorruptFileError          the bytes contradict their own format
     │   ├── DamagedTensorError    a tensor's bytes fail their recorded checksum
     │   └── LimitError            a number in the file is beyond what any honest file needs
-    │       └── StepsError        an architecture takes too long to work out
-    ├── UnsafeError               reading on would mean running code from the file
+    │       └── StepsError        an architecture takes too many steps to work out
+    ├── UnsafeError               going on would mean running code from the file
     ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
     ├── EditError                 an edit cannot be made: what it names is missing, or occurs twice
-    ├── MisfitError               the checkpoint does not fit the architecture that it claims to have
-    ├── TemplateError             its tensors and those of a template's graph do not correspond
+    ├── MisfitError               the checkpoint does not fit its architecture
+    ├── TemplateError             the checkpoint's tensors and those of a template's graph do not correspond
     ├── RunError                  a network does not load or run
-    ├── NotEquivalentError        what was written does not compute what the source does, and was not kept
-    ├── RejectedOutputError       the format's reference reader refused what we had written
+    ├── NotEquivalentError        the target would not compute what the source does, and was discarded
+    ├── RejectedOutputError       the format's reference reader refused what was written
     ├── PluginError               an installed plug-in does not load
     └── MissingExtraError         an optional package is needed and missing
 
-``str(error)`` is one line: the file's name, as in OSError, and the message. ``error.message`` is the message alone,
-``error.path`` the file, ``error.hint`` what to do about it (what is usual for its kind, unless another is given).
-``error.details`` are lines between message and hint (a list of losses, of colliding names). A traceback shows details
-and hint below the line, as notes. Every error can be pickled, so that it can come out of another process.
+``str(error)`` is one line: the file, as in OSError, and the message. ``error.message`` is the message alone,
+``error.path`` the file, ``error.hint`` what to do about it, and ``error.details`` the lines between message and hint
+(such as a list of losses, or of colliding names). A traceback shows details and hint as notes. Every error can be
+pickled, so that it can be raised in another process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 COPY_AGAIN = "copy the file again from its source"
-"""The hint for a file that is damaged, but not in itself hostile."""
+"""The hint for a damaged file, if nothing suggests an attack."""
 
 COPY_ALL_AGAIN = "copy the checkpoint again from its source, with all of its files"
 """The same for one of several files."""
@@ -53,22 +53,27 @@ COPY_ARCHIVE_AGAIN = "copy the archive again from its source"
 """The same for a file in an archive."""
 
 CUT_SHORT = "the file is cut short: copy it again from its source"
-"""The same for a file that ends before what it says it holds."""
+"""The same for a file that ends before the contents that it declares."""
 
 LIST_NAMES = "ckptconv inspect --list shows the names"
 """The hint for a name that no tensor has."""
 
 UPGRADE = "pip install --upgrade ckptconv"
-"""The hint for what a later version may read."""
+"""The hint for a file that a later version may read."""
 
 
 def first_of(lines: Sequence[str], most: int = 20) -> list[str]:
-    """The first of many lines for an error's details, and how many more there are."""
-    return [*lines[:most], *([f"… and {len(lines) - most:,} more"] if len(lines) > most else [])]
+    """The first `most` lines for an error's details, and a line that says how many more there are."""
+    more = [f"… and {len(lines) - most:,} more"] if len(lines) > most else []
+    return [*lines[:most], *more]
 
 
 class CkptconvError(Exception):
-    """Base of every error that ckptconv raises on purpose."""
+    """Base of every error that ckptconv raises on purpose.
+
+    code:       a short name for the kind of error, as JSON documents have it.
+    usual_hint: the hint of this kind of error, unless another is given.
+    """
 
     code = "error"
     usual_hint: str | None = None
@@ -92,15 +97,16 @@ class CkptconvError(Exception):
         return self.message if self.path is None else f"{fspath(self.path)}: {self.message}"
 
     def __reduce__(self) -> tuple[Callable[..., CkptconvError], tuple[type[CkptconvError], str], dict[str, Any]]:
-        return _again, (type(self), self.message), self.__dict__  # what makes a subclass is not always its message
+        # subclasses take other arguments than a message, so that the default would call them wrongly
+        return _unpickled, (type(self), self.message), self.__dict__
 
     def add_note(self, note: str) -> None:
-        """As every exception's: a line for the traceback."""
+        """Add a line for the traceback, as for any exception."""
         self._notes.append(note)
 
     @property
     def __notes__(self) -> list[str]:
-        """What a traceback shows below the error."""
+        """The lines that a traceback shows below the error."""
         hint = [f"hint: {self.hint}"] if self.hint else []
         return [*(f"  {line}" for line in self.details), *hint, *self._notes]
 
@@ -109,14 +115,14 @@ class CkptconvError(Exception):
         self._notes = notes
 
     def at(self, path: str | PathLike[str]) -> CkptconvError:
-        """The same error, with the file named if it named none yet."""
+        """Set the file, unless the error has one already. Returns the error itself."""
         if self.path is None:
             self.path = path
         return self
 
 
 class located:
-    """A context: our errors that leave it are attributed to `path`, unless they name another file."""
+    """A context manager: sets `path` as the file of every CkptconvError that leaves it without one."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = path
@@ -129,8 +135,8 @@ class located:
             error.at(self.path)
 
 
-def _again(kind: type[CkptconvError], message: str) -> CkptconvError:
-    """An unpickled error, as far as ``__new__`` makes it."""
+def _unpickled(kind: type[CkptconvError], message: str) -> CkptconvError:
+    """Create an error without calling ``__init__``; pickle then restores its attributes."""
     return kind.__new__(kind, message)
 
 
@@ -145,13 +151,15 @@ class NoTensorError(UsageError, KeyError):
 
 
 class ForeignNamesError(UsageError):
-    """Nothing says which architecture it is, and its names are another framework's, which can be translated."""
+    """Nothing says which architecture it is. Its names are another framework's, and can be translated."""
 
 
 class UnknownClassError(UsageError):
-    """A config.json names a class that the library of architectures lacks, or, where that is asked for, cannot compute.
+    """A config.json names a class that the library of architectures lacks, or whose computation it does not know.
 
-    name: the class. by: whose it is, "transformers" or "diffusers". nearest: a similar spec, "" if there is none.
+    name:    the class.
+    by:      the package that defines it, "transformers" or "diffusers".
+    nearest: a similar spec; "" if there is none.
     """
 
     def __init__(
@@ -195,7 +203,7 @@ class UnknownFormatError(CkptconvError):
 
 
 class UnsupportedError(CkptconvError):
-    """The file is understood well enough to name what is not supported."""
+    """The file is recognized, and something in it is not supported."""
 
     code = "unsupported"
 
@@ -218,18 +226,18 @@ class DamagedTensorError(CorruptFileError):
 
 
 class LimitError(CorruptFileError):
-    """A number in the file is beyond what any honest file needs."""
+    """A number in the file exceeds what any honest file needs."""
 
     code = "limit"
     usual_hint = "do not trust it"
 
 
 class StepsError(LimitError):
-    """Working an architecture out takes more steps than any honest one, for any honest checkpoint."""
+    """Working out an architecture takes more steps than any honest spec needs for any honest checkpoint."""
 
 
 class UnsafeError(CkptconvError):
-    """Going on would mean trusting a call that the file asks for."""
+    """Going on would mean making a call that the file asks for."""
 
     code = "would-run-code"
 
@@ -253,7 +261,7 @@ class LossError(CkptconvError):
 
 
 class EditError(CkptconvError):
-    """An edit that cannot be made: what it names is missing, or occurs twice."""
+    """An edit cannot be made: what it names is missing, or occurs twice."""
 
     code = "edit"
 
@@ -287,24 +295,24 @@ class TemplateError(CkptconvError):
 
 
 class RunError(CkptconvError):
-    """A network that does not load or run."""
+    """A network does not load or run."""
 
     code = "run"
 
     def __init__(self, label: str, cause: BaseException, *, lacks: str = "", hint: str = "") -> None:
-        """`lacks` names the operator that the runtime does not have, if that is why."""
+        """lacks: what the runtime lacks, such as an operator, if that is the cause."""
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        said = lacks or (lines[-1] if lines else type(cause).__name__)
+        reason = lacks or (lines[-1] if lines else type(cause).__name__)
         hint = hint or "check --arch and --input; --debug shows where it fails"
         if lacks:
             hint = "another --device, a newer onnxruntime, or a graph of another type (--dtype F32)"
-        super().__init__(f"{label} does not run: {said[:300]}", hint=hint)
+        super().__init__(f"{label} does not run: {reason[:300]}", hint=hint)
 
 
 class NotEquivalentError(CkptconvError):
-    """What was written does not compute what its source does; the target is as it was.
+    """The new file would not compute what its source does. It was discarded; the target is as it was.
 
-    `result` is what `convert` would have returned, with the verification in it.
+    result: the `Conversion` that `convert` would have returned, with its verification.
     """
 
     code = "not-equivalent"
@@ -318,7 +326,7 @@ class NotEquivalentError(CkptconvError):
 
 
 class RejectedOutputError(CkptconvError):
-    """The format's own reference reader refused what was written; the target is untouched."""
+    """The format's own reference reader refused what was written. The target is as it was."""
 
     code = "rejected-output"
     usual_hint = "please report this with the file"

@@ -7,8 +7,8 @@ import shlex
 from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.converting.consent import agreed
-from ckptconv.api.converting.destination import choose_format, size_of_shards
+from ckptconv.api.converting.consent import parse_allowed
+from ckptconv.api.converting.destination import choose_format, parse_shard_size
 from ckptconv.api.converting.job import Job
 from ckptconv.api.converting.order import Order
 from ckptconv.api.editing.edits import Edits
@@ -89,7 +89,7 @@ def convert(
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and other CkptconvErrors.
     """
-    allowed, size = agreed(allow_loss), size_of_shards(shard_size)
+    allowed, size = parse_allowed(allow_loss), parse_shard_size(shard_size)
     wanted, edits = choose_format(target, to_format, size), edits or Edits()
     words = option_words({
         "--from": from_format, "--to": to_format, "--force": force, "--dry-run": dry_run, "--verify": verify,

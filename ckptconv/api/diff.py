@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.originals import set_beside
+from ckptconv.api.editing.originals import align_pair
 from ckptconv.api.open import open
 from ckptconv.api.request import as_tuple
 from ckptconv.core.report import Finding, errors_among
@@ -123,7 +123,7 @@ def diff(
     ):
         left, right, translated = a, b, list[Finding]()
         if translate:
-            left, right, translated = set_beside(a, b, (Path(expected), Path(found)), values=not headers)
+            left, right, translated = align_pair(a, b, (Path(expected), Path(found)), values=not headers)
         if bare:
             left, right = left.bare(), right.bare()
         differences = compare(left, right, allowed, headers=headers, histograms=histograms, progress=progress)

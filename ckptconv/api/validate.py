@@ -73,7 +73,7 @@ class _Prepared:
 
 def _prepare(request: Request, opened: Checkpoint, *, values: bool) -> _Prepared:
     """Give a graph the names that it lost, a GGUF transformers' names; turn quantized weights into plain ones."""
-    from ckptconv.api.editing.originals import as_floats, as_plain, in_transformers_names
+    from ckptconv.api.editing.originals import as_dequantized, as_floats, in_transformers_names
 
     if request.arch is not None and opened.notes.graph is not None:
         from ckptconv.api.fitting.naming import restore_names_from_architecture  # imports the whole ONNX reader
@@ -82,7 +82,7 @@ def _prepare(request: Request, opened: Checkpoint, *, values: bool) -> _Prepared
     translated, findings = in_transformers_names(opened, request.path)
     dequantized = False
     if not findings:
-        translated, findings = as_plain(opened, request.path)
+        translated, findings = as_dequantized(opened, request.path)
         dequantized = bool(findings)
     if not findings or _is_for_stored_names(request, opened, translated):
         return _Prepared(opened)

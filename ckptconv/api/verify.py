@@ -13,7 +13,7 @@ from ckptconv.api.running.arrays import read_recording
 from ckptconv.api.running.comparing import Verification, compare, shapes_of
 from ckptconv.api.running.feeds import batches_for
 from ckptconv.api.running.pair import DEFAULT_SAMPLES, verify_sides
-from ckptconv.api.running.recording import counter, record, refer, trace
+from ckptconv.api.running.recording import add_layers, add_reference, record, run_counter
 from ckptconv.api.running.side import Memory, Side, Subject
 from ckptconv.checks.runners import check_device
 from ckptconv.io.target import Target
@@ -114,13 +114,13 @@ def run(
         else:
             batches = batches_for([side], arrays, samples, seed)
             used_seed = seed if arrays is None else None
-        recording = record(side, batches, seed=used_seed, tell=counter(len(batches), progress))
+        recording = record(side, batches, seed=used_seed, tell=run_counter(len(batches), progress))
         recording.findings = side.findings
         traced = layers and (like is None or bool(like.layers))
         if traced:
-            trace(recording, side, like.traced if like is not None else min(TRACED_BATCH, len(batches) - 1))
+            add_layers(recording, side, like.traced if like is not None else min(TRACED_BATCH, len(batches) - 1))
         if like is None or not like.reason:
-            refer(recording, side, layers=traced)
+            add_reference(recording, side, layers=traced)
         return recording
 
 

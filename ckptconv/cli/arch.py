@@ -1,4 +1,4 @@
-"""``ckptconv arch``: list, show, infer."""
+"""``ckptconv arch``: the commands list, show and infer."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def list_(as_json: bool) -> int:
     """List the architectures in the library, which --arch and 'arch show' accept by name."""
     import ckptconv
 
-    known = ckptconv.architectures()
+    architectures = ckptconv.architectures()
     if as_json:
-        specs = [one.spec for one in known]
+        specs = [architecture.spec for architecture in architectures]
         entries = [
             {"name": spec.name, "summary": spec.summary, "required": spec.required, "digest": spec.digest}
             for spec in specs
@@ -61,7 +61,7 @@ def list_(as_json: bool) -> int:
         return 0
     from ckptconv.cli.text import arch as text
 
-    output.emit_lines(text.listing(known))
+    output.emit_lines(text.listing(architectures))
     return 0
 
 
@@ -95,14 +95,14 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> int:
     """
     import ckptconv
 
-    found = ckptconv.architecture(name, settings=settings)
+    architecture = ckptconv.architecture(name, settings=settings)
     if as_json:
-        output.emit_json(found.to_dict())
+        output.emit_json(architecture.to_dict())
     else:
         from ckptconv.cli.text import arch as text
 
-        output.emit_lines(text.page(found, name))
-    return int(found.table is not None and bool(errors_among(found.table.findings)))
+        output.emit_lines(text.page(architecture, name))
+    return int(architecture.table is not None and bool(errors_among(architecture.table.findings)))
 
 
 INFER_EPILOG = """\b
@@ -132,13 +132,13 @@ def infer(sources: tuple[str, ...], target: str | None, force: bool, from_format
     """
     import ckptconv
 
-    made = ckptconv.infer_architecture(sources, target=target, force=force, format=from_format)
+    inferred = ckptconv.infer_architecture(sources, target=target, force=force, format=from_format)
     if as_json:
-        output.emit_json(made.to_dict())
+        output.emit_json(inferred.to_dict())
     elif target is None:
-        output.emit(made.text)
+        output.emit(inferred.text)
     else:
         from ckptconv.cli.text import arch as text
 
-        output.emit_lines(text.inferred(made))
+        output.emit_lines(text.inferred(inferred))
     return 0

@@ -1,4 +1,4 @@
-"""What a shell offers on Tab: files, and the words that options take. Asked for by the shell alone."""
+"""Shell completion: what Tab offers for files, and for options with known values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 VARIABLE = "_CKPTCONV_COMPLETE"
-"""The environment variable by which a shell asks, with the name of the shell and what it asks for: click's protocol."""
+"""The environment variable by which a shell asks for completions (click's protocol)."""
 
 
-def answer(program: click.Command) -> None:
-    """Answer the shell and exit, where it is one that asks."""
+def answer_shell(program: click.Command) -> None:
+    """If a shell asks for completions, answer it and exit."""
     if instruction := os.environ.get(VARIABLE):
         from click.shell_completion import shell_complete
 
@@ -27,61 +27,61 @@ def answer(program: click.Command) -> None:
 
 
 def files(incomplete: str) -> list[CompletionItem]:
-    """Whatever the shell has of that name."""
+    """Let the shell complete file names."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="file")]
 
 
 def words(find: Callable[[], Iterable[str]], *, or_files: bool = False) -> Complete:
-    """Those of `find` that start so; with `or_files`, files where none does."""
+    """A completer for the words that `find` returns; with `or_files`, for file names if no word matches."""
 
     def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        found = [CompletionItem(word) for word in find() if word.startswith(incomplete)]
-        return found if found or not or_files else files(incomplete)
+        matching = [CompletionItem(word) for word in find() if word.startswith(incomplete)]
+        return files(incomplete) if or_files and not matching else matching
 
     return complete
 
 
 def read_formats() -> Iterable[str]:
-    """Names of the formats, for ``--from``."""
+    """The names of all formats, for ``--from``."""
     from ckptconv.formats import registry
 
-    return [one.name for one in registry.all_formats()]
+    return [format.name for format in registry.all_formats()]
 
 
 def written_formats() -> Iterable[str]:
-    """Names of the formats that are written, for ``--to``."""
+    """The names of the formats that can be written, for ``--to``."""
     from ckptconv.formats import registry
 
-    return [one.name for one in registry.all_formats() if one.writer]
+    return [format.name for format in registry.all_formats() if format.writer]
 
 
 def architectures() -> Iterable[str]:
-    """Names of the library, for ``--arch``."""
+    """The names of the library's specs, for ``--arch``."""
     from ckptconv.arch.load import library_names
 
     return library_names()
 
 
 def dialects() -> Iterable[str]:
-    """What ``--translate`` takes."""
+    """The dialects, for ``--translate``."""
     from ckptconv.edits.translate import DIALECTS
 
     return DIALECTS
 
 
 def schemes() -> Iterable[str]:
-    """What ``--quantize`` takes."""
+    """The schemes, for ``--quantize``."""
     from ckptconv.edits.quantizers.schemes import SCHEMES
 
     return SCHEMES
 
 
 def dtypes() -> Iterable[str]:
-    """What ``--dtype`` casts to."""
+    """The types and mixtures, for ``--dtype``."""
     from ckptconv.core.dtypes import PLAIN
     from ckptconv.edits.ggml.mixtures import MIXTURES
     from ckptconv.edits.ggml.quantize import QUANTIZED

@@ -72,7 +72,7 @@ Examples:
 
 def _loss_code(word: str) -> str:
     if word not in LOSSES:
-        raise trouble.unknown("loss", word, LOSSES, otherwise=f"the losses are {', '.join(LOSSES)}")
+        raise trouble.unknown_word_error("loss", word, LOSSES, otherwise=f"the losses are {', '.join(LOSSES)}")
     return word
 
 
@@ -172,19 +172,19 @@ def command(
                 inputs=inputs,
                 options=dict(format_options),
                 shard_size=shard_size,
-                edits=edits.wanted(click.get_current_context(), **editing),
+                edits=edits.parse_edits(click.get_current_context(), **editing),
                 verify=verify,
                 with_files=with_files,
                 progress=bar,
             )
     except NotEquivalentError as error:
-        refused = cast("Conversion", error.result)
-        _show(refused, dry_run=dry_run, as_json=as_json)
+        discarded = cast("Conversion", error.result)
+        _show(discarded, dry_run=dry_run, as_json=as_json)
         return 1
     except KeyboardInterrupt as stop:
-        if _identity(target) != before:  # it came after the target was left, which notes so itself
+        if _identity(target) != before:  # interrupted after the commit; during it, the target adds such a note itself
             stop.add_note(f"{target} is written, and whole")
-        stop.add_note("nothing was written")  # the first note counts
+        stop.add_note("nothing was written")  # only the first note is shown
         raise
     _show(result, dry_run=dry_run, as_json=as_json)
     return 0
@@ -205,7 +205,7 @@ def _show(result: Conversion, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
-    """Tells a file from what replaced it; None for anything else, such as a folder, that changes while it is filled."""
+    """What tells a file from its replacement; None if it is not a file: a folder changes as it is filled."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

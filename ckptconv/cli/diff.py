@@ -96,12 +96,12 @@ def command(
 
 
 def _target(html: str, compared: tuple[str, str], *, force: bool) -> Target:
-    """Where the page goes; raises, before anything is read, where it cannot be made or put there."""
+    """Where the page is written. Raises, before anything is read, if it cannot be made or written."""
     from ckptconv.cli import report
     from ckptconv.io.target import Target
 
     report.require()
-    with suppress(OSError, ValueError):  # what is not there is told of elsewhere
+    with suppress(OSError, ValueError):  # a missing file is reported when it is opened
         for path in compared:
             if os.path.samefile(html, path):
                 raise UsageError("the page would replace a checkpoint", path=html, hint="give it a name of its own")

@@ -1,4 +1,4 @@
-"""One question to each of several files: what goes wrong with one is told, and the others are asked all the same."""
+"""Runs a command on each of several files; an error in one is reported, and does not stop the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """What is said of one file: its JSON document or its lines of text, whichever is wanted, and the exit code."""
+    """The result for one file: its JSON document or its lines of text, whichever is wanted, and the exit code."""
 
     document: dict[str, Json]
     lines: list[str]
@@ -22,9 +22,11 @@ class Answer(NamedTuple):
 
 
 def ask_each(sources: Sequence[str], ask: Callable[[str], Answer], *, debug: bool, as_json: bool, apart: bool) -> int:
-    """Ask, and show the answers; the worst exit code. `apart`: with a blank line between two.
+    """Call `ask` on every source and print the answers. Returns the worst exit code.
 
-    Raises what `ask` raises of a file that is the only one, and what would be wrong with any file.
+    apart: print a blank line between answers.
+
+    Raises what `ask` raises for the only file, and usage errors that are not about a file.
     """
     documents: list[Json] = []
     worst = 0
@@ -45,6 +47,6 @@ def ask_each(sources: Sequence[str], ask: Callable[[str], Answer], *, debug: boo
 
 
 def _failed(source: str, error: Exception, *, debug: bool) -> Answer:
-    ours = trouble.understood(error).at(source)
-    trouble.report(ours, debug=debug)
-    return Answer({"path": source, "error": trouble.as_dict(ours)}, [], 2)
+    located = trouble.as_ckptconv_error(error).at(source)
+    trouble.report(located, debug=debug)
+    return Answer({"path": source, "error": trouble.as_dict(located)}, [], 2)

@@ -1,4 +1,4 @@
-"""Options of `convert` that change tensors on their way."""
+"""The options of `convert` that change tensors."""
 
 from __future__ import annotations
 
@@ -10,42 +10,45 @@ from ckptconv.cli import completion
 from ckptconv.cli.sections import SectionedCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ckptconv.api.editing.edits import Edits
     from ckptconv.cli.options import Command
 
 NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "lora", "rules")
-"""The options whose order counts."""
+"""The options whose order on the command line counts."""
 
 _ORDER = "ckptconv.order"
 
 
 class OrderedCommand(SectionedCommand):
-    """A command that knows in which order the options of `NAME_OPTIONS` were given."""
+    """A command that records the order of the options in `NAME_OPTIONS`, which click does not keep."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does it; the order goes into ``ctx.meta``."""
-        ctx.meta[_ORDER] = list(self._order(ctx, args))
+        """Parse as click does, and put the order into ``ctx.meta``."""
+        ctx.meta[_ORDER] = list(self._name_options_in(ctx, args))
         return super().parse_args(ctx, args)
 
-    def _order(self, ctx: click.Context, args: list[str]) -> Any:
-        taking = {
-            text: option for option in self.get_params(ctx) if isinstance(option, click.Option) and not option.is_flag
+    def _name_options_in(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
+        with_value = {
+            text
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option) and not option.is_flag
             for text in option.opts
-        }  # fmt: skip
+        }
         position = 0
         while position < len(args) and args[position] != "--":
             name, equals, _ = args[position].partition("=")
-            if name in taking:
+            if name in with_value:
                 if name.removeprefix("--") in NAME_OPTIONS:
                     yield name.removeprefix("--")
-                position += 0 if equals and name.startswith("--") else 1
+                if not (equals and name.startswith("--")):
+                    position += 1  # its value is the next argument
             position += 1
 
 
 def options(command: Command) -> Command:
-    """The options themselves."""
+    """Add the options to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -105,18 +108,24 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )  # fmt: skip
 
 
-def wanted(context: click.Context, *, reverse: bool, dequantize: bool, **given: tuple[str, ...]) -> Edits:
-    """What the options ask for, names in the order in which they were typed."""
+def parse_edits(context: click.Context, *, reverse: bool, dequantize: bool, **given: tuple[str, ...]) -> Edits:
+    """The edits that the options ask for, with those for names in the order in which they were typed."""
     from ckptconv.api.editing.edits import Edits
     from ckptconv.api.editing.lora import Lora
     from ckptconv.edits.name_rule import NameRule
 
-    left = {name: list(given[name.replace("-", "_")]) for name in NAME_OPTIONS}
-    names: list[Any] = []
-    for name in context.meta.get(_ORDER, ()):
-        if left[name]:
-            text = left[name].pop(0)
-            names.append(text if name == "rules" else Lora.parse(text) if name == "lora" else NameRule(name, text))
+    values = {name: list(given[name.replace("-", "_")]) for name in NAME_OPTIONS}
+    names: list[str | Lora | NameRule] = []
+    for option in context.meta.get(_ORDER, ()):
+        if not values[option]:
+            continue
+        value = values[option].pop(0)
+        if option == "rules":
+            names.append(value)
+        elif option == "lora":
+            names.append(Lora.parse(value))
+        else:
+            names.append(NameRule(option, value))
     return Edits(
         select=given["select"], drop=given["drop"], dequantize=dequantize, names=names, reverse=reverse,
         dtype=given["dtype"], quantize=given["quantize"],

@@ -37,36 +37,36 @@ def command(name: str | None, as_json: bool) -> int:
     from ckptconv.formats import registry
 
     if name is not None:
-        one = registry.by_name(name)
+        format = registry.by_name(name)
         if as_json:
-            output.emit_json(_as_dict(one))
+            output.emit_json(_as_dict(format))
         else:
-            output.emit_lines(text.one_format(one))
+            output.emit_lines(text.one_format(format))
         return 0
-    known, (_, broken) = registry.all_formats(), registry.plugins()
+    formats, (_, broken) = registry.all_formats(), registry.plugins()
     if as_json:
         errors: list[Json] = [trouble.as_dict(error) for error in broken]
-        output.emit_json({"formats": [_as_dict(one) for one in known], "broken": errors})
+        output.emit_json({"formats": [_as_dict(format) for format in formats], "broken": errors})
     else:
-        output.emit_lines(text.formats(known, broken))
+        output.emit_lines(text.formats(formats, broken))
     return 0
 
 
-def _as_dict(one: Format) -> dict[str, Json]:
+def _as_dict(format: Format) -> dict[str, Json]:
     return {
-        "name": one.name,
-        "summary": one.summary,
-        "suffixes": list(one.suffixes),
+        "name": format.name,
+        "summary": format.summary,
+        "suffixes": list(format.suffixes),
         "read": True,
-        "write": bool(one.writer),
-        "dtypes": [dtype.name for dtype in one.holds.dtypes],
-        "metadata": one.holds.metadata,
-        "extras": one.holds.extras,
-        "ties": one.holds.ties,
-        "composites": one.holds.composites,
-        "opaque": one.holds.opaque,
-        "single": one.holds.single,
-        "dialect": one.dialect or None,
-        "extra": one.extra or None,
-        "options": [{"name": row.name, "type": row.type, "summary": row.summary} for row in one.option_table()],
+        "write": bool(format.writer),
+        "dtypes": [dtype.name for dtype in format.holds.dtypes],
+        "metadata": format.holds.metadata,
+        "extras": format.holds.extras,
+        "ties": format.holds.ties,
+        "composites": format.holds.composites,
+        "opaque": format.holds.opaque,
+        "single": format.holds.single,
+        "dialect": format.dialect or None,
+        "extra": format.extra or None,
+        "options": [{"name": row.name, "type": row.type, "summary": row.summary} for row in format.option_table()],
     }

@@ -1,4 +1,4 @@
-"""A group of commands: its help where none was given, and what it says of one that there is not."""
+"""A group of commands: shows its help if no command is given, and has a hint for an unknown one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Group(click.Group):
-    """Commands by name, with the first line of each one's help."""
+    """A group of commands. `summaries` has the first line of each command's help, by name."""
 
     summaries: Mapping[str, str] = {}
 
@@ -22,10 +22,10 @@ class Group(click.Group):
         return list(self.summaries)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:  # a shell that asks what there is
+        if not args and not ctx.resilient_parsing:  # resilient: a shell asks for completions
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
-        if args[:1] == ["help"]:  # as git, cargo and others have it
+        if args[:1] == ["help"]:  # like git and cargo
             args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)
 
@@ -33,13 +33,14 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.summaries and not ctx.resilient_parsing:
-            raise trouble.unknown("command", args[0], self.summaries, otherwise=self._known(args[0]))
+            hint = self._commands_hint(args[0])
+            raise trouble.unknown_word_error("command", args[0], self.summaries, otherwise=hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(self.summaries.items()))
 
-    def _known(self, given: str = "") -> str:
-        known = f"the commands are {', '.join(self.summaries)}"
-        return f"a command comes before the file; {known}" if os.path.exists(given) else known
+    def _commands_hint(self, given: str) -> str:
+        commands = f"the commands are {', '.join(self.summaries)}"
+        return f"a command comes before the file; {commands}" if os.path.exists(given) else commands

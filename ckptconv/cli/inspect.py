@@ -67,9 +67,9 @@ def command(
     view = _View(as_list, stats, tensor, digest, fail_on_code, from_format)
 
     def ask(source: str) -> Answer:
-        answer = view.of(source, as_json=as_json)
-        titled = len(sources) > 1 and (as_list or tensor is not None)  # a page has its path as its first line
-        title = [output.style(f"{output.printable(source)}:", "bold")] if titled and answer.lines else []
+        answer = view.inspect(source, as_json=as_json)
+        needs_title = len(sources) > 1 and (as_list or tensor is not None)  # a page begins with its path anyway
+        title = [output.style(f"{output.printable(source)}:", "bold")] if needs_title and answer.lines else []
         return answer._replace(lines=[*title, *answer.lines])
 
     return ask_each(sources, ask, debug=debug, as_json=as_json, apart=True)
@@ -77,7 +77,7 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What is asked of every file."""
+    """What to show of every file."""
 
     as_list: bool
     stats: bool
@@ -86,52 +86,51 @@ class _View:
     fail_on_code: bool
     from_format: str | None
 
-    def of(self, source: str, *, as_json: bool) -> Answer:
-        """One file."""
+    def inspect(self, source: str, *, as_json: bool) -> Answer:
         import ckptconv
 
         with Bar("reading") as bar:
-            found = ckptconv.inspect(
+            inspection = ckptconv.inspect(
                 source, format=self.from_format, stats=self.stats and self.tensor is None, digest=self.digest,
                 progress=bar,
             )  # fmt: skip
-        if found.absent is not None and (self.as_list or self.tensor is not None):
-            raise found.absent  # tensors were asked for
-        code = int((self.fail_on_code and found.verdict == "would run code") or found.digest_holds is False)
+        if inspection.absent is not None and (self.as_list or self.tensor is not None):
+            raise inspection.absent  # there are no tensors to show
+        code = int((self.fail_on_code and inspection.verdict == "would run code") or inspection.digest_holds is False)
         if self.tensor is not None:
-            document, lines = self._one_tensor(found, self.tensor, as_json=as_json)
+            document, lines = self._tensor_answer(inspection, self.tensor, as_json=as_json)
             return Answer(document, lines, code)
         if as_json:
-            return Answer(_document(found), [], code)
-        return Answer({}, self._page(found), code)
+            return Answer(_json_document(inspection), [], code)
+        return Answer({}, self._page(inspection), code)
 
-    def _page(self, found: Inspection) -> list[str]:
+    def _page(self, inspection: Inspection) -> list[str]:
         from ckptconv.cli.text import inspect as text
         from ckptconv.cli.text.common import fields
 
         if not self.as_list:
-            return text.page(found)
-        _warn(found)
-        lines = text.listing(found)
-        return [*lines, *fields(text.digest(found), indent="")] if self.digest else lines
+            return text.page(inspection)
+        _warn_of_code(inspection)
+        lines = text.listing(inspection)
+        return [*lines, *fields(text.digest(inspection), indent="")] if self.digest else lines
 
-    def _one_tensor(self, found: Inspection, name: str, *, as_json: bool) -> tuple[dict[str, Json], list[str]]:
+    def _tensor_answer(self, inspection: Inspection, name: str, *, as_json: bool) -> tuple[dict[str, Json], list[str]]:
         import ckptconv
         from ckptconv.checks.stats import stats
         from ckptconv.cli.text import inspect as text
         from ckptconv.cli.text import tensor
         from ckptconv.core.spelling import to_json
 
-        with ckptconv.open(found.path, format=self.from_format) as checkpoint:
-            name = tensor.find(checkpoint, name, found.path)
+        with ckptconv.open(inspection.path, format=self.from_format) as checkpoint:
+            name = tensor.find(checkpoint, name, inspection.path)
             figures = stats(checkpoint.all_tensors[name]) if self.stats else None
             if not as_json:
-                _warn(found)
-                more = text.statistics(figures) if self.stats else []
-                more += text.digest(found) if self.digest else []
-                return {}, tensor.view(checkpoint, name, more)
+                _warn_of_code(inspection)
+                extra_rows = text.statistics(figures) if self.stats else []
+                extra_rows += text.digest(inspection) if self.digest else []
+                return {}, tensor.view(checkpoint, name, extra_rows)
             first, last = tensor.ends(checkpoint.all_tensors[name])
-        document = _document(found)
+        document = _json_document(inspection)
         entry = next(entry for entry in document["tensors"] if entry["name"] == name)
         if self.stats:
             entry["stats"] = None if figures is None else to_json(figures.to_dict())
@@ -139,20 +138,20 @@ class _View:
         return {**document, "tensors": [entry]}, []
 
 
-def _document(found: Inspection) -> dict[str, Json]:
-    """The inspection as JSON can say it: a mean may be infinite."""
+def _json_document(inspection: Inspection) -> dict[str, Json]:
+    """The inspection as a JSON document, in which statistics such as an infinite mean are spelled out."""
     from ckptconv.core.spelling import to_json
 
-    document = found.to_dict()
+    document = inspection.to_dict()
     for entry in document["tensors"]:
         if entry.get("stats"):
             entry["stats"] = to_json(entry["stats"])
     return document
 
 
-def _warn(found: Inspection) -> None:
-    """Where the page with the verdict is not shown, a bad one is told on standard error."""
+def _warn_of_code(inspection: Inspection) -> None:
+    """Report a bad verdict on standard error, for output that does not include the page with the verdict."""
     from ckptconv.cli.text.inspect import verdict
 
-    if found.verdict == "would run code":
-        output.complain([f"ckptconv: warning: {output.printable(str(found.path))}: {verdict(found)}"])
+    if inspection.verdict == "would run code":
+        output.complain([f"ckptconv: warning: {output.printable(str(inspection.path))}: {verdict(inspection)}"])

@@ -3,10 +3,10 @@
     0    fine
     1    a check found something
     2    trouble: usage, unreadable, refused
-    130  interrupted (Ctrl-C); 128 + the signal's number for the others
-    141  whoever read standard output stopped reading
+    130  interrupted (Ctrl-C); 128 + the signal's number for other signals
+    141  standard output is a pipe that nobody reads any more
 
-A command's module is imported when that command is run: ``ckptconv --help`` loads none of them.
+A command's module is imported when the command runs: ``ckptconv --help`` imports none of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Example:
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was told to end by a signal other than Ctrl-C's; everything cleans up as it does for that."""
+    """A signal other than Ctrl-C's asks the process to end. Everything cleans up as for Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Program(Group):
-    """The group of commands. Each is a function that returns its exit code."""
+    """The top-level group of commands. Each command returns its exit code."""
 
     summaries = COMMANDS
 
@@ -72,12 +72,13 @@ class Program(Group):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
         """Run the command that `args` name, and exit."""
-        completion.answer(self)
+        completion.answer_shell(self)
         sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
 
     def _run(self, args: list[str]) -> int:
-        plain = args[: args.index("--")] if "--" in args else args  # usage errors come before options are parsed
-        debug, as_json = "--debug" in plain, "--json" in plain
+        # these two are looked up before options are parsed, as they decide how usage errors are shown
+        possible_options = args[: args.index("--")] if "--" in args else args
+        debug, as_json = "--debug" in possible_options, "--json" in possible_options
         try:
             with self.make_context("ckptconv", list(args), obj=debug) as context:
                 return int(self.invoke(context) or 0)
@@ -89,7 +90,7 @@ class Program(Group):
         except KeyboardInterrupt as stop:
             trouble.report_stop(stop, as_json=as_json)
             return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
-        except Exception as error:  # whatever it is, a person gets a sentence and a script its exit code
+        except Exception as error:  # even for a bug, a user gets a sentence, and a script an exit code
             trouble.report(error, debug=debug, as_json=as_json)
             return 2
 
@@ -109,22 +110,22 @@ def program() -> None:
 def run() -> NoReturn:
     """The process's entry point."""
     # A checkpoint's headers are many small objects without cycles. The collector would walk all of them again and
-    # again (40 % of the time that 30,000 tensors take), to find nothing; and the process is short.
+    # again (40 % of the run time for 30,000 tensors), and find nothing; and the process is short.
     gc.disable()
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # a library's remark to its programmers is none of the user's business
+        warnings.simplefilter("ignore")  # libraries' warnings are for programmers, not for users
     _open_standard_files()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup's choice is kept
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # under nohup, SIGHUP stays ignored
             signal.signal(number, _terminate)
     try:
         program.main()
     finally:
-        gc.freeze()  # nor does the collection at the interpreter's end find anything
+        gc.freeze()  # spares the collection at the interpreter's end
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -132,7 +133,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _open_standard_files() -> None:
-    """Give a closed stdin, stdout or stderr to /dev/null: the next file that is opened would get its number."""
+    """Open /dev/null for a closed stdin, stdout or stderr, lest the next file that is opened get its number."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     _ParamType = click.ParamType[str]
 else:
-    _ParamType = click.ParamType  # which older releases of click do not subscript
+    _ParamType = click.ParamType  # older releases of click cannot subscript it
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -40,7 +40,7 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
         context.exit()
 
 
-# click's own --help and --version print by themselves, and would not tell of a full disk
+# click's own --help and --version print by themselves, and would not report a full disk
 help_ = click.option(
     "-h", "--help", is_flag=True, is_eager=True, expose_value=False, callback=_show_help,
     help="Show this page and exit.",
@@ -50,27 +50,27 @@ version = click.option(
     help="Show the version and exit.",
 )  # fmt: skip
 json_ = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-# the program looks for it by itself, since errors come before options are parsed, and hands it on as the context's obj
+# never read here: `Program` looks for it itself, before options are parsed, and passes it on as the context's obj
 debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
 def from_(what: str) -> Callable[[Command], Command]:
-    """``--from FORMAT``, for what is read."""
-    return _read_as("--from", "from_format", f"Read {what} as this format, whatever the bytes say.")
+    """``--from FORMAT``, the format of `what`."""
+    return _format_option("--from", "from_format", f"Read {what} as this format, whatever the bytes say.")
 
 
 def from_each(command: Command) -> Command:
-    """``--from`` for two files together, and one for each of them, which outranks it."""
+    """``--from`` for both of two files, and ``--from-a`` and ``--from-b``, which outrank it."""
     for option in (
-        _read_as("--from-b", "from_b", "Read only B as this format."),
-        _read_as("--from-a", "from_a", "Read only A as this format."),
+        _format_option("--from-b", "from_b", "Read only B as this format."),
+        _format_option("--from-a", "from_a", "Read only A as this format."),
         from_("A and B"),
     ):
         command = option(command)
     return command
 
 
-def _read_as(option: str, name: str, help: str) -> Callable[[Command], Command]:
+def _format_option(option: str, name: str, help: str) -> Callable[[Command], Command]:
     return click.option(
         option, name, metavar="FORMAT", shell_complete=completion.words(completion.read_formats), help=help
     )
@@ -84,9 +84,15 @@ arch = click.option(
 
 
 def set_(help: str) -> Callable[[Command], Command]:
-    """``--set K=V``, a param of an architecture; the library reads V by the param's type."""
+    """``--set K=V``, a param of an architecture. The library parses V by the param's type."""
     return click.option(
-        "--set", "settings", metavar="K=V", type=_setting, multiple=True, callback=_distinct, help=help + " Repeatable."
+        "--set",
+        "settings",
+        metavar="K=V",
+        type=_setting,
+        multiple=True,
+        callback=_refuse_repeated,
+        help=help + " Repeatable.",
     )
 
 
@@ -97,14 +103,14 @@ def _setting(value: str) -> str:
     return value
 
 
-def _distinct(context: click.Context, option: click.Parameter, settings: tuple[str, ...]) -> tuple[str, ...]:
+def _refuse_repeated(context: click.Context, option: click.Parameter, settings: tuple[str, ...]) -> tuple[str, ...]:
     if len({text.partition("=")[0].strip() for text in settings}) < len(settings):
         raise click.UsageError("--set sets the same param twice", context)
     return settings
 
 
 class _PathText(_ParamType):
-    """A path, as it was typed. Whether it is a file is the library's business."""
+    """A path as it was typed. The library checks whether it exists."""
 
     name = "path"
 
@@ -125,7 +131,7 @@ path_text = _PathText()
 
 
 def pair(value: str) -> tuple[str, str]:
-    """``K=V``, both as they are."""
+    """Parse ``KEY=VALUE``, both as strings."""
     key, equals, text = value.partition("=")
     if not key or not equals:
         raise click.BadParameter(f"{value!r} is not of the form KEY=VALUE")
@@ -133,17 +139,17 @@ def pair(value: str) -> tuple[str, str]:
 
 
 def key_value(value: str) -> tuple[str, MetaNode]:
-    """``K=V``, where V is read as JSON if it is, and as a string if not."""
+    """Parse ``K=V``, where V is JSON, or else a string."""
     key, equals, text = value.partition("=")
     if not key or not equals:
         raise click.BadParameter(f"{value!r} is not of the form K=V")
     try:
-        return key, json.loads(text, parse_constant=_no_constant)
+        return key, json.loads(text, parse_constant=_refuse_constant)
     except ValueError:
         return key, text
     except RecursionError:
         raise click.BadParameter(f"the value of {key!r} is nested too deeply") from None
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")

@@ -1,6 +1,6 @@
-"""Where text leaves the process: standard output and standard error, and nothing raw from a file on either.
+"""Writes to standard output and standard error.
 
-Everything that comes from a file or from the command line passes `printable` on its way out.
+Text from a file or from the command line has to pass `printable` first.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ _ASCII |= str.maketrans(dict(zip("▁▂▃▄▅▆▇█━", "12345678=", str
 
 
 class OutputError(FileAccessError):
-    """Standard output takes no more."""
+    """Standard output cannot be written."""
 
     code = "output"
 
 
 def printable(text: str) -> str:
-    r"""The text with everything a terminal might obey spelled out: ``\x1b``, ``\n``, ``\u202e``, lone surrogates."""
+    r"""The text with everything that a terminal might act on escaped: ``\x1b``, ``\n``, ``\u202e``, lone surrogates."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def style(text: str, *names: str) -> str:
-    """The text in bold, dim or a colour, where standard output is a terminal that wants them."""
-    if not text or not _is_colourful():
+    """The text in bold, dim or a colour, if standard output is a terminal that shows them."""
+    if not text or not _wants_colour():
         return text
     codes = ";".join(_STYLES[name] for name in names)
     return f"\x1b[{codes}m{text}\x1b[0m"
 
 
-def _is_colourful() -> bool:
+def _wants_colour() -> bool:
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    if sys.platform == "win32":  # its old console shows the escapes as they are
+    if sys.platform == "win32":  # the old console prints the escape sequences
         wanted = wanted and "WT_SESSION" in os.environ
     return wanted and sys.stdout is not None and sys.stdout.isatty()
 
 
 def columns() -> int:
-    """How wide the terminal is; 0 where standard output is none."""
+    """The terminal's width; 0 if standard output is not a terminal."""
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     return shutil.get_terminal_size().columns if on_terminal else 0
 
 
 def emit(text: str) -> None:
-    """Write to standard output, at once. Raises OutputError; BrokenPipeError where nobody reads it any more."""
-    if sys.stdout is None:  # closed by whoever started us
+    """Write to standard output, and flush. Raises OutputError; BrokenPipeError if nobody reads it any more."""
+    if sys.stdout is None:  # the parent process closed it
         return
     try:
-        left = memoryview(_spelled(text).encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
-        while left:  # under PYTHONUNBUFFERED this is a raw file, whose write() may take a part and say nothing
+        left = memoryview(_encodable(text).encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+        while left:  # under PYTHONUNBUFFERED this is a raw file, whose write() may write only a part
             left = left[sys.stdout.buffer.write(left) :]
         sys.stdout.flush()
     except BrokenPipeError:
@@ -75,36 +75,36 @@ def emit(text: str) -> None:
         ) from error
 
 
-def _spelled(text: str) -> str:
-    """The text, with plainer signs where standard output's encoding has no others."""
+def _encodable(text: str) -> str:
+    """The text, with ASCII in place of drawing characters that standard output's encoding lacks."""
     if text.isascii() or (sys.stdout.encoding or "").lower().startswith("utf"):
         return text
     return text.translate(_ASCII)
 
 
 def emit_lines(lines: Iterable[str]) -> None:
-    """Write lines to standard output, at once."""
+    """Write lines to standard output, and flush. Raises as `emit` does."""
     emit("".join(f"{line}\n" for line in lines))
 
 
 def emit_json(document: Mapping[str, Json]) -> None:
-    """Write the one JSON document of this run. ASCII: no control character and no lone surrogate gets through."""
+    """Write the run's single JSON document, in ASCII, so that control characters and lone surrogates are escaped."""
     emit(json.dumps({"schema": 1, **document}, allow_nan=False) + "\n")
 
 
 def complain(lines: Iterable[str]) -> None:
-    """Write lines to standard error, as far as there is one."""
+    """Write lines to standard error, if it can be written."""
     if sys.stderr is None:
         return
     try:
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         sys.stderr.flush()
-    except OSError:  # nobody is left to be told
+    except OSError:  # there is nowhere left to report it
         return
 
 
 def silence() -> None:
-    """Drop what standard output still has in its buffer, so that the interpreter does not try again at its end."""
+    """Discard what is left in standard output's buffer, which the interpreter would write again when it exits."""
     try:
         number = sys.stdout.fileno()
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""A progress bar on standard error: only on a terminal that can move its cursor, only for work of over a second."""
+"""A progress bar on standard error, shown only on a terminal that can move its cursor, and only after a second."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-PATIENCE = 1.0
+DELAY = 1.0
 """Seconds of work before a bar appears."""
 
 
 class Bar:
-    """A progress callback; leave it as a context manager, and the bar is gone. rich is imported when it appears."""
+    """A progress callback that draws a bar. Leaving it, as a context manager, removes the bar.
+
+    rich is imported only when the bar appears.
+    """
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -28,11 +31,11 @@ class Bar:
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        """Say that `done` of `total` bytes are through."""
-        if not self._on_terminal or time.monotonic() - self._start < PATIENCE or done >= total:
+        """Show that `done` of `total` bytes are done."""
+        if not self._on_terminal or time.monotonic() - self._start < DELAY or done >= total:
             return
         if self._progress is None:
-            self._progress = _bar()
+            self._progress = _make_bar()
             self._progress.start()
             self._task = self._progress.add_task(self._title, total=total)
         assert self._task is not None
@@ -43,7 +46,7 @@ class Bar:
             self._progress.stop()
 
 
-def _bar() -> Progress:
+def _make_bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -1,4 +1,4 @@
-"""How an error looks: one line that names the file, its details indented, one line with what to do."""
+"""Reports errors: one line that names the file, indented details, and one line with a hint."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ HINTS = {
     "edit": "'ckptconv inspect --list' shows the names; --dry-run, what becomes of them",
     "plugin": "update the plug-in, or remove it",
 }
-"""What to do about an error that says nothing of it, by the error's code."""
+"""Hints for errors that bring none, by the error's code."""
 
 
-MANY = {
+MANY_FILES_HINTS = {
     "convert": 'one SRC and one DST; for many: for f in *.pth; do ckptconv convert "$f" "${f%.pth}.safetensors"; done'
 }
-"""What to type where too many files are given, by the command."""
+"""Hints for commands that were given too many files."""
 
 
 class BugError(CkptconvError):
@@ -43,30 +43,30 @@ class BugError(CkptconvError):
 
 
 class MemoryLimitError(CkptconvError):
-    """The machine has not enough memory for this file."""
+    """The machine does not have enough memory for this file."""
 
     code = "memory"
 
 
 class ThreadLimitError(CkptconvError):
-    """The system starts no further thread."""
+    """The system refuses to start another thread."""
 
     code = "threads"
 
 
-def unknown(kind: str, word: str, known: Collection[str], *, otherwise: str) -> UsageError:
-    """The error for a word that is none of the known ones, with the nearest as its hint."""
+def unknown_word_error(kind: str, word: str, known: Collection[str], *, otherwise: str) -> UsageError:
+    """The error for an unknown word; its hint is the most similar known one, or `otherwise`."""
     near = get_close_matches(word, known, n=1)
     return UsageError(f"there is no {kind} {word!r}", hint=f"did you mean {near[0]!r}?" if near else otherwise)
 
 
-def understood(error: Exception) -> CkptconvError:
+def as_ckptconv_error(error: Exception) -> CkptconvError:
     """Any exception as one of ours."""
     match error:
         case CkptconvError():
             return error
         case click.ClickException():
-            return _usage(error)
+            return _usage_error(error)
         case MemoryError():
             return MemoryLimitError(
                 "there is not enough memory for this", hint="close other programs, or use a larger machine"
@@ -83,25 +83,25 @@ def understood(error: Exception) -> CkptconvError:
             return BugError(f"this is a bug in ckptconv: {text}", hint=hint)
 
 
-def _usage(error: click.ClickException) -> UsageError:
+def _usage_error(error: click.ClickException) -> UsageError:
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
     hint = f"'{context.command_path} --help' shows how it is used" if context else None
     if isinstance(error, click.NoSuchOption):
         message = f"there is no option {error.option_name!r}"
-        hint = _near_option(error.option_name, context) or hint
+        hint = _option_hint(error.option_name, context) or hint
     elif message.startswith("Got unexpected extra argument") and context:
-        hint = MANY.get(context.info_name or "", hint)
+        hint = MANY_FILES_HINTS.get(context.info_name or "", hint)
     return UsageError(message[:1].lower() + message[1:], hint=hint)
 
 
-def _near_option(name: str, context: click.Context | None) -> str:
-    """What to do about an option that there is not; empty where nothing comes near it."""
+def _option_hint(name: str, context: click.Context | None) -> str:
+    """The hint for an unknown option; "" if there is nothing better than the general one."""
     if context is None:
         return ""
     if isinstance(context.command, click.Group) and name in ("--json", "--debug"):
         return f"it comes after the command: '{context.command_path} COMMAND {name}'"
-    known = [known for param in context.command.params for known in param.opts]
+    known = [option for param in context.command.params for option in param.opts]
     if near := get_close_matches(name, known, n=1):
         return f"did you mean {near[0]}?"
     if name.startswith("--") or isinstance(context.command, click.Group):
@@ -109,45 +109,45 @@ def _near_option(name: str, context: click.Context | None) -> str:
     return f"'{context.command_path} --help' shows how it is used; a file called {name}… is given as ./{name}…"
 
 
-def _hint_of(error: CkptconvError) -> str:
-    """What to do about an error."""
+def _hint_for(error: CkptconvError) -> str:
+    """The error's own hint, or a general one."""
     return error.hint or HINTS.get(error.code, "run it again with --debug to see where this comes from")
 
 
 def as_dict(error: CkptconvError) -> dict[str, Json]:
-    """The error as the JSON documents spell it."""
+    """The error as ``--json`` prints it."""
     return {
         "code": error.code,
         "message": error.message,
         "path": None if error.path is None else os.fspath(error.path),
-        "hint": _hint_of(error),
+        "hint": _hint_for(error),
         "details": list(error.details),
     }
 
 
 def report(error: Exception, *, debug: bool, as_json: bool = False) -> None:
-    """Say what went wrong on standard error, and with `as_json` on standard output as well."""
-    ours = understood(error)
-    where = "" if ours.path is None else f"{printable(os.fspath(ours.path))}: "
-    lines = [f"ckptconv: error: {where}{printable(ours.message)}"]
-    lines += [f"  {printable(line)}" for line in ours.details]
-    lines.append(f"hint: {printable(_hint_of(ours))}")
+    """Report an error on standard error, and with `as_json` on standard output as well."""
+    known = as_ckptconv_error(error)
+    where = "" if known.path is None else f"{printable(os.fspath(known.path))}: "
+    lines = [f"ckptconv: error: {where}{printable(known.message)}"]
+    lines += [f"  {printable(line)}" for line in known.details]
+    lines.append(f"hint: {printable(_hint_for(known))}")
     if debug:
         lines = [*_traceback(error), *lines]
     complain(lines)
-    if as_json and not isinstance(ours, OutputError):
-        _emit_error(as_dict(ours))
+    if as_json and not isinstance(known, OutputError):
+        _emit_error(as_dict(known))
 
 
 def _traceback(error: Exception) -> list[str]:
-    """The traceback, without the details and the hint that stand below it anyway."""
-    told = traceback.TracebackException.from_exception(error)
-    told.__notes__ = None
-    return [printable(line) for line in "".join(told.format()).splitlines()]
+    """The traceback without the error's details and hint, which follow it anyway."""
+    trace = traceback.TracebackException.from_exception(error)
+    trace.__notes__ = None
+    return [printable(line) for line in "".join(trace.format()).splitlines()]
 
 
 def report_stop(stop: KeyboardInterrupt, *, as_json: bool) -> None:
-    """Say that a signal ended the run, and what that means for the target, where there is one."""
+    """Report that a signal ended the run, and what became of the target, if there is one."""
     word = "interrupted" if type(stop) is KeyboardInterrupt else "terminated"
     message = "; ".join([word, *map(printable, getattr(stop, "__notes__", [])[:1])])
     complain([f"ckptconv: {message}"])
@@ -156,8 +156,7 @@ def report_stop(stop: KeyboardInterrupt, *, as_json: bool) -> None:
 
 
 def _emit_error(error: dict[str, Json]) -> None:
-    """Standard output may be what is broken; then the exit code and standard error have to do."""
     try:
         emit_json({"error": error})
-    except (OutputError, BrokenPipeError):
+    except (OutputError, BrokenPipeError):  # then the exit code and standard error have to do
         return

@@ -91,28 +91,30 @@ def command(
 
     if [second, saved, recorded].count(None) != 2:
         raise click.UsageError("give one of B, --save-outputs and --outputs", click.get_current_context())
-    if recorded and (arrays or _given("samples", "seed")):
+    if recorded and (arrays or _is_given("samples", "seed")):
         raise click.UsageError("--outputs brings its own inputs", click.get_current_context())
     if saved and (rtol is not None or atol is not None):
         raise click.UsageError("--rtol and --atol are for comparing", click.get_current_context())
     if second is None and from_b is not None:
         raise click.UsageError("--from-b needs B", click.get_current_context())
     first_format = from_a or from_format
-    said = _Said(arch=arch, settings=settings, device=cast("Literal['cpu', 'cuda']", device), inputs=inputs)
+    shared = _SharedArguments(
+        arch=arch, settings=settings, device=cast("Literal['cpu', 'cuda']", device), inputs=inputs
+    )
     with Bar("verifying") as bar:
         if saved is not None:
             result: ckptconv.Verification | ckptconv.Saved = ckptconv.save_outputs(
-                first, saved, **said, format=first_format, arrays=arrays, samples=samples, seed=seed, force=force,
+                first, saved, **shared, format=first_format, arrays=arrays, samples=samples, seed=seed, force=force,
                 progress=bar,
             )  # fmt: skip
         elif recorded is not None:
             result = ckptconv.verify_outputs(
-                first, recorded, **said, format=first_format, rtol=rtol, atol=atol, progress=bar
+                first, recorded, **shared, format=first_format, rtol=rtol, atol=atol, progress=bar
             )
         else:
             assert second is not None
             result = ckptconv.verify(
-                first, second, **said, first_format=first_format, second_format=from_b or from_format, arrays=arrays,
+                first, second, **shared, first_format=first_format, second_format=from_b or from_format, arrays=arrays,
                 samples=samples, seed=seed, rtol=rtol, atol=atol, progress=bar,
             )  # fmt: skip
     if as_json:
@@ -124,8 +126,8 @@ def command(
     return 0 if isinstance(result, ckptconv.Saved) or result.equivalent else 1
 
 
-class _Said(TypedDict):
-    """What is said of every network that is run."""
+class _SharedArguments(TypedDict):
+    """The arguments that all three calls take."""
 
     arch: str | None
     settings: tuple[str, ...]
@@ -133,7 +135,7 @@ class _Said(TypedDict):
     inputs: tuple[str, ...]
 
 
-def _given(*names: str) -> bool:
-    """Whether any of these options stands on the command line."""
+def _is_given(*names: str) -> bool:
+    """Whether any of these options was given on the command line."""
     context = click.get_current_context()
     return any(context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in names)

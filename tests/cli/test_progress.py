@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 
 def test_no_progress_bar_appears_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "DELAY", 0.0)
     monkeypatch.setattr(sys, "stderr", written := io.StringIO())
     with progress.Bar("reading") as bar:
         bar(1, 2)
@@ -33,7 +33,7 @@ def test_no_progress_bar_appears_for_quick_work(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_progress_bar_appears_for_slow_work_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "DELAY", 0.0)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", written := Terminal())
     with progress.Bar("reading [red]") as bar:
@@ -42,7 +42,7 @@ def test_a_progress_bar_appears_for_slow_work_on_a_terminal(monkeypatch: pytest.
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "DELAY", 0.0)
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys, "stderr", written := Terminal())
     with progress.Bar("reading") as bar:

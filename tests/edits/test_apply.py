@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import ckptconv
-from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.apply import apply_edits
 from ckptconv.api.editing.edits import Edits
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.edits.rules import parse_rules
@@ -239,7 +239,7 @@ def test_what_is_changed_is_read_in_ranges(tmp_path: Path, source: Path) -> None
         "[[edits]]\nkind = 'cast'\nsources = '{*}.qk'\ndtype = 'BF16'\n",
     )
     with ckptconv.open(source) as checkpoint:
-        made, _ = edited(checkpoint, Edits(names=[path]))
+        made, _ = apply_edits(checkpoint, Edits(names=[path]))
         tensor = made["module.layers.0.qk"]
         whole = bytes(tensor.read())
         assert all(bytes(tensor.read(i, j)) == whole[i:j] for i in range(0, 96, 7) for j in range(i, 97, 5))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import ckptconv
-from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.apply import apply_edits
 from ckptconv.api.editing.edits import Edits
 from ckptconv.core.dtypes import BLOCKS, DTYPES
 from ckptconv.core.edit import Edit, Step
@@ -102,7 +102,7 @@ def test_a_wide_row_is_joined_in_little_memory(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2, 3_000_000), "b": torch.ones(2, 3_000_000)}, tmp_path / "a.pth")
     (tmp_path / "rules.toml").write_text("[[edits]]\nkind = 'concat'\nsources = ['a', 'b']\ntargets = 'c'\naxis = 1\n")
     with ckptconv.open(tmp_path / "a.pth") as checkpoint:
-        tensor = edited(checkpoint, Edits(names=[tmp_path / "rules.toml"]))[0]["c"]
+        tensor = apply_edits(checkpoint, Edits(names=[tmp_path / "rules.toml"]))[0]["c"]
         source = checkpoint.file
         before = source.bytes_read  # type: ignore[union-attr]
         assert bytes(tensor.read(12_000_000 - 8, 12_000_000 + 8)) == bytes(8) + torch.ones(2).numpy().tobytes()

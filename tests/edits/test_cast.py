@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.apply import apply_edits
 from ckptconv.api.editing.edits import Edits
 from ckptconv.core.arrays import TORCH_NAMES, numpy_dtype
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
@@ -185,7 +185,7 @@ def test_a_cast_is_read_in_ranges(tmp_path: Path, dtype: str) -> None:
     generator = torch.Generator().manual_seed(0)
     source = saved(tmp_path / "a.pth", {"w": torch.randn(150_001, generator=generator), "t": torch.randn(401, 300).T})
     with ckptconv.open(source) as checkpoint:
-        made, _ = edited(checkpoint, Edits(dtype=[dtype]))
+        made, _ = apply_edits(checkpoint, Edits(dtype=[dtype]))
         for tensor in made.values():
             whole = bytes(tensor.read())
             assert len(whole) == tensor.info.nbytes

@@ -1,14 +1,14 @@
-"""What `convert` alone does.
+"""What only `convert` does.
 
-Begin with `job`, which does all of it; the order is that in which things are done:
+Begin with `job`, which runs a conversion from start to end. The others, in the order in which it uses them:
 
-    order  prepare           what was asked for, and what it makes of the source; no tensor is read
-    outside                  …extras that are taken as the model
-    gguf  ldm                …what llama.cpp and loaders of single files of diffusion models want besides
-    shapes                   …shapes that a GGUF of such a model says
-    noted  graph  export     …an architecture that it must fit, as a note; the graph around the weights
-    destination  companions  where to; the files beside the weights that go along
-    consent                  losses that were agreed to
-    plan  casts  verified    what becomes of each tensor; what casting lost; ``--verify``
-    job  conversion          carrying it out; what it is said to have done
+    order  prepare            what was asked for, and what it makes of the source; no tensor is read
+    outside                   …extras that are selected as the model
+    gguf  ldm                 …what llama.cpp and the loaders of diffusion models' single files expect besides
+    shapes                    …shapes that a diffusion model's GGUF records
+    arch_note  graph  export  …the architecture that it must fit, as a note; the graph around the weights
+    destination  companions   where it is written; the files beside the weights that are copied
+    consent                   refusing losses that were not agreed to
+    plan  casts  verifier     a dry run's rows; what casting lost; ``--verify``
+    job  conversion           running it; the result that is reported
 """

@@ -1,11 +1,11 @@
-"""What lies beside a model's weights and is none: its configuration, a tokenizer, chat templates (``--with-files``).
+"""``--with-files``: copies the files beside a model's weights, such as its configuration, tokenizer, chat templates.
 
-Which these are, in the folder that the source is or lies in, on the disk or in an archive, and in those below that are
-parts of the model, says `ckptconv.formats.beside.belonging`. Links are followed; the target gets its name last. They
-are copied as they are, but for ``config.json``: where the tensors were cast or made plain, it names their type wherever
+They lie in the folder that the source is or lies in, on disk or in an archive, and in folders below it that are parts
+of the model; `ckptconv.formats.beside.belonging` says which. Links are followed. The target gets its name last. Files
+are copied as they are, except ``config.json``: if the tensors were cast or dequantized, it gets their new type wherever
 it names one, and no longer says that they are quantized.
 
-Refused: weights of a module that would run code as they are loaded, or that cannot be read.
+Refused: weights of other modules that would run code when loaded, or that cannot be read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.api.editing.dequantize import retyped, type_name, unclaimed
+from ckptconv.api.editing.dequantize import type_name, with_type_name, without_quantization_keys
 from ckptconv.api.editing.quantize import quantization_config
 from ckptconv.api.evidence import QUANTIZERS
 from ckptconv.api.inspecting.uses import uses_of
@@ -53,22 +53,24 @@ if TYPE_CHECKING:
     from ckptconv.formats.beside.belonging import Part
     from ckptconv.formats.beside.places import Place
 
-MAX_TAKEN = 100
-"""Files that are copied, each of which is open until all get their names. Models have a dozen; a folder of captions, or
-a home, has more.
+MAX_FILES = 100
+"""The most files to copy, since all stay open until they get their names. A model has a dozen; a folder of captions, or
+a home folder, has more.
 """
 
 _INDENT = re.compile(r"\s*\{\r?\n([ \t]*)")
 
-_PIECE = 1 << 20
+_COPY_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Companions:
-    """Files that are put beside a target.
+    """The files to copy beside a target.
 
-    place:  the folder that they are in. names: their paths from there. config: what config.json becomes, None where it
-    stays as it is. findings: what is said of it.
+    place:    the folder that they lie in.
+    names:    their paths below it.
+    config:   the new contents of config.json; None if it stays as it is.
+    findings: what to report about the copies.
     """
 
     place: Place
@@ -77,8 +79,8 @@ class Companions:
     findings: list[Finding]
 
     def check(self, target: Path, *, replace: bool) -> None:
-        """Raise TargetExistsError where one of them is there already and may not be replaced, UsageError where the
-        target's folder is theirs.
+        """Raise TargetExistsError if one of them exists already and may not be replaced, UsageError if the target lies
+        in their folder.
         """
         if os.path.realpath(target.parent) == os.path.realpath(self.place.path):
             raise UsageError("--with-files: DST is in the folder of SRC", hint="put it into a folder of its own")
@@ -86,14 +88,14 @@ class Companions:
             for name in self.names:
                 Target(target.parent / name, replace=replace, folders=name.count("/"))
 
-    def left_to(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint without the texts of an archive that are files beside it."""
+    def removed_from(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint without the metadata that holds the texts of these files, as an archive's checkpoint has."""
         if not isinstance(self.place, InArchive):
             return checkpoint
         return without_copied(checkpoint, {*map(self.place.member, self.names)})
 
     def write(self, target: Target) -> None:
-        """Put them beside a target that is open; they get their names with it."""
+        """Write them beside an open target. They get their names together with it."""
         for name in self.names:
             other = target.beside(name, folders=name.count("/"))
             if name == CONFIG and self.config is not None:
@@ -106,8 +108,8 @@ class Companions:
         with located(self.place.path / name), self.place.open(name) as source:
             check = SpanCheck(source.whole) if isinstance(source, Member) else None
             target.reserve(source.size)
-            for start in range(0, source.size, _PIECE):
-                piece = source.read_at(start, min(_PIECE, source.size - start))
+            for start in range(0, source.size, _COPY_SIZE):
+                piece = source.read_at(start, min(_COPY_SIZE, source.size - start))
                 target.write_at(start, piece)
                 if check is not None:
                     check.update(piece)
@@ -115,38 +117,41 @@ class Companions:
                 raise CorruptFileError("it fails its CRC-32", hint=COPY_ARCHIVE_AGAIN)
 
 
-def companions_of(source: PathText, edits: Edits, opened: Checkpoint, made: Checkpoint) -> Companions:
-    """What lies beside `source`, for what is made of it. Raises UsageError where there is nothing, LimitError where
-    there is too much, UnsafeError where it is a program, and what reading a configuration raises.
+def find_companions(source: PathText, edits: Edits, opened: Checkpoint, made: Checkpoint) -> Companions:
+    """The files beside `source` that go with the result `made`.
+
+    Raises UsageError if there are none, LimitError if there are too many, UnsafeError for weights that would run code,
+    and what reading a configuration raises.
     """
     path = Path(source)
     place = home_of(path, opened)
     folder = place.folder("")
-    left = LEFT + (tuple(QUANTIZERS) if edits.dequantize else ())
+    excluded = LEFT + (tuple(QUANTIZERS) if edits.dequantize else ())
 
-    def taken(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if is_taken(name, left) and name != path.name)
+    def to_copy(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if is_taken(name, excluded) and name != path.name)
 
     parts = parts_of(place)
-    names = (*taken(folder.names), *dict.fromkeys(name for part in parts for name in part.files))
+    names = (*to_copy(folder.names), *dict.fromkeys(name for part in parts for name in part.files))
     if not names:
         raise UsageError("--with-files: nothing lies beside the weights", path=source, hint="leave it out")
-    if len(names) > MAX_TAKEN:
-        message = f"--with-files: {len(names):,} files lie beside the weights; the limit is {MAX_TAKEN}"
+    if len(names) > MAX_FILES:
+        message = f"--with-files: {len(names):,} files lie beside the weights; the limit is {MAX_FILES}"
         raise LimitError(message, path=source, hint="put the model into a folder of its own")
     weights = [name for name in names if name.endswith((SAFE, PICKLED))]
     for name in weights:
         _check_weights(place, name)
     changed = edits.dequantize or edits.dtype or edits.quantize
-    config = _config(place, edits, made) if changed and CONFIG in names else None
-    lost = taken(name for name in folder.others if (folder.path / name).is_symlink())
-    tops = {part.path.partition("/")[0] for part in parts}
-    stay = [f"{name}/" for name in folder.folders if name not in tops and not name.startswith(".")]
-    return Companions(place, names, config, [*_told(names, weights, config), *_not_copied(lost, stay, parts)])
+    config = _changed_config(place, edits, made) if changed and CONFIG in names else None
+    dead_links = to_copy(name for name in folder.others if (folder.path / name).is_symlink())
+    part_folders = {part.path.partition("/")[0] for part in parts}
+    other_folders = [f"{name}/" for name in folder.folders if name not in part_folders and not name.startswith(".")]
+    findings = [*_copied_findings(names, weights, config), *_not_copied_findings(dead_links, other_folders, parts)]
+    return Companions(place, names, config, findings)
 
 
 def _check_weights(place: Place, name: str) -> None:
-    """Raise UnsafeError where what is copied as it is would run code, and what its reader raises."""
+    """Raise UnsafeError if weights to copy would run code when loaded, and what their reader raises."""
     with located(place.path / name), place.open(name) as source:
         with detect(source).read(source) as checkpoint:
             calls = [use.node.name for use in uses_of(checkpoint) if use.runs]
@@ -157,7 +162,7 @@ def _check_weights(place: Place, name: str) -> None:
             )
 
 
-def _told(names: tuple[str, ...], weights: list[str], config: bytes | None) -> Iterator[Finding]:
+def _copied_findings(names: tuple[str, ...], weights: list[str], config: bytes | None) -> Iterator[Finding]:
     changed = f"; {CONFIG} is changed to say what is written" if config is not None else ""
     message = f"{plural(len(names), 'file')} beside the weights: {listed(names, 4)}{changed}"
     yield Finding("copied", "info", names[0], message)
@@ -166,35 +171,36 @@ def _told(names: tuple[str, ...], weights: list[str], config: bytes | None) -> I
         yield Finding("copied-weights", "info", weights[0], message)
 
 
-def _not_copied(lost: Iterable[str], folders: list[str], parts: list[Part]) -> Iterator[Finding]:
-    lost = [*lost, *(name for part in parts for name in part.lost)]
-    if lost:
-        message = f"not copied, since links lead nowhere, elsewhere, or to where one may not look: {listed(lost, 4)}"
-        yield Finding("not-copied", "warning", lost[0], message)
-    stay = [*(name for part in parts for name in part.others), *folders]
-    if stay:
-        message = f"not copied, since nothing says that they are the model's: {listed(stay, 4)}"
-        yield Finding("not-copied", "info", stay[0], message)
+def _not_copied_findings(dead_links: Iterable[str], folders: list[str], parts: list[Part]) -> Iterator[Finding]:
+    dead_links = [*dead_links, *(name for part in parts for name in part.lost)]
+    if dead_links:
+        shown = listed(dead_links, 4)
+        message = f"not copied, since links lead nowhere, elsewhere, or to where one may not look: {shown}"
+        yield Finding("not-copied", "warning", dead_links[0], message)
+    unrelated = [*(name for part in parts for name in part.others), *folders]
+    if unrelated:
+        message = f"not copied, since nothing says that they are the model's: {listed(unrelated, 4)}"
+        yield Finding("not-copied", "info", unrelated[0], message)
 
 
-def _config(place: Place, edits: Edits, checkpoint: Checkpoint) -> bytes | None:
-    """What config.json says of the tensors as they are now; None where that is what it says already."""
+def _changed_config(place: Place, edits: Edits, checkpoint: Checkpoint) -> bytes | None:
+    """config.json as it describes the edited tensors; None if it does so already."""
     with located(place.path / CONFIG), place.open(CONFIG) as source:
         text = source.read_all(MAX_CONFIG)
         before = strict_json.object_of(text, CONFIG, hint=COPY_AGAIN)
         strict_json.check_depth(before, CONFIG)
-    after = unclaimed(before.copy()) if edits.dequantize or edits.quantize else before
+    after = without_quantization_keys(before.copy()) if edits.dequantize or edits.quantize else before
     assert isinstance(after, dict)
     if (name := type_name(checkpoint)) is not None:
-        after = retyped(after, name)
+        after = with_type_name(after, name)
     if (quantized := quantization_config(checkpoint)) is not None:
         after = {**after, **quantized}
-    return None if after == before else _written_as(text.decode(), after)
+    return None if after == before else _in_style_of(text.decode(), after)
 
 
-def _written_as(before: str, document: dict[str, Any]) -> bytes:
-    """A document in the style of the text that it was: its indent, letters or escapes, the end of the last line."""
+def _in_style_of(before: str, document: dict[str, Any]) -> bytes:
+    """The document as JSON in the style of the text `before`: its indent, its use of escapes, its last line's end."""
     indent = _INDENT.match(before)
-    escapes = before.isascii() or "\\ud" in before.lower()  # halves of a pair have no other spelling
+    escapes = before.isascii() or "\\ud" in before.lower()  # lone surrogates can only be escaped
     text = json.dumps(document, indent=indent[1] if indent else None, ensure_ascii=escapes)
     return (text + before[len(before.rstrip()) :]).encode()

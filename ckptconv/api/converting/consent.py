@@ -1,4 +1,4 @@
-"""Losses need consent: what was agreed to, and refusing what was not."""
+"""Losses need consent: this module refuses those that the user did not agree to."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
 
 
-_BESIDE = frozenset(["metadata", "extras", "opaque"])
-"""Losses of what stands beside the model's tensors, mostly."""
+_OUTSIDE_THE_MODEL = frozenset(["metadata", "extras", "opaque"])
+"""Losses of what mostly lies outside of the model's tensors, and so can be avoided by ``--bare``."""
 
 
-def agreed(allow_loss: str | Collection[str]) -> Collection[str]:
-    """The codes that are agreed to. Raises UsageError where one is none."""
+def parse_allowed(allow_loss: str | Collection[str]) -> Collection[str]:
+    """The codes of losses that are agreed to. Raises UsageError for an unknown code."""
     codes = as_tuple(allow_loss)
     if unknown := set(codes) - {*preflight.CODES, "all"}:
         raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     return codes
 
 
-def refuse_lacking(order: Order, made: Prepared, place: Destination) -> None:
-    """Raise UnsupportedError where the checkpoint lacks what the format cannot be written without."""
-    if not (lacking := place.format.lacking(made.checkpoint)):
+def refuse_unwritable(order: Order, prepared: Prepared, place: Destination) -> None:
+    """Raise UnsupportedError if the checkpoint lacks something without which the format cannot be written."""
+    if not (lacking := place.format.lacking(prepared.checkpoint)):
         return
-    if order.bare and not place.format.lacking(made.edited):
+    if order.bare and not place.format.lacking(prepared.edited):
         hint = "leave --bare out: it takes the model's tensors alone"
     else:
         target = place.path.with_name(place.path.name.removesuffix(place.path.suffix) + place.format.instead)
@@ -45,23 +45,23 @@ def refuse_lacking(order: Order, made: Prepared, place: Destination) -> None:
     raise UnsupportedError(f"no {place.format.name} file can be made: {lacking}", path=order.request.source, hint=hint)
 
 
-def refuse(losses: list[Finding], allowed: Collection[str], source: PathText, *, bare: bool = False) -> None:
-    """Raise unless every loss was agreed to. `bare`: no less can be asked for."""
+def require_consent(losses: list[Finding], allowed: Collection[str], source: PathText, *, bare: bool = False) -> None:
+    """Raise LossError or UnsafeError unless every loss was agreed to. `bare`: the hint need not name ``--bare``."""
     if "all" in allowed:
         return
-    left = [loss for loss in losses if loss.code not in allowed]
-    _refuse_calls(left, source)
-    if left:
-        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
-        hints = dict.fromkeys(loss.hint for loss in left if loss.hint)
+    refused = [loss for loss in losses if loss.code not in allowed]
+    _refuse_calls(refused, source)
+    if refused:
+        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in refused))
+        hints = dict.fromkeys(loss.hint for loss in refused if loss.hint)
         ways = [*hints, f"{codes} goes on without"]
-        if not bare and not _BESIDE.isdisjoint(loss.code for loss in left):
+        if not bare and not _OUTSIDE_THE_MODEL.isdisjoint(loss.code for loss in refused):
             ways.append("--bare takes the model's tensors alone")
-        raise LossError(left, path=source, hint="; ".join(ways))
+        raise LossError(refused, path=source, hint="; ".join(ways))
 
 
 def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
-    """Raise if finite values became infinite or NaN, which is known once they have passed, without consent."""
+    """Raise LossError if finite values became infinite or NaN without consent. That is known once they have passed."""
     if losses and not {"overflow", "all"} & set(allowed):
         narrow = any(loss.expected not in (None, "F32", "F64") for loss in losses)
         wider = "; or --dtype 'NAME=F32' for these alone" if narrow else ""
@@ -69,11 +69,11 @@ def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
 
 
 def _refuse_calls(losses: list[Finding], source: PathText) -> None:
-    """Raise if there is a call that was not agreed to."""
+    """Raise UnsafeError if loading the source would call something, or hand on what can run anything."""
     calls = [loss for loss in losses if loss.code == "opaque" and loss.found in (preflight.CALL, preflight.HANDED)]
     if calls:
-        made = sum(loss.found == preflight.CALL for loss in calls)
-        what = plural(made, "call") if made else f"{plural(len(calls), 'name')} that can run anything"
+        count = sum(loss.found == preflight.CALL for loss in calls)
+        what = plural(count, "call") if count else f"{plural(len(calls), 'name')} that can run anything"
         raise UnsafeError(
             f"loading this file with pickle would run code: {what}",
             path=source,
@@ -83,12 +83,11 @@ def _refuse_calls(losses: list[Finding], source: PathText) -> None:
 
 
 def refuse_dependents(opened: Checkpoint, losses: list[Finding], source: PathText) -> None:
-    """Raise if a tensor of the model hangs on a call, or if nothing but calls would make one."""
-    made = [node for node in nodes_of(opened.root, Opaque) if node.how in RUNS]
-    parts = (part for node in made for _, part in walk(node))
+    """Raise UnsafeError if a tensor of the model is an argument of a call, or if there are calls and no tensors."""
+    calls = [node for node in nodes_of(opened.root, Opaque) if node.how in RUNS]
     if not len(opened):
         _refuse_calls(losses, source)
-    for part in parts:
+    for part in (part for call in calls for _, part in walk(call)):
         if isinstance(part, TensorRef) and part.name in opened:
             raise UnsafeError(
                 f"the model's {part.name!r} is an argument of a call, which is not made here",

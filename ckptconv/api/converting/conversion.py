@@ -1,4 +1,4 @@
-"""What a conversion reports: before the first byte is written, in a dry run, and after the last."""
+"""What a conversion reports: before the first byte is written, in a dry run, and after the last byte."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.converting.consent import refuse_overflow
-from ckptconv.api.converting.plan import plan_of
-from ckptconv.api.editing.dialects import untranslated
+from ckptconv.api.converting.plan import plan_moves
+from ckptconv.api.editing.dialects import untranslated_findings
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural
 from ckptconv.formats.targets import preflight
@@ -34,11 +34,11 @@ class Conversion:
     """What `convert` did, or with `dry_run` would have done.
 
     losses:   what the target cannot give back; all of it was agreed to, unless this was a dry run.
-    findings: what else a person should know.
+    findings: what else a user should know.
     digest:   the content digest, if the written file records one.
     plan:     in a dry run, what happens to every tensor.
+    files:    the files that `with_files` copies beside the target.
     verification: what `verify` found, if it was asked for.
-    files:    the files that `with_files` puts beside it.
     """
 
     source: Path
@@ -73,23 +73,36 @@ class Conversion:
         return document | ({"digest": self.digest} if self.digest else {})
 
 
-def foreseen(order: Order, made: Prepared, place: Destination, files: Companions | None) -> Conversion:
+def forecast(order: Order, prepared: Prepared, place: Destination, companions: Companions | None) -> Conversion:
     """What is known before the first byte is written."""
-    checkpoint, wanted, source = made.checkpoint, place.format, order.request.source
+    checkpoint, wanted, source = prepared.checkpoint, place.format, order.request.source
+    keeps_graph = any(finding.code == "template" for finding in prepared.findings)
+    if companions is None:
+        file_findings = [*place.left_behind(source), *_config_findings(prepared)]
+    else:
+        file_findings = companions.findings
     return Conversion(
-        source=Path(source), target=place.path, source_format=made.edited.format, target_format=wanted.name,
-        tensors=len(checkpoint), nbytes=0, losses=[*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
+        source=Path(source),
+        target=place.path,
+        source_format=prepared.edited.format,
+        target_format=wanted.name,
+        tensors=len(checkpoint),
+        nbytes=0,
+        losses=[*preflight.losses(checkpoint, wanted), *_unheld_blocks(prepared, wanted)],
         findings=[
-            *made.findings, *_findings(checkpoint, wanted, kept="template" in {one.code for one in made.findings}),
-            *_left_unsaid(checkpoint, wanted), *untranslated(made.edited, wanted, order.edits), *place.findings,
-            *((*place.left_behind(source), *_unsaid(made)) if files is None else files.findings),
+            *prepared.findings,
+            *_checkpoint_findings(checkpoint, wanted, keeps_graph=keeps_graph),
+            *_integer_findings(checkpoint, wanted),
+            *untranslated_findings(prepared.edited, wanted, order.edits),
+            *place.findings,
+            *file_findings,
         ],
-        files=[place.path.parent / name for name in files.names] if files is not None else [],
-    )  # fmt: skip
+        files=[place.path.parent / name for name in companions.names] if companions is not None else [],
+    )
 
 
-def _left_unsaid(checkpoint: Checkpoint, wanted: Format) -> list[Finding]:
-    """A word where no record says which integers a graph made weights of, and their type does not either."""
+def _integer_findings(checkpoint: Checkpoint, wanted: Format) -> list[Finding]:
+    """A finding if a graph's quantized weights stay integers, and neither a record nor their type will say so."""
     count = len(checkpoint.notes.quantized)
     if not count or wanted.holds.metadata == "record" or wanted.graph:
         return []
@@ -98,58 +111,68 @@ def _left_unsaid(checkpoint: Checkpoint, wanted: Format) -> list[Finding]:
     return [Finding("quantized", "info", "", message, hint="--dequantize makes plain weights of them")]
 
 
-def planned(result: Conversion, made: Prepared, place: Destination, progress: Progress | None) -> Conversion:
-    """What a dry run says; the values of tensors that are cast are looked at for it."""
-    checkpoint = made.checkpoint
-    plan = plan_of(made.source, checkpoint, made.moves, place.file_of(checkpoint))
-    over, cast = _cast(made, progress, read=True)
-    nbytes = sum(tensor.info.nbytes for tensor in stored_tensors(checkpoint).values())
-    losses, findings = [*result.losses, *over], [*result.findings, *cast]
-    return replace(result, nbytes=nbytes, losses=losses, findings=findings, plan=plan)
-
-
-def completed(result: Conversion, made: Prepared, written: WriteResult, allowed: Collection[str]) -> Conversion:
-    """The result with what is known once the values have been written. Raises LossError if that needs consent."""
-    over, cast = _cast(made)
-    refuse_overflow(over, allowed)
-    findings = [*result.findings, *written.findings, *cast, *_renewed(made.checkpoint, written)]
+def dry_run_result(result: Conversion, prepared: Prepared, place: Destination, progress: Progress | None) -> Conversion:
+    """The result of a dry run. Reads the tensors that would be cast."""
+    checkpoint = prepared.checkpoint
+    plan = plan_moves(prepared.source, checkpoint, prepared.moves, place.file_of(checkpoint))
+    overflows, cast_findings = _cast_losses(prepared, progress, read=True)
     return replace(
-        result, nbytes=written.nbytes, digest=written.digest, losses=[*result.losses, *over], findings=findings
+        result,
+        nbytes=sum(tensor.info.nbytes for tensor in stored_tensors(checkpoint).values()),
+        losses=[*result.losses, *overflows],
+        findings=[*result.findings, *cast_findings],
+        plan=plan,
     )
 
 
-def _cast(
-    made: Prepared, progress: Progress | None = None, *, read: bool = False
+def written_result(
+    result: Conversion, prepared: Prepared, written: WriteResult, allowed: Collection[str]
+) -> Conversion:
+    """The result with what is known once the values have been written. Raises LossError if that needs consent."""
+    overflows, cast_findings = _cast_losses(prepared)
+    refuse_overflow(overflows, allowed)
+    digest_findings = _changed_digest_findings(prepared.checkpoint, written)
+    return replace(
+        result,
+        nbytes=written.nbytes,
+        digest=written.digest,
+        losses=[*result.losses, *overflows],
+        findings=[*result.findings, *written.findings, *cast_findings, *digest_findings],
+    )
+
+
+def _cast_losses(
+    prepared: Prepared, progress: Progress | None = None, *, read: bool = False
 ) -> tuple[list[Finding], list[Finding]]:
-    """What casting lost, as `cast_losses` reports it; `read`: the values still have to be read for that."""
-    if not made.is_edited:  # so that a plain conversion imports none of it
+    """`casts.cast_losses`; with `read`, reads the values first, as they have not passed yet."""
+    if not prepared.is_edited:  # so that a plain conversion does not import `casts`
         return [], []
     from ckptconv.api.converting.casts import cast_losses, read_casts
 
     if read:
-        read_casts(made.checkpoint, progress)
-    return cast_losses(made.checkpoint)
+        read_casts(prepared.checkpoint, progress)
+    return cast_losses(prepared.checkpoint)
 
 
-def _unheld(made: Prepared, wanted: Format) -> Iterable[Finding]:
-    if not made.is_edited:
+def _unheld_blocks(prepared: Prepared, wanted: Format) -> Iterable[Finding]:
+    if not prepared.is_edited:
         return ()
     from ckptconv.api.converting.casts import unheld_blocks
 
-    return unheld_blocks(made.checkpoint, wanted)
+    return unheld_blocks(prepared.checkpoint, wanted)
 
 
-def _unsaid(made: Prepared) -> Iterable[Finding]:
-    """What a configuration has to say about the tensors, if no file beside them says it."""
-    if not made.is_edited:
+def _config_findings(prepared: Prepared) -> Iterable[Finding]:
+    """What a configuration would have to say about the tensors; none is written beside them."""
+    if not prepared.is_edited:
         return ()
-    from ckptconv.api.editing.quantize import asked_of_config
+    from ckptconv.api.editing.quantize import config_finding
 
-    return asked_of_config(made.checkpoint)
+    return config_finding(prepared.checkpoint)
 
 
-def _renewed(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
-    """A finding if the source records a digest, and what was written has another."""
+def _changed_digest_findings(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
+    """A warning if the source records a digest, and what was written has another one."""
     recorded = checkpoint.notes.digest
     if recorded is None or written.digest in (None, recorded):
         return []
@@ -161,21 +184,22 @@ def _renewed(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
 
 
 def stored_tensors(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
-    """All tensors that are written: of tied ones, the first."""
+    """All tensors that are written: of a tie, only the first."""
     tied = checkpoint.tied_to
     return {name: tensor for name, tensor in checkpoint.all_tensors.items() if name not in tied}
 
 
-def _findings(checkpoint: Checkpoint, wanted: Format, *, kept: bool) -> list[Finding]:
-    """What is noticed about the checkpoint, and about it in that format. `kept`: a graph is, and does not stay
-    behind.
+def _checkpoint_findings(checkpoint: Checkpoint, wanted: Format, *, keeps_graph: bool) -> list[Finding]:
+    """What was noticed while reading the checkpoint, and what the target's format notices about it.
+
+    keeps_graph: the target has the source's graph, so that the finding about leaving it behind does not apply.
     """
-    findings = [one for one in checkpoint.findings if not (kept and one.code == "graph")]
+    findings = [finding for finding in checkpoint.findings if not (keeps_graph and finding.code == "graph")]
     findings += wanted.notices_for(checkpoint)
     if checkpoint.extras and wanted.holds.extras and wanted.holds.metadata == "record":
         count = len(checkpoint.extras)
-        what = ("1 tensor", "is", "it") if count == 1 else (f"{count:,} tensors", "are", "them")
-        message = "{} outside of the state_dict {} carried along; --bare leaves {} out".format(*what)
+        tensors, are, them = ("1 tensor", "is", "it") if count == 1 else (f"{count:,} tensors", "are", "them")
+        message = f"{tensors} outside of the state_dict {are} carried along; --bare leaves {them} out"
         findings.append(Finding("extras", "info", "", message))
     if not checkpoint.all_tensors:
         findings.append(Finding("no-tensors", "warning", "", "the source holds no tensor at all"))

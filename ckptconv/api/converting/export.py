@@ -1,4 +1,4 @@
-"""A graph from Python that the user vouches for."""
+"""Exports an ONNX graph from Python code that the user trusts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
-    """The graph that torch's exporter makes of ``request.arch``. Runs that code; memory: that of the whole model."""
+    """The graph that torch's exporter makes of ``request.arch``. Runs that code; takes memory for the whole model."""
     from ckptconv.arch.export import export_module
     from ckptconv.arch.factory import made
     from ckptconv.arch.huggingface import has_names_of_disk, is_config

@@ -1,8 +1,7 @@
-"""A model of transformers' on its way into a GGUF, or an adapter for one: metadata and tensors that its tensors alone
-do not say.
+"""Completes a transformers model, or a PEFT adapter, for llama.cpp: adds the metadata and tensors that a GGUF needs.
 
-An adapter is translated as its base is, whose configuration says how: it lies beside the adapter, or is named by
-``--arch``. The name that PEFT has for the base is followed nowhere.
+An adapter is translated like its base, by the base's configuration. It lies beside the adapter, or is named by
+``--arch``; the base's name in PEFT's configuration is not looked up anywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.editing.lora import Lora, adapter_of
-from ckptconv.api.editing.mixture import not_of_adapters
+from ckptconv.api.editing.mixture import adapter_mixture_error
 from ckptconv.api.evidence import config_beside
 from ckptconv.arch.huggingface import is_config
 from ckptconv.arch.load import library_names
@@ -46,7 +45,7 @@ _MAKERS = {TO_GGUF: made_of, TO_MMPROJ: mmproj_of}
 
 
 def check_target(wanted: Format, dialect: str) -> None:
-    """Raise UsageError where a model of llama.cpp's would go into another format than its own."""
+    """Raise UsageError for a llama.cpp model in another format than GGUF."""
     if wanted.dialect != SOURCE:
         raise UsageError(
             f"--translate {dialect} makes a GGUF with its metadata, and the target is {wanted.name}",
@@ -55,7 +54,7 @@ def check_target(wanted: Format, dialect: str) -> None:
 
 
 def check_model(checkpoint: Checkpoint, order: Order) -> None:
-    """Raise UsageError for an adapter, and for what goes by an architecture, none of which has llama.cpp's names."""
+    """Raise UsageError for an adapter, and for options that need an architecture: none has llama.cpp's names."""
     request = order.request
     if is_adapter(checkpoint):
         raise UsageError(
@@ -74,28 +73,28 @@ def check_model(checkpoint: Checkpoint, order: Order) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Adapted:
-    """An adapter that becomes one of llama.cpp's, and what its base's configuration says."""
+class AdapterForLlamaCpp:
+    """An adapter that is converted for llama.cpp, and the configuration of its base."""
 
     adapter: Adapter
     config: dict[str, Any]
 
     @property
-    def said(self) -> dict[object, MetaNode]:
+    def stated(self) -> dict[object, MetaNode]:
         """The configuration, as translations take it."""
         return dict[object, MetaNode](self.config.items())
 
-    def made(self, checkpoint: Checkpoint, moves: Moves, order: Order) -> Made:
-        """What is written of what is left of it. Raises CkptconvError."""
+    def convert(self, checkpoint: Checkpoint, moves: Moves, order: Order) -> Made:
+        """The tensors and metadata for llama.cpp. `checkpoint` has what the edits left. Raises CkptconvError."""
         kept = {old for name in checkpoint for old in moves.origins.get(name, ())}
-        tensors = {name: one for name, one in self.adapter.tensors.items() if name in kept}
-        left = Adapter.of(self.adapter.label, tensors, self.adapter.configs)
+        tensors = {name: tensor for name, tensor in self.adapter.tensors.items() if name in kept}
+        adapter = Adapter.of(self.adapter.label, tensors, self.adapter.configs)
         with located(order.request.source):
-            return adapter_made(left, self.config, checkpoint, order.metadata)
+            return adapter_made(adapter, self.config, checkpoint, order.metadata)
 
 
 def _check_adapter(checkpoint: Checkpoint, order: Order) -> None:
-    """Raise UsageError where it is llama.cpp's already, and for what is asked of models alone."""
+    """Raise UsageError for an adapter that llama.cpp can load already, and for options that only models have."""
     if checkpoint.notes.source == SOURCE or checkpoint.format == SOURCE:
         raise UsageError("--translate to-gguf: these are llama.cpp's names already", hint="leave --translate out")
     merges = any(isinstance(step, Lora) for step in order.edits.steps)
@@ -108,13 +107,13 @@ def _check_adapter(checkpoint: Checkpoint, order: Order) -> None:
                 f"--{word} is for models, and this is an adapter, one file beside its base", hint=f"leave --{word} out"
             )
     if asked_mixture(order.edits.dtype):
-        raise not_of_adapters()
+        raise adapter_mixture_error()
 
 
-def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
-    """The adapter that is to become one of llama.cpp's; None where the order is another, or the checkpoint a model.
+def adapter_for_llama_cpp(checkpoint: Checkpoint, order: Order) -> AdapterForLlamaCpp | None:
+    """The adapter to convert; None if the order asks for something else, or if the checkpoint is a model.
 
-    Raises CkptconvError for an adapter that is none of PEFT's LoRAs, and where its base's configuration is not there.
+    Raises CkptconvError for an adapter that is not a PEFT LoRA, or if its base's configuration cannot be found.
     """
     if order.edits.for_llama_cpp != TO_GGUF or not is_adapter(checkpoint):
         return None
@@ -124,19 +123,19 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
     adapter = adapter_of(checkpoint, label)
     check(adapter)
     if (kind := adapter.config("").peft) != "LORA":
-        what = kind or "of another make"
-        message = f"--translate to-gguf: llama.cpp's adapters are made from PEFT's LoRA, and this is {what}"
+        kind = kind or "of another make"
+        message = f"--translate to-gguf: llama.cpp's adapters are made from PEFT's LoRA, and this is {kind}"
         raise UnsupportedError(message, path=source, hint=MERGE)
     path = _base_config(adapter, source, order.request.arch)
     with Folder(path.parent) as folder:
         document = Documents(folder).object(path.name)
     if document is None:
         raise UsageError(f"--arch {order.request.arch!r}: there is no {path}", hint="name the base's config.json")
-    return Adapted(adapter, document)
+    return AdapterForLlamaCpp(adapter, document)
 
 
 def _base_config(adapter: Adapter, source: Path, arch: str | None) -> Path:
-    """Where the configuration of the base is. Raises EditError, UsageError."""
+    """The path of the base's configuration. Raises EditError, UsageError."""
     if arch is not None:
         named = Path(arch)
         if not named.is_dir() and named.suffix != ".json":
@@ -156,27 +155,29 @@ def _base_config(adapter: Adapter, source: Path, arch: str | None) -> Path:
     )  # fmt: skip
 
 
-def completed(
-    checkpoint: Checkpoint, moves: Moves, order: Order, adapter: Adapted | None
+def complete_for_llama_cpp(
+    checkpoint: Checkpoint, moves: Moves, order: Order, adapter: AdapterForLlamaCpp | None
 ) -> tuple[Checkpoint, Moves, dict[str, MetaNode]]:
-    """The checkpoint with what llama.cpp wants of it, whose tensors are translated and of the types that were asked
-    for, and that metadata alone: what the source says besides stays, unless it is to be bare. Raises CkptconvError.
+    """Add what llama.cpp needs to a checkpoint whose tensors are translated and cast.
+
+    Returns the checkpoint, where its tensors come from, and the metadata that was added. The source's own metadata and
+    extras stay, unless the order is bare. Raises CkptconvError.
     """
-    path, said = order.request.path, order.metadata
+    path, asked = order.request.path, order.metadata
     if adapter is not None:
-        made = adapter.made(checkpoint, moves, order)
+        made = adapter.convert(checkpoint, moves, order)
     else:
         with Folder(folder_of(path)) as folder:
-            made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, said)
+            made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, asked)
     values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
-    if (mixture := asked_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in said:
+    if (mixture := asked_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in asked:
         values[FILE_TYPE_KEY] = mixture.number
     types = {key: kind for key, (kind, _) in made.entries.items()}
-    alone = order.bare or (not checkpoint.metadata and not checkpoint.extras)
-    whole = checkpoint.replaced(
-        tensors=made.tensors, extras={} if alone else checkpoint.extras, composites={},
-        root=StateDict() if alone else checkpoint.root, notes=Notes(source=SOURCE, types=types),
+    model_only = order.bare or (not checkpoint.metadata and not checkpoint.extras)
+    completed = checkpoint.replaced(
+        tensors=made.tensors, extras={} if model_only else checkpoint.extras, composites={},
+        root=StateDict() if model_only else checkpoint.root, notes=Notes(source=SOURCE, types=types),
         findings=(*checkpoint.findings, *made.findings),
     )  # fmt: skip
     origins = {name: moves.origins.get(made.rows.get(name, name), ()) for name in made.tensors}
-    return whole.with_metadata(values), replace(moves, origins=origins), values
+    return completed.with_metadata(values), replace(moves, origins=origins), values

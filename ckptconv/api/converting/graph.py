@@ -1,8 +1,8 @@
-"""What a checkpoint's tensors are the weights of, for a format that stores the computation too.
+"""Plans the graph around a checkpoint's weights, for a format that stores the computation too.
 
-A weight file does not say what it computes: relu or tanh, logits or log-softmax. Those are params of an architecture;
-each has to be stated, by the user, the metadata or a note in the file, or the architecture is named by the user, who is
-told then which defaults were used.
+A weight file does not say what it computes: relu or tanh, logits or log-softmax. Those are params of an architecture.
+Each has to be stated by the user, the metadata or a note in the file. If the user names the architecture, defaults will
+do, and are reported.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
     """The graph for `checkpoint`, its initializers still empty.
 
-    From a template, from Python that `request.arch` names, or from the forward recipe of an architecture. Raises
-    UnsupportedError for quantized and sparse tensors without a template (cast as they are, integers would pass for
-    weights); UsageError with the whole command line where nothing says what is computed, UnknownClassError where a
-    config.json names a class that does; MisfitError, TemplateError.
+    It comes from a template, from Python that `request.arch` names, or from the forward recipe of an architecture.
+
+    Raises UnsupportedError for quantized and sparse tensors without a template (their integers would be taken for
+    weights), UsageError with a whole command line as its hint if nothing says what is computed, UnknownClassError if
+    only a config.json names a class, MisfitError, TemplateError.
     """
     if checkpoint.composites and not own.template:
-        name, one = next(iter(checkpoint.composites.items()))
+        name, composite = next(iter(checkpoint.composites.items()))
         raise UnsupportedError(
-            f"{name!r} is {one.summary}, and the graphs that are made here compute with plain tensors",
+            f"{name!r} is {composite.summary}, and the graphs that are made here compute with plain tensors",
             hint="--dequantize, or to_dense() before saving; or -O template=FILE.onnx, a graph that uses its parts",
         )
     if own.template:
@@ -52,17 +53,17 @@ def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> Gr
 def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
     from ckptconv.arch.recipe.graph import DEFAULT_OPSET, build_graph
 
-    result, run = program_of(request, checkpoint)
-    assumed = [name for name in result.assumed if name in run.params]
+    result, program = program_of(request, checkpoint)
+    assumed = [name for name in result.assumed if name in program.params]
     if assumed and request.arch is None:
-        settings = [part for name in assumed for part in ("--set", f"{name}={_spelled(result.params[name])}")]
+        settings = [word for name in assumed for word in ("--set", f"{name}={_setting_text(result.params[name])}")]
         raise UsageError(
-            f"the names and shapes are those of {result.arch!r}, and nothing says its {_and(assumed)}",
+            f"the names and shapes are those of {result.arch!r}, and nothing says its {_joined_by_and(assumed)}",
             path=request.source,
             hint=or_keep_graph(request.command("--arch", result.arch, *settings), request, checkpoint),
         )
     infos = infos_of(checkpoint)
-    model, findings = build_graph(run, infos, same=checkpoint.tied_to, opset=own.opset or DEFAULT_OPSET)
+    model, findings = build_graph(program, infos, same=checkpoint.tied_to, opset=own.opset or DEFAULT_OPSET)
     assert result.spec is not None
     note = {"name": result.spec.name, "params": dict(result.params), "digest": result.spec.digest}
     return GraphPlan(
@@ -74,16 +75,17 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
 
 
 def _assumption(name: str, result: Validation) -> Finding:
-    value = _spelled(result.params[name])
+    value = _setting_text(result.params[name])
     message = f"{name} = {value} is assumed: nothing in the file says it"
     return Finding("assumed", "warning", name, message, None, value, f"--set {name}=VALUE")
 
 
-def _spelled(value: object) -> str:
+def _setting_text(value: object) -> str:
+    """A param's value as ``--set`` takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value).replace(" ", "") if isinstance(value, list) else str(value)
 
 
-def _and(names: Sequence[str]) -> str:
+def _joined_by_and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

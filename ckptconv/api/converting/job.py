@@ -1,4 +1,4 @@
-"""Carrying out a conversion: what is prepared is agreed to, written, verified, and gets its name last."""
+"""Runs a conversion: prepare, ask for consent, write, verify, and give the target its name last."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.converting.consent import refuse, refuse_dependents, refuse_lacking
-from ckptconv.api.converting.conversion import completed, foreseen, planned, stored_tensors
-from ckptconv.api.converting.destination import settle
+from ckptconv.api.converting.consent import refuse_dependents, refuse_unwritable, require_consent
+from ckptconv.api.converting.conversion import dry_run_result, forecast, stored_tensors, written_result
+from ckptconv.api.converting.destination import choose_destination
 from ckptconv.api.converting.prepare import prepare, without_extras
 from ckptconv.errors import NotEquivalentError, located
 from ckptconv.formats import registry
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.api.converting.destination import Destination
     from ckptconv.api.converting.order import Order
     from ckptconv.api.converting.prepare import Prepared
-    from ckptconv.api.converting.verified import Verifier
+    from ckptconv.api.converting.verifier import Verifier
     from ckptconv.api.editing.lora import Adapters
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """An order, and how it is carried out. The words are those of `convert`; `allowed` are codes of losses."""
+    """An order, and how to carry it out. The fields are arguments of `convert`.
+
+    allowed: the codes of losses that the user agreed to.
+    """
 
     order: Order
     target: PathText
@@ -47,82 +50,84 @@ class Job:
     progress: Progress | None
 
     def run(self, opened: Checkpoint, adapters: Adapters) -> Conversion:
-        """The conversion of an open source; `adapters` are those of the order's edits. Raises as `convert`."""
-        made = prepare(self.order, opened, adapters)
-        files = self._companions(opened, made) if self.with_files else None
-        if files is not None:
-            made = replace(made, checkpoint=files.left_to(made.checkpoint))
-        place = settle(self.order.format, self.target, made.checkpoint, self.shard_size, plain=made.plain)
-        refuse_lacking(self.order, made, place)
-        result = foreseen(self.order, made, place, files)
-        if made.checkpoint.extras and not place.format.holds.extras:
-            made = without_extras(made)
-        if files is not None:
-            files.check(place.path, replace=self.force or self.dry_run)
-        file = None if self.dry_run else self._consented(opened, made, place, result)
+        """Convert the open source. `adapters` are those of the order's edits, opened. Raises as `convert` does."""
+        prepared = prepare(self.order, opened, adapters)
+        companions = self._find_companions(opened, prepared) if self.with_files else None
+        if companions is not None:
+            prepared = replace(prepared, checkpoint=companions.removed_from(prepared.checkpoint))
+        place = choose_destination(
+            self.order.format, self.target, prepared.checkpoint, self.shard_size, plain=prepared.plain
+        )
+        refuse_unwritable(self.order, prepared, place)
+        result = forecast(self.order, prepared, place, companions)
+        if prepared.checkpoint.extras and not place.format.holds.extras:
+            prepared = without_extras(prepared)
+        if companions is not None:
+            companions.check(place.path, replace=self.force or self.dry_run)
+        target = None if self.dry_run else self._open_target(opened, prepared, place, result)
         with (
-            self._verifier(made, place) if self.order.verify else nullcontext() as verifier,
-            _quantizing(made.checkpoint) if made.is_edited else nullcontext(),
+            self._make_verifier(prepared, place) if self.order.verify else nullcontext() as verifier,
+            _quantizing_processes(prepared.checkpoint) if prepared.is_edited else nullcontext(),
         ):
-            if file is None:
-                return planned(result, made, place, self.progress)
-            with located(self.order.request.source), file:
-                written = self._written(made, place, file)
-                result = completed(result, made, written, self.allowed)
+            if target is None:
+                return dry_run_result(result, prepared, place, self.progress)
+            with located(self.order.request.source), target:
+                written = self._write(prepared, place, target)
+                result = written_result(result, prepared, written, self.allowed)
                 opened.check_unchanged()
                 adapters.check_unchanged()
-                if files is not None:
-                    files.write(file)
-                return _committed(result, file, written, verifier)
+                if companions is not None:
+                    companions.write(target)
+                return _commit(result, target, written, verifier)
 
-    def _companions(self, opened: Checkpoint, made: Prepared) -> Companions:
-        from ckptconv.api.converting.companions import companions_of  # few ask for it
+    def _find_companions(self, opened: Checkpoint, prepared: Prepared) -> Companions:
+        from ckptconv.api.converting.companions import find_companions  # imported late: few conversions need it
 
-        return companions_of(self.order.request.source, self.order.edits, opened, made.checkpoint)
+        return find_companions(self.order.request.source, self.order.edits, opened, prepared.checkpoint)
 
-    def _consented(self, opened: Checkpoint, made: Prepared, place: Destination, result: Conversion) -> Target:
-        """The target, once all that would be lost is agreed to. Raises LossError, UnsafeError, TargetExistsError."""
+    def _open_target(self, opened: Checkpoint, prepared: Prepared, place: Destination, result: Conversion) -> Target:
+        """Open the target, once every loss is agreed to. Raises LossError, UnsafeError, TargetExistsError."""
         source = self.order.request.source
-        refuse(result.losses, self.allowed, source, bare=self.order.bare)
-        refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
+        require_consent(result.losses, self.allowed, source, bare=self.order.bare)
+        refuse_dependents(prepared.edited, preflight.losses(prepared.edited, place.format), source)
         place.check_source(source, opened)
         return place.open(replace=self.force)
 
-    def _verifier(self, made: Prepared, place: Destination) -> Verifier:
-        from ckptconv.api.converting.verified import Verifier
+    def _make_verifier(self, prepared: Prepared, place: Destination) -> Verifier:
+        from ckptconv.api.converting.verifier import Verifier
 
-        return Verifier(self.order.request, made.checkpoint, place.format)
+        return Verifier(self.order.request, prepared.checkpoint, place.format)
 
-    def _written(self, made: Prepared, place: Destination, file: Target) -> WriteResult:
-        how = WriteOptions(
-            plain=made.plain, progress=self.progress, own=self.order.own, graph=made.graph,
-            write_as=_write_as(self.progress), shard_size=place.shard_size,
+    def _write(self, prepared: Prepared, place: Destination, target: Target) -> WriteResult:
+        options = WriteOptions(
+            plain=prepared.plain, progress=self.progress, own=self.order.own, graph=prepared.graph,
+            write_as=_other_format_writer(self.progress), shard_size=place.shard_size,
         )  # fmt: skip
-        return place.format.write(made.checkpoint, file, how)
+        return place.format.write(prepared.checkpoint, target, options)
 
 
-def _quantizing(checkpoint: Checkpoint) -> Quantizing:
+def _quantizing_processes(checkpoint: Checkpoint) -> Quantizing:
     from ckptconv.edits.ggml.processes import Quantizing
 
     return Quantizing(stored_tensors(checkpoint).values())
 
 
-def _committed(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:
-    """Give the target its name, after verifying it if that was asked for."""
+def _commit(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:
+    """Give the target its name, after verifying it if that was asked for. Raises NotEquivalentError."""
     if verifier is None:
         target.commit()
         return result
-    with verifier.verified(target, written) as found:
-        result = replace(result, verification=found)
-        if not found.equivalent:
-            errors = [f"{finding.code}: {finding.message}" for finding in found.findings]
+    with verifier.verify(target, written) as verification:
+        result = replace(result, verification=verification)
+        if not verification.equivalent:
+            errors = [f"{finding.code}: {finding.message}" for finding in verification.findings]
             raise NotEquivalentError(result, path=target.path, details=errors)
         target.commit()
     return result
 
 
-def _write_as(progress: Progress | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
-    """How one format has a file in another format written beside its own."""
+def _other_format_writer(progress: Progress | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
+    """The function by which a format's writer has a file in another format written beside its own."""
 
     def write(name: str, checkpoint: Checkpoint, target: Target) -> WriteResult:
         return registry.by_name(name).write(checkpoint, target, WriteOptions(progress=progress))

@@ -1,8 +1,8 @@
-"""A pipeline of diffusers' on its way into a single file: what its scheduler says, and loaders look for in the tensors.
+"""Marks in a diffusion model's single file for what a diffusers pipeline's scheduler says.
 
-A model of SDXL that predicts v has empty tensors for it, ``v_pred``, and ``ztsnr`` where the last step has no signal:
-ComfyUI (comfy/supported_models.py, `SDXL.model_type`; model_base.py writes them), A1111 and Forge look for their names.
-Of Stable Diffusion 1 and 2 no file says so; it is guessed, or said in a configuration.
+An SDXL model that predicts v is marked by an empty tensor ``v_pred``, and by ``ztsnr`` if its last step has no signal.
+ComfyUI (comfy/supported_models.py, `SDXL.model_type`; model_base.py writes them), A1111 and Forge look for these names.
+Single files of Stable Diffusion 1 and 2 have no such mark; their loaders guess, or read a configuration.
 """
 
 from __future__ import annotations
@@ -23,15 +23,21 @@ if TYPE_CHECKING:
 _SCHEDULER = Path("scheduler", "scheduler_config.json")
 
 
-def marked(made: Checkpoint, opened: Checkpoint, source: PathText) -> Checkpoint:
-    """The single file with what its pipeline's scheduler says; `opened` is that pipeline, where it is one."""
+def add_scheduler_marks(made: Checkpoint, opened: Checkpoint, source: PathText) -> Checkpoint:
+    """Add the marks, or a warning if this kind of model has none. Changes nothing if the source is not a pipeline.
+
+    made:   the checkpoint of the single file.
+    opened: the source, whose path is `source`.
+    """
     if opened.format != DIFFUSERS.name:
         return made
-    said, findings = read_json_if_valid(Path(source) / _SCHEDULER)
+    config, findings = read_json_if_valid(Path(source) / _SCHEDULER)
     marks: list[str] = []
-    if said and said.get("prediction_type") == "v_prediction":
-        if "unet.add_embedding.linear_1.weight" in opened:
-            marks = ["v_pred", *(["ztsnr"] if said.get("rescale_betas_zero_snr") is True else [])]
+    if config and config.get("prediction_type") == "v_prediction":
+        if "unet.add_embedding.linear_1.weight" in opened:  # SDXL
+            marks.append("v_pred")
+            if config.get("rescale_betas_zero_snr") is True:
+                marks.append("ztsnr")
         else:
             message = "its scheduler predicts v, which no single file of this model says: what loads it has to be told"
             findings = (*findings, Finding("prediction", "warning", str(_SCHEDULER), message))

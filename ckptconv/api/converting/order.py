@@ -1,4 +1,4 @@
-"""What was asked of a conversion, as far as it says what is to be written."""
+"""What a conversion was asked to write."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """The words are those of `convert`.
+    """What to write. The fields are arguments of `convert`, but for these:
 
-    format: the target's. own: its options, parsed. shards: whether it may be several files.
+    format: the target's.
+    own:    the format's own options, parsed.
+    shards: whether it may become several files.
     """
 
     request: Request
@@ -37,13 +39,13 @@ class Order:
     shards: bool = False
 
     def check(self) -> None:
-        """Raise UsageError where the words do not go together."""
+        """Raise UsageError for arguments that do not go together."""
         request = self.request
-        makers = [one for one in self.edits.dialects if one in (TO_GGUF, TO_MMPROJ)]
-        if len(makers) > 1:
-            asked = " and ".join(f"--translate {one}" for one in makers)
+        for_llama_cpp = [dialect for dialect in self.edits.dialects if dialect in (TO_GGUF, TO_MMPROJ)]
+        if len(for_llama_cpp) > 1:
+            options = " and ".join(f"--translate {dialect}" for dialect in for_llama_cpp)
             raise UsageError(
-                f"{asked}: each makes a file for llama.cpp, and a run makes one", hint="leave all but one out"
+                f"{options}: each makes a file for llama.cpp, and a run makes one", hint="leave all but one out"
             )
         if self.shards and self.edits.to_mmproj:
             raise UsageError(
@@ -52,45 +54,54 @@ class Order:
         if request.settings and request.arch is None and not self.with_params:
             raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
         if request.inputs and not self.verify and not (self.format.graph and self._may_be_python()):
-            raise self.odd_inputs()
+            raise self.unused_inputs_error()
         if self.edits.quantize:
             self._check_quantize()
         for key, value in self.metadata.items():
             try:
                 to_json(value)
             except (TypeError, KeyError, RecursionError) as error:
-                deep = "it holds itself or a factory of its own, or is nested too deeply"
-                said = error if isinstance(error, TypeError) else deep
+                why = str(error)
+                if not isinstance(error, TypeError):
+                    why = "it holds itself or a factory of its own, or is nested too deeply"
                 hint = "numbers, texts, lists, dicts, …; .item() or .tolist() of an array, str() of a path"
-                raise UsageError(f"metadata {key!r}: {said}", hint=hint) from error
+                raise UsageError(f"metadata {key!r}: {why}", hint=hint) from error
 
-    def odd_inputs(self) -> UsageError:
-        """The error for inputs that nothing asks for."""
+    def unused_inputs_error(self) -> UsageError:
+        """The error for ``--input`` where nothing takes inputs."""
         return UsageError(
             "inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS"
         )
 
     def _may_be_python(self) -> bool:
-        """Whether Python computes: what was named, or, where nothing was, the class of a config.json."""
-        from ckptconv.arch.factory import is_reference  # few ask for Python
+        """Whether Python may define the network: the named architecture; or without one, a config.json's class."""
+        from ckptconv.arch.factory import is_reference  # imported late: few conversions use Python
 
         arch = self.request.arch
         return config_beside(self.request.path).is_file() if arch is None else is_reference(arch)
 
     def _check_quantize(self) -> None:
-        """Raise UsageError where quantized weights cannot go, and where they would be taken for a model."""
+        """Raise UsageError for a target that cannot hold quantized weights, and for options that need plain ones."""
         from ckptconv.api.editing.quantize import scheme_of
 
-        name, to_ldm = scheme_of(self.edits.quantize).name, f"--translate {TO_LDM}" * self.edits.to_ldm
+        scheme = scheme_of(self.edits.quantize).name
+        to_ldm = f"--translate {TO_LDM}" if self.edits.to_ldm else ""
         if to_ldm or self.format.graph or self.format.dialect:
-            hint = "leave it out" if to_ldm else "leave it out, or write a .safetensors or a .pth"
+            if self.format.dialect == GGUF:
+                hint = "a GGUF has types of its own, as --dtype Q8_0"
+            elif to_ldm:
+                hint = "leave it out"
+            else:
+                hint = "leave it out, or write a .safetensors or a .pth"
             raise UsageError(
-                f"--quantize {name} is for what transformers or mlx-lm load, and not for {to_ldm or self.format.name}",
-                hint="a GGUF has types of its own, as --dtype Q8_0" if self.format.dialect == GGUF else hint,
+                f"--quantize {scheme} is for what transformers or mlx-lm load, and not for "
+                f"{to_ldm or self.format.name}",
+                hint=hint,
             )
-        asked = {"verify": self.verify, "with-params": self.with_params, "arch": self.request.arch is not None}
-        if words := [word for word, one in asked.items() if one]:
-            raise UsageError(
-                f"--{words[0]} goes by an architecture, and none has quantized weights",
-                hint=f"leave --{words[0]} out; ckptconv validate asks it of the source",
-            )
+        options = {"verify": self.verify, "with-params": self.with_params, "arch": self.request.arch is not None}
+        for option, is_given in options.items():
+            if is_given:
+                raise UsageError(
+                    f"--{option} goes by an architecture, and none has quantized weights",
+                    hint=f"leave --{option} out; ckptconv validate asks it of the source",
+                )

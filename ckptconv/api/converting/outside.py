@@ -1,4 +1,4 @@
-"""Tensors outside of the model that are asked for as a model: the moving average in a trainer's checkpoint, say."""
+"""Selects tensors outside of the model as a model, such as the moving average in a trainer's checkpoint."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 STATE_DICT = "state_dict"
 
 
-def taken_as_model(checkpoint: Checkpoint, select: Sequence[str]) -> Checkpoint:
-    """The checkpoint with the extras that all of the globs match as its model, and no other tensors; itself where no
-    glob is for extras alone. Reads nothing.
+def select_as_model(checkpoint: Checkpoint, select: Sequence[str]) -> Checkpoint:
+    """The checkpoint with the extras that the globs match as its model, and no other tensors; unchanged if no glob
+    matches extras only. Reads no tensor.
 
-    Plain metadata stays. What holds other tensors goes with them, as an optimizer's settings with its state. Raises
-    EditError where some globs are for extras alone, and others are not.
+    Plain metadata stays. Metadata that holds other tensors goes with them, such as an optimizer's settings with its
+    state. Raises EditError if some globs match extras only, and others do not.
     """
     outside = [glob for glob in select if not matching(glob, checkpoint) and matching(glob, checkpoint.extras)]
     if not outside:
@@ -39,17 +39,17 @@ def taken_as_model(checkpoint: Checkpoint, select: Sequence[str]) -> Checkpoint:
             )  # fmt: skip
     chosen = {name for glob in select for name in matching(glob, checkpoint.extras)}
     tensors = {name: tensor for name, tensor in checkpoint.extras.items() if name in chosen}
-    left = len(checkpoint.all_tensors) - len(tensors)
-    taken = plural(len(tensors), "tensor outside of the model is", "tensors outside of the model are")
-    message = f"{taken} taken as the model; {left:,} others are left out"
+    left_out = len(checkpoint.all_tensors) - len(tensors)
+    count = plural(len(tensors), "tensor outside of the model is", "tensors outside of the model are")
+    message = f"{count} taken as the model; {left_out:,} others are left out"
     return checkpoint.replaced(
-        tensors=tensors, extras={}, composites=checkpoint.composites_of(tensors), root=_root(checkpoint),
+        tensors=tensors, extras={}, composites=checkpoint.composites_of(tensors), root=_plain_root(checkpoint),
         notes=replace(checkpoint.notes.only(tensors), arch=None, digest=None),
         findings=(*checkpoint.findings, Finding("outside", "info", next(iter(tensors)), message)),
     )  # fmt: skip
 
 
-def _root(checkpoint: Checkpoint) -> MetaNode:
+def _plain_root(checkpoint: Checkpoint) -> MetaNode:
     if not isinstance(checkpoint.root, dict):
         return StateDict()
     plain = {key: node for key, node in checkpoint.metadata.items() if not _holds_tensors(node) and key != STATE_DICT}

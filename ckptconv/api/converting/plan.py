@@ -1,4 +1,4 @@
-"""What `convert --dry-run` says of every tensor: where it comes from, what becomes of it and where it goes."""
+"""The rows of ``convert --dry-run``: where each tensor comes from, what becomes of it, and where it goes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One row of the plan: the names a tensor comes from, its new name, type and shape, and the file that it goes to.
+    """One row of the plan.
 
-    A tensor that is left out has no target and no file; its type and shape are those that it had. merged: the adapters
-    that change it, or that it is of, where it has no source.
+    sources: the names in the source that the tensor is made of.
+    target:  its new name; None for a tensor that is left out, whose type and shape are those in the source.
+    file:    the file that it goes into; None if it is left out.
+    merged:  the adapters that change it; if it has no sources, the adapters that it comes from.
     """
 
     sources: tuple[str, ...]
@@ -37,24 +39,23 @@ class Move:
         return row | ({"merged": list(self.merged)} if self.merged else {})
 
 
-def plan_of(source: Checkpoint, checkpoint: Checkpoint, moves: Moves, file: Callable[[str], str]) -> list[Move]:
-    """What becomes of every tensor of the model, in the target's order; then those that are left out."""
-    origins, merged = moves.origins, moves.merged
-    made = [
+def plan_moves(source: Checkpoint, checkpoint: Checkpoint, moves: Moves, file: Callable[[str], str]) -> list[Move]:
+    """A row for every tensor of the model, in the target's order; then a row for each that is left out."""
+    kept = [
         Move(
-            origins.get(name, (name,)),
-            name,
-            tensor.info.dtype.name,
-            tensor.info.shape,
-            file(name),
-            merged.get(name, ()),
+            sources=moves.origins.get(name, (name,)),
+            target=name,
+            dtype=tensor.info.dtype.name,
+            shape=tensor.info.shape,
+            file=file(name),
+            merged=moves.merged.get(name, ()),
         )
         for name, tensor in checkpoint.items()
     ]
-    used = {name for move in made for name in move.sources}
-    gone = [
-        Move((name,), None, tensor.info.dtype.name, tensor.info.shape, None)
+    used = {name for move in kept for name in move.sources}
+    left_out = [
+        Move(sources=(name,), target=None, dtype=tensor.info.dtype.name, shape=tensor.info.shape, file=None)
         for name, tensor in source.items()
         if name not in used
     ]
-    return [*made, *gone]
+    return [*kept, *left_out]

@@ -1,4 +1,4 @@
-"""From an open source to what is to be written: names, edits, the architecture, a graph. No tensor is read for it."""
+"""Turns an open source into what is written: names, edits, the architecture, a graph. No tensor is read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ckptconv.errors import MisfitError, UnknownClassError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptconv.api.converting.gguf import Adapted
-    from ckptconv.api.converting.noted import Fitting
+    from ckptconv.api.converting.arch_note import Fitting
+    from ckptconv.api.converting.gguf import AdapterForLlamaCpp
     from ckptconv.api.converting.order import Order
     from ckptconv.api.editing.lora import Adapters
     from ckptconv.api.request import Request
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 class Prepared:
     """What is to be written, and how it came to be.
 
-    source:     the checkpoint as it was read, under the names that the architecture gives back.
-    edited:     the same after the edits; moves: where its tensors come from.
-    checkpoint: what is written: the edited one with metadata and notes, or bare.
-    plain:      whether it is written without a record of ours.
-    graph:      the graph around it, for a format that is one.
-    findings:   what was noticed of the architecture.
-    is_edited:  whether edits were asked for, which alone cast and quantize.
+    source:     the checkpoint as it was read, with the names that its graph dropped.
+    edited:     the source after the edits.
+    moves:      where the tensors of `edited` come from.
+    checkpoint: what is written: `edited` with metadata and notes, or bare.
+    plain:      whether it is written without our record.
+    graph:      the graph around the weights, for a format that holds one.
+    findings:   what was noticed about the architecture.
+    is_edited:  whether edits were asked for; only edits cast and quantize.
     """
 
     source: Checkpoint
@@ -48,102 +49,108 @@ class Prepared:
 
 
 def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
-    """What `order` makes of the source. `adapters` are those of its edits, opened. Where a graph is asked for, and a
-    config.json beside the source alone says what is computed, the class that it names does.
+    """Prepare what `order` asks for. `adapters` are those of its edits, opened.
+
+    If a graph is asked for, and only a config.json beside the source says what is computed, the class that it names is
+    built by the installed transformers or diffusers.
 
     Raises EditError, UsageError, MisfitError and what reading rules, configurations and architectures raises.
     """
     try:
-        return _prepared(order, opened, adapters)
+        return _prepare(order, opened, adapters)
     except UnknownClassError as error:
         if not order.format.graph:
             raise
-        return _with_its_class(order, opened, adapters, error)
+        return _prepare_with_installed_class(order, opened, adapters, error)
 
 
-def _with_its_class(order: Order, opened: Checkpoint, adapters: Adapters, error: UnknownClassError) -> Prepared:
+def _prepare_with_installed_class(
+    order: Order, opened: Checkpoint, adapters: Adapters, error: UnknownClassError
+) -> Prepared:
     from ckptconv.api.fitting.installed import refuse_custom_class, request_for_installed_class
 
-    request, told = request_for_installed_class(order.request, error, opened)
+    request, finding = request_for_installed_class(order.request, error, opened)
     try:
-        made = _prepared(replace(order, request=request), opened, adapters)
+        prepared = _prepare(replace(order, request=request), opened, adapters)
     except MisfitError:
         refuse_custom_class(request, error)
         raise
-    return replace(made, findings=[told, *made.findings])
+    return replace(prepared, findings=[finding, *prepared.findings])
 
 
-def _prepared(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
-    named = _chosen(_named(opened, order.request, graph=order.format.graph), order)
-    adapter = _adapter(named, order) if order.edits.for_llama_cpp else None
-    made, moves, entries = _edited(named, order, adapters, adapter)
-    made = _shaped(made, named, order, moves)
-    asked = _settled(named, order)
-    said = made.with_metadata(asked)
-    fitting, graph = _fitting(said, order, adapter), _graph(said, order)
-    values = {**(fitting.params if fitting else {}), **asked, **entries}
-    note = graph.note if graph and graph.note else fitting.note if fitting else None
+def _prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
+    named = _select_outside(_restore_names(opened, order.request, graph=order.format.graph), order)
+    adapter = _prepare_adapter(named, order) if order.edits.for_llama_cpp else None
+    edited, moves, added = _apply_edits(named, order, adapters, adapter)
+    edited = _restore_shapes(edited, named, order, moves)
+    requested = _metadata_to_set(named, order)
+    described = edited.with_metadata(requested)
+    fitting, graph = _fit_architecture(described, order, adapter), _plan_graph(described, order)
+    values = {**(fitting.params if fitting else {}), **requested, **added}
+    note: MetaNode = fitting.note if fitting else None
+    findings = fitting.findings if fitting else ()
+    if graph:
+        note, findings = graph.note or note, graph.findings
     return Prepared(
-        source=named, edited=made, moves=moves, checkpoint=_finished(made, values, bare=order.bare, note=note),
-        plain=order.bare and not values, graph=graph, is_edited=bool(order.edits),
-        findings=graph.findings if graph else fitting.findings if fitting else (),
+        source=named, edited=edited, moves=moves, checkpoint=_finish(edited, values, bare=order.bare, note=note),
+        plain=order.bare and not values, graph=graph, is_edited=bool(order.edits), findings=findings,
     )  # fmt: skip
 
 
-def _chosen(named: Checkpoint, order: Order) -> Checkpoint:
-    """The checkpoint, or what is outside of its model as one, where that is selected."""
+def _select_outside(named: Checkpoint, order: Order) -> Checkpoint:
+    """The checkpoint; or the selected tensors outside of its model as a model of their own."""
     if not order.edits.select:
         return named
-    from ckptconv.api.converting.outside import taken_as_model
+    from ckptconv.api.converting.outside import select_as_model
 
-    return taken_as_model(named, order.edits.select)
+    return select_as_model(named, order.edits.select)
 
 
-def _shaped(made: Checkpoint, named: Checkpoint, order: Order, moves: Moves) -> Checkpoint:
-    """The checkpoint with the shapes that a GGUF says its tensors had, where it becomes no GGUF."""
+def _restore_shapes(edited: Checkpoint, named: Checkpoint, order: Order, moves: Moves) -> Checkpoint:
+    """The checkpoint with the shapes that a GGUF records for its tensors, unless it becomes a GGUF again."""
     if order.format.dialect == GGUF or not named.format.startswith("gguf"):
-        return made
-    from ckptconv.api.converting.shapes import with_shapes
+        return edited
+    from ckptconv.api.converting.shapes import restore_shapes
 
-    return with_shapes(made, named, moves.origins)
+    return restore_shapes(edited, named, moves.origins)
 
 
-def _adapter(named: Checkpoint, order: Order) -> Adapted | None:
-    """The adapter that is to become one of llama.cpp's; None for a model, once it is known that it can go there."""
-    from ckptconv.api.converting.gguf import adapted, check_model, check_target
+def _prepare_adapter(named: Checkpoint, order: Order) -> AdapterForLlamaCpp | None:
+    """The adapter to convert for llama.cpp; None for a model. Raises if either cannot be converted as asked."""
+    from ckptconv.api.converting.gguf import adapter_for_llama_cpp, check_model, check_target
 
     check_target(order.format, order.edits.for_llama_cpp)
-    adapter = adapted(named, order)
+    adapter = adapter_for_llama_cpp(named, order)
     if adapter is None:
         check_model(named, order)
     return adapter
 
 
-def _edited(
-    named: Checkpoint, order: Order, adapters: Adapters, adapter: Adapted | None
+def _apply_edits(
+    named: Checkpoint, order: Order, adapters: Adapters, adapter: AdapterForLlamaCpp | None
 ) -> tuple[Checkpoint, Moves, Mapping[str, MetaNode]]:
-    """The checkpoint after all edits, where its tensors come from, and the metadata that these gave it."""
+    """The checkpoint after all edits, where its tensors come from, and the metadata that the edits added."""
     if not order.edits:
         return named, Moves(), {}
-    from ckptconv.api.editing.apply import edited
+    from ckptconv.api.editing.apply import apply_edits
 
-    said = adapter.said if adapter is not None else None
-    made, moves = edited(named, order.edits, adapters, bare=order.bare, said=said)
-    entries: Mapping[str, MetaNode] = {}
+    stated = adapter.stated if adapter is not None else None
+    edited, moves = apply_edits(named, order.edits, adapters, bare=order.bare, stated=stated)
+    added: Mapping[str, MetaNode] = {}
     if order.edits.for_llama_cpp:
-        from ckptconv.api.converting.gguf import completed
+        from ckptconv.api.converting.gguf import complete_for_llama_cpp
 
-        made, moves, entries = completed(made, moves, order, adapter)
+        edited, moves, added = complete_for_llama_cpp(edited, moves, order, adapter)
     if order.edits.to_ldm:
-        from ckptconv.api.converting.ldm import marked
+        from ckptconv.api.converting.ldm import add_scheduler_marks
 
-        made = marked(made, named, order.request.source)
-        moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
-    return made, moves, entries
+        edited = add_scheduler_marks(edited, named, order.request.source)
+        moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in edited})
+    return edited, moves, added
 
 
-def _settled(named: Checkpoint, order: Order) -> Mapping[str, MetaNode]:
-    """The metadata that was asked for, in a GGUF with what goes along with it."""
+def _metadata_to_set(named: Checkpoint, order: Order) -> Mapping[str, MetaNode]:
+    """The metadata that was asked for; for a GGUF, with the keys that have to change along with it."""
     if order.format.dialect != GGUF or order.edits.for_llama_cpp:
         return order.metadata
     from ckptconv.formats.gguf.said import settled_for
@@ -151,43 +158,46 @@ def _settled(named: Checkpoint, order: Order) -> Mapping[str, MetaNode]:
     return settled_for(named, order.metadata)
 
 
-def _fitting(said: Checkpoint, order: Order, adapter: Adapted | None) -> Fitting | None:
-    """What an architecture says, where one was named or its params are asked for; of an adapter that is its base's."""
+def _fit_architecture(described: Checkpoint, order: Order, adapter: AdapterForLlamaCpp | None) -> Fitting | None:
+    """Compare with an architecture, if one was named or its params are asked for.
+
+    An adapter is not compared: the architecture that was named is its base's.
+    """
     if not order.with_params and (order.request.arch is None or adapter is not None):
         return None
-    from ckptconv.api.converting.noted import fit
+    from ckptconv.api.converting.arch_note import fit
 
-    return fit(order.request, said, params=order.with_params)
+    return fit(order.request, described, params=order.with_params)
 
 
-def _graph(said: Checkpoint, order: Order) -> GraphPlan | None:
+def _plan_graph(described: Checkpoint, order: Order) -> GraphPlan | None:
     if not order.format.graph:
         return None
     from ckptconv.api.converting.graph import plan_graph
 
-    made = plan_graph(order.request, said, cast("OnnxOptions", order.own))
+    plan = plan_graph(order.request, described, cast("OnnxOptions", order.own))
     if order.request.arch is None and order.request.inputs and not order.verify:
-        raise order.odd_inputs()  # it was thought that there might be a class
-    return made
+        raise order.unused_inputs_error()  # `Order.check` let them pass, as a config.json might name a class
+    return plan
 
 
-def without_extras(made: Prepared) -> Prepared:
-    """The same for a format that has no room for tensors outside of the model: the tree around them stays."""
-    checkpoint = made.checkpoint
-    left = checkpoint.replaced(
+def without_extras(prepared: Prepared) -> Prepared:
+    """The same without tensors outside of the model, for a format that cannot hold them. The tree around them stays."""
+    checkpoint = prepared.checkpoint
+    model_only = checkpoint.replaced(
         extras={}, composites=checkpoint.composites_of(checkpoint),
         root=without_tensors(checkpoint.root, checkpoint.extras),
         notes=replace(checkpoint.notes.only(checkpoint), digest=None),
     )  # fmt: skip
-    return replace(made, checkpoint=left)
+    return replace(prepared, checkpoint=model_only)
 
 
-def _named(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoint:
-    """The checkpoint with names that the architecture gives back, for a graph with those that its class holds."""
+def _restore_names(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoint:
+    """The checkpoint with the names that its graph dropped; to make a graph of a class, with the class's names."""
     arch = request.arch
     if arch is None:
         return checkpoint
-    from ckptconv.api.fitting.naming import (  # it needs all of the ONNX reader
+    from ckptconv.api.fitting.naming import (  # imports the whole ONNX reader
         restore_names_from_architecture,
         use_names_of_class,
     )
@@ -197,11 +207,11 @@ def _named(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoi
     return use_names_of_class(named, arch, request.settings) if graph and is_config(arch) else named
 
 
-def _finished(made: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
-    """What is to be written. The model's tensors alone carry no note of their architecture."""
-    checkpoint = (made.bare() if bare else made).with_metadata(values)
+def _finish(edited: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
+    """What is written: with the metadata `values`, and a note of the architecture unless it has only tensors."""
+    checkpoint = (edited.bare() if bare else edited).with_metadata(values)
     if note is None or (bare and not values):
         return checkpoint
-    from ckptconv.api.converting.noted import noted
+    from ckptconv.api.converting.arch_note import with_arch_note
 
-    return noted(checkpoint, note)
+    return with_arch_note(checkpoint, note)

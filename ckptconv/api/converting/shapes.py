@@ -1,9 +1,9 @@
-"""Shapes that a GGUF says its tensors had: ComfyUI-GGUF's converter writes convolutions as rows of whole blocks.
+"""Restores the shapes that a GGUF records for its tensors: ComfyUI-GGUF stores convolutions as rows of whole blocks.
 
-    comfy.gguf.orig_shape.NAME    the sizes that the tensor NAME has where it is used, as many elements as it has
+    comfy.gguf.orig_shape.NAME    the shape of the tensor NAME in the model, with as many elements as it has here
 
-Blocks cannot have them, whose rows would end within one: a tensor gets them as it leaves the format, as floats. Source:
-ComfyUI-GGUF's tools/convert.py, and `get_orig_shape` in its loader.py.
+Blocks cannot have these shapes, as rows would end within a block. So a tensor gets its shape when it leaves the format
+as floats. Source: ComfyUI-GGUF's tools/convert.py, and `get_orig_shape` in its loader.py.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 KEY = "comfy.gguf.orig_shape."
 
 
-def with_shapes(made: Checkpoint, source: Checkpoint, origins: Mapping[str, tuple[str, ...]]) -> Checkpoint:
-    """The checkpoint with the shapes that the metadata of its source says; itself where that says none. Reads nothing.
+def restore_shapes(made: Checkpoint, source: Checkpoint, origins: Mapping[str, tuple[str, ...]]) -> Checkpoint:
+    """The checkpoint with the shapes that its source's metadata records; unchanged if it records none. Reads no tensor.
 
-    origins: the names in the source, by those in `made`, of what is called otherwise.
+    origins: for each name in `made` that has changed, the names in the source.
     """
-    said = source.root
-    if not isinstance(said, dict) or not any(isinstance(key, str) and key.startswith(KEY) for key in said):
+    metadata = source.root
+    if not isinstance(metadata, dict) or not any(isinstance(key, str) and key.startswith(KEY) for key in metadata):
         return made
     tensors = dict(made)
     for name, tensor in made.items():
-        olds = origins.get(name, (name,))
-        shape = _shape(said.get(KEY + olds[0]), tensor.info) if len(olds) == 1 else None
+        source_names = origins.get(name, (name,))
+        if len(source_names) != 1:
+            continue
+        shape = _recorded_shape(metadata.get(KEY + source_names[0]), tensor.info)
         if shape is not None:
             tensors[name] = reshaped(tensor, shape)
     count = sum(tensor is not made[name] for name, tensor in tensors.items())
@@ -48,9 +50,10 @@ def with_shapes(made: Checkpoint, source: Checkpoint, origins: Mapping[str, tupl
     return made.with_tensors(tensors, (*made.findings, Finding("shapes", "info", "", message)))
 
 
-def _shape(said: MetaNode, info: TensorInfo) -> tuple[int, ...] | None:
-    """Another shape than it has; None where nothing is said that fits."""
-    if not isinstance(said, list | tuple) or info.dtype.block > 1:
+def _recorded_shape(value: MetaNode, info: TensorInfo) -> tuple[int, ...] | None:
+    """The recorded shape; None if it is not one, if it does not fit, or if the tensor has it already."""
+    if not isinstance(value, list | tuple) or info.dtype.block > 1:
         return None
-    sizes = tuple(size for size in said if isinstance(size, int) and type(size) is not bool and size > 0)
-    return sizes if len(sizes) == len(said) and prod(sizes) == info.numel and sizes != info.shape else None
+    sizes = tuple(size for size in value if isinstance(size, int) and type(size) is not bool and size > 0)
+    fits = len(sizes) == len(value) and prod(sizes) == info.numel
+    return sizes if fits and sizes != info.shape else None

@@ -1,11 +1,12 @@
-"""What is done to tensors on their way, and files as what they were made of. No tensor is read for it.
+"""Edits a checkpoint's tensors lazily: nothing here reads a tensor.
 
 Begin with `edits`, which says what can be asked for:
 
-    edits                          what people ask for
-    apply  state  rebuilt          doing it: the edits; tensors on their way; the checkpoint around them again
+    edits                          what a user asks for
+    apply  state  rebuild          applying it: all edits; the tensors between edits; the checkpoint around the result
     lora                           adapters, opened to be merged
-    dequantize  quantize  mixture  quantized weights, both ways; what mixtures of llama.cpp's ask of a model
+    dequantize  quantize  mixture  quantized weights, both ways; the facts that llama.cpp's type mixtures depend on
     dialects                       other frameworks' names: whether ``--translate`` would have something to do
-    originals                      `diff`, `verify`, `validate`: a GGUF as the model that it was made of, plain weights
+    originals                      for `diff`, `verify` and `validate`: a GGUF under the names of the model that it was
+                                   made from, and quantized weights as plain ones
 """

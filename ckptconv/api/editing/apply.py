@@ -1,4 +1,4 @@
-"""Doing what `Edits` ask for: a checkpoint becomes another, and no tensor is read."""
+"""Applies `Edits` to a checkpoint. The result is a new checkpoint; no tensor is read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from ckptconv.api.editing import dequantize, quantize
 from ckptconv.api.editing.edits import Moves
 from ckptconv.api.editing.lora import Adapters, Lora
-from ckptconv.api.editing.mixture import model_of
-from ckptconv.api.editing.rebuilt import rebuilt
+from ckptconv.api.editing.mixture import mixture_model
+from ckptconv.api.editing.rebuild import rebuild
 from ckptconv.api.editing.state import State
 from ckptconv.api.evidence import check_config, merged_values
 from ckptconv.core.tensor import infos_of
@@ -36,119 +36,127 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
 
-    Said = Mapping[object, MetaNode]
+    Stated = Mapping[object, MetaNode]
 
 
-def edited(
+def apply_edits(
     checkpoint: Checkpoint,
-    wanted: Edits,
+    edits: Edits,
     adapters: Adapters | None = None,
     *,
     bare: bool = False,
-    said: Said | None = None,
+    stated: Stated | None = None,
 ) -> tuple[Checkpoint, Moves]:
-    """The checkpoint after `wanted`, no tensor read, and where each of its tensors comes from. With `bare`, metadata
-    may be left out. `adapters` are those of `wanted`, opened. `said` is what counts for translations instead of what
-    the checkpoint and the files beside it say.
+    """Apply all edits. Returns the new checkpoint, and where each of its tensors comes from.
+
+    adapters: those that the edits merge, opened.
+    bare:     metadata may be left out.
+    stated:   what translations go by, instead of what the checkpoint and the files beside it say.
 
     Raises EditError, UsageError, and what reading a rules file raises.
     """
-    if wanted.reverse and all(isinstance(rule, NameRule | Lora) for rule in wanted.steps):
+    if edits.reverse and all(isinstance(rule, NameRule | Lora) for rule in edits.steps):
         raise UsageError("there are no rules to reverse", hint="--reverse goes with --rules FILE")
-    state = State.of(checkpoint, wanted.select, wanted.drop)
-    if wanted.for_llama_cpp:
+    state = State.of(checkpoint, edits.select, edits.drop)
+    if edits.for_llama_cpp:
         check_config(checkpoint)
-    said = _said(checkpoint, wanted) if said is None else said
-    plain = _make_plain(state, said) if wanted.dequantize else []
-    _make_steps(state, wanted, adapters or Adapters(()), said)
-    _make_casts(state, wanted, plain, said)
-    state.told += dequantize.left_quantized(state.tensors) if plain else []
-    if wanted.quantize:
-        _make_quantized(state, wanted.quantize, said)
-    made = rebuilt(state, bare=bare, in_one=bool(wanted.dialects))
-    if plain:
-        made.root = dequantize.unclaimed(made.root)
-        made = dequantize.unpacked(made, plain) if checkpoint.notes.quantized else made
-    made.root = told_types(made.root, checkpoint.values(), made.values(), asked_mixture(wanted.dtype))
-    return made, Moves(state.origins, state.merged)
+    stated = _stated_values(checkpoint, edits) if stated is None else stated
+    dequantizing = _dequantize(state, stated) if edits.dequantize else []
+    _apply_steps(state, edits, adapters or Adapters(()), stated)
+    _apply_casts(state, edits, dequantizing, stated)
+    if dequantizing:
+        state.findings += dequantize.left_quantized(state.tensors)
+    if edits.quantize:
+        _quantize(state, edits.quantize, stated)
+    result = rebuild(state, bare=bare, in_one=bool(edits.dialects))
+    if dequantizing:
+        result.root = dequantize.without_quantization_keys(result.root)
+        if checkpoint.notes.quantized:
+            result = dequantize.without_packed_parts(result, dequantizing)
+    result.root = told_types(result.root, checkpoint.values(), result.values(), asked_mixture(edits.dtype))
+    return result, Moves(state.origins, state.merged)
 
 
-def _said(checkpoint: Checkpoint, wanted: Edits) -> Said:
-    """What the checkpoint and the files beside it say, where an edit goes by that."""
-    return merged_values(checkpoint) if wanted.dialects or wanted.dequantize or wanted.quantize else {}
+def _stated_values(checkpoint: Checkpoint, edits: Edits) -> Stated:
+    """What the checkpoint and the files beside it say, if any edit depends on it."""
+    return merged_values(checkpoint) if edits.dialects or edits.dequantize or edits.quantize else {}
 
 
-def _make_plain(state: State, said: Said) -> Sequence[Edit]:
-    """Plain weights of quantized ones; the edits that make them."""
-    edits = dequantize.edits_for(state.tensors, said, state.composites, state.source.notes)
+def _dequantize(state: State, stated: Stated) -> Sequence[Edit]:
+    """Make plain weights of quantized ones; returns the edits that do so."""
+    edits = dequantize.edits_for(state.tensors, stated, state.composites, state.source.notes)
     for edit in edits:
-        state.make(edit, "--dequantize")
-    state.told += dequantize.findings_of(edits, said) if edits else []
+        state.apply(edit, "--dequantize")
+    if edits:
+        state.findings += dequantize.findings_about(edits, stated)
     return edits
 
 
-def _make_steps(state: State, wanted: Edits, adapters: Adapters, said: Said) -> None:
-    """The name rules, adapters and rules files, in the order given."""
-    for rule in wanted.steps:
+def _apply_steps(state: State, edits: Edits, adapters: Adapters, stated: Stated) -> None:
+    """Apply the name rules, adapters and rules files, in the order given."""
+    for rule in edits.steps:
         if isinstance(rule, NameRule):
             if rule.how == "translate":
-                state.told += left_alone(rule.text, infos_of(state.tensors), said)
-            for edit in name_edits(rule, state.tensors, said):
-                state.make(edit, f"--{rule.how} {rule.text!r}")
+                state.findings += left_alone(rule.text, infos_of(state.tensors), stated)
+            for edit in name_edits(rule, state.tensors, stated):
+                state.apply(edit, f"--{rule.how} {rule.text!r}")
         elif isinstance(rule, Lora):
             state.merge(rule, adapters)
         else:
-            _make_rules(state, rule, reverse=wanted.reverse)
+            _apply_rules(state, rule, reverse=edits.reverse)
 
 
-def _make_casts(state: State, wanted: Edits, plain: Sequence[Edit], said: Said) -> None:
-    """The casts that are asked for, and those of what was dequantized by the edits `plain`."""
-    types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said), state.source)
-    fixed = fixed_parts(state.composites)
-    whole = {name: one for name, one in state.tensors.items() if name not in fixed}
-    kept, own = _kept(wanted, whole, said)
-    casts, told = cast_edits(
-        wanted.dtype, whole, {**types, **own}, kept,
-        lambda: model_of(state.tensors, said or state.source.metadata, to_gguf=wanted.for_llama_cpp == TO_GGUF),
+def _apply_casts(state: State, edits: Edits, dequantizing: Sequence[Edit], stated: Stated) -> None:
+    """Cast as asked for, and what the edits `dequantizing` made to the type that it should have."""
+    stated_type = dequantize.stated_type(stated)
+    types = dequantize.result_types(state.tensors, state.origins, dequantizing, stated_type, state.source)
+    parts = fixed_parts(state.composites)
+    castable = {name: tensor for name, tensor in state.tensors.items() if name not in parts}
+    fixed, own_types = _fixed_types(edits, castable, stated)
+    casts, findings = cast_edits(
+        edits.dtype, castable, {**types, **own_types}, fixed,
+        lambda: mixture_model(state.tensors, stated or state.source.metadata, to_gguf=edits.for_llama_cpp == TO_GGUF),
     )  # fmt: skip
     for edit in casts:
-        state.make(edit, "--dtype")
-    state.told += told
+        state.apply(edit, "--dtype")
+    state.findings += findings
 
 
-def _kept(
-    wanted: Edits, tensors: Mapping[str, LazyTensor], said: Mapping[object, object]
+def _fixed_types(
+    edits: Edits, tensors: Mapping[str, LazyTensor], stated: Mapping[object, object]
 ) -> tuple[Collection[str], Mapping[str, DType]]:
-    """The tensors that a type for all floats is not for, since llama.cpp has them in one, and of which type they are
-    where they are not yet. Raises UsageError for a mixture of types, where that is none for such a model.
+    """The tensors whose type llama.cpp prescribes, which a type for all floats leaves out; and the prescribed types of
+    those that must be cast. Raises UsageError for a mixture of types that does not apply to such a model.
     """
-    if wanted.for_llama_cpp == TO_GGUF:
-        return [name for name, one in tensors.items() if is_kept_f32(name, len(one.info.shape))], {}
-    if wanted.to_mmproj:
-        if mixture := asked_mixture(wanted.dtype):
+    if edits.for_llama_cpp == TO_GGUF:
+        return [name for name, tensor in tensors.items() if is_kept_f32(name, len(tensor.info.shape))], {}
+    if edits.to_mmproj:
+        if mixture := asked_mixture(edits.dtype):
             raise UsageError(
                 f"--dtype {mixture.name}: a mixture of types is for a language model, and not for a tower",
                 hint="a --dtype that is one type, as F16 or Q8_0",
             )
-        infos = infos_of(tensors)
-        fixed = fixed_types(infos, said, asked_of_all(wanted.dtype))
+        fixed = fixed_types(infos_of(tensors), stated, asked_of_all(edits.dtype))
         return fixed.keys(), fixed
     return (), {}
 
 
-def _make_quantized(state: State, wanted: Sequence[str], said: Said) -> None:
-    """The weights as quantizers store them, stacks of experts taken apart before."""
-    apart, told = quantize.apart_edits(state.tensors, wanted, said)
-    for edit in apart:
-        state.make(edit, "--quantize")
-    edit, more = quantize.quantize_edit(state.tensors, wanted, state.composites, said)
-    state.make(edit, "--quantize")
-    state.told += [*told, *more]
+def _quantize(state: State, texts: Sequence[str], stated: Stated) -> None:
+    """Unstack experts, then store the weights as quantizers do."""
+    unstacking, unstack_findings = quantize.unstack_edits(state.tensors, texts, stated)
+    for edit in unstacking:
+        state.apply(edit, "--quantize")
+    edit, findings = quantize.quantize_edit(state.tensors, texts, state.composites, stated)
+    state.apply(edit, "--quantize")
+    state.findings += [*unstack_findings, *findings]
 
 
-def _make_rules(state: State, path: str | PathLike[str], *, reverse: bool) -> None:
+def _apply_rules(state: State, path: str | PathLike[str], *, reverse: bool) -> None:
     with located(path):
         edits = read_rules(path)
-        numbers = range(1, len(edits) + 1)
-        for number, edit in zip(reversed(numbers) if reverse else numbers, inverted(edits) if reverse else edits):  # noqa: B905
-            state.make(edit, f"undoing {label(edits[number - 1], number)}" if reverse else label(edit, number))
+        labels = [label(edit, number) for number, edit in enumerate(edits, 1)]
+        if reverse:
+            edits = inverted(edits)
+            labels = [f"undoing {text}" for text in reversed(labels)]
+        for edit, text in zip(edits, labels, strict=True):
+            state.apply(edit, text)

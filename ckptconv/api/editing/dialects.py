@@ -1,4 +1,4 @@
-"""Whether ``--translate`` would have something to do, and what is told where it was not asked for."""
+"""Whether ``--translate`` would have something to do, and what to report if it was not asked for."""
 
 from __future__ import annotations
 
@@ -19,58 +19,55 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 
-MOST_TRANSLATED = 20_000
-"""Tensors up to which it is found out whether they could be translated."""
+MAX_TENSORS = 20_000
+"""With more tensors than this, nobody tries whether they could be translated."""
 
 
-def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
-    """What is told of tensors that go into another format with names and layouts of their framework's."""
-    if (wanted.name == checkpoint.format and not _is_mlxs(checkpoint)) or (edits and edits.names):
+def untranslated_findings(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
+    """What to report about tensors that keep their framework's names and layouts in another format."""
+    if (wanted.name == checkpoint.format and not _is_from_mlx_lm(checkpoint)) or (edits and edits.names):
         return
-    dialect = dialect_of(checkpoint) or _dialect_for(checkpoint, wanted)
+    dialect = dialect_of(checkpoint) or _dialect_towards(checkpoint, wanted)
     if dialect and dialect == wanted.dialect:
-        return  # such as a .keras as the .weights.h5 of it
+        return  # the target has the same dialect, such as .weights.h5 for a .keras
     if dialect:
         from ckptconv.edits.translate import GIVES
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
-    elif _is_mlxs(checkpoint) and (why := _not_undone(checkpoint)):
+    elif _is_from_mlx_lm(checkpoint) and (why := _why_mlx_lm_stays(checkpoint)):
         yield Finding("dialect", "warning", "", f"names and layouts stay mlx-lm's: {why}")
 
 
-def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
-    """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
+def _dialect_towards(checkpoint: Checkpoint, wanted: Format) -> str:
+    """The dialect that turns a transformers model into one of the target's format; "" if none does."""
     if wanted.dialect != GGUF:
         return ""
     from ckptconv.edits.adapters.names import PEFT
 
-    if any(name.startswith(PEFT) for name in checkpoint):  # an adapter, whose base is elsewhere
-        return TO_GGUF
-    return TO_GGUF if _has_changes(TO_GGUF, checkpoint) else ""
+    is_adapter = any(name.startswith(PEFT) for name in checkpoint)  # its base, which decides, is elsewhere
+    return TO_GGUF if is_adapter or _can_translate(TO_GGUF, checkpoint) else ""
 
 
 def dialect_of(checkpoint: Checkpoint) -> str:
-    """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
-    to find out.
-    """
-    if _is_mlxs(checkpoint):
-        return MLX if _has_changes(MLX, checkpoint) else ""
-    with suppress(UsageError):  # of a format that is in no table
+    """The dialect that ``--translate`` would take; "" if it has nothing to do, or there are too many names to try."""
+    if _is_from_mlx_lm(checkpoint):
+        return MLX if _can_translate(MLX, checkpoint) else ""
+    with suppress(UsageError):  # the format is not registered
         dialect = registry.by_name(checkpoint.format).dialect
-        if dialect and _has_changes(dialect, checkpoint):
+        if dialect and _can_translate(dialect, checkpoint):
             return dialect
     return ""
 
 
-def _is_mlxs(checkpoint: Checkpoint) -> bool:
-    """Whether the file says that mlx-lm wrote it, whose names are in no format's passport: it is safetensors."""
+def _is_from_mlx_lm(checkpoint: Checkpoint) -> bool:
+    """Whether the file says that mlx-lm wrote it. Its format is safetensors, which has no dialect of its own."""
     return checkpoint.metadata.get("format") == MLX
 
 
-def is_in_mlxs_layout(checkpoint: Checkpoint) -> bool:
-    """Whether mlx-lm wrote it, and changed more than it has to for quantized weights."""
-    if not _is_mlxs(checkpoint):
+def has_mlx_lm_layout(checkpoint: Checkpoint) -> bool:
+    """Whether mlx-lm wrote it, and changed more than quantizing requires."""
+    if not _is_from_mlx_lm(checkpoint):
         return False
     from ckptconv.edits.dialects import mlx
 
@@ -78,9 +75,9 @@ def is_in_mlxs_layout(checkpoint: Checkpoint) -> bool:
     return mlx.known(infos, merged_values(checkpoint).get("model_type"))
 
 
-def _not_undone(checkpoint: Checkpoint) -> str:
-    """Why mlx-lm's layouts cannot be undone; "" where they can, or are transformers'."""
-    if len(checkpoint) > MOST_TRANSLATED:
+def _why_mlx_lm_stays(checkpoint: Checkpoint) -> str:
+    """Why mlx-lm's layouts cannot be undone; "" if they can, or if they are transformers' already."""
+    if len(checkpoint) > MAX_TENSORS:
         return ""
     from ckptconv.edits.translate import changes_in
 
@@ -93,10 +90,10 @@ def _not_undone(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _has_changes(dialect: str, checkpoint: Checkpoint) -> bool:
-    if len(checkpoint) > MOST_TRANSLATED:
+def _can_translate(dialect: str, checkpoint: Checkpoint) -> bool:
+    if len(checkpoint) > MAX_TENSORS:
         return False
-    from ckptconv.edits.translate import changes_in  # all of them: most formats have none
+    from ckptconv.edits.translate import changes_in  # imports every dialect, and most formats have none
 
     with suppress(EditError, LimitError, UnsupportedError, UsageError):
         changes_in(dialect, infos_of(checkpoint), merged_values(checkpoint))

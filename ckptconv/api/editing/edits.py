@@ -1,4 +1,4 @@
-"""What people do while converting: select, drop, dequantize, rename, rules, casts, quantize, in this order."""
+"""What a user asks for while converting: select, drop, dequantize, rename, rules, casts, quantize, in this order."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edits:
-    """What is done to the model's tensors on the way. Arguments that take several values also accept one alone.
+    """Changes to the model's tensors on the way. Arguments that take several values also accept a single one.
 
     select, drop: globs over the source's names; ``*`` also matches dots.
     dequantize:   make plain tensors of quantized weights, in the type that the configuration states for them (F32 if it
                   states none), or in that of `dtype`.
-    names:        prefixes, substitutions and translations, adapters to merge (`Lora`), and rules files (their paths),
-                  applied in this order. The substitutions are Python's regular expressions, and the time that they take
-                  is up to whoever writes them; the patterns in rules files take linear time.
+    names:        prefixes, substitutions and translations (`NameRule`), adapters to merge (`Lora`), and rules files
+                  (their paths), applied in the order given. Substitutions are Python regular expressions, which can be
+                  slow if written badly; the patterns in rules files take linear time.
     reverse:      undo the rules files instead.
-    dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also
-                  ``"Q8_0"`` and other blocks, for the matrices that can have them, and ``"Q4_K_M"`` and llama.cpp's
-                  other mixtures, for a whole model.
+    dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also a
+                  block type such as ``"Q8_0"``, for the matrices that can have it, or one of llama.cpp's mixtures such
+                  as ``"Q4_K_M"``, for a whole model.
     quantize:     a scheme such as ``"fp8"`` for the weights of all linear layers, ``"GLOB=fp8"`` for some of these, or
-                  ``"NAME=fp8"`` for one weight, whatever it belongs to.
+                  ``"NAME=fp8"`` for one weight of any layer.
     """
 
     select: Sequence[str] = ()
@@ -61,7 +61,7 @@ class Edits:
     @property
     def words(self) -> tuple[str, ...]:
         """The options of ``ckptconv convert`` that ask for this."""
-        names = tuple(part for step in self.steps for part in _words_of_step(step))
+        names = tuple(word for step in self.steps for word in _words_of_step(step))
         before = {"--select": self.select, "--drop": self.drop, "--dequantize": self.dequantize}
         after = {"--reverse": self.reverse, "--dtype": self.dtype, "--quantize": self.quantize}
         return (*option_words(before), *names, *option_words(after))
@@ -74,7 +74,7 @@ class Edits:
     @property
     def for_llama_cpp(self) -> str:
         """The dialect among `names` that makes a file for llama.cpp; "" if there is none."""
-        return next((one for one in self.dialects if one in (TO_GGUF, TO_MMPROJ)), "")
+        return next((dialect for dialect in self.dialects if dialect in (TO_GGUF, TO_MMPROJ)), "")
 
     @property
     def to_mmproj(self) -> bool:
@@ -99,7 +99,7 @@ def _words_of_step(step: Step) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Where tensors come from: the source's names by the new ones, and the adapters that were merged into them."""
+    """Where tensors come from: by new name, the source's names, and the adapters that were merged into the tensor."""
 
     origins: Origins = field(default_factory=dict)
     merged: Origins = field(default_factory=dict)

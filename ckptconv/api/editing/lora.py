@@ -41,9 +41,9 @@ IN_METADATA = "lora_adapter_metadata"
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter that is merged on the way: its file or folder, and by what its change is multiplied (None: 1).
+    """An adapter to merge: its file or folder, and the factor for its change (None: 1).
 
-    A number also stands for the scale of an adapter of which nothing says that: lora_alpha / r.
+    If nothing states the adapter's own scale, lora_alpha / r, the factor takes its place.
     """
 
     path: str | os.PathLike[str]
@@ -60,36 +60,36 @@ class Lora:
         try:
             scale = float(number)
         except ValueError:
-            if "/" in number or os.sep in number:  # the sign is in the name of a folder that is not there
+            if "/" in number or os.sep in number:  # the = is in the name of a folder, which does not exist
                 return cls(text)
             raise UsageError(f"--lora {text!r}: {number!r} is not a number", hint="--lora ADAPTER=0.8") from None
         return cls(path, scale)
 
     @property
     def label(self) -> str:
-        """The option that asks for it."""
+        """The command-line option that asks for it."""
         return f"--lora {self.text!r}"
 
     @property
     def text(self) -> str:
-        """As it is typed."""
+        """The option's value, as a user types it."""
         return os.fspath(self.path) + ("" if self.scale is None else f"={self.scale!r}".removesuffix(".0"))
 
 
 class Adapters:
-    """The adapters that a conversion merges, open until it is done. A context manager."""
+    """The adapters among a conversion's steps, open until it is done. A context manager."""
 
-    def __init__(self, wanted: Iterable[object]) -> None:
-        self._wanted = [one for one in wanted if isinstance(one, Lora)]
+    def __init__(self, steps: Iterable[object]) -> None:
+        self._loras = [step for step in steps if isinstance(step, Lora)]
         self._files = ExitStack()
         self._opened: dict[int, tuple[Checkpoint, Adapter]] = {}
 
     def __enter__(self) -> Adapters:
         try:
-            for one in self._wanted:
-                checkpoint = self._files.enter_context(_open_adapter(one.path))
-                with located(one.path):
-                    self._opened[id(one)] = checkpoint, adapter_of(checkpoint, one.label)
+            for lora in self._loras:
+                checkpoint = self._files.enter_context(_open_adapter(lora.path))
+                with located(lora.path):
+                    self._opened[id(lora)] = checkpoint, adapter_of(checkpoint, lora.label)
         except BaseException:
             self._files.close()
             raise
@@ -103,22 +103,20 @@ class Adapters:
         for checkpoint, _ in self._opened.values():
             checkpoint.check_unchanged()
 
-    def merged(self, wanted: Lora, tensors: Mapping[str, LazyTensor]) -> tuple[Merge, list[Finding]]:
-        """The tensors with an adapter merged, and what is reported about it. Raises as `merge`, with the adapter
-        named.
-        """
+    def merge(self, lora: Lora, tensors: Mapping[str, LazyTensor]) -> tuple[Merge, list[Finding]]:
+        """Merge an adapter into the tensors. Raises as `edits.adapters.merge` does, with the adapter's path."""
         from ckptconv.edits.adapters.merge import merge
 
-        _, adapter = self._opened[id(wanted)]
-        if wanted.scale is not None and not isfinite(wanted.scale):
-            raise UsageError(f"{wanted.label}: {wanted.scale} is not a scale", hint="--lora ADAPTER=0.8")
-        with located(wanted.path):
-            made = merge(tensors, adapter, wanted.scale)
-        return made, _findings(wanted, adapter, made)
+        _, adapter = self._opened[id(lora)]
+        if lora.scale is not None and not isfinite(lora.scale):
+            raise UsageError(f"{lora.label}: {lora.scale} is not a scale", hint="--lora ADAPTER=0.8")
+        with located(lora.path):
+            result = merge(tensors, adapter, lora.scale)
+        return result, _merge_findings(lora, adapter, result)
 
 
 def _open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
-    """Its file or folder; the configuration in the folder stands for the folder."""
+    """Open an adapter's file or folder; its adapter_config.json stands for the folder."""
     text = os.fspath(path)
     checkpoint = open(os.path.dirname(text) or "." if os.path.basename(text) == ADAPTER_CONFIG else path)
     roots = (checkpoint.root, *checkpoint.notes.unseen)
@@ -132,8 +130,8 @@ def _open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
-    """The adapter that a checkpoint is. Raises CorruptFileError, UnsupportedError."""
-    from ckptconv.edits.adapters import llama_cpp  # most files are none
+    """A checkpoint as the adapter that it is. Raises CorruptFileError, UnsupportedError."""
+    from ckptconv.edits.adapters import llama_cpp  # imported late: most files are not adapters
     from ckptconv.edits.adapters.adapter import Adapter
     from ckptconv.edits.dialects.gguf_table import is_gguf_adapter
 
@@ -145,7 +143,7 @@ def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
 
 def summary_of(checkpoint: Checkpoint) -> Summary | None:
     """A summary of a checkpoint that is an adapter; None for others."""
-    if not _is_of_peft(checkpoint.path) and not is_adapter(checkpoint) and not is_inside(checkpoint):
+    if not _is_peft_adapter(checkpoint.path) and not is_adapter(checkpoint) and not is_inside(checkpoint):
         return None
     from ckptconv.edits.adapters.summary import summary, unread
 
@@ -155,44 +153,45 @@ def summary_of(checkpoint: Checkpoint) -> Summary | None:
         return unread(error.message)
 
 
-def _is_of_peft(path: Path | None) -> bool:
-    """Whether a file, or that of a folder, has PEFT's name, and its configuration is there."""
-    return path is not None and (path.is_dir() or path.name.startswith("adapter_model")) and _config_of(path).is_file()
+def _is_peft_adapter(path: Path | None) -> bool:
+    """Whether it is a folder, or a file with PEFT's name, and PEFT's configuration is there."""
+    if path is None or not (path.is_dir() or path.name.startswith("adapter_model")):
+        return False
+    return _config_path(path).is_file()
 
 
-def _config_of(path: Path) -> Path:
+def _config_path(path: Path) -> Path:
     return folder_of(path) / ADAPTER_CONFIG
 
 
 def _configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
-    """What is said of it, by what the names begin with that it is for. Raises CorruptFileError."""
-    from ckptconv.edits.adapters.config import Config  # with its patterns; most files are no adapter
+    """The adapter's configurations, each by the prefix of the names that it is about. Raises CorruptFileError."""
+    from ckptconv.edits.adapters.config import Config  # imported late: it compiles patterns
 
-    beside = None
+    document = None
     if checkpoint.path is not None:
-        beside = read_object(_config_of(checkpoint.path), ADAPTER_CONFIG, hint=COPY_AGAIN)
-    if beside is None and (packed := _packed(checkpoint)) is not None:
-        beside = strict_json.object_of(packed, ADAPTER_CONFIG, hint=COPY_AGAIN)
-    if beside is not None:
-        return {"": Config.of(beside)}
-    text = checkpoint.metadata.get(IN_METADATA)
-    if not isinstance(text, str):
+        document = read_object(_config_path(checkpoint.path), ADAPTER_CONFIG, hint=COPY_AGAIN)
+    if document is None and (text := _config_in_archive(checkpoint)) is not None:
+        document = strict_json.object_of(text, ADAPTER_CONFIG, hint=COPY_AGAIN)
+    if document is not None:
+        return {"": Config.of(document)}
+    in_metadata = checkpoint.metadata.get(IN_METADATA)
+    if not isinstance(in_metadata, str):
         return {}
-    said = strict_json.object_of(text, IN_METADATA, hint=COPY_AGAIN)
-    parts: dict[str, dict[str, object]] = {}
-    for key, value in said.items():
-        start, dot, rest = key.partition(".")
+    by_prefix: dict[str, dict[str, object]] = {}
+    for key, value in strict_json.object_of(in_metadata, IN_METADATA, hint=COPY_AGAIN).items():
+        component, dot, setting = key.partition(".")
         if dot:
-            parts.setdefault(f"{start}.", {})[rest] = value
-    return {start: Config.of(part) for start, part in parts.items()}
+            by_prefix.setdefault(f"{component}.", {})[setting] = value
+    return {prefix: Config.of(settings) for prefix, settings in by_prefix.items()}
 
 
-def _packed(checkpoint: Checkpoint) -> str | None:
-    """The configuration beside an adapter in an archive; None if there is none."""
+def _config_in_archive(checkpoint: Checkpoint) -> str | None:
+    """The text of the configuration beside an adapter in an archive; None if there is none."""
     from ckptconv.formats.beside.members import MODEL
     from ckptconv.io.archive import MemberFolder
 
-    model = next((one.name for one in checkpoint.notes.members if one.use == MODEL), None)
+    model = next((member.name for member in checkpoint.notes.members if member.use == MODEL), None)
     if model is not None:
         text = checkpoint.metadata.get(str(PurePosixPath(model).with_name(ADAPTER_CONFIG)))
         return text if isinstance(text, str) else None
@@ -203,30 +202,30 @@ def _packed(checkpoint: Checkpoint) -> str | None:
     return folder.text(ADAPTER_CONFIG, MAX_CONFIG)
 
 
-def _findings(wanted: Lora, adapter: Adapter, made: Merge) -> list[Finding]:
-    path = os.fspath(wanted.path)
+def _merge_findings(lora: Lora, adapter: Adapter, result: Merge) -> list[Finding]:
+    path = os.fspath(lora.path)
     kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in adapter.kinds.items())
-    times = f", times {wanted.scale:g}" if wanted.scale not in (None, 1) else ""
-    count = len(made.changed)
+    times = f", times {lora.scale:g}" if lora.scale not in (None, 1) else ""
+    count = len(result.changed)
     message = f"{path}: {plural(count, 'tensor is', 'tensors are')} changed ({kinds}){times}"
-    if made.prefix and made.changed:
-        where = f"without {made.prefix[1:]!r}" if made.prefix.startswith("-") else f"behind {made.prefix!r}"
+    if result.prefix and result.changed:
+        where = f"without {result.prefix[1:]!r}" if result.prefix.startswith("-") else f"behind {result.prefix!r}"
         message += f"; the base has its names {where}"
-    found = [Finding("merged", "info", path, message, None, str(count))] if count or not made.replaced else []
-    if are_loralibs(adapter.tensors) and not adapter.configs and wanted.scale is None:
+    findings = [Finding("merged", "info", path, message, None, str(count))] if count or not result.replaced else []
+    if are_loralibs(adapter.tensors) and not adapter.configs and lora.scale is None:
         text = (
             f"{path}: nothing says its alpha, so it is merged with scale 1; loralib scales by lora_alpha / r: "
             "--lora ADAPTER=SCALE sets that"
         )
-        found.append(Finding("no-alpha", "warning", path, text))
-    for what, names in (("take the place of the base's", made.replaced), ("are new", made.added)):
+        findings.append(Finding("no-alpha", "warning", path, text))
+    for what, names in (("take the place of the base's", result.replaced), ("are new", result.added)):
         if names:
             text = f"{path}: {len(names):,} of its tensors {what}: {listed(names, 3)}"
-            found.append(Finding("merged-whole", "info", names[0], text, None, str(len(names))))
-    for name, rows in made.resized.items():
+            findings.append(Finding("merged-whole", "info", names[0], text, None, str(len(names))))
+    for name, rows in result.resized.items():
         text = f"{name} has other rows now, {rows}: vocab_size in the config.json has to follow"
-        found.append(Finding("resized", "warning", name, text))
-    for what, lost in made.absent.items():
+        findings.append(Finding("resized", "warning", name, text))
+    for what, lost in result.absent.items():
         text = f"{path}: {lost:,} modules are for {what}, of which the base has nothing; they are left out"
-        found.append(Finding("not-merged", "warning", path, text, None, str(lost)))
-    return found
+        findings.append(Finding("not-merged", "warning", path, text, None, str(lost)))
+    return findings

@@ -1,4 +1,4 @@
-"""What a mixture of llama.cpp's asks of a model: the numbers in a GGUF's metadata, or in a configuration on its way."""
+"""The facts that llama.cpp's type mixtures depend on, from a GGUF's metadata or a transformers configuration."""
 
 from __future__ import annotations
 
@@ -20,45 +20,49 @@ _BLOCK = re.compile(r"(?:enc\.)?blk\.(\d+)\.")
 _EXPERTS = re.compile(r".*_exps\.weight")
 
 
-def model_of(tensors: Mapping[str, LazyTensor], said: Mapping[object, object], *, to_gguf: bool) -> Model:
-    """What the tensors, under llama.cpp's names, and what is `said` of them tell: the metadata of a GGUF, or with
-    `to_gguf` a configuration of transformers'. Raises EditError where that is not a model of llama.cpp's, UsageError
-    where it is an adapter.
+def mixture_model(tensors: Mapping[str, LazyTensor], stated: Mapping[object, object], *, to_gguf: bool) -> Model:
+    """The facts about a model whose tensors have llama.cpp's names.
+
+    stated: the metadata of a GGUF; with `to_gguf`, a transformers configuration.
+
+    Raises EditError if it is not a llama.cpp model, UsageError if it is an adapter.
     """
-    if is_gguf_adapter(said):
-        raise not_of_adapters()
-    blocks = [int(found[1]) for name in tensors if (found := _BLOCK.match(name))]
-    arch = said.get(ARCHITECTURE_KEY)
+    if is_gguf_adapter(stated):
+        raise adapter_mixture_error()
+    blocks = [int(match[1]) for name in tensors if (match := _BLOCK.match(name))]
+    arch = stated.get(ARCHITECTURE_KEY)
     if to_gguf:
-        config = text_config(said)
+        config = text_config(stated)
         arch = written_as(architecture(config), config)
         heads, groups = whole_number(config, HEADS), whole_number(config, GROUPS)
     elif isinstance(arch, str) and blocks:
-        heads, groups = (_first(said.get(f"{arch}.attention.head_count{end}")) for end in ("", "_kv"))
+        heads = _of_first_block(stated.get(f"{arch}.attention.head_count"))
+        groups = _of_first_block(stated.get(f"{arch}.attention.head_count_kv"))
     else:
         raise EditError(
             "a mixture of types is for a llama.cpp model, and these are not its tensor names",
             hint="--translate to-gguf makes one from a transformers folder; otherwise give a single type, such as Q8_0",
         )
-    layers = said.get(f"{arch}.block_count")
-    shapes = [one.info.shape for name, one in tensors.items() if _EXPERTS.fullmatch(name) and len(one.info.shape) > 2]
+    layers = stated.get(f"{arch}.block_count")
+    shapes = [tensor.info.shape for name, tensor in tensors.items() if _EXPERTS.fullmatch(name)]
+    stacks = [shape for shape in shapes if len(shape) > 2]
     return Model(
         str(arch),
         layers if type(layers) is int else max(blocks, default=-1) + 1,
-        shapes[0][0] if shapes else 0,
-        heads // (heads if groups is None else groups) if heads and groups != 0 else 1,
+        stacks[0][0] if stacks else 0,
+        heads // groups if heads and groups else 1,
     )
 
 
-def not_of_adapters() -> UsageError:
-    """The error where a mixture is asked for an adapter."""
+def adapter_mixture_error() -> UsageError:
+    """The error if a mixture is asked for an adapter."""
     return UsageError(
         "--dtype: a mixture of types is for a whole model, and not for an adapter",
         hint="a --dtype that is one type, as F16 or Q8_0",
     )
 
 
-def _first(said: object) -> int | None:
-    """The number of the first block, where each has its own."""
-    first = said[0] if isinstance(said, list) and said else said
+def _of_first_block(value: object) -> int | None:
+    """The number, or that of the first block if each block has its own."""
+    first = value[0] if isinstance(value, list) and value else value
     return first if type(first) is int else None

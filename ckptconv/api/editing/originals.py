@@ -1,9 +1,9 @@
-"""Files as what they were made of: a GGUF under transformers' names, with the floats that its blocks stand for;
+"""Reads a file as the model that it was made from: a GGUF under transformers' names, with its blocks as floats; and
 quantized weights as plain ones.
 
-So `diff` and `verify` set it beside a model of transformers', and `validate` judges it as one. By shapes and values
-alone tensors of blocks are not told apart: what is quantized, and whose heads are in another order, has no value in
-common with what it was.
+`diff` and `verify` compare it with a transformers model that way, and `validate` checks it as one. Contents could not
+match them: a quantized tensor, or one whose attention heads are in another order, has no value in common with the
+original.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
 
-LITTLE = 2
-"""Of so many names of the other one has to be a name of transformers' too, or they are of other models."""
+COMMON_DIVISOR = 2
+"""One in this many of the other checkpoint's names must be among the translated names, or it is another model."""
 
-_COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-"""What is in a GGUF, and transformers computes of a configuration."""
+_ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+"""Tensors in a GGUF that transformers computes from a configuration."""
 
 
 def as_floats(checkpoint: Checkpoint, *, headers: bool = False) -> Checkpoint:
-    """The checkpoint with F32 in place of blocks of ggml's, of which torch has no tensors: what ``--dtype F32`` makes.
+    """The checkpoint with ggml's blocks as F32, as ``--dtype F32`` makes them; torch has no such blocks.
 
-    headers: its tensors are not read, so that it takes nothing to unpack them; else raises MissingExtraError without
-    the `gguf` package, UnsupportedError for a type that it does not unpack.
+    headers: the tensors will not be read, so that nothing is needed to unpack them. Otherwise raises MissingExtraError
+             without the `gguf` package, and UnsupportedError for a type that it does not unpack.
     """
     if all(tensor.info.dtype.block == 1 for tensor in checkpoint.values()):
         return checkpoint
@@ -58,95 +58,102 @@ def _as_float(tensor: LazyTensor, *, headers: bool) -> LazyTensor:
     return cast_to(tensor, DType.F32)
 
 
-def as_plain(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
-    """Quantized weights as the plain ones that ``--dequantize`` makes of them, and what is told of that; where there
-    are none, or not all of them are understood, the checkpoint as it is, and nothing. Reads nothing.
+def as_dequantized(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
+    """The checkpoint with quantized weights as the plain ones of ``--dequantize``, and findings that say so.
+
+    Without quantized weights, or if not all of them are understood: the same checkpoint, and no findings. Reads no
+    tensor.
     """
     kinds = kinds_in(checkpoint)
     if not kinds:
         return checkpoint, []
-    from ckptconv.api.editing.apply import edited
-    from ckptconv.api.editing.dialects import is_in_mlxs_layout
+    from ckptconv.api.editing.apply import apply_edits
+    from ckptconv.api.editing.dialects import has_mlx_lm_layout
     from ckptconv.api.editing.edits import Edits
 
-    if is_in_mlxs_layout(checkpoint):  # plain ones have other names and layouts yet
+    if has_mlx_lm_layout(checkpoint):  # plain weights would still have mlx-lm's names and layouts
         return checkpoint, []
     try:
-        made, _ = edited(checkpoint, Edits(dequantize=True))
+        plain, _ = apply_edits(checkpoint, Edits(dequantize=True))
     except (EditError, UnsupportedError, UsageError):
         return checkpoint, []
     message = f"{fspath(path)} is quantized ({listed(sorted(kinds))}): read as the plain weights of --dequantize"
-    return made, [Finding("dequantized", "info", "", message)]
+    return plain, [Finding("dequantized", "info", "", message)]
 
 
 def in_transformers_names(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
-    """A GGUF with llama.cpp's names under transformers', and what is told of that; any other as it is, and nothing.
+    """A GGUF with llama.cpp's names under transformers' names, and findings that say so; any other checkpoint
+    unchanged, and no findings.
 
-    What transformers computes is left out. Reads nothing. Raises EditError, UnsupportedError where the architecture's
-    names are not known here.
+    Leaves out what transformers computes. Reads no tensor. Raises EditError or UnsupportedError if the names of the
+    architecture are not known here.
     """
-    if not _has_llama_cpps_names(checkpoint):
+    if not _has_llama_cpp_names(checkpoint):
         return checkpoint, []
-    from ckptconv.api.editing.apply import edited
+    from ckptconv.api.editing.apply import apply_edits
     from ckptconv.api.editing.edits import Edits
 
-    computed = [name for name in _COMPUTED if name in checkpoint]
+    computed = [name for name in _ROPE_TENSORS if name in checkpoint]
     with located(path):
-        made, _ = edited(checkpoint, Edits(drop=computed, names=[NameRule("translate", GGUF)]))
+        translated, _ = apply_edits(checkpoint, Edits(drop=computed, names=[NameRule("translate", GGUF)]))
     message = f"{fspath(path)} is read under transformers' names, which --translate {GGUF} makes of its own"
-    told = [Finding("translated", "info", "", message)]
+    findings = [Finding("translated", "info", "", message)]
     if computed:
         message = f"{listed(computed)}: transformers computes it of its configuration, and it is left out"
-        told.append(Finding("left-out", "info", computed[0], message))
-    return made, [*told, *(finding for finding in made.findings if finding not in checkpoint.findings)]
+        findings.append(Finding("left-out", "info", computed[0], message))
+    findings += [finding for finding in translated.findings if finding not in checkpoint.findings]
+    return translated, findings
 
 
-def set_beside(
+def align_pair(
     a: Checkpoint, b: Checkpoint, paths: tuple[Path, Path], *, values: bool
 ) -> tuple[Checkpoint, Checkpoint, list[Finding]]:
-    """Both as they are compared, and what is told of that: where one alone is a GGUF with llama.cpp's names, and the
-    other has those that transformers has for its tensors, the first under these; with `values`, blocks as floats. Where
-    one alone is quantized, its weights as plain ones.
+    """Both checkpoints in the form in which they can be compared, and findings that say what was done.
+
+    If only one is a GGUF with llama.cpp's names, and the other has transformers' names for its tensors, the GGUF gets
+    these names, and with `values` floats in place of blocks. If only one is quantized, it gets plain weights.
     """
-    one, told = _beside(a, b, paths[0], values=values)
-    other, more = _beside(b, a, paths[1], values=values)
-    return one, other, [*told, *more]
+    left, findings = _align(a, b, paths[0], values=values)
+    right, more = _align(b, a, paths[1], values=values)
+    return left, right, [*findings, *more]
 
 
-def _beside(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
-    """The one with the other's names and plain weights, where it is of their model."""
-    if not kinds_in(other) and (read := as_plain(one, path))[1] and not _has_all_of(other, one, read[0]):
-        return read
-    if _has_llama_cpps_names(other):
+def _align(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
+    """One checkpoint with the other's names and plain weights, if both are of the same model."""
+    if not kinds_in(other):
+        plain, findings = as_dequantized(one, path)
+        if findings and not _keeps_quantized_parts(other, one, plain):
+            return plain, findings
+    if _has_llama_cpp_names(other):
         return one, []
     try:
-        made, told = in_transformers_names(one, path)
+        translated, findings = in_transformers_names(one, path)
     except (EditError, UnsupportedError, UsageError):
         return one, []
-    if not told or LITTLE * len(made.keys() & other.keys()) < len(other):
+    if not findings or COMMON_DIVISOR * len(translated.keys() & other.keys()) < len(other):
         return one, []
-    floats = made
+    floats = translated
     if values:
-        with suppress(MissingExtraError, UnsupportedError):  # blocks stay blocks, and are not compared
-            floats = as_floats(made)
-    if floats is not made:
-        told.append(Finding("unpacked", "info", "", "its blocks are compared as the floats that they stand for"))
-    return floats, told
+        with suppress(MissingExtraError, UnsupportedError):  # then blocks stay blocks, and are not compared
+            floats = as_floats(translated)
+    if floats is not translated:
+        findings.append(Finding("unpacked", "info", "", "its blocks are compared as the floats that they stand for"))
+    return floats, findings
 
 
-def _has_all_of(other: Checkpoint, quantized: Checkpoint, plain: Checkpoint) -> bool:
-    """Whether it has every tensor that plain weights do without: it is quantized as well, and nothing in it says so, as
-    in a file that a graph was converted to.
+def _keeps_quantized_parts(other: Checkpoint, quantized: Checkpoint, plain: Checkpoint) -> bool:
+    """Whether the other checkpoint has every tensor that dequantizing removes. Then it is quantized as well, though
+    nothing in it says so, as in a file that a graph was converted to.
     """
     gone = quantized.keys() - plain.keys()
     return bool(gone) and all(name in other and other[name].info == quantized[name].info for name in gone)
 
 
-def _has_llama_cpps_names(checkpoint: Checkpoint) -> bool:
+def _has_llama_cpp_names(checkpoint: Checkpoint) -> bool:
     try:
         if registry.by_name(checkpoint.format).dialect != GGUF:
             return False
-    except CkptconvError:  # of a format that is in no table
+    except CkptconvError:  # the format is not registered
         return False
     from ckptconv.api.editing.dialects import dialect_of
 

@@ -1,4 +1,4 @@
-"""Weights as quantizers store them: which are asked for, what is told, and what a configuration has to say of them."""
+"""``--quantize``: which weights, the edits, what to report, and the quantization_config that the result needs."""
 
 from __future__ import annotations
 
@@ -35,116 +35,123 @@ _NEW_NAMES = "names are those that the target gets: ckptconv convert --dry-run s
 
 
 def scheme_of(texts: Sequence[str]) -> Scheme:
-    """The scheme that all of these ask for. Raises UsageError for another, or for several."""
+    """The scheme that all of these ask for. Raises UsageError for an unknown one, or for several."""
     names = list(dict.fromkeys(text.rpartition("=")[2] for text in texts))
     for name in names:
         if name not in SCHEMES:
             raise UsageError(f"--quantize: there is no scheme {name!r}", hint=f"one of {', '.join(SCHEMES)}")
     if len(names) > 1:
-        asked = " and ".join(names)
-        raise UsageError(f"--quantize: {asked} in one file", hint="a configuration says one scheme for all")
+        raise UsageError(
+            f"--quantize: {' and '.join(names)} in one file", hint="a configuration says one scheme for all"
+        )
     return SCHEMES[names[0]]
 
 
 def quantize_edit(
-    tensors: Tensors, texts: Sequence[str], composites: Mapping[str, Composite], said: Mapping[object, object]
+    tensors: Tensors, texts: Sequence[str], composites: Mapping[str, Composite], stated: Mapping[object, object]
 ) -> tuple[Edit, list[Finding]]:
-    """The edit that ``--quantize`` stands for, and what is told of it. Raises EditError, UsageError."""
+    """The edit that ``--quantize`` stands for, and findings about it. Raises EditError, UsageError."""
     scheme = scheme_of(texts)
-    _check_plain(tensors, composites)
-    usual, unfit = linear_weights(tensors, scheme, said.get("model_type"))
+    _check_not_quantized(tensors, composites)
+    quantizable, unfit = linear_weights(tensors, scheme, stated.get("model_type"))
     chosen: dict[str, None] = {}
     for text in texts:
         glob = text.rpartition("=")[0]
-        chosen |= dict.fromkeys(_chosen(glob, text, tensors, usual, scheme) if glob else usual)
+        chosen |= dict.fromkeys(_matching_weights(glob, text, tensors, quantizable, scheme) if glob else quantizable)
     if not chosen:
         raise nothing_to_do(scheme, unfit)
     steps = tuple(Step((name,), scheme.names(name)) for name in tensors if name in chosen)
     first = steps[0]
     unfit = {name: why for name, why in unfit.items() if name not in chosen}
-    told = [*_told(tensors, unfit), *_cautions(scheme, chosen)]
-    return Edit("quantize", first.sources, first.targets, {"scheme": scheme.name}, steps), told
+    findings = [*_unquantized_findings(tensors, unfit), *_loading_cautions(scheme, chosen)]
+    return Edit("quantize", first.sources, first.targets, {"scheme": scheme.name}, steps), findings
 
 
-def apart_edits(
-    tensors: Tensors, texts: Sequence[str], said: Mapping[object, object]
+def unstack_edits(
+    tensors: Tensors, texts: Sequence[str], stated: Mapping[object, object]
 ) -> tuple[list[Edit], list[Finding]]:
-    """The edits that take stacks of experts apart which are to be quantized, and what is told. Raises UsageError."""
+    """The edits that split stacks of experts into the weights to quantize, and findings. Raises UsageError."""
     globs = [text.rpartition("=")[0] for text in texts]
 
-    def wanted(names: list[str]) -> bool:
+    def any_matches(names: list[str]) -> bool:
         return any(not glob or matching(glob, names) for glob in globs)
 
-    takes = scheme_of(texts).takes_experts
-    made = apart(infos_of(tensors), said.get("model_type"), wanted) if takes else []
-    if not made:
+    if not scheme_of(texts).takes_experts:
         return [], []
-    few = plural(len(made[0].steps), "tensor of stacked experts is", "tensors of stacked experts are")
-    message = f"{few} taken apart, as releases of this model that are quantized have them: {made[0].sources[0]!r}, …"
-    return made, [Finding("experts-apart", "info", made[0].sources[0], message)]
+    edits = apart(infos_of(tensors), stated.get("model_type"), any_matches)
+    if not edits:
+        return [], []
+    first = edits[0]
+    count = plural(len(first.steps), "tensor of stacked experts is", "tensors of stacked experts are")
+    message = f"{count} taken apart, as releases of this model that are quantized have them: {first.sources[0]!r}, …"
+    return edits, [Finding("experts-apart", "info", first.sources[0], message)]
 
 
-def _chosen(glob: str, text: str, tensors: Tensors, usual: Sequence[str], scheme: Scheme) -> list[str]:
-    """Of the usual ones those that a glob matches; or the one tensor of that name, whatever it is."""
+def _matching_weights(glob: str, text: str, tensors: Tensors, quantizable: Sequence[str], scheme: Scheme) -> list[str]:
+    """The quantizable weights that a glob matches; or, without wildcards, the tensor of that name, of any layer."""
     asked = some(glob, list(tensors), "--quantize", _NEW_NAMES)
     if re.search(r"[*?\[]", glob):
-        return [name for name in asked if name in set(usual)]
+        return [name for name in asked if name in set(quantizable)]
     if why := scheme.unfit(tensors[glob].info):
         raise EditError(f"--quantize {text!r}: {glob!r} {why}, and cannot be {scheme.name}", hint="leave it as it is")
     return [glob]
 
 
-def _check_plain(tensors: Tensors, composites: Mapping[str, Composite]) -> None:
-    """Raise EditError where weights are quantized already."""
-    found = quantized_in(infos_of(tensors))
-    blocks = {tensor.info.dtype.name: name for name, tensor in tensors.items() if tensor.info.dtype.kind == "block"}
-    own = [one for name, one in composites.items() if isinstance(one, Quantized)]
-    if found or own:
+def _check_not_quantized(tensors: Tensors, composites: Mapping[str, Composite]) -> None:
+    """Raise EditError if weights are quantized already."""
+    kinds = quantized_in(infos_of(tensors))
+    block_types = dict.fromkeys(
+        tensor.info.dtype.name for tensor in tensors.values() if tensor.info.dtype.kind == "block"
+    )
+    quantized = [whole for whole in composites.values() if isinstance(whole, Quantized)]
+    if kinds or quantized:
         raise EditError(
-            f"--quantize: the weights are quantized already: {next(iter(found), '') or own[0].summary}",
+            f"--quantize: the weights are quantized already: {next(iter(kinds), '') or quantized[0].summary}",
             hint="--dequantize makes plain weights of them first",
         )
-    if blocks:
+    if block_types:
         raise EditError(
-            f"--quantize: the weights are GGUF blocks, such as {', '.join(blocks)}",
+            f"--quantize: the weights are GGUF blocks, such as {', '.join(block_types)}",
             hint="--dtype BF16 turns them into floats first",
         )
 
 
-def _told(tensors: Tensors, unfit: Mapping[str, str]) -> Iterator[Finding]:
-    """What linear layers stay as they are."""
+def _unquantized_findings(tensors: Tensors, unfit: Mapping[str, str]) -> Iterator[Finding]:
+    """The linear layers and experts that are not quantized; `unfit` says why, by name."""
     experts = [name for name in unfit if EXPERT.search(name)]
-    for left in ([name for name in unfit if name not in set(experts)], experts):
-        if left:
-            few = plural(len(left), "weight of a linear layer is", "weights of linear layers are")
-            message = f"{few} not quantized: {left[0]!r} {unfit[left[0]]}"
-            severity: Severity = "warning" if left is experts else "info"
-            yield Finding("not-quantized", severity, left[0], message, None, ", ".join(left))
+    others = [name for name in unfit if name not in set(experts)]
+    severity: Severity
+    for severity, names in (("info", others), ("warning", experts)):
+        if names:
+            count = plural(len(names), "weight of a linear layer is", "weights of linear layers are")
+            message = f"{count} not quantized: {names[0]!r} {unfit[names[0]]}"
+            yield Finding("not-quantized", severity, names[0], message, None, ", ".join(names))
     if stacked := stacked_experts(tensors):
-        few = plural(len(stacked), "tensor of stacked experts is", "tensors of stacked experts are")
-        message = f"{few} not quantized, since they are not linear layers: {listed(stacked, 2)}"
+        count = plural(len(stacked), "tensor of stacked experts is", "tensors of stacked experts are")
+        message = f"{count} not quantized, since they are not linear layers: {listed(stacked, 2)}"
         yield Finding("not-quantized", "warning", stacked[0], message, None, ", ".join(stacked))
 
 
-def _cautions(scheme: Scheme, chosen: Collection[str]) -> Iterator[Finding]:
-    """What is to be known of loading the result."""
+def _loading_cautions(scheme: Scheme, chosen: Collection[str]) -> Iterator[Finding]:
+    """What a user should know about loading the result."""
     if scheme.caution:
         yield Finding("loading", "warning", "", scheme.caution)
-    if scheme.experts_caution and (found := next(filter(EXPERT.search, chosen), None)):
-        yield Finding("loading", "warning", found, scheme.experts_caution)
+    first_expert = next(filter(EXPERT.search, chosen), None)
+    if scheme.experts_caution and first_expert:
+        yield Finding("loading", "warning", first_expert, scheme.experts_caution)
 
 
 def quantization_config(tensors: Tensors) -> dict[str, Json] | None:
-    """What a configuration has to say of tensors that are being quantized; None where none are."""
-    done = {name: one for name, tensor in tensors.items() if (one := quantized_as(tensor)) in SCHEMES}
-    if not done:
+    """The quantization_config for tensors that are being quantized; None if none are."""
+    schemes = {name: scheme for name, tensor in tensors.items() if (scheme := quantized_as(tensor)) in SCHEMES}
+    if not schemes:
         return None
-    name, scheme = next(iter(done.items()))
-    return SCHEMES[scheme].config(kept_modules(tensors, done), before_quantizing(tensors[name]))
+    name, scheme = next(iter(schemes.items()))
+    return SCHEMES[scheme].config(kept_modules(tensors, schemes), before_quantizing(tensors[name]))
 
 
-def asked_of_config(tensors: Tensors) -> Iterator[Finding]:
-    """A word where no configuration is written that says how the weights are quantized."""
+def config_finding(tensors: Tensors) -> Iterator[Finding]:
+    """The hint to write a quantization_config, for a result without a configuration."""
     config = quantization_config(tensors)
     if config is not None:
         yield Finding(

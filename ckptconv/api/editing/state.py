@@ -1,4 +1,4 @@
-"""A checkpoint's tensors while edits are made of them, and where each comes from."""
+"""A checkpoint's tensors between edits, and where each of them comes from."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class State:
-    """Tensors on their way.
+    """The tensors after the edits so far.
 
-    source:  the checkpoint that they come from, as it was.
-    origins: for each name those of the source that its tensor is made of; merged: the adapters merged into it.
-    told:    what is said of the edits.
+    source:   the checkpoint that they come from, unchanged.
+    origins:  for each name, the names in the source that its tensor is made of.
+    merged:   for each name, the adapters that were merged into its tensor.
+    findings: what to report about the edits.
     """
 
     source: Checkpoint
@@ -36,52 +37,54 @@ class State:
     composites: dict[str, Composite]
     origins: Origins = field(default_factory=dict)
     merged: Origins = field(default_factory=dict)
-    told: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @classmethod
     def of(cls, source: Checkpoint, select: Sequence[str], drop: Sequence[str]) -> State:
-        """The tensors of the model that these globs leave. Raises EditError for one that matches none."""
+        """The model's tensors that these globs select. Raises EditError for a glob that matches none."""
         chosen = chosen_whole(list(source), select, drop, source.composites_of(source))
         tensors = {name: source[name] for name in chosen}
         composites = source.composites_of({**tensors, **source.extras})
         return cls(source, tensors, dict(source.extras), composites, {name: (name,) for name in chosen})
 
-    def make(self, edit: Edit, label: str) -> None:
-        """One edit. Tensors outside of the state_dict take part where a step names them, and stay where they are."""
+    def apply(self, edit: Edit, label: str) -> None:
+        """Apply one edit. Extras take part if a step names them; they cannot be renamed or dropped."""
         named = {name for step in edit.steps for name in (*step.sources, *step.targets)}
-        outside = {name: tensor for name, tensor in self.extras.items() if name in named}
-        made, steps = apply_edit({**self.tensors, **outside}, edit, label)
+        named_extras = {name: tensor for name, tensor in self.extras.items() if name in named}
+        made, steps = apply_edit({**self.tensors, **named_extras}, edit, label)
         self.composites = with_types(followed(self.composites, edit, steps, label), {**self.extras, **made})
-        if gone := [name for name in outside if name not in made]:
+        if gone := [name for name in named_extras if name not in made]:
             raise EditError(
                 f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name",
                 hint="edits may read such a tensor: give what they make of it a name of its own, or leave it out",
             )
-        self.extras.update({name: made.pop(name) for name in outside})
-        self.origins = _followed({**{name: (name,) for name in outside}, **self.origins}, steps, made)
-        self.merged = {name: found for name, found in _followed(self.merged, steps, made).items() if found}
+        self.extras.update({name: made.pop(name) for name in named_extras})
+        self.origins = _trace_back({**{name: (name,) for name in named_extras}, **self.origins}, steps, made)
+        merged = _trace_back(self.merged, steps, made)
+        self.merged = {name: adapters for name, adapters in merged.items() if adapters}
         self.tensors = made
 
-    def merge(self, wanted: Lora, adapters: Adapters) -> None:
-        """An adapter. Raises as `Adapters.merged`, EditError where a weight is of several tensors."""
-        made, found = adapters.merged(wanted, self.tensors)
-        parts = {part: name for name, one in self.composites.items() for part in one.parts.values()}
-        if torn := [parts[name] for name in made.touched if name in parts]:
-            one = self.composites[torn[0]]
+    def merge(self, lora: Lora, adapters: Adapters) -> None:
+        """Merge an adapter. Raises as `Adapters.merge` does, and EditError for a weight that is part of a composite."""
+        result, findings = adapters.merge(lora, self.tensors)
+        whole_of = {part: name for name, whole in self.composites.items() for part in whole.parts.values()}
+        if touched_wholes := [whole_of[name] for name in result.touched if name in whole_of]:
+            whole = self.composites[touched_wholes[0]]
             raise EditError(
-                f"{wanted.label}: {torn[0]!r} is {one.summary}", hint="--dequantize turns it into floats first"
+                f"{lora.label}: {touched_wholes[0]!r} is {whole.summary}",
+                hint="--dequantize turns it into floats first",
             )
-        self.tensors = made.tensors
-        self.origins |= dict.fromkeys(made.added, ())
-        self.merged |= {name: (*self.merged.get(name, ()), wanted.text) for name in made.touched}
-        self.told += found
+        self.tensors = result.tensors
+        self.origins |= dict.fromkeys(result.added, ())
+        self.merged |= {name: (*self.merged.get(name, ()), lora.text) for name in result.touched}
+        self.findings += findings
 
 
-def _followed(before: Origins, steps: Sequence[Step], names: Iterable[str]) -> Origins:
-    """What was said of sources, of the targets that were made of them."""
-    come = {
-        target: tuple(dict.fromkeys(old for name in step.sources for old in before.get(name, ())))
+def _trace_back(before: Origins, steps: Sequence[Step], names: Iterable[str]) -> Origins:
+    """The origins after these steps: a target has the origins of all sources that it was made of, each once."""
+    of_targets = {
+        target: tuple(dict.fromkeys(origin for name in step.sources for origin in before.get(name, ())))
         for step in steps
         for target in step.targets
     }
-    return {name: come.get(name) or before.get(name, ()) for name in names}
+    return {name: of_targets.get(name) or before.get(name, ()) for name in names}

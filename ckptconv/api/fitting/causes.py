@@ -91,7 +91,7 @@ def foreign_name_causes(
 
 def _quantization_cause(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Finding:
     """The cause if the weights are quantized: quantizers store other tensors under other names."""
-    from ckptconv.api.editing.dialects import is_in_mlxs_layout
+    from ckptconv.api.editing.dialects import has_mlx_lm_layout
     from ckptconv.edits.name_rule import MLX
     from ckptconv.edits.quantized.config import METHODS
 
@@ -99,7 +99,7 @@ def _quantization_cause(request: Request, chosen: Resolved, checkpoint: Checkpoi
     message = (
         f"the weights are quantized ({method!r}, says a file beside them); {chosen.name} describes them as they were"
     )
-    more = ["--translate", MLX] if is_in_mlxs_layout(checkpoint) else []
+    more = ["--translate", MLX] if has_mlx_lm_layout(checkpoint) else []
     line = request.other_command("convert", "plain.safetensors", "--dequantize", *more)
     hint = line if method in METHODS else "validate what it was made from"
     return Finding("quantized", "error", "", message, None, method, hint=hint)

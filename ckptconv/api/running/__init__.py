@@ -1,10 +1,10 @@
-"""What `verify` does: both sides are run on the same inputs, and what they gave is compared.
+"""`verify`: runs two files on the same inputs, and compares their outputs.
 
-Begin with `pair`, which runs two:
+Begin with `pair`, which runs both:
 
-    side           a file and what runs it: a network or a graph
-    feeds  arrays  what goes in: made up, or of an .npz file
-    recording      what one side gave
-    pair           two sides, run and compared
-    comparing      two recordings, compared
+    side           one file and what runs it: a graph in onnxruntime, or a network in torch
+    feeds  arrays  the inputs: made up, or from an .npz file
+    recording      records what one side computes
+    pair           runs two sides and compares them
+    comparing      compares two recordings
 """

@@ -1,4 +1,4 @@
-"""An .npz file as arrays: the inputs of a network, or the recording of its outputs (`checks.recording`)."""
+"""Reads .npz files: the inputs of a network, or the recording of its outputs (`checks.recording`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_arrays(path: PathText) -> tuple[Arrays, dict[str, str]]:
-    """The arrays in an .npz, those of texts last, as numpy and torch accept them, and its single texts.
+    """The arrays in an .npz, arrays of strings last, and its single strings.
 
     Nothing pickled is read. Types that numpy lacks (BF16) become float32. Raises as `open` does, and
     DamagedTensorError.
@@ -58,5 +58,5 @@ def read_recording(path: PathText) -> Recording:
     except UnsupportedError as error:
         raise error.at(path) from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        said = f": {error}" if isinstance(error, ValueError) else ""  # ours; the others are Python's words
-        raise CorruptFileError(f"these are not saved outputs{said}", path=path, hint=hint) from error
+        reason = f": {error}" if isinstance(error, ValueError) else ""  # other messages are Python's, not ours
+        raise CorruptFileError(f"these are not saved outputs{reason}", path=path, hint=hint) from error

@@ -1,4 +1,4 @@
-"""Comparing the outputs of two networks, once both have run."""
+"""Compares the recorded outputs of two networks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class Verification:
     """What `verify` found.
 
-    outputs:  how each output differs, the worst of all runs.
+    outputs:  how each output differs, in the worst of all runs.
     reason:   where the bound comes from.
-    runtimes: what each side ran in. runs: the shapes of the first input of each run.
+    runtimes: what each side ran in.
+    runs:     the shape of the first input of each run.
     """
 
     first: Path
@@ -61,12 +62,12 @@ def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: floa
     """Compare two recordings with the same inputs. Raises UsageError if inputs or outputs do not correspond.
 
     If both hold the same weights and ran in the same version of torch on one machine, bits have to be equal. Otherwise
-    the limits of either are used, or `rtol` and `atol` as in `verify`. The layers, if both have them, show which
-    differs first.
+    the limits of either recording are used, or `rtol` and `atol` as in `verify`. If both have layers, the first that
+    differs is reported.
     """
-    Tolerance(rtol or 0.0, atol or 0.0)  # raises UsageError for what is none
+    Tolerance(rtol or 0.0, atol or 0.0)  # raises UsageError for a value that is not a tolerance
     _check_inputs(a, b)
-    exact = must_be_equal(a, b) and rtol is None and atol is None
+    exact = bits_must_be_equal(a, b) and rtol is None and atol is None
     outputs: dict[str, Output] = {}
     for number, (ours, theirs) in enumerate(zip(a.batches, b.batches, strict=True)):
         limits = None if exact else _limits(a, b, number, rtol, atol)
@@ -77,7 +78,7 @@ def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: floa
     equivalent = all(output.ok for output in outputs.values())
     findings = blame_weights(a.weights, b.weights, equivalent=equivalent)
     if not equivalent and a.layers and b.layers:
-        findings += blame_layer(a, b)
+        findings += first_differing_layer(a, b)
     devices = dict.fromkeys((a.device, b.device))
     return Verification(
         Path(a.label), Path(b.label), " and ".join(devices), list(outputs.values()), _reason(a, b, rtol, atol),
@@ -85,18 +86,18 @@ def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: floa
     )  # fmt: skip
 
 
-def blame_layer(a: Recording, b: Recording) -> list[Finding]:
-    """The first layer whose outputs differ; [] if none that both have does."""
+def first_differing_layer(a: Recording, b: Recording) -> list[Finding]:
+    """The first layer whose outputs differ, of those that both have; [] if none does."""
     limits = None
     if not (a.machine == b.machine and a.runtime == b.runtime == "torch"):
         limits = a.layer_limits or b.layer_limits
     scale = _scale(a if a.layer_limits else b, a, b)
-    found = first_difference(a.layers, b.layers, limits, scale)
-    return [] if found is None else [found]
+    finding = first_difference(a.layers, b.layers, limits, scale)
+    return [] if finding is None else [finding]
 
 
 def shapes_of(recording: Recording) -> list[tuple[int, ...]]:
-    """Of the first input of each batch."""
+    """The shape of the first input of each batch."""
     return [next(iter(batch.inputs.values())).shape for batch in recording.batches]
 
 
@@ -115,31 +116,31 @@ def _check_inputs(a: Recording, b: Recording) -> None:
         )
 
 
-def must_be_equal(a: Recording, b: Recording) -> bool:
-    """Whether bits have to be equal: the same weights in the same torch on the same device."""
+def bits_must_be_equal(a: Recording, b: Recording) -> bool:
+    """Whether both ran the same weights in the same torch on the same device."""
     return a.runtime == b.runtime == "torch" and a.machine == b.machine and a.weights == b.weights
 
 
 def coarser(a: Recording, b: Recording) -> str:
-    """The arithmetic of the two that rounds more coarsely."""
+    """The floating-point type, of the two that were computed in, that rounds more coarsely."""
     from ckptconv.checks.rounding import UNIT
 
     return max(a.unit, b.unit, key=UNIT.__getitem__)
 
 
 def _scale(limited: Recording, a: Recording, b: Recording) -> float:
-    """Limits grow with the unit roundoff: those of one run are brought to the coarser arithmetic of the two."""
+    """The factor for limits that were computed for one run's type; they grow with the unit roundoff of the coarser."""
     from ckptconv.checks.rounding import UNIT
 
     return UNIT[coarser(a, b)] / UNIT[limited.unit]
 
 
 def _limits(a: Recording, b: Recording, number: int, rtol: float | None, atol: float | None) -> Arrays:
-    """Of each output, for one batch."""
+    """The limit of each output, for one batch."""
     if rtol is None and atol is None:
-        for one in (a, b):
-            if limits := one.batches[number].limits:
-                return {name: limit * _scale(one, a, b) for name, limit in limits.items()}
+        for recording in (a, b):
+            if limits := recording.batches[number].limits:
+                return {name: limit * _scale(recording, a, b) for name, limit in limits.items()}
         rtol = THUMB
     return {name: (atol or 0.0) + (rtol or 0.0) * row_size(array) for name, array in a.batches[number].outputs.items()}
 
@@ -147,7 +148,7 @@ def _limits(a: Recording, b: Recording, number: int, rtol: float | None, atol: f
 def _reason(a: Recording, b: Recording, rtol: float | None, atol: float | None) -> str:
     if rtol is not None or atol is not None:
         return f"|a - b| <= {atol or 0.0:g} + {rtol or 0.0:g} × the row's largest magnitude, as asked for"
-    if must_be_equal(a, b):
+    if bits_must_be_equal(a, b):
         return "the same weights in the same runtime on the same device: bits have to be equal"
     return (
         a.reason

@@ -1,4 +1,4 @@
-"""What goes into a network: which inputs it takes, and arrays for them, made up or of a file."""
+"""The inputs of a network: which ones it takes, and arrays for them, random or from a file."""
 
 from __future__ import annotations
 
@@ -24,28 +24,34 @@ if TYPE_CHECKING:
     from ckptconv.core.arrays import Array, Arrays
 
 FREE_SIZES = {3: 16, 4: 64}
-"""Of free dimensions behind the first, by the input's rank: sequences and images; others are 8."""
+"""The length of free dimensions after the first, by the input's rank: 3 for sequences, 4 for images; else it is 8."""
 
 
 def batches_for(sides: Sequence[Side], arrays: PathText | None, samples: int, seed: int) -> list[Arrays]:
-    """What both run on: arrays of a file, or made-up ones. Raises UsageError, LimitError, FileAccessError."""
+    """The batches that all sides run on: the arrays of a file, or random ones.
+
+    Raises UsageError, LimitError, FileAccessError.
+    """
     specs = [parse_input(text) for text in sides[0].request.inputs]
     if arrays is not None:
-        described = specs or list((next((side for side in sides if side.is_graph), sides[0])).inputs)
-        return _loaded(arrays, [spec.name for spec in described])
-    return list(_made_up(specs or inputs_of(sides), samples, seed))
+        named_by = next((side for side in sides if side.is_graph), sides[0])
+        return [_load_batch(arrays, [spec.name for spec in specs or named_by.inputs])]
+    return list(_random_batches(specs or inputs_of(sides), samples, seed))
 
 
-def recipe_input(run: Program, module: torch.nn.Module) -> InputSpec:
-    """What the module of a recipe takes."""
-    dims = tuple(f"dim_{i}" if dim is None else dim for i, dim in enumerate(run.input.shape))
+def recipe_input(program: Program, module: torch.nn.Module) -> InputSpec:
+    """The input of a recipe's module."""
+    dims = tuple(f"dim_{i}" if dim is None else dim for i, dim in enumerate(program.input.shape))
+    dtype = DType.F32 if program.input.dtype is None else DType.I64
     shown = shown_inputs(module)
-    limit = shown[0].limit if shown else 0
-    return InputSpec("", DType.F32 if run.input.dtype is None else DType.I64, dims, limit if run.input.dtype else 0)
+    return InputSpec("", dtype, dims, shown[0].limit if shown and program.input.dtype else 0)
 
 
 def inputs_of(sides: Sequence[Side]) -> list[InputSpec]:
-    """What goes in: as a graph names it, with the limits that a module knows. Raises UsageError where nobody says."""
+    """The inputs of all sides: as a graph names them, with the limits of integers that a module knows.
+
+    Raises UsageError if nothing says what they are.
+    """
     graphs = [side for side in sides if side.is_graph]
     modules = [side for side in sides if not side.is_graph]
     specs = narrowest([side.inputs for side in graphs or modules[:1]])
@@ -54,7 +60,8 @@ def inputs_of(sides: Sequence[Side]) -> list[InputSpec]:
         raise UsageError("nothing says what goes in", hint=how_described(module))
     if any(spec.dtype.kind == "int" for spec in specs):
         limits = [spec.limit for side in modules for spec in side.inputs if spec.limit]
-        specs = [replace(spec, limit=min(limits)) if limits and spec.dtype.kind == "int" else spec for spec in specs]
+        if limits:
+            specs = [replace(spec, limit=min(limits)) if spec.dtype.kind == "int" else spec for spec in specs]
     unknown = [spec for spec in specs if spec.dtype.kind == "int" and not spec.limit]
     if unknown:
         raise UsageError(
@@ -64,8 +71,8 @@ def inputs_of(sides: Sequence[Side]) -> list[InputSpec]:
     return specs
 
 
-def _made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Arrays]:
-    """Batches of 1, 3 and `samples`; one alone where the first dimension is fixed."""
+def _random_batches(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Arrays]:
+    """Batches of 1, 3 and `samples` rows; a single one if the first dimension is fixed."""
     import numpy as np
 
     if samples < 1:
@@ -76,28 +83,28 @@ def _made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Ar
         sizes: dict[str, int] = {}
         feeds: Arrays = {}
         for position, spec in enumerate(specs):
-            shape = [_size(spec, axis, batch, sizes) for axis in range(len(spec.dims))]
-            feeds[spec.name or f"input_{position}"] = _values(spec, shape, rng)
+            shape = [_dimension(spec, axis, batch, sizes) for axis in range(len(spec.dims))]
+            feeds[spec.name or f"input_{position}"] = _random_array(spec, shape, rng)
         yield feeds
 
 
-def _size(spec: InputSpec, axis: int, batch: int, sizes: dict[str, int]) -> int:
-    """The length of a dimension: the first's is the batch's, that of other free ones is one for all of a name."""
+def _dimension(spec: InputSpec, axis: int, batch: int, sizes: dict[str, int]) -> int:
+    """The length of a dimension: the batch's for the first; other free ones of the same name are equal."""
     dim = spec.dims[axis]
     if isinstance(dim, int):
         return dim
     return batch if axis == 0 else sizes.setdefault(dim, FREE_SIZES.get(len(spec.dims), 8))
 
 
-def _values(spec: InputSpec, shape: Sequence[int], rng: np.random.Generator) -> Array:
+def _random_array(spec: InputSpec, shape: Sequence[int], rng: np.random.Generator) -> Array:
     dtype = numpy_dtype(spec.dtype)
     if spec.dtype.kind == "float":
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, spec.limit or 2, shape).astype(dtype)
 
 
-def _loaded(path: PathText, names: Sequence[str]) -> list[Arrays]:
-    """The arrays of an .npz by the inputs' names, or in its order."""
+def _load_batch(path: PathText, names: Sequence[str]) -> Arrays:
+    """The arrays of an .npz in the order of the inputs' names; in their own order if they have other names."""
     try:
         arrays, _ = read_arrays(path)
     except (CorruptFileError, UnsupportedError) as error:
@@ -107,10 +114,10 @@ def _loaded(path: PathText, names: Sequence[str]) -> list[Arrays]:
     if words := [name for name, array in arrays.items() if array.dtype.kind == "U"]:
         raise UsageError(f"{words[0]!r} in {fspath(path)} is text", hint="networks are run on numbers: leave it out")
     if set(arrays) == set(names):
-        return [{name: arrays[name] for name in names}]
+        return {name: arrays[name] for name in names}
     if len(arrays) != len(names):
         wanted = ", ".join(f"{name or 'x'}=array" for name in names)
         raise UsageError(
             f"{fspath(path)} holds {len(arrays)} arrays for {len(names)} inputs", hint=f"numpy.savez(FILE, {wanted})"
         )
-    return [arrays]
+    return arrays

@@ -1,16 +1,16 @@
-"""Running two sides on the same inputs, and comparing what they gave."""
+"""Runs two sides on the same inputs, and compares their outputs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.running.comparing import Verification, blame_layer, coarser, compare, must_be_equal
-from ckptconv.api.running.recording import counter, limit_layers, record, refer, trace
+from ckptconv.api.running.comparing import Verification, bits_must_be_equal, coarser, compare, first_differing_layer
+from ckptconv.api.running.recording import add_layer_limits, add_layers, add_reference, record, run_counter
 from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.api.running.side import Side
     from ckptconv.checks.recording import Recording
@@ -25,35 +25,37 @@ def verify_sides(
     a: Side, b: Side, batches: Sequence[Arrays], *, rtol: float | None = None, atol: float | None = None,
     seed: int | None = None, progress: Progress | None = None,
 ) -> Verification:  # fmt: skip
-    """As `verify`, for two that are open."""
-    tell = counter(2 * len(batches), progress)
+    """`verify`, for two sides that are open."""
+    tell = run_counter(2 * len(batches), progress)
+    # the float64 reference is made from the network's module, not from a graph
     source = b if a.is_graph and not b.is_graph else a
-    # what is in memory first; else what the reference is made of last
+    # avoid reloading: a loaded network runs first, and the one that the reference is made from last
     order = sorted((a, b), key=lambda side: (not side.is_loaded, side is source))
-    made = {side: record(side, batches, seed=seed, tell=tell) for side in order}
-    ours, theirs = made[a], made[b]
-    exact = must_be_equal(ours, theirs) and rtol is None and atol is None
+    recordings = {side: record(side, batches, seed=seed, tell=tell) for side in order}
+    ours, theirs = recordings[a], recordings[b]
+    has_tolerances = rtol is not None or atol is not None
+    needs_limits = not has_tolerances and not bits_must_be_equal(ours, theirs)
     ours.unit = theirs.unit = coarser(ours, theirs)
-    if not exact and rtol is None and atol is None:
-        refer(ours, source)
+    if needs_limits:
+        add_reference(ours, source)
     result = compare(ours, theirs, rtol=rtol, atol=atol)
-    noticed = [*dict.fromkeys([*a.findings, *b.findings])]
+    findings = [*dict.fromkeys([*a.findings, *b.findings]), *result.findings]
     if not result.equivalent:
-        number = max(result.outputs, key=lambda output: output.share).batch
-        noticed += result.findings + _by_layer(ours, theirs, a, b, source, number)
-    else:
-        noticed += result.findings
-    return replace(result, findings=noticed)
+        worst_batch = max(result.outputs, key=lambda output: output.share).batch
+        findings += _find_differing_layer(recordings, a, b, source, worst_batch)
+    return replace(result, findings=findings)
 
 
-def _by_layer(ours: Recording, theirs: Recording, a: Side, b: Side, source: Side, number: int) -> list[Finding]:
-    """Which layer differs first, as far as it can be told."""
-    recordings = {a: ours, b: theirs}
+def _find_differing_layer(
+    recordings: Mapping[Side, Recording], a: Side, b: Side, source: Side, batch: int
+) -> list[Finding]:
+    """The first layer that differs, as far as it can be told."""
+    ours, theirs = recordings[a], recordings[b]
     try:
-        for side in sorted(recordings, key=lambda side: side is source):  # what the limits are made of last
-            trace(recordings[side], side, number)
+        for side in sorted((a, b), key=lambda side: side is source):  # the limits need the source's module next
+            add_layers(recordings[side], side, batch)
         if a.is_graph or ours.machine != theirs.machine:
-            limit_layers(ours, source)
-    except CkptconvError:  # the outputs were had; a graph whose inner values are not is not worth an error
+            add_layer_limits(ours, source)
+    except CkptconvError:  # the outputs are compared; inner values that cannot be had are not worth an error
         return []
-    return blame_layer(ours, theirs)
+    return first_differing_layer(ours, theirs)

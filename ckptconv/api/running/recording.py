@@ -1,4 +1,4 @@
-"""The recording of what one side gives: its outputs, a reference in float64 with the limits, its layers."""
+"""Records what one side computes: its outputs, a float64 reference with limits for rounding, its layers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def record(side: Side, batches: Sequence[Arrays], *, seed: int | None, tell: Cal
     """Run all batches, calling `tell` after each. Raises RunError."""
     runner = side.runner
     recording = Recording(
-        str(side.path), runner.runtime, side.device, machine(side.device, runner.runtime), runner.unit, [], seed
-    )
+        label=str(side.path), runtime=runner.runtime, device=side.device,
+        machine=machine(side.device, runner.runtime), unit=runner.unit, batches=[], seed=seed,
+    )  # fmt: skip
     for feeds in batches:
         recording.batches.append(Batch(dict(feeds), runner.run(feeds)))
         tell()
@@ -32,38 +33,39 @@ def record(side: Side, batches: Sequence[Arrays], *, seed: int | None, tell: Cal
     return recording
 
 
-def refer(recording: Recording, side: Side, *, layers: bool = False) -> None:
-    """Add the float64 reference and the limits, which are made from the module of `side`; with `layers` those of the
-    layers that are recorded.
+def add_reference(recording: Recording, side: Side, *, layers: bool = False) -> None:
+    """Add the float64 reference and the limits of the outputs, and with `layers` the limits of the recorded layers.
+
+    They are computed by the module of `side`; without one, nothing is added.
     """
     module = side.reference()
     if module is None:
         return
     for batch in recording.batches:
-        found = _bound(module, batch.inputs, recording.unit)
-        batch.reference, batch.limits, recording.reason = found.outputs, found.limits, found.reason
+        bound = _rounding_bound(module, batch.inputs, recording.unit)
+        batch.reference, batch.limits, recording.reason = bound.outputs, bound.limits, bound.reason
     if layers:
-        _limit_layers(recording, module)
+        _add_layer_limits(recording, module)
 
 
-def trace(recording: Recording, side: Side, number: int) -> None:
-    """Add what each layer gives for one batch."""
+def add_layers(recording: Recording, side: Side, number: int) -> None:
+    """Add the output of each layer for one batch."""
     recording.traced, recording.layers = number, side.trace(recording.batches[number].inputs)
 
 
-def limit_layers(recording: Recording, side: Side) -> None:
-    """Add the limits of the layers that are recorded, which are made from the module of `side`."""
+def add_layer_limits(recording: Recording, side: Side) -> None:
+    """Add the limits of the recorded layers, computed by the module of `side`."""
     if (module := side.reference()) is not None:
-        _limit_layers(recording, module)
+        _add_layer_limits(recording, module)
 
 
-def _limit_layers(recording: Recording, module: torch.nn.Module) -> None:
+def _add_layer_limits(recording: Recording, module: torch.nn.Module) -> None:
     feeds = recording.batches[recording.traced].inputs
-    recording.layer_limits = _bound(module, feeds, recording.unit, layers=True).layers
+    recording.layer_limits = _rounding_bound(module, feeds, recording.unit, layers=True).layers
 
 
-def _bound(module: torch.nn.Module, feeds: Arrays, unit: str, *, layers: bool = False) -> Bound:
-    """Raises RunError where the module does not take float64."""
+def _rounding_bound(module: torch.nn.Module, feeds: Arrays, unit: str, *, layers: bool = False) -> Bound:
+    """`checks.rounding.bound`. Raises RunError if the module does not run in float64."""
     from ckptconv.checks.rounding import UNIT, bound
 
     try:
@@ -75,8 +77,8 @@ def _bound(module: torch.nn.Module, feeds: Arrays, unit: str, *, layers: bool = 
         raise RunError("the network in float64", error, hint=hint) from error
 
 
-def counter(total: int, progress: Progress | None) -> Callable[[], None]:
-    """What is called after each of so many runs, and tells `progress`."""
+def run_counter(total: int, progress: Progress | None) -> Callable[[], None]:
+    """A function to call after each of `total` runs, which reports to `progress`."""
     done = 0
 
     def tell() -> None:

@@ -1,7 +1,7 @@
-"""A file that is to be run, and what runs it: a graph in onnxruntime, a network in torch.
+"""A file to run, and what runs it: a graph in onnxruntime, a network in torch.
 
-A network takes as much memory as its model, and twice that in float64. So one is in memory at a time: where another is
-asked for, the one before it is let go of, and loaded again where it is asked for once more.
+A network takes as much memory as its model, and twice as much in float64. So only one is in memory at a time: loading
+another one releases it, and it is loaded again when it is needed again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.originals import as_floats, as_plain, in_transformers_names
+from ckptconv.api.editing.originals import as_dequantized, as_floats, in_transformers_names
 from ckptconv.api.evidence import config_beside, gather_evidence
 from ckptconv.api.fitting.naming import restore_names_from_architecture
 from ckptconv.api.fitting.program import program_of
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A file to be run.
+    """What to run.
 
-    request:  its path, and what was said of its architecture.
-    tensors:  what is run in place of what the file holds, and what tells its architecture: a checkpoint that is about
-              to be written, say. None: the file's own. A graph is always the file's own.
-    evidence: whose metadata and names tell the architecture; None: `tensors`.
+    request:  the file's path, and what the caller said about its architecture.
+    tensors:  a checkpoint to run instead of the file's own, such as one that is about to be written. A graph is always
+              the file's own.
+    evidence: the checkpoint whose metadata and names tell the architecture; None: the one that runs.
     """
 
     request: Request
@@ -61,60 +61,62 @@ class Subject:
 
 
 class Memory:
-    """Memory for the network of one side."""
+    """The memory for one network, shared by the sides that are compared."""
 
     def __init__(self) -> None:
-        self._inside: Side | None = None
+        self._holder: Side | None = None
 
     def give_to(self, side: Side) -> None:
-        """Let go of the network that is in memory: `side` is about to load one."""
-        if self._inside is not None:
-            self._inside.release()
-        self._inside = side
+        """Release the network in memory, since `side` is about to load one."""
+        if self._holder is not None:
+            self._holder.release()
+        self._holder = side
         give_back_freed_memory()
 
 
 class Side:
-    """One file, open, and what runs it. `stack` closes it."""
+    """One open file, and what runs it. `stack` closes it."""
 
     def __init__(
         self, subject: Subject, stack: ExitStack, memory: Memory | None = None, progress: Progress | None = None
     ) -> None:
-        """Open it; nothing is loaded yet. `memory` is shared with the side that it is compared with. `progress` is told
-        of what is inflated first.
+        """Open the file; no network is loaded yet.
+
+        memory:   shared with the side that this one is compared with.
+        progress: of inflating the file, if it has to be inflated first.
         """
         self.request, self.device = subject.request, subject.device
         self.path = self.request.path
         self.findings: list[Finding] = []
-        self.checkpoint = as_floats(self._opened(subject, stack, progress))
+        self.checkpoint = as_floats(self._open(subject, stack, progress))
         self.evidence = subject.evidence or self.checkpoint
         self._memory = memory or Memory()
         self._runner: Runner | None = None
         self._python = ExitStack()
         stack.callback(self.release)
 
-    def _opened(self, subject: Subject, stack: ExitStack, progress: Progress | None) -> Checkpoint:
+    def _open(self, subject: Subject, stack: ExitStack, progress: Progress | None) -> Checkpoint:
         if subject.tensors is not None:
             self.is_graph = subject.tensors.format == "onnx"
-            self._asks_its_class(subject.evidence or subject.tensors)
+            self._switch_to_installed_class(subject.evidence or subject.tensors)
             return subject.tensors
         opened = stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
-        return restore_names_from_architecture(self._read(opened), self.request)
+        return restore_names_from_architecture(self._in_network_form(opened), self.request)
 
-    def _read(self, opened: Checkpoint) -> Checkpoint:
-        """The checkpoint as what computes with it has it."""
-        made, findings = opened, list[Finding]()
-        for reading in self._readings():
-            made, told = reading(made, self.path)
-            findings += told
-        if not self._asks_its_class(made):
-            self.findings += findings
-            return made
-        return self._read(opened)
+    def _in_network_form(self, opened: Checkpoint) -> Checkpoint:
+        """The checkpoint with the tensors that the network holds."""
+        converted, findings = opened, list[Finding]()
+        for convert in self._conversions():
+            converted, more = convert(converted, self.path)
+            findings += more
+        if self._switch_to_installed_class(converted):
+            return self._in_network_form(opened)  # the class may need other conversions
+        self.findings += findings
+        return converted
 
-    def _asks_its_class(self, checkpoint: Checkpoint) -> bool:
-        """Ask for the class that a config.json names, where nothing else says what is computed. Whether that is so."""
+    def _switch_to_installed_class(self, checkpoint: Checkpoint) -> bool:
+        """If only a config.json's class says what is computed, make that class the architecture. Returns whether."""
         if self.request.arch is not None or self.is_graph or not config_beside(self.path).is_file():
             return False
         try:
@@ -122,27 +124,26 @@ class Side:
         except UnknownClassError as error:
             from ckptconv.api.fitting.installed import request_for_installed_class
 
-            self.request, told = request_for_installed_class(self.request, error, checkpoint)
-            self.findings.append(told)
+            self.request, finding = request_for_installed_class(self.request, error, checkpoint)
+            self.findings.append(finding)
             return True
-        except CkptconvError:  # it comes again where it is to be run
+        except CkptconvError:  # raised again when the network is loaded
             pass
         return False
 
-    def _readings(self) -> tuple[Callable[[Checkpoint, Path], tuple[Checkpoint, list[Finding]]], ...]:
-        """As what a file is read that is not stored as what computes with it has it: none where Python says what does,
-        or a graph.
-        """
+    def _conversions(self) -> tuple[Callable[[Checkpoint, Path], tuple[Checkpoint, list[Finding]]], ...]:
+        """What turns stored tensors into those of the network: nothing for a graph, or for the user's Python."""
         arch = self.request.arch
         if arch is not None and is_config(arch):
-            return (in_transformers_names, as_plain)
+            return (in_transformers_names, as_dequantized)
         is_recipe = arch is None or arch in library_names()
-        return (as_plain,) if is_recipe and not self.is_graph else ()
+        return (as_dequantized,) if is_recipe and not self.is_graph else ()
 
     @property
     def runner(self) -> Runner:
-        """What runs it, with its network in memory. Raises UsageError where nothing says what is computed, RunError
-        where it does not load.
+        """What runs the file, with its network in memory.
+
+        Raises UsageError if nothing says what is computed, RunError if the network does not load.
         """
         if self._runner is None:
             self._memory.give_to(self)
@@ -160,17 +161,17 @@ class Side:
         return self._runner is not None
 
     def load(self) -> None:
-        """Load its network, for the errors that this raises: as `runner`."""
+        """Load the network. Raises as `runner` does."""
         _ = self.runner.unit
 
     def release(self) -> None:
-        """Let go of its network."""
+        """Release the network."""
         self._runner = None
         self._python.close()
 
     @cached_property
     def inputs(self) -> Sequence[InputSpec]:
-        """What it takes. Loads the network, but for a recipe's. Raises as `runner`."""
+        """The inputs of the network, which is loaded for this unless it is a recipe. Raises as `runner` does."""
         if self.is_graph or self._reference:
             return list(self.runner.inputs)
         from ckptconv.arch.recipe.module import build_module
@@ -179,45 +180,45 @@ class Side:
 
     @cached_property
     def _reference(self) -> str:
-        """The Python or the configuration that a module is made of; "" where it is a recipe."""
+        """The Python reference or the config.json that defines the module; "" for a recipe."""
         arch = self.request.arch
         return arch if arch is not None and is_reference(arch) else ""
 
     @cached_property
     def _program(self) -> Program:
-        """What a recipe computes."""
-        result, run = program_of(self.request, self.evidence)
+        """The recipe's program. Reports the params that are assumed."""
+        result, program = program_of(self.request, self.evidence)
         for name in result.assumed:
-            if name in run.params:
+            if name in program.params:
                 message = f"{name} = {result.params[name]} is assumed: nothing in the file says it"
                 self.findings.append(Finding("assumed", "info", name, message, hint=f"--set {name}=VALUE"))
-        return run
+        return program
 
     def _module(self) -> torch.nn.Module:
-        """A torch module with the weights as F32 (F64 where they are), on the CPU."""
+        """A torch module on the CPU with the weights as F32, or as F64 if all of them are."""
         import torch
 
         arch, label = self._reference, self.path.name
         if arch:
-            module, _ = self._python.enter_context(
-                made(arch, gather_evidence(self.evidence, self.path).statements, self.request.settings, device="cpu")
-            )
-            turned = None
+            statements = gather_evidence(self.evidence, self.path).statements
+            module, _ = self._python.enter_context(made(arch, statements, self.request.settings, device="cpu"))
+            to_held_form = None
             if is_config(arch):
                 refuse_quantized(arch, module, self.checkpoint.keys())
-                turned = as_held
+                to_held_form = as_held
             hint = f"{self.request.validate_command()} says what does not fit"
-            module = load_weights(module, self.checkpoint, label, "cpu", turned, hint=hint)
+            module = load_weights(module, self.checkpoint, label, "cpu", to_held_form, hint=hint)
         else:
             from ckptconv.arch.recipe.module import build_module
 
             module = load_weights(build_module(self._program, device="meta"), self.checkpoint, label, "cpu")
-        kinds = float_types(module)
-        return module.to(torch.float64 if list(kinds) == [torch.float64] else torch.float32)
+        dtypes = float_types(module)
+        return module.to(torch.float64 if list(dtypes) == [torch.float64] else torch.float32)
 
     def reference(self) -> torch.nn.Module | None:
-        """Its module on the CPU, for a run in float64, which may change it: `runner` has another one then. None where
-        nothing says what a graph computes.
+        """A module on the CPU for the run in float64, which may change it, so that `runner` loads another one.
+
+        None if nothing says what a graph computes.
         """
         if isinstance(runner := self.runner, TorchRunner):
             self._runner = None
@@ -229,20 +230,20 @@ class Side:
             return None
 
     def trace(self, feeds: Arrays) -> Layers:
-        """What every layer gives. Raises RunError."""
+        """The output of every layer. Raises RunError."""
         if self.is_graph:
-            self.release()  # a copy of the graph is run
+            self.release()  # tracing runs a copy of the graph
         return self.runner.trace(feeds)
 
     def weights(self) -> dict[str, Weight]:
-        """What tells its tensors apart from another's. Reads all of them, those that are tied once."""
+        """The type, shape and content hash of each tensor. Reads all tensors, tied ones once."""
         from ckptconv.io.digest import content_hash
 
         hashes: dict[object, str] = {}
-        found: dict[str, Weight] = {}
+        weights: dict[str, Weight] = {}
         for name, tensor in self.checkpoint.items():
             key = tensor.identity(name)
             if key not in hashes:
                 hashes[key] = content_hash(tensor)
-            found[name] = Weight(tensor.info.dtype.name, tensor.info.shape, hashes[key])
-        return found
+            weights[name] = Weight(tensor.info.dtype.name, tensor.info.shape, hashes[key])
+        return weights

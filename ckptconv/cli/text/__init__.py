@@ -1,14 +1,14 @@
-"""Results as lines of text for people: what each command prints without ``--json``. Nothing is printed here.
+"""Results as lines of text: what each command prints without ``--json``. Nothing is printed here.
 
-Begin with `common`. A command imports the module of its own name, once it has something to say:
+Begin with `common`. Each command imports the module of its own name once it has a result:
 
     common                         numbers, sections, tables, findings
-    inspect                        a checkpoint: header, tensors, metadata, bookkeeping; in it:
-    tree  metadata                 …its tensors, repeated layers folded; values as Python spells them
+    inspect                        a checkpoint: header, tensors, metadata, notes; its parts:
+    tree  metadata                 …tensors with repeated layers folded; values in Python's spelling
     composite  graph  adapter      …tensors made of several, the graph around the weights, an adapter
     tensor                         ``inspect --tensor``
     diff                           what changed
-    diff_parts  layers             …what ``diff --html`` says alike; which layer a tensor is of
+    diff_parts  layers             …parts shared with ``diff --html``; the layer that a tensor belongs to
     convert  formats  validate     the other commands
     verify  arch
 """

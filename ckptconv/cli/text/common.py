@@ -1,4 +1,4 @@
-"""What pages have in common: numbers for people, sections, tables, findings."""
+"""What all pages share: readable numbers, sections, tables, findings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from ckptconv.arch.spec import ParamValue
     from ckptconv.core.report import Finding
 
-MOST_FINDINGS = 20
-"""Findings that are listed for people; --json has all of them."""
+MAX_FINDINGS = 20
+"""The most findings to list; --json has all."""
 
-MOST_PADDING = 60
-"""Columns that a table pads a cell to at most, so that one long name does not push all others apart."""
+MAX_PADDING = 60
+"""The most columns that a table pads a cell to, so that one long name does not widen all rows."""
 
-MOST_VALUE = 60
-MOST_ITEMS = 12
-"""Characters of a param's value that are shown, and items of one that is a list."""
+MAX_VALUE_LENGTH = 60
+MAX_ITEMS = 12
+"""The most characters of a param's value to show, and the most items of a list."""
 
-_WIDE = re.compile(
+_DOUBLE_WIDTH = re.compile(
     "[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
     "\U0001f300-\U0001faff\U00020000-\U0003fffd]"
 )
@@ -34,51 +34,55 @@ HUES = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
 def section(title: str, lines: Sequence[str]) -> list[str]:
-    """A part of a page under its title; nothing where it has no lines."""
+    """A titled part of a page; nothing if it has no lines."""
     return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
 
 
 def size(nbytes: int) -> str:
-    """A number of bytes, three digits of it: ``68.9 kB``."""
+    """A number of bytes with three significant digits: ``68.9 kB``."""
     if nbytes < 1000:
         return f"{nbytes} B"
-    return f"{_three_digits(nbytes, ['kB', 'MB', 'GB', 'TB', 'PB', 'EB'])}"
+    return _three_digits(nbytes, ["kB", "MB", "GB", "TB", "PB", "EB"])
 
 
 def approximately(count: int) -> str:
-    """A large count, three digits of it: ``124 M``."""
+    """A count of 1,000 or more with three significant digits: ``124 M``."""
     return _three_digits(count, ["k", "M", "G", "T", "P", "E"])
 
 
 def _three_digits(number: int, units: list[str]) -> str:
-    value, left = number / 1000, list(units)
-    while value >= 999.5 and len(left) > 1:
+    value, power = number / 1000, 0
+    while value >= 999.5 and power < len(units) - 1:
         value /= 1000
-        left.pop(0)
-    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{digits}f} {left[0]}"
+        power += 1
+    decimals = 0
+    if value < 9.995:
+        decimals = 2
+    elif value < 99.95:
+        decimals = 1
+    return f"{value:.{decimals}f} {units[power]}"
 
 
 def value(param: ParamValue) -> str:
-    """A param's value: words bare, long lists cut."""
+    """A param's value: words without quotes, long lists cut."""
     if isinstance(param, str) and (param == "" or not param.replace("_", "").replace("-", "").isalnum()):
-        return printable(repr(cut(param, MOST_VALUE)))
+        return printable(repr(cut(param, MAX_VALUE_LENGTH)))
     if isinstance(param, list):
-        shown = ", ".join(value(item) for item in param[:MOST_ITEMS])
-        return f"[{shown}]" if len(param) <= MOST_ITEMS else f"[{shown}, … {plural(len(param), 'item')}]"
+        shown = ", ".join(value(item) for item in param[:MAX_ITEMS])
+        return f"[{shown}]" if len(param) <= MAX_ITEMS else f"[{shown}, … {plural(len(param), 'item')}]"
     text = printable(str(param).lower() if isinstance(param, bool) else str(param))
-    return cut(text, MOST_VALUE)
+    return cut(text, MAX_VALUE_LENGTH)
 
 
 def width(text: str) -> int:
-    """Columns that a text takes on a terminal."""
-    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+    """The number of columns that a text takes on a terminal."""
+    return len(text) if text.isascii() else len(text) + len(_DOUBLE_WIDTH.findall(text))
 
 
 def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Rows as lines with aligned columns, those in `right` to the right. Nothing is cut off."""
+    """Rows as lines with aligned columns; the columns in `right` are aligned to the right. Nothing is cut."""
     columns = max((len(row) for row in rows), default=0)
-    widths = [min(MOST_PADDING, max(width(row[i]) for row in rows if i < len(row))) for i in range(columns)]
+    widths = [min(MAX_PADDING, max(width(row[i]) for row in rows if i < len(row))) for i in range(columns)]
     return ["  ".join(_cells(row, widths, right)).rstrip() for row in rows]
 
 
@@ -91,17 +95,17 @@ def _cells(row: Sequence[str], widths: list[int], right: Collection[int]) -> lis
 
 
 def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> list[str]:
-    """Labels and texts, a line each, the texts aligned."""
-    wide = max((len(label) for label, _ in rows), default=0)
-    return [f"{indent}{style(label.ljust(wide), 'dim')}  {text}" for label, text in rows]
+    """A line for each label and its text, with the texts aligned."""
+    label_width = max((len(label) for label, _ in rows), default=0)
+    return [f"{indent}{style(label.ljust(label_width), 'dim')}  {text}" for label, text in rows]
 
 
 def findings(found: Sequence[Finding], label: str = "") -> list[str]:
-    """A line for each finding, its severity first; `label` replaces the severity."""
+    """A line for each finding, which begins with its severity, or with `label` instead."""
     lines = [
         style(f"{label or finding.severity}:", HUES[finding.severity]) + f" {printable(finding.message)}"
-        for finding in found[:MOST_FINDINGS]
+        for finding in found[:MAX_FINDINGS]
     ]
-    if len(found) > MOST_FINDINGS:
-        lines.append(f"… and {len(found) - MOST_FINDINGS:,} more; --json lists all")
+    if len(found) > MAX_FINDINGS:
+        lines.append(f"… and {len(found) - MAX_FINDINGS:,} more; --json lists all")
     return lines

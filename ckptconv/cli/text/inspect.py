@@ -1,4 +1,4 @@
-"""What `inspect` prints of a checkpoint: a header, the tensors, the metadata, the bookkeeping."""
+"""The page that `inspect` prints: a header, the tensors, the metadata, the notes."""
 
 from __future__ import annotations
 
@@ -30,42 +30,41 @@ if TYPE_CHECKING:
 STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
 """The columns that --stats adds."""
 
-MOST_OBJECTS = 20
-"""Opaque objects and calls that are listed; --json has all of them."""
+MAX_OBJECTS = 20
+"""The most opaque objects and calls to list; --json has all."""
 
-MOST_TIED = 8
-"""Names of a tie that are listed."""
+MAX_TIED = 8
+"""The most names of a tie to list."""
 
-CALL = 500
-"""Characters of a call that are shown."""
+MAX_CALL_LENGTH = 500
+"""The most characters of a call to show."""
 
-_BECOMES = {"called": "a call, not made", "handed": "may be called"}
-"""What is said of an object, by how it would be made; all else is data."""
+_FATES = {"called": "a call, not made", "handed": "may be called"}
+"""What became of an object, by how the file would have made it; all others are kept as data."""
 
 _HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
 
 
 def verdict(inspection: Inspection) -> str:
-    """The verdict and what it means."""
+    """What the verdict means, in a sentence."""
     uses = inspection.opaque
-    calls = [use for use in uses if use.runs]
-    asked = listed(list(dict.fromkeys(use.only_if for use in inspection.runs_if)), 2)
+    options = listed(list(dict.fromkeys(use.only_if for use in inspection.runs_if)), 2)
+    unless_asked = f" but with {options}" if options else ""
     match inspection.verdict:
         case "plain" if inspection.absent is not None:
-            return "nothing in it was found to run" + (f" but with {asked}" if asked else "")
+            return f"nothing in it was found to run{unless_asked}"
         case "plain":
-            return "tensors and plain data, nothing that runs" + (f" but with {asked}" if asked else "")
+            return f"tensors and plain data, nothing that runs{unless_asked}"
         case "opaque":
             what = plural(len(uses), "object") if uses else "names"
             whose = "an unknown class" if len(uses) == 1 else "unknown classes"
-            runs = f"nothing was found to run{f' but with {asked}' if asked else ''}"
-            return f"{what} of {whose}, shown as data; {runs}"
+            return f"{what} of {whose}, shown as data; nothing was found to run{unless_asked}"
         case _:
-            return _runs(calls)
+            return _call_summary([use for use in uses if use.runs])
 
 
-def _runs(uses: list[OpaqueUse]) -> str:
-    """What would be called, or may be, and by whom."""
+def _call_summary(uses: list[OpaqueUse]) -> str:
+    """What loading would call, or may call, and which library would do so."""
     loaders = listed(list(dict.fromkeys(use.by for use in uses)), 3)
     calls = [use for use in uses if use.node.how == "called"]
     named = listed([printable(name) for name in dict.fromkeys(use.node.name for use in calls or uses)], 3)
@@ -75,26 +74,29 @@ def _runs(uses: list[OpaqueUse]) -> str:
 
 
 def page(inspection: Inspection) -> list[str]:
-    """Everything that a person wants to know first."""
+    """The whole page."""
     checkpoint, stats = inspection.checkpoint, inspection.stats
     ties = checkpoint.ties
     tied = {name: names[0] for names in ties for name in names[1:]}
     lines = [style(printable(os.fspath(inspection.path)), "bold"), *fields(_header(inspection, ties, tied))]
-    shown = checkpoint.notes.graph is not None  # below, with what it is made of
-    lines += findings([finding for finding in inspection.findings if not (shown and finding.code == "graph")])
+    has_graph_section = checkpoint.notes.graph is not None
+    lines += findings(
+        [finding for finding in inspection.findings if not (has_graph_section and finding.code == "graph")]
+    )
     composites = checkpoint.composites
     columns, kind = _tree_columns(checkpoint, tied, stats), _kind(checkpoint)
     states = any(finding.code == "optimizer" for finding in checkpoint.findings)
     for title, tensors, make in (
-        ("tensors", dict(checkpoint), _make(checkpoint) if states else None),
-        ("tensors outside of the model", checkpoint.extras, _make(checkpoint)),
+        ("tensors", dict(checkpoint), _kind_without_shape(checkpoint) if states else None),
+        ("tensors outside of the model", checkpoint.extras, _kind_without_shape(checkpoint)),
     ):
         if tensors:
             names = composite.with_wholes(tensors, composites)
             rows = tree(names, tied, columns, kind, fold=stats is None, heads=stats is not None, make=make)
             lines += section(title, rows)
-    listed = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
-    lines += section("metadata", entries(listed))  # a tensor under its own name stands among the tensors
+    # a tensor under its own name is among the tensors already
+    values = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
+    lines += section("metadata", entries(values))
     lines += section("what the object holds", attributes(checkpoint.root) if not checkpoint.all_tensors else [])
     lines += section("objects that were not built", _objects(inspection))
     lines += section("what runs only if it is asked for", _runs_if(inspection))
@@ -107,22 +109,22 @@ def page(inspection: Inspection) -> list[str]:
     return lines
 
 
-def _more(names: list[str]) -> list[str]:
-    return [f"{len(names) - MOST_TIED:,} more"] if len(names) > MOST_TIED else []
+def _more_names(names: list[str]) -> list[str]:
+    return [f"{len(names) - MAX_TIED:,} more"] if len(names) > MAX_TIED else []
 
 
 def listing(inspection: Inspection) -> list[str]:
-    """One line for each tensor, extras too."""
+    """One line for each tensor, including extras."""
     tensors, stats = inspection.checkpoint.all_tensors, inspection.stats
     columns = _list_columns(inspection, stats)
     return flat(list(tensors), columns)
 
 
 def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, str]) -> list[tuple[str, str]]:
-    checkpoint, said = inspection.checkpoint, inspection.verdict
-    judged = ("verdict", f"{style(said, _HUES[said])}: {verdict(inspection)}")
+    checkpoint, word = inspection.checkpoint, inspection.verdict
+    verdict_row = ("verdict", f"{style(word, _HUES[word])}: {verdict(inspection)}")
     if inspection.absent is not None:
-        return [("format", checkpoint.format), ("size", _file_size(inspection.file_size)), judged]
+        return [("format", checkpoint.format), ("size", _file_size(inspection.file_size)), verdict_row]
     nbytes = sum(tensor.info.nbytes for name, tensor in checkpoint.items() if name not in tied)
     rows = [
         ("format", printable(checkpoint.format)),
@@ -142,9 +144,9 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
         rows.append(("quantized", f"{kinds}; {how}"))
     rows += adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
-        groups = [" = ".join([*map(printable, names[:MOST_TIED]), *_more(names)]) for names in ties]
+        groups = [" = ".join([*map(printable, names[:MAX_TIED]), *_more_names(names)]) for names in ties]
         rows.append(("ties", listed(groups, 2)))
-    return [*rows, judged, *digest(inspection)]
+    return [*rows, verdict_row, *digest(inspection)]
 
 
 def _file_size(nbytes: int) -> str:
@@ -163,7 +165,7 @@ def _tensors(tensors: Mapping[str, LazyTensor]) -> str:
 
 
 def digest(inspection: Inspection) -> list[tuple[str, str]]:
-    """The digest's row of the header: what was computed, what the file records, whether they agree."""
+    """The header's row about the digest: what was computed, what the file records, whether they agree."""
     recorded = inspection.checkpoint.notes.digest
     if inspection.digest is None:
         return [("digest", f"{printable(recorded)} (recorded; --digest checks it)")] if recorded else []
@@ -171,8 +173,8 @@ def digest(inspection: Inspection) -> list[tuple[str, str]]:
         return [("digest", f"{inspection.digest} (the file records none)")]
     if inspection.digest_holds:
         return [("digest", f"{inspection.digest} ({style('as recorded', 'green')})")]
-    told = style("NOT AS RECORDED", "red")
-    return [("digest", f"{inspection.digest} ({told}: the file says {printable(str(recorded))})")]
+    mismatch = style("NOT AS RECORDED", "red")
+    return [("digest", f"{inspection.digest} ({mismatch}: the file says {printable(str(recorded))})")]
 
 
 def _shape(shape: Iterable[int], comma: str = ", ") -> str:
@@ -205,8 +207,8 @@ def _kind(checkpoint: Checkpoint) -> Kind:
     return kind
 
 
-def _make(checkpoint: Checkpoint) -> Kind:
-    """As `_kind`, whatever the shape: an optimizer has states of one make for parameters of all shapes."""
+def _kind_without_shape(checkpoint: Checkpoint) -> Kind:
+    """Like `_kind`, but without the shape: an optimizer's states are alike for parameters of any shape."""
     tensors, composites = checkpoint.all_tensors, checkpoint.composites
     return lambda name: composites[name].summary if name in composites else tensors[name].info.dtype.name
 
@@ -237,13 +239,13 @@ def _figures(stats: Mapping[str, Stats | None] | None, name: str) -> list[str]:
 
 
 def statistics(stats: Stats | None) -> list[tuple[str, str]]:
-    """The statistics of a tensor, by name."""
+    """A tensor's statistics as text, by name."""
     values = {} if stats is None else stats.to_dict()
     return [(name, number(values.get(name))) for name in STATS]
 
 
 def number(value: float | int | None) -> str:
-    """A statistic, four digits of it; counts and other whole numbers in full."""
+    """A statistic with four significant digits; counts and other integers in full."""
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
@@ -253,13 +255,13 @@ def _objects(inspection: Inspection) -> list[str]:
     wholes = [use for use in inspection.opaque if not use.part]
     uses = sorted(wholes, key=lambda use: use.node.how not in RUNS)
     rows = []
-    for use in uses[:MOST_OBJECTS]:
+    for use in uses[:MAX_OBJECTS]:
         where = shortened(printable(use.where)) or "the root"
-        what = _BECOMES.get(use.node.how, "kept as data")
-        rows.append([where, what, _told(use.node)])
+        what = _FATES.get(use.node.how, "kept as data")
+        rows.append([where, what, _object_text(use.node)])
     lines = table(rows)
     if (more := len(inspection.opaque) - len(rows)) > 0:
-        rest = f"{more:,} of their parts" if len(uses) <= MOST_OBJECTS else f"{more:,} more"
+        rest = f"{more:,} of their parts" if len(uses) <= MAX_OBJECTS else f"{more:,} more"
         lines.append(f"… and {rest}; --json lists all")
     return lines
 
@@ -268,41 +270,43 @@ def _runs_if(inspection: Inspection) -> list[str]:
     uses = inspection.runs_if
     rows = [
         [shortened(printable(use.where)), shortened(printable(use.node.name)), f"by {use.by}, if {use.only_if}"]
-        for use in uses[:MOST_OBJECTS]
+        for use in uses[:MAX_OBJECTS]
     ]
-    more = [f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all"] if len(uses) > MOST_OBJECTS else []
+    more = [f"… and {len(uses) - MAX_OBJECTS:,} more; --json lists all"] if len(uses) > MAX_OBJECTS else []
     return [*table(rows), *more]
 
 
-def _told(node: Opaque) -> str:
-    """The object, shortened; a call with more of its arguments, since they say what it would do."""
+def _object_text(node: Opaque) -> str:
+    """The object, shortened. A call gets more room, as its arguments show what it would do."""
     if node.how != "called":
         return shortened(spelled(node))
-    return cut(spelled(node, CALL), CALL)
+    return cut(spelled(node, MAX_CALL_LENGTH), MAX_CALL_LENGTH)
 
 
 def _members(checkpoint: Checkpoint) -> list[str]:
-    """What the archive holds, those of which something was made first."""
-    members = sorted(checkpoint.notes.members, key=lambda one: not one.use)
-    rows = [[printable(one.name), size(one.nbytes), one.use or "left there"] for one in members[:MOST_OBJECTS]]
-    more = [f"… and {len(members) - MOST_OBJECTS:,} more; --json lists all"] if len(members) > MOST_OBJECTS else []
+    """The archive's members, those that were used first."""
+    members = sorted(checkpoint.notes.members, key=lambda member: not member.use)
+    rows = [
+        [printable(member.name), size(member.nbytes), member.use or "left there"] for member in members[:MAX_OBJECTS]
+    ]
+    more = [f"… and {len(members) - MAX_OBJECTS:,} more; --json lists all"] if len(members) > MAX_OBJECTS else []
     return [*table(rows), *more]
 
 
 def _globals(inspection: Inspection) -> list[str]:
-    """Every name that is not one of ours, and whether it would or may be called."""
+    """Every name that is not known here, and whether it would or may be called."""
     uses = sorted((use for use in inspection.globals if not use.known), key=lambda use: not use.called)
     calls = {use.node.name for use in inspection.opaque if use.node.how == "called"}
     values = {use.node.name for use in inspection.opaque if use.node.how == "constructed"} - calls
     handed = {use.node.name for use in inspection.opaque if use.node.how == "handed"}
     rows = []
-    for use in uses[:MOST_OBJECTS]:
+    for use in uses[:MAX_OBJECTS]:
         called = "makes a plain value" if use.name in values else "would be called"
         unasked = "may be called" if use.name in handed else "named"
         rows.append([printable(use.name), called if use.called else unasked])
     lines = table(rows)
-    if len(uses) > MOST_OBJECTS:
-        lines.append(f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all")
+    if len(uses) > MAX_OBJECTS:
+        lines.append(f"… and {len(uses) - MAX_OBJECTS:,} more; --json lists all")
     return lines
 
 
@@ -323,23 +327,23 @@ def _notes(inspection: Inspection) -> list[tuple[str, str]]:
         ("attributes", list(notes.attributes)),
     ):
         if names:
-            rows.append((label, _which(names, len(checkpoint.all_tensors))))
+            rows.append((label, _names_text(names, len(checkpoint.all_tensors))))
     if versions := _versions(inspection):
         rows.append(("module versions", versions))
     return rows
 
 
-def _which(names: list[str], of: int) -> str:
+def _names_text(names: list[str], of: int) -> str:
     if len(names) == of > 1:
         return f"all {plural(of, 'tensor')}"
     return f"{plural(len(names), 'tensor')}: {listed([printable(name) for name in islice(names, 5)] + names[5:], 4)}"
 
 
 def _versions(inspection: Inspection) -> str:
-    """The versions of the modules that the state_dicts' ``_metadata`` list, a few words of them."""
+    """A summary of the module versions that the state_dicts' ``_metadata`` list."""
     counts: Counter[str] = Counter()
-    holes = [node.versions for node in nodes_of(inspection.checkpoint.root, StateDict)]
-    for versions in (*holes, *inspection.checkpoint.notes.versions.values()):
+    in_tree = [node.versions for node in nodes_of(inspection.checkpoint.root, StateDict)]
+    for versions in (*in_tree, *inspection.checkpoint.notes.versions.values()):
         for entry in versions.values() if isinstance(versions, dict) else ():
             version = entry.get("version") if isinstance(entry, dict) else entry
             counts[shortened(spelled(version))] += 1

@@ -212,9 +212,9 @@ def test_a_folder_that_cannot_be_listed_is_an_error_of_ours(tmp_path: Path, monk
 
 def test_a_folder_of_captions_is_no_models(tmp_path: Path) -> None:
     source = folder(tmp_path / "a", model_type="x")
-    for number in range(companions.MAX_TAKEN):
+    for number in range(companions.MAX_FILES):
         (source / f"{number}.txt").write_text("a cat")
-    with pytest.raises(LimitError, match=f"103 files lie beside the weights; the limit is {companions.MAX_TAKEN}"):
+    with pytest.raises(LimitError, match=f"103 files lie beside the weights; the limit is {companions.MAX_FILES}"):
         ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
 
 

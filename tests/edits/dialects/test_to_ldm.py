@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ckptconv
-from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.apply import apply_edits
 from ckptconv.api.fitting.compare import compare
 from ckptconv.api.request import Request
 from ckptconv.core.checkpoint import Checkpoint
@@ -137,7 +137,7 @@ def parts(case: str) -> dict[str, TensorInfo]:
 )  # fmt: skip
 def test_the_models_that_are_published_fit_as_single_files(name: str, arch: str) -> None:
     tensors = {key: in_memory(info, b"", alias=key) for key, info in model(name).items()}
-    made, _ = edited(Checkpoint(tensors), ckptconv.Edits(names=[NameRule("translate", "to-ldm")]))
+    made, _ = apply_edits(Checkpoint(tensors), ckptconv.Edits(names=[NameRule("translate", "to-ldm")]))
     found = compare(Request("one.safetensors"), made)
     assert (found.valid, found.arch) == (True, arch)
 

@@ -14,7 +14,7 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import save_file
 
 import ckptconv
-from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.apply import apply_edits
 from ckptconv.api.editing.edits import Edits
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.edits.ggml.kquants import KQUANTS
@@ -73,7 +73,7 @@ def test_blocks_are_those_of_the_whole_tensor_bit_for_bit(name: str, tmp_path: P
         assert tensor.tensor_type.name == name
         assert tensor.data.tobytes() == expected.tobytes()
     with ckptconv.open(source) as checkpoint:
-        made, _ = edited(checkpoint, Edits(dtype=[name]))
+        made, _ = apply_edits(checkpoint, Edits(dtype=[name]))
         image, size = expected.tobytes(), expected.nbytes
         for start, stop in ((0, 1), (size // 3, size // 3 + 100), (size - 5, size), (size // 2, size), (0, size)):
             assert bytes(made["w"].read(start, stop)) == image[start:stop]
@@ -108,7 +108,7 @@ def test_the_package_unpacks_k_quants_to_about_what_they_were(name: str, most: f
         back = dequantize(tensor.data, GGMLQuantizationType[name]).reshape(SHAPE)
         assert np.linalg.norm(back - whole.numpy()) < most * np.linalg.norm(whole.numpy())
     with ckptconv.open(source) as checkpoint:
-        made, _ = edited(checkpoint, Edits(dtype=[name]))
+        made, _ = apply_edits(checkpoint, Edits(dtype=[name]))
         image = bytes(made["w"].read())
         assert bytes(made["w"].read(4321, 44321)) == image[4321:44321]
 

@@ -198,9 +198,9 @@ def test_any_range_is_what_it_is_in_the_whole(
     """In pieces of parts of rows, and of whole rows."""
     source, _ = case(name)
     with ckptconv.open(folder_of(tmp_path / "m", source, CASES[name])) as checkpoint:
-        from ckptconv.api.editing.apply import edited
+        from ckptconv.api.editing.apply import apply_edits
 
-        tensor = edited(checkpoint, ckptconv.Edits(dequantize=True, dtype=["F32"]))[0]["m.weight"]
+        tensor = apply_edits(checkpoint, ckptconv.Edits(dequantize=True, dtype=["F32"]))[0]["m.weight"]
         whole = bytes(tensor.read())
         assert len(whole) == tensor.info.nbytes
         monkeypatch.setattr(matrix, "TILE", tile)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptconv
-from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.apply import apply_edits
 from ckptconv.edits.quantized import elements, matrix
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 from tests.edits.test_functions import same_bits
@@ -176,7 +176,7 @@ def test_any_range_is_what_it_is_in_the_whole(
 ) -> None:
     source, _ = case(name)
     with ckptconv.open(folder_of(tmp_path / "m", source, CASES[named(name)])) as checkpoint:
-        tensor = edited(checkpoint, ckptconv.Edits(dequantize=True, dtype=["F32"]))[0]["m.weight"]
+        tensor = apply_edits(checkpoint, ckptconv.Edits(dequantize=True, dtype=["F32"]))[0]["m.weight"]
         whole = bytes(tensor.read())
         assert len(whole) == tensor.info.nbytes
         monkeypatch.setattr(matrix, "TILE", tile)

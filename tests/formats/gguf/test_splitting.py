@@ -11,7 +11,7 @@ import torch
 from gguf import GGUFReader
 
 import ckptconv
-from ckptconv.api.converting.destination import settle
+from ckptconv.api.converting.destination import choose_destination
 from ckptconv.api.editing.edits import Edits
 from ckptconv.errors import CkptconvError, TargetExistsError, UsageError
 from ckptconv.formats.base import WriteOptions
@@ -35,7 +35,7 @@ SAMPLES = [pytest.param(sample, id=sample.name) for sample in samples_for(SPLIT.
 def write(sample: Sample, folder: Path, size: int = 64) -> Path:
     """The sample in files of that size; the file that stands for it."""
     with sample.open() as checkpoint:
-        place = settle(SPLIT, folder / "out.gguf", checkpoint, size, plain=False)
+        place = choose_destination(SPLIT, folder / "out.gguf", checkpoint, size, plain=False)
         with place.open(replace=False) as target:
             place.format.write(checkpoint, target, WriteOptions(shard_size=size))
             target.commit()

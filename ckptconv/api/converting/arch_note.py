@@ -1,4 +1,4 @@
-"""What `convert` writes down of an architecture that the source fits."""
+"""What `convert` writes about an architecture that the source fits: a note, and with ``--with-params`` its params."""
 
 from __future__ import annotations
 
@@ -21,44 +21,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """A checkpoint that fits: the params that its metadata lacks, its architecture as a note, what else to know."""
+    """What a fitting architecture adds: params for the metadata, the note of the architecture, and findings."""
 
     params: Mapping[str, MetaNode]
     note: MetaNode
     findings: Sequence[Finding]
-    result: Validation
 
 
 def fit(request: Request, checkpoint: Checkpoint, *, params: bool) -> Fitting:
-    """Compare with the architecture that the request, or else the evidence, names; with `params`, to write those down.
+    """Compare with the architecture that the request names, or else the evidence.
 
-    Raises MisfitError where it does not fit, UsageError where there is nothing to compare with or to write.
+    params: the result includes the params that the metadata lacks.
+
+    Raises MisfitError if the checkpoint does not fit, UsageError if there is no architecture, or no params to write.
     """
     try:
         result = require_fit(request, checkpoint)
     except UnknownClassError as error:
         raise _without_params(error) from None
     if not params:
-        return Fitting({}, _note(result), result.findings, result)
+        return Fitting({}, _note(result), result.findings)
     if result.spec is None and not result.params:
         raise UsageError(f"{result.arch!r} has no params to write", hint="name an architecture spec with --arch")
-    findings = [*result.findings, *_open(result)]
-    return Fitting(_missing(result, checkpoint.metadata), _note(result), findings, result)
+    findings = [*result.findings, *_undetermined_params(result)]
+    return Fitting(_unstated_params(result, checkpoint.metadata), _note(result), findings)
 
 
 def _without_params(error: UnknownClassError) -> UsageError:
-    """The error for a class that the library lacks: what a config.json says of it are no params of ours."""
+    """The error for a class that the library lacks: the values in its config.json are not params of a spec."""
     hint = "--with-files takes the config.json, which says what they are, into DST's folder; leave --with-params out"
     return UsageError(f"{error.message}, and so there are no params to write", path=error.path, hint=hint)
 
 
-def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:
-    """The same checkpoint with a note of its architecture."""
+def with_arch_note(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:
+    """The checkpoint with a note of its architecture."""
     return checkpoint.replaced(notes=replace(checkpoint.notes, arch=note))
 
 
-def _open(result: Validation) -> list[Finding]:
-    """A warning for each param that a model cannot be described without and that nothing determines."""
+def _undetermined_params(result: Validation) -> list[Finding]:
+    """A warning for each required param that nothing determines."""
     names = result.spec.required if result.spec else []
     return [
         Finding("param-open", "warning", name, f"nothing says {name}, so it is not written", hint=f"--set {name}=VALUE")
@@ -67,19 +68,19 @@ def _open(result: Validation) -> list[Finding]:
     ]
 
 
-def _missing(result: Validation, metadata: Mapping[object, MetaNode]) -> dict[str, MetaNode]:
-    """The required params that the metadata does not state yet; a string that says one gives way to its value."""
+def _unstated_params(result: Validation, metadata: Mapping[object, MetaNode]) -> dict[str, MetaNode]:
+    """The required params that the metadata lacks, or states as a string although they are of another type."""
     if result.spec is None:
         return {name: value for name, value in result.params.items() if name not in metadata}
     spec = result.spec
     stated = from_metadata(spec, metadata).values
-    texts = {name for name in stated if isinstance(metadata.get(name), str) and spec.params[name].type != "str"}
-    wanted = [name for name in spec.required if name in result.params and (name not in stated or name in texts)]
-    return {name: result.params[name] for name in wanted}
+    as_strings = {name for name in stated if isinstance(metadata.get(name), str) and spec.params[name].type != "str"}
+    lacking = [name for name in spec.required if name not in stated or name in as_strings]
+    return {name: result.params[name] for name in lacking if name in result.params}
 
 
 def _note(result: Validation) -> MetaNode:
-    """What the written file remembers; params that are mere defaults are not in it, for nothing stated them."""
+    """The note for the written file. It leaves out params with default values, since nothing stated them."""
     if result.spec is None:
         return None
     params = {name: value for name, value in result.params.items() if result.origins.get(name) != "default"}

@@ -1,4 +1,4 @@
-"""A conversion that is verified before the target gets its name."""
+"""``convert --verify``: runs source and target before the target gets its name."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 
 
 class Verifier:
-    """Runs the source of a conversion, and what was written of it. A context manager.
+    """Runs the source of a conversion, and what was written. A context manager.
 
-    The source is run with the tensors that are to be written: what edits change is changed on purpose. Where the source
-    is a graph, that graph is run.
+    Weights run with the edited tensors, since edits are intended. A source that is a graph runs as that graph.
     """
 
     def __init__(self, request: Request, checkpoint: Checkpoint, wanted: Format) -> None:
-        """Load the source. Raises UsageError where it cannot be known what is computed, before anything is written."""
+        """Load the source, before anything is written. Raises UsageError if nothing says what it computes."""
         self.request = request
         self.checkpoint = checkpoint
         self._stack, self._memory = ExitStack(), Memory()
@@ -42,13 +41,13 @@ class Verifier:
             self._side = Side(Subject(self.request, tensors=checkpoint), self._stack, self._memory)
             self.request = self._side.request
             self._side.load()
-            self._look(wanted)
+            self._check_target(wanted)
         except BaseException:
             self._stack.close()
             raise
 
-    def _look(self, wanted: Format) -> None:
-        """Make sure that the target can be run as well."""
+    def _check_target(self, wanted: Format) -> None:
+        """Make sure that the target can be run as well. Raises UsageError."""
         arch = self.request.arch
         if self._side.is_graph and not wanted.graph and not (arch is not None and is_reference(arch)):
             program_of(self.request, self.checkpoint)
@@ -65,12 +64,12 @@ class Verifier:
         self._stack.close()
 
     @contextmanager
-    def verified(self, target: Target, written: WriteResult) -> Iterator[Verification]:
-        """What was found; the target is to be committed within the context. Raises RunError."""
+    def verify(self, target: Target, written: WriteResult) -> Iterator[Verification]:
+        """Run what was written. The target has to be committed within the context. Raises RunError."""
         neighbours = [finding.where for finding in written.findings if finding.code == "external-data"]
         with staged(target, neighbours) as path, ExitStack() as stack:
             request = replace(self.request, source=path, read_as=None)
             other = Side(Subject(request, evidence=self.checkpoint), stack, self._memory)
             batches = batches_for([self._side, other], None, DEFAULT_SAMPLES, 0)
-            found = verify_sides(self._side, other, batches, seed=0)
-            yield replace(found, first=self.request.path, second=target.path)
+            verification = verify_sides(self._side, other, batches, seed=0)
+            yield replace(verification, first=self.request.path, second=target.path)
