@@ -26,6 +26,9 @@ _UNITS = {
 
 _NO_KERNEL = re.compile(r"NOT_IMPLEMENTED.*?Could not find an implementation for (\S+\(\d+\))", re.DOTALL)
 
+_SECONDS = 0.5
+"""How long Ctrl-C may have to wait on Windows."""
+
 _ONNX_TYPES = {
     "tensor(float)": DType.F32, "tensor(float16)": DType.F16, "tensor(double)": DType.F64, "tensor(int64)": DType.I64,
     "tensor(int32)": DType.I32, "tensor(bool)": DType.BOOL, "tensor(uint8)": DType.U8, "tensor(int8)": DType.I8,
@@ -124,7 +127,7 @@ class OnnxRunner:
             if not _takes(spec, named[spec.name].shape):
                 raise self._misfit(spec, named[spec.name].shape, given)
         try:
-            found: list[Any] = session.run(names, named)
+            found = _run_interruptibly(session, names, named)
         except Exception as error:
             raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
         return found
@@ -135,6 +138,29 @@ class OnnxRunner:
         why = f"its input {spec.name!r} is [{dims}], and {list(shape)} goes in"
         hint = f"what the graph takes is described by: {spec.option(given)}"
         return RunError(self.label, ValueError(why), hint=hint)
+
+
+def _run_interruptibly(session: Any, names: list[str], feeds: Arrays) -> list[Any]:
+    """Run a graph in a thread of its own, so that Ctrl-C stops it before its next operator.
+
+    Python raises KeyboardInterrupt only between two of its own steps, and a run, of a loop without an end too, is one.
+    The wait is in pieces, since on Windows a signal does not end it.
+    """
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(session.run, names, feeds, options)
+        try:
+            while not wait([running], _SECONDS).done:
+                pass
+        except BaseException:
+            options.terminate = True
+            raise
+        found: list[Any] = running.result()
+        return found
 
 
 def _takes(spec: InputSpec, shape: tuple[int, ...]) -> bool:

@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import onnx
+import onnx.parser
 import pytest
 import torch
 
@@ -245,3 +247,36 @@ def test_what_writes_nothing_does_not_say_that_nothing_was_written(
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"ckptconv: {said}\n")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["A", "B"]
+
+
+ENDLESS = """
+import signal, sys
+from ckptconv.checks import onnx_runner
+run = onnx_runner._run_interruptibly
+
+def interrupted_soon(*arguments):
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    return run(*arguments)
+
+onnx_runner._run_interruptibly = interrupted_soon
+sys.argv = ["ckptconv", "verify", "a.onnx", "a.onnx"]
+from ckptconv.cli.main import run as main
+main()
+"""
+
+
+def test_ctrl_c_ends_a_graph_that_loops_for_ever(tmp_path: Path) -> None:
+    number, truth = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    body = onnx.parser.parse_graph("b (int64 i, bool go, float[N] a) => (bool more, float[N] twice)"
+        "{ more = Identity (go) twice = Add (a, a) }")  # fmt: skip
+    node = onnx.helper.make_node("Loop", ["", "go", "x"], ["y"], body=body)
+    ends = [onnx.helper.make_tensor_value_info(name, number, ["N"]) for name in "xy"]
+    go = onnx.helper.make_tensor("go", truth, [], [True])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [go])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "a.onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", ENDLESS], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ckptconv: interrupted\n")
