@@ -1,5 +1,7 @@
 """Sharded .bin and .pth sets: `ckptconv.formats.sets.shards` says what an index is; each shard is a bare state_dict.
 
+Of a tensor of a class that wraps others, an index lists the name of the whole.
+
 Views of one storage stay in one shard, where they share it still; ties are such. Parameters, strides and attributes
 are the shards' own. What stood around the state_dict (metadata, optimizer state) is in our record, a map of strings in
 the index, as its metadata's key ``ckptconv``; tensors outside of the state_dict are in the shards, by their path.
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import StateDict, nodes_of
+from ckptconv.core.metadata import StateDict, TensorRef, nodes_of
 from ckptconv.core.notes import Notes
 from ckptconv.core.record import Record
 from ckptconv.core.record_edits import add_strings, take_edits
@@ -58,13 +60,19 @@ def read(source: Source | Folder) -> Checkpoint:
         checkpoint.findings = (*checkpoint.findings, *modules_beside.told(folder))
         return checkpoint
     parts = {name: _read_shard(shard) for name, shard in shards.open_shards(folder, index).items()}
-    order, findings = shards.cross_check(folder, index, parts)
+    wholes = {name: _wholes(part) for name, part in parts.items()}
+    listed = {name: dict.fromkeys(wholes[name].get(tensor, tensor) for tensor in part) for name, part in parts.items()}
+    order, findings = shards.cross_check(folder, index, listed)
     whole = _Whole()
     for part in parts.values():
         whole.add(part)
     findings += [*(finding for part in parts.values() for finding in part.findings)]
     findings += shards.check_total(index, _sums(whole.tensors.values()))
-    stored = {name: whole.tensors[name] for name in order}
+    held: dict[str, list[str]] = {name: [] for name in order}
+    for name, part in parts.items():
+        for tensor in part:
+            held[wholes[name].get(tensor, tensor)].append(tensor)
+    stored = {tensor: whole.tensors[tensor] for tensors in held.values() for tensor in tensors}
     strings = index.strings
     if strings is None or not strings.get(records.KEY, "").startswith("{") or whole.plain:
         if strings is not None and whole.plain:
@@ -78,6 +86,18 @@ def read(source: Source | Folder) -> Checkpoint:
     opened = recorded_checkpoint(record, root, stored, findings, format=NAME, file=folder)
     opened.notes = replace(opened.notes, globals=whole.notes.globals)
     return opened
+
+
+def _wholes(part: Checkpoint) -> dict[str, str]:
+    """By the names of tensors that others wrap, those of the others: an index lists these alone."""
+    if not isinstance(part.root, StateDict):
+        return {}
+    return {
+        ref.name: part.root.prefix + key
+        for _, key, value in part.root.plain
+        for ref in nodes_of(value, TensorRef)
+        if ref.name in part
+    }
 
 
 def _read_shard(source: Source) -> Checkpoint:

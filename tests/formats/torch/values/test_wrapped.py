@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import ckptconv
 from ckptconv.cli.main import program
-from ckptconv.errors import LossError
+from ckptconv.errors import CorruptFileError, LossError
 from tests.support.craft import saved
 from tests.support.nodes import image
 
@@ -165,3 +166,19 @@ def test_a_tensor_that_is_cast_where_it_is_loaded_is_not_read_as_something_else(
     with ckptconv.open(path) as checkpoint:
         assert [finding.code for finding in checkpoint.findings] == ["unreadable-tensor"]
     assert np.array_equal(A, np.arange(6).reshape(2, 3))
+
+
+def test_an_index_of_shards_lists_the_names_of_the_wholes(tmp_path: Path) -> None:
+    shards = {"a.bin": {"l.w": wrapped(), "l.b": A}, "b.bin": {"m.w": wrapped()}}
+    for file, tensors in shards.items():
+        saved(tmp_path / file, tensors)
+    index: dict[str, Any] = {"metadata": {"total_size": 5 * 24}}
+    index["weight_map"] = {"m.w": "b.bin", "l.w": "a.bin", "l.b": "a.bin"}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert list(checkpoint) == ["m.w.a", "m.w.b", "l.w.a", "l.w.b", "l.b"]
+        assert not checkpoint.findings
+    index["weight_map"]["l.w"] = "b.bin"
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(CorruptFileError, match="about 1 tensor"):
+        ckptconv.open(tmp_path)
