@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.core.text import quoted
+from ckptconv.edits.quantized.torchao.stated import with_weights
 from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
 from ckptconv.formats.detect import claimed, detect, refuse_pickles
@@ -34,7 +35,7 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
     source = source_of(path, progress)
     with located(path):
         try:
-            return _read(source, format)
+            return with_weights(_read(source, format))
         except BaseException:
             source.close()
             raise

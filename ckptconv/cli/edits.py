@@ -64,7 +64,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--dequantize", is_flag=True,
         help="Turn quantized weights into plain ones: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes, "
-        "HQQ, MLX, ONNX, OpenVINO, Core ML, CTranslate2; in the type that config.json names, or --dtype.",
+        "HQQ, MLX, torchao, ONNX, OpenVINO, Core ML, CTranslate2; in the type that config.json names, or --dtype.",
     ),
     click.option("--strip-prefix", metavar="P", multiple=True, help="Remove P from the names that start with it."),
     click.option("--add-prefix", metavar="P", multiple=True, help="Put P before every name."),

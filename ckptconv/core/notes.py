@@ -70,8 +70,13 @@ WITH_SCALES = "integers with scales"
 VALUES = "values"
 """The part of a weight that has its integers, or codes."""
 
-SCHEMES = frozenset(("affine", "nbits", "sparse"))
-PARTS = frozenset((VALUES, "scale", "zero_point", "factor", "codebook", "mask", "axis", "shape"))
+UNREAD = "unread"
+"""The scheme of a weight that is known to be quantized and is not read; its details say `why`."""
+
+SCHEMES = frozenset(("affine", "nbits", "sparse", "torchao", UNREAD))
+PARTS = frozenset(
+    (VALUES, "scale", "zero_point", "factor", "codebook", "mask", "axis", "shape", "pairs", "shard_2", "shard_3")
+)
 
 
 def _true(value: Json) -> bool:
@@ -87,16 +92,17 @@ def _sizes(value: Json) -> Json:
 
 
 _DETAILS: Mapping[str, Callable[[Json], Json]] = {
-    **dict.fromkeys(("axis", "block", "bits", "rows", "columns"), as_size),
-    **dict.fromkeys(("shape", "size", "counts"), _sizes), **dict.fromkeys(("codes", "computed"), as_text),
-    "inverse": _true,
+    **dict.fromkeys(("axis", "block", "bits", "rows", "columns", "middle"), as_size),
+    **dict.fromkeys(("shape", "size", "counts"), _sizes),
+    **dict.fromkeys(("codes", "computed", "form", "why"), as_text),
+    **dict.fromkeys(("inverse", "swizzled", "each"), _true),
 }  # fmt: skip
 """What a scheme may take besides, and what is read of a record as that."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
-    """A weight that a graph computes of several tensors.
+    """A weight that a graph computes of several tensors, or that is of a class which holds them.
 
     name: what it is called. parts: names of the tensors by what they are, the first of them its integers.
     scheme, details: how it is computed, as an edit of kind dequantize says it. called: what people call the scheme.

@@ -102,12 +102,14 @@ def forecast(order: Order, prepared: Prepared, place: Destination, companions: C
 
 
 def _integer_findings(checkpoint: Checkpoint, wanted: Format) -> list[Finding]:
-    """A finding if a graph's quantized weights stay integers, and neither a record nor their type will say so."""
+    """A finding if quantized weights that the notes know stay as they are stored, and neither a record nor their type
+    will say so.
+    """
     count = len(checkpoint.notes.quantized)
     if not count or wanted.holds.metadata == "record" or wanted.graph:
         return []
     what = plural(count, "weight is", "weights are")
-    message = f"{what} {checkpoint.notes.quantized[0].called}, which {wanted.name} does not say: they stay integers"
+    message = f"{what} {checkpoint.notes.quantized[0].called}, which {wanted.name} does not say: they stay as stored"
     return [Finding("quantized", "info", "", message, hint="--dequantize makes plain weights of them")]
 
 

@@ -84,11 +84,13 @@ def _stated_values(checkpoint: Checkpoint, edits: Edits) -> Stated:
 
 def _dequantize(state: State, stated: Stated) -> Sequence[Edit]:
     """Make plain weights of quantized ones; returns the edits that do so."""
-    edits = dequantize.edits_for(state.tensors, stated, state.composites, state.source.notes)
+    selected = state.tensors
+    edits = dequantize.edits_for(selected, stated, state.composites, state.source.notes)
     for edit in edits:
         state.apply(edit, "--dequantize")
     if edits:
         state.findings += dequantize.findings_about(edits, stated)
+        state.source = dequantize.without_torchao_objects(state.source, edits, selected)
     return edits
 
 
@@ -146,7 +148,8 @@ def _quantize(state: State, texts: Sequence[str], stated: Stated) -> None:
     unstacking, unstack_findings = quantize.unstack_edits(state.tensors, texts, stated)
     for edit in unstacking:
         state.apply(edit, "--quantize")
-    edit, findings = quantize.quantize_edit(state.tensors, texts, state.composites, stated)
+    quantize.check_not_quantized(state.tensors, state.composites, state.source)
+    edit, findings = quantize.quantize_edit(state.tensors, texts, stated)
     state.apply(edit, "--quantize")
     state.findings += [*unstack_findings, *findings]
 

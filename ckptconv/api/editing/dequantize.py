@@ -16,6 +16,8 @@ from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
+from ckptconv.edits.quantized.torchao.classes import SCHEME as TORCHAO
+from ckptconv.edits.quantized.torchao.stated import Changes
 from ckptconv.formats.graphs.notes import PACKED_KEY, READ_AS, read_as_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 _SCHEME_LABELS = {
     "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
     "affine": "affine integers", "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits",
-    "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's", "hqq": "HQQ's",
+    "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's", "hqq": "HQQ's", "torchao": "torchao's",
     "nbits": "MatMulNBits'", "sparse": "sparse",
 }  # fmt: skip
 """How messages call the weights of each scheme."""
@@ -139,6 +141,8 @@ def findings_about(edits: Sequence[Edit], stated: Mapping[object, MetaNode]) -> 
     message = f"{plural(count, 'weight is', 'weights are')} dequantized ({schemes}), computed in F32"
     if any(edit.details.get("mode") == AFFINE or edit.details["scheme"] == HQQ for edit in dequantizing):
         message += ", each step rounded to the scales' type"
+    elif any(edit.details["scheme"] == TORCHAO for edit in dequantizing):
+        message += ", each step rounded to the weights' type"
     dropped = [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]
     activations = [name for name in dropped if not name.endswith(comfy.MARKERS)]
     left_out = sum(len(step.sources) - 1 for edit in dequantizing for step in edit.steps)
@@ -235,6 +239,25 @@ def without_packed_parts(checkpoint: Checkpoint, edits: Sequence[Edit]) -> Check
         root=next(iter(kept.values())) if len(kept) == 1 else kept,
         findings=(*findings, *read_as_bytes(map(str, left))),
     )
+
+
+def without_torchao_objects(
+    checkpoint: Checkpoint, edits: Sequence[Edit], selected: Mapping[str, LazyTensor]
+) -> Checkpoint:
+    """The checkpoint without torchao's objects in its metadata for weights that the edits make plain, and for tensors
+    that are not selected.
+    """
+    plain = {
+        name: step.targets[0]
+        for edit in edits
+        if edit.kind == "dequantize" and edit.details["scheme"] == TORCHAO
+        for step in edit.steps
+        for name in step.sources
+    }
+    if not plain:
+        return checkpoint
+    changes = Changes(plain, checkpoint.keys() - selected.keys())
+    return checkpoint.replaced(root=changes.applied_to(checkpoint.root))
 
 
 def _quantization_keys(document: Mapping[Any, Any]) -> set[str]:

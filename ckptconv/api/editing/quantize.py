@@ -23,6 +23,7 @@ from ckptconv.errors import EditError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.composite import Composite
     from ckptconv.core.report import Severity
     from ckptconv.core.spelling import Json
@@ -48,11 +49,10 @@ def scheme_of(texts: Sequence[str]) -> Scheme:
 
 
 def quantize_edit(
-    tensors: Tensors, texts: Sequence[str], composites: Mapping[str, Composite], stated: Mapping[object, object]
+    tensors: Tensors, texts: Sequence[str], stated: Mapping[object, object]
 ) -> tuple[Edit, list[Finding]]:
     """The edit that ``--quantize`` stands for, and findings about it. Raises EditError, UsageError."""
     scheme = scheme_of(texts)
-    _check_not_quantized(tensors, composites)
     quantizable, unfit = linear_weights(tensors, scheme, stated.get("model_type"))
     chosen: dict[str, None] = {}
     for text in texts:
@@ -97,9 +97,13 @@ def _matching_weights(glob: str, text: str, tensors: Tensors, quantizable: Seque
     return [glob]
 
 
-def _check_not_quantized(tensors: Tensors, composites: Mapping[str, Composite]) -> None:
-    """Raise EditError if weights are quantized already."""
-    kinds = quantized_in(infos_of(tensors))
+def check_not_quantized(tensors: Tensors, composites: Mapping[str, Composite], source: Checkpoint) -> None:
+    """Raise EditError if weights are quantized already: by name and type, or as the notes of the source say of tensors
+    that are still as they were there.
+    """
+    noted = [one for one in source.notes.quantized if one.values in tensors]
+    unchanged = [one.called for one in noted if tensors[one.values] is source.get(one.values)]
+    kinds = [*quantized_in(infos_of(tensors)), *unchanged]
     block_types = dict.fromkeys(
         tensor.info.dtype.name for tensor in tensors.values() if tensor.info.dtype.kind == "block"
     )

@@ -10,6 +10,7 @@
     awq                 awq                         bits, version (gemm alone)
     bitsandbytes        bnb-4bit, bnb-int8
     hqq                 hqq
+    torchao             torchao
     none: MLX           mlx                         group_size, bits, mode; by a module's name what is said of it alone
 
 MLX's stands under `quantization`, of which mlx-lm makes a copy; what a `quantization_config` beside it says of another
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 METHODS: dict[str, tuple[str, ...]] = {
     "fp8": ("scaled",), "fbgemm_fp8": ("scaled",), "compressed-tensors": ("scaled", "packed", "fp4"),
     "modelopt": ("scaled", "fp4"), "mxfp4": ("mxfp4",), "gptq": ("gptq",), "awq": ("awq",),
-    "bitsandbytes": ("bnb-4bit", "bnb-int8"), "hqq": ("hqq",), "mlx": ("mlx",),
+    "bitsandbytes": ("bnb-4bit", "bnb-int8"), "hqq": ("hqq",), "torchao": ("torchao",),
+    "mlx": ("mlx",),
 }  # fmt: skip
 """The schemes that weights may be of, by what a configuration calls the method."""
 
@@ -52,7 +54,7 @@ FORMATS = (
 )  # fmt: skip
 """compressed-tensors' formats that are known."""
 
-_HINT = "load it with the library that quantized it, and save what its dequantize() gives"
+HINT = "load it with the library that quantized it, and save what its dequantize() gives"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def said_in(document: Mapping[object, object]) -> Said:
     if not isinstance(method, str) or method not in METHODS:
         known = ", ".join(METHODS)
         raise UnsupportedError(
-            f"weights quantized by {str(method)[:80]!r} are not dequantized here, but those of {known}", hint=_HINT
+            f"weights quantized by {str(method)[:80]!r} are not dequantized here, but those of {known}", hint=HINT
         )
     match method:
         case "compressed-tensors":
@@ -127,12 +129,12 @@ def said_in(document: Mapping[object, object]) -> Said:
         case "gptq":
             form = found.get("checkpoint_format", "gptq")
             if form not in ("gptq", "gptq_v2"):
-                raise UnsupportedError(f"GPTQ's format {str(form)[:80]!r} is not dequantized here", hint=_HINT)
+                raise UnsupportedError(f"GPTQ's format {str(form)[:80]!r} is not dequantized here", hint=HINT)
             return Said(method, _int(found.get("bits")), zeros="v2" if form == "gptq_v2" else "v1")
         case "awq":
             version = str(found.get("version", found.get("format", "gemm"))).lower()
             if version != "gemm":
-                raise UnsupportedError(f"AWQ's layout {version[:80]!r} is not dequantized here", hint=_HINT)
+                raise UnsupportedError(f"AWQ's layout {version[:80]!r} is not dequantized here", hint=HINT)
             return Said(method, _int(found.get("bits", found.get("w_bit"))))
     return Said(method, block=_pair(found.get("weight_block_size")))
 
@@ -160,12 +162,12 @@ def _packing(found: Mapping[object, object]) -> Packing:
     mode = found.get("mode", AFFINE)
     if not isinstance(mode, str) or mode not in USUAL:
         raise UnsupportedError(
-            f"MLX's mode {str(mode)[:80]!r} is not dequantized here, but {', '.join(USUAL)}", hint=_HINT
+            f"MLX's mode {str(mode)[:80]!r} is not dequantized here, but {', '.join(USUAL)}", hint=HINT
         )
     bits, group = (_int(found.get(key, usual)) for key, usual in zip(("bits", "group_size"), USUAL[mode], strict=True))
     if bits is None or group is None or not (way := Packing(mode, bits, group)).known:
         raise UnsupportedError(
-            f"MLX's weights of mode {mode!r}, {bits} bits and groups of {group} are not dequantized here", hint=_HINT
+            f"MLX's weights of mode {mode!r}, {bits} bits and groups of {group} are not dequantized here", hint=HINT
         )
     return way
 
@@ -189,7 +191,7 @@ def _compressed(found: Mapping[object, object]) -> Said:
     formats += [sparse.get("format")] if isinstance(sparse, dict) else []
     for form in formats:
         if not isinstance(form, str | None) or form not in FORMATS:
-            raise UnsupportedError(f"compressed-tensors' format {str(form)[:80]!r} is not dequantized here", hint=_HINT)
+            raise UnsupportedError(f"compressed-tensors' format {str(form)[:80]!r} is not dequantized here", hint=HINT)
     bits = {_int(one.get("num_bits")) for one in weights}
     blocks = {_pair(one.get("block_structure")) for one in weights}
     return Said(

@@ -14,7 +14,8 @@ Names say which tensors belong together, types and shapes which scheme they are 
     M.W_q, M.scale, M.zero, M.shape, …         hqq
 
 Of torch's and TensorFlow Lite's own quantized tensors the checkpoint knows the parts: they are affine. So it does of
-weights that a graph computes (`QuantizedWeight`), of which several may have a scale or a zero point in common.
+weights that a graph computes (`QuantizedWeight`), of which several may have a scale or a zero point in common, and of
+those that torchao's classes hold.
 
 What a configuration says besides (`config.Said`) has to agree. Scales of activations go with the weight.
 """
@@ -28,11 +29,12 @@ from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.names import module_of, numbered
+from ckptconv.core.notes import UNREAD
 from ckptconv.edits.quantized import comfy
-from ckptconv.edits.quantized.config import MLX
+from ckptconv.edits.quantized.config import HINT, MLX
 from ckptconv.edits.quantized.packing import packings
 from ckptconv.edits.quantized.schemes import BYTES, ROLES
-from ckptconv.errors import EditError
+from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +111,11 @@ def dequantize_edits(infos: Infos, said: Said, composites: Mapping[str, Composit
 
 
 def _of_graph(infos: Infos, one: QuantizedWeight) -> Group:
-    """A weight that a graph computes, under a name that nothing else has."""
+    """A weight that a graph computes, or its class holds, under a name that nothing else has. Raises UnsupportedError
+    for one that is not read.
+    """
+    if one.scheme == UNREAD:
+        raise UnsupportedError(f"{one.name!r} is {one.called}, {one.details.get('why')}", hint=HINT)
     parts = dict(one.parts)
     target = one.values if one.name in infos.keys() - parts.values() else one.name
     return _group(infos, one.scheme, target, parts, len(parts), **one.details)

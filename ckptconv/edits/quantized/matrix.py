@@ -92,7 +92,7 @@ class Scaled(Mapped):
 
         made, number = self.source.rectangle(rows, columns), np.float32(self.number)
         with np.errstate(all="ignore"):
-            return _narrowed(made / number if self.divides else made * number, self.rounded)
+            return narrowed(made / number if self.divides else made * number, self.rounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +198,12 @@ class Product:
             made = self.values.rectangle(rows, columns)
             if self.zeros is not None:
                 self.grid.each(np.subtract, made, self.zeros, rows, columns)
-                made = _narrowed(made, self.rounded)
+                made = narrowed(made, self.rounded)
             self.grid.each(np.multiply, made, self.scales, rows, columns)
-            made = _narrowed(made, self.rounded)
+            made = narrowed(made, self.rounded)
             if self.biases is not None:
                 self.grid.each(np.add, made, self.biases, rows, columns)
-                made = _narrowed(made, self.rounded)
+                made = narrowed(made, self.rounded)
             if self.factor is not None:
                 made *= np.float32(self.factor)
             if self.shift is not None:
@@ -259,7 +259,7 @@ class MatrixReader:
             yield image[max(first - base, 0) * F32_BYTES : (last - base) * F32_BYTES]
 
 
-def _narrowed(made: Array, dtype: DType | None) -> Array:
+def narrowed(made: Array, dtype: DType | None) -> Array:
     """What the type of 16 bits keeps of it."""
     import numpy as np
 

@@ -24,6 +24,8 @@
               (with biases), mxfp4, mxfp8 or nvfp4 (`mlx`)
     hqq       W_q, scale, zero, shape, axis, nbits, packing, and what else hqq's layers know (`hqq`)
               [O, I] of 1 to 8 bits in slabs of rows of U8 or I32, less a float for each row or column, times another
+    torchao   values, and what else its classes have (`torchao`)
+              of any shape, as the `form` says that a class of torchao's is stored
     nbits     values, scale, zero_point?
               [N, K] of `bits` bits, in blocks of `block` columns of U8 each, as onnxruntime's MatMulNBits has them
     affine    values, scale?, zero_point?, factor?, codebook?; axis and shape, which the edit says
@@ -49,6 +51,7 @@ from ckptconv.edits.quantized import blocks, hqq, integers, lookups, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, E8M0_BIAS, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, Parts, folded, need, scalar, transposed
+from ckptconv.edits.quantized.torchao import weights as torchao
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +73,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("compute_dtype", "view_as_float", "quant_scale", "quant_zero", "group_size", "unpack_view_dtype",
          "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero"),
     ),
+    "torchao": (("values",), ("scale", "zero_point", "pairs", "factor", "codebook", "shard_2", "shard_3")),
     "nbits": (("values", "scale"), ("zero_point",)),
     "sparse": (("values", "mask"), ("shape",)),
     "affine": (("values",), ("scale", "zero_point", "factor", "codebook", "axis", "shape")),
@@ -210,5 +214,6 @@ def _unfit(part: str, tensor: LazyTensor, why: str) -> NoReturn:
 _MAKERS = {
     "scaled": _scaled, "fp4": _fp4, "mxfp4": _mxfp4, "packed": integers.packed, "gptq": integers.gptq,
     "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "mlx": mlx.weight,
-    "hqq": hqq.weight, "nbits": integers.nbits, "affine": blocks.affine, "sparse": lookups.sparse,
+    "hqq": hqq.weight, "torchao": torchao.weight, "nbits": integers.nbits, "affine": blocks.affine,
+    "sparse": lookups.sparse,
 }  # fmt: skip
