@@ -125,7 +125,7 @@ class Packed:
 
         shape, data = codes.shape[:2], np.ascontiguousarray(codes).view(np.uint8)
         if 8 % self.bits:  # eight elements begin with a byte again
-            kind: Any = np.uint32 if self.bits <= 4 else np.uint64
+            kind: Any = np.uint32 if self.bits <= 4 else np.int64  # numpy 2.0 takes by no U64
             several = data.reshape(*shape, -1, self.bits).astype(kind)
             joint = (several << np.arange(0, 8 * self.bits, 8, dtype=kind)).sum(axis=-1, dtype=kind)
             fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=kind)
