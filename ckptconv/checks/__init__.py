@@ -1,21 +1,24 @@
-"""Questions about open checkpoints; answers are data.
+"""Checks of open checkpoints. Results are data.
 
-Begin with `diff`, `validate`, `verify` and `stats`: one for each command.
+Begin with the module of a command: `diff`, `validate`, `verify`, or `stats` for ``inspect --stats``.
 
-    diff  wording                           what differs between two checkpoints, and how it is said
-    compare_bytes  compare_values           …of tensors: equal or not; by how much
-    rearranged  twice  ties  composites     …the same numbers elsewhere, rounded twice, shared, in quantized tensors
-    compare_metadata                        …of metadata
-    figures  float_figures  joint_figures   the figures of two tensors: of any kind, of floats, of few bits
-    float_blocks  codes  histogram          what they are computed with
-    stretch  tolerance                      …of one stretch; what counts as equal
+    diff  wording                           what differs between two checkpoints, and the findings about it
+    compare_bytes  compare_values           …tensors: whether they are equal; by how much they differ
+    rearranged  double_rounding             …tensors whose numbers stand elsewhere, or were rounded twice
+    ties  composites                        …ties; quantized and sparse tensors
+    compare_metadata                        …metadata
+    figures  float_figures  joint_figures   the figures of two tensors: of any type, of floats, of types with few bits
+    float_blocks  codes  histogram          …computed with these
+    stretch  tolerance                      …for one range of elements; what counts as equal
     stats  tally  values                    statistics of tensors, and values that no model should hold
-    pool  works  processes                  all of that on every core, in other processes too
-    validate  verdict  blame                does it fit an architecture, and if not, why not
-    prefixes  hypotheses  kin               …under another prefix, with other params, of a kindred architecture
-    parametrized                            …weights that were pruned or normalized, in parts
-    verify  first_difference                do both compute the same, and if not, from which layer on
+    pool  works  processes                  doing all of that on every core, also in other processes
+    validate  verdict                       whether a checkpoint fits an architecture
+    blame  case  layer_counts               …and why not: the causes, the findings that they explain, whole layers
+    prefixes  hypotheses                    …with another prefix, with other params
+    related_architecture                    …or damaged, or of a related architecture
+    parametrized                            …weights that were pruned or normalized, and are stored in parts
+    verify  first_difference                whether outputs are the same, and the first layer that differs
     runners  torch_runner  onnx_runner      running a network, in torch or in onnxruntime
-    layers  recording                       …its layers too, and keeping what it gave
-    rounding  noise                         how far rounding alone may take it
+    layers  recording                       …with the outputs of its layers; keeping the outputs
+    rounding  noise                         how far rounding alone may move the outputs
 """

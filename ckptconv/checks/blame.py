@@ -1,42 +1,40 @@
-"""Why a checkpoint does not fit: the few causes behind many symptoms.
+"""Finds the few causes behind the many symptoms of a checkpoint that does not fit.
 
-`explain` takes what a strict comparison found and says the same in fewer words. It never changes the verdict: errors
-are replaced by errors that explain them, and what it cannot explain stays as it was. Causes come before symptoms.
+`explain` takes the findings of a strict comparison, and replaces errors by errors that explain them. It never changes
+the verdict; what it cannot explain stays as it is. Causes come before symptoms.
 
-Hints are Python that mends a ``state_dict``, to be pasted in the order of the findings: each speaks of the names that
-there are once the hints before it were followed.
+Hints are Python that repairs a ``state_dict``, to be pasted in the order of the findings: each uses the names that the
+hints before it leave.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptconv.checks.case import Case
+from ckptconv.checks.layer_counts import explain_layer_counts
 from ckptconv.checks.parametrized import computed_weights
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.core.text import listed, shape_text
-from ckptconv.edits.match import numbered_blocks, numbers_in, pair_renames, substitutions
+from ckptconv.edits.match import pair_renames, substitutions
 from ckptconv.edits.parts import find_parts
 from ckptconv.edits.patterns import bracketed, edits
-from ckptconv.edits.python import drops, python, renames, single
+from ckptconv.edits.python import python, renames, single
 from ckptconv.edits.stacked import find_stacked, stack_edits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+    from collections.abc import Iterable, Mapping
 
+    from ckptconv.checks.case import Fits, Found
     from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.match import Shape
-
-    Found = Mapping[str, tuple[int, ...]]
-    Fits = Callable[[Shape, tuple[int, ...]], bool]
-    _Stacks = Mapping[str, Counter[int]]
 
 ORDER = (
     "architecture", "quantized", "dialect", "param-conflict", "param-missing", "constraint", "prefixed", "layer-count",
@@ -47,148 +45,80 @@ ORDER = (
 """Causes before symptoms, errors before warnings."""
 
 LAYOUTS = ((3, 2, 0, 1), (4, 3, 0, 1, 2), (2, 1, 0))
-"""From the convolution kernels of other frameworks, [height, width, in, out], to torch's [out, in, height, width]."""
+"""Permutations of other frameworks' convolution kernels, such as [height, width, in, out], into torch's order,
+[out, in, height, width].
+"""
 
-MOST_LISTED = 4
-"""Parts of a tensor that are listed."""
+MAX_LISTED = 4
+"""The most parts of a tensor to list."""
 
-CANDIDATES = 20
-"""Tensors of one shape among which the other half of a swap is looked for."""
+MAX_SWAP_CANDIDATES = 20
+"""The most tensors of one shape to consider as the other half of a swap."""
 
 
 def explain(findings: Iterable[Finding], expected: Mapping[str, Shape], found: Found, fits: Fits) -> list[Finding]:
-    """The findings, with those that share a cause replaced by it; causes first.
+    """The findings, with a cause in place of those that it explains; causes first.
 
-    expected: shapes by name, of the architecture. found: of the checkpoint. fits(expected, found): whether one loads.
-    Costs O(tensors) but for the comparison of names without a partner.
+    expected: the architecture's shapes, by name.
+    found:    the checkpoint's shapes, by name.
+    fits:     fits(expected, found) says whether a tensor of that shape loads.
+
+    Costs O(tensors), except for comparing names without a partner.
     """
-    case = _Case(list(findings), expected, found, fits)
-    for step in (_layer_counts, _parametrized, _renamed, _joined, _swapped, _transposed):
+    case = Case(list(findings), expected, found, fits)
+    for step in (
+        explain_layer_counts,
+        _explain_parametrized,
+        _explain_renamed,
+        _explain_joined,
+        _explain_swapped,
+        _explain_transposed,
+    ):
         step(case)
-    hinted = [finding if finding.hint else _hinted(finding, found, expected) for finding in case.findings]
+    hinted = [finding if finding.hint else _with_hint(finding, found, expected) for finding in case.findings]
     return causes_first([*case.causes, *hinted])
 
 
 def causes_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Sorted by `ORDER`, errors before all else."""
+    """The findings sorted by severity, and within it by `ORDER`."""
     rank = {code: i for i, code in enumerate(ORDER)}
     severities = ("error", "warning", "info")
-    return sorted(findings, key=lambda found: (severities.index(found.severity), rank.get(found.code, len(ORDER))))
+    return sorted(findings, key=lambda one: (severities.index(one.severity), rank.get(one.code, len(ORDER))))
 
 
-@dataclass(slots=True)
-class _Case:
-    """What is still to be explained, and the causes found so far."""
-
-    findings: list[Finding]
-    expected: Mapping[str, Shape]
-    found: Found
-    fits: Fits
-    causes: list[Finding] = field(default_factory=list)
-    names: Collection[str] = ()
-
-    def __post_init__(self) -> None:
-        self.names = self.found
-
-    def named(self, code: str) -> list[str]:
-        """The tensors that findings of a code are about, those that have a shape here."""
-        shapes = self.found if code == "unexpected-tensor" else self.expected
-        return [finding.where for finding in self.findings if finding.code == code and finding.where in shapes]
-
-    def explained(self, code: str, names: Collection[str]) -> None:
-        self.findings = [f for f in self.findings if f.code != code or f.where not in names]
-
-
-def _layer_counts(case: _Case) -> None:
-    """A whole layer too few or too many in a numbered stack, outermost stacks first."""
-    missing, unexpected = set(case.named("missing-tensor")), set(case.named("unexpected-tensor"))
-    lost, extra = numbered_blocks(missing), numbered_blocks(unexpected)
-    if not lost and not extra:
-        return
-    both = numbered_blocks(name for name in case.expected if name in case.found)
-    excused = numbered_blocks(name for name in case.expected if name not in case.found and name not in missing)
-    wanted, there = _sum(both, lost, excused), _sum(both, extra)
-    gone, more = _whole_layers(lost, wanted, there), _whole_layers(extra, there, wanted)
-    changed = {stack for stack, _ in gone} ^ {stack for stack, _ in more}  # one that lost and won layers is renumbered
-    whole = {stack for stack in changed if wanted.get(stack, {}).keys() & there.get(stack, {}).keys()}
-    for layers, names, code in ((gone, missing, "missing-tensor"), (more, unexpected, "unexpected-tensor")):
-        stacks = _by_stack({(stack, number) for stack, number in layers if stack in whole}, names)
-        for stack in sorted(stacks, key=lambda stack: (len(stack), stack)):
-            counts = len(wanted[stack]), len(there[stack])
-            case.causes.append(_layer_count(case, stack, sorted(stacks[stack]), counts))
-        case.explained(code, {name for members in stacks.values() for _, name in members})
-
-
-def _whole_layers(some: _Stacks, all_of_theirs: _Stacks, others: _Stacks) -> set[tuple[str, int]]:
-    """The layers of which all tensors are among `some`, and none among the others'."""
-    return {
-        (stack, number)
-        for stack, counts in some.items()
-        for number, count in counts.items()
-        if count == all_of_theirs[stack][number] and number not in others.get(stack, ())
-    }
-
-
-def _by_stack(layers: Set[tuple[str, int]], names: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
-    """The tensors of these layers by their stacks, each with its layer's number."""
-    stacks: dict[str, list[tuple[int, str]]] = {}
-    for name in names:
-        at = next((place for place in numbers_in(name) if place in layers), None)
-        if at is not None:
-            stacks.setdefault(at[0], []).append((at[1], name))
-    return stacks
-
-
-def _sum(*counted: _Stacks) -> dict[str, Counter[int]]:
-    total: dict[str, Counter[int]] = {}
-    for stacks in counted:
-        for stack, counts in stacks.items():
-            total.setdefault(stack, Counter()).update(counts)
-    return total
-
-
-def _layer_count(case: _Case, stack: str, members: Sequence[tuple[int, str]], layers: tuple[int, int]) -> Finding:
-    numbers = sorted({number for number, _ in members})
-    shown = ", ".join(f"{stack}{n}" for n in numbers[:3]) + (f" … {stack}{numbers[-1]}" if len(numbers) > 3 else "")
-    gone = members[0][1] not in case.found
-    wanted, there = layers
-    problem = f"{'missing' if gone else 'too many'} {shown} ({len(members)} tensors)"
-    message = f"{stack.rstrip('.') or 'the stack'} has {there} layers, expected {wanted}: {problem}"
-    hint = None if gone else python(drops(name for _, name in members), case.names)
-    return Finding("layer-count", "error", f"{stack}{numbers[0]}", message, str(wanted), str(there), hint)
-
-
-def _parametrized(case: _Case) -> None:
-    """A weight that is missing, and the tensors there of which the network would compute it."""
-    there = set(case.named("unexpected-tensor"))
-    found = {name: case.found[name] for name in there}
-    made = computed_weights(
-        case.named("missing-tensor"), found, lambda name, shape: case.fits(case.expected[name], shape)
+def _explain_parametrized(case: Case) -> None:
+    """Missing weights that the network computes from tensors that are unexpected."""
+    unexpected = {name: case.found[name] for name in set(case.tensors_with("unexpected-tensor"))}
+    weights = computed_weights(
+        case.tensors_with("missing-tensor"), unexpected, lambda name, shape: case.fits(case.expected[name], shape)
     )
-    for one in made:
-        message = f"{one.name} is {one.how}: it is to be computed of {listed([*one.parts])}"
-        case.causes.append(Finding("parametrized", "error", one.name, message, one.name, one.parts[0], one.hint))
-    case.explained("missing-tensor", {one.name for one in made})
-    case.explained("unexpected-tensor", {part for one in made for part in one.parts})
+    for weight in weights:
+        message = f"{weight.name} is {weight.how}: it is to be computed of {listed([*weight.parts])}"
+        case.causes.append(
+            Finding("parametrized", "error", weight.name, message, weight.name, weight.parts[0], weight.hint)
+        )
+    case.remove("missing-tensor", {weight.name for weight in weights})
+    case.remove("unexpected-tensor", {part for weight in weights for part in weight.parts})
 
 
-def _renamed(case: _Case) -> None:
-    """A name that is missing and one that is unexpected, of the same shape and alike: said as one substitution.
+def _explain_renamed(case: Case) -> None:
+    """Missing and unexpected names with the same shape and similar names, as substitutions.
 
-    Those whose shapes are each other's transposes come second: other frameworks keep matrices so.
+    Pairs that have each other's transposed shape are tried second, as other frameworks store matrices that way.
     """
-    missing = {name: case.expected[name] for name in case.named("missing-tensor")}
-    unexpected = {name: case.found[name] for name in case.named("unexpected-tensor")}
+    missing = {name: case.expected[name] for name in case.tensors_with("missing-tensor")}
+    unexpected = {name: case.found[name] for name in case.tensors_with("unexpected-tensor")}
     if not missing or not unexpected:
         return
 
-    def turned(wanted: Shape, shape: tuple[int, ...]) -> bool:
-        return _axes(wanted, shape, case.fits) is not None
+    def fits_transposed(wanted: Shape, shape: tuple[int, ...]) -> bool:
+        return _fitting_axes(wanted, shape, case.fits) is not None
 
     pairs = pair_renames(missing, unexpected, case.fits)
-    known = {a for a, _ in pairs}, {b for _, b in pairs}
-    rest = {a: s for a, s in unexpected.items() if a not in known[0]}
-    turns = pair_renames({b: s for b, s in missing.items() if b not in known[1]}, rest, turned)
+    paired_old, paired_new = {a for a, _ in pairs}, {b for _, b in pairs}
+    unexpected_left = {a: shape for a, shape in unexpected.items() if a not in paired_old}
+    missing_left = {b: shape for b, shape in missing.items() if b not in paired_new}
+    turns = pair_renames(missing_left, unexpected_left, fits_transposed)
     for change in substitutions([*pairs, *turns]):
         a, b = change.pairs[0]
         message = f"{a} is likely {b}"
@@ -198,53 +128,59 @@ def _renamed(case: _Case) -> None:
         hint = python(renames(change.pairs), case.names)
         case.causes.append(Finding("renamed", "error", a, message, b, a, hint))
     for a, b in turns:
-        case.findings.append(_mismatch(b, missing[b], unexpected[a]))
+        case.findings.append(_shape_mismatch(b, missing[b], unexpected[a]))
     case.found = {**case.found, **{b: unexpected[a] for a, b in turns}}
-    case.explained("missing-tensor", {b for _, b in (*pairs, *turns)})
-    case.explained("unexpected-tensor", {a for a, _ in (*pairs, *turns)})
+    case.remove("missing-tensor", {b for _, b in (*pairs, *turns)})
+    case.remove("unexpected-tensor", {a for a, _ in (*pairs, *turns)})
 
 
-def _mismatch(name: str, wanted: Shape, shape: tuple[int, ...]) -> Finding:
+def _shape_mismatch(name: str, wanted: Shape, shape: tuple[int, ...]) -> Finding:
     texts = shape_text(wanted), shape_text(shape)
     message = f"{name}: expected shape {texts[0]}, found {texts[1]}"
     return Finding("shape-mismatch", "error", name, message, *texts)
 
 
-def _joined(case: _Case) -> None:
-    """Several tensors that are one there, q, k and v or all experts of a layer, or the other way round: by sizes."""
-    there = case.named("unexpected-tensor")
-    missing = {n: _header(s) for n in case.named("missing-tensor") if None not in (s := case.expected[n]) and there}
-    unexpected = {name: _header(case.found[name]) for name in there if missing}
+def _explain_joined(case: Case) -> None:
+    """Several expected tensors that are fused into one, such as q, k and v, or the experts of a layer; and the other
+    way round. They are found by their sizes.
+    """
+    unexpected_names = case.tensors_with("unexpected-tensor")
+    missing = {
+        name: _header_only(shape)
+        for name in case.tensors_with("missing-tensor")
+        if None not in (shape := case.expected[name]) and unexpected_names
+    }
+    unexpected = {name: _header_only(case.found[name]) for name in unexpected_names if missing}
     for code, wholes, parts in (("fused", unexpected, missing), ("apart", missing, unexpected)):
-        found = _joins(wholes, parts, is_fused=code == "fused") if wholes and len(parts) > 1 else []
-        case.causes += [_joined_cause(code, edit) for edit in found]
+        found = _joining_edits(wholes, parts, is_fused=code == "fused") if wholes and len(parts) > 1 else []
+        case.causes += [_join_finding(code, edit) for edit in found]
         used = {name for edit in found for step in edit.steps for name in (*step.sources, *step.targets)}
         for side, word in ((missing, "missing-tensor"), (unexpected, "unexpected-tensor")):
-            case.explained(word, used & side.keys())
+            case.remove(word, used & side.keys())
             for name in used & side.keys():
                 del side[name]
 
 
-def _joins(wholes: Mapping[str, LazyTensor], parts: Mapping[str, LazyTensor], *, is_fused: bool) -> list[Edit]:
-    """The edits that mend it: what is fused is taken apart, what is apart is joined."""
+def _joining_edits(wholes: Mapping[str, LazyTensor], parts: Mapping[str, LazyTensor], *, is_fused: bool) -> list[Edit]:
+    """The edits that repair the checkpoint: they split what is fused, or join what is apart."""
     stacks = find_stacked(wholes, parts, None, ())
-    done = {one.whole for one in stacks} | {part for one in stacks for part in one.names}
-    rest, left = ({n: t for n, t in side.items() if n not in done} for side in (wholes, parts))
+    done = {stack.whole for stack in stacks} | {part for stack in stacks for part in stack.names}
+    wholes_left, parts_left = ({n: t for n, t in side.items() if n not in done} for side in (wholes, parts))
     steps: dict[tuple[int, tuple[int, ...]], list[Step]] = {}
-    for one in find_parts(rest, left, None):
-        sizes = tuple(parts[part].info.shape[one.axis] for part in one.parts)
-        step = Step((one.whole,), one.parts) if is_fused else Step(one.parts, (one.whole,))
-        steps.setdefault((one.axis, sizes), []).append(step)
-    found = stack_edits([(one.names, one.whole) for one in stacks], reverse=is_fused)
+    for join in find_parts(wholes_left, parts_left, None):
+        sizes = tuple(parts[part].info.shape[join.axis] for part in join.parts)
+        step = Step((join.whole,), join.parts) if is_fused else Step(join.parts, (join.whole,))
+        steps.setdefault((join.axis, sizes), []).append(step)
+    repairs = stack_edits([(stack.names, stack.whole) for stack in stacks], reverse=is_fused)
     for (axis, sizes), group in steps.items():
-        found += edits("split" if is_fused else "concat", group, {"axis": axis, "sizes": list(sizes)})
-    return found
+        repairs += edits("split" if is_fused else "concat", group, {"axis": axis, "sizes": list(sizes)})
+    return repairs
 
 
-def _joined_cause(code: str, edit: Edit) -> Finding:
+def _join_finding(code: str, edit: Edit) -> Finding:
     step = edit.steps[0]
     (whole,), parts = (step.sources, step.targets) if code == "fused" else (step.targets, step.sources)
-    listed = bracketed(parts) if len(parts) <= MOST_LISTED else f"{parts[0]} … {parts[-1]}"
+    listed = bracketed(parts) if len(parts) <= MAX_LISTED else f"{parts[0]} … {parts[-1]}"
     more = f"; {len(edit.steps) - 1:,} more like it" if len(edit.steps) > 1 else ""
     if code == "fused":
         return Finding(code, "error", whole, f"{whole} is likely {listed} in one{more}", listed, whole, python(edit))
@@ -252,14 +188,14 @@ def _joined_cause(code: str, edit: Edit) -> Finding:
     return Finding(code, "error", parts[0], message, whole, listed, python(edit))
 
 
-def _header(shape: Shape) -> LazyTensor:
-    """A tensor of that shape of which nothing is read."""
+def _header_only(shape: Shape) -> LazyTensor:
+    """A tensor with this shape and no data."""
     return in_memory(TensorInfo.of(DType.F32, tuple(size or 0 for size in shape)), b"")
 
 
-def _swapped(case: _Case) -> None:
-    """Two tensors that each have the shape of the other; of several such, those whose names have most in common."""
-    names = [name for name in case.named("shape-mismatch") if name in case.found]
+def _explain_swapped(case: Case) -> None:
+    """Two tensors with each other's shape; of several candidates, those whose names have most in common."""
+    names = [name for name in case.tensors_with("shape-mismatch") if name in case.found]
     waiting: dict[tuple[Shape, Shape], dict[str, None]] = {}
     for name in names:
         waiting.setdefault((case.expected[name], case.found[name]), {})[name] = None
@@ -268,46 +204,46 @@ def _swapped(case: _Case) -> None:
         wanted, shape = case.expected[a], case.found[a]
         partners = waiting.get((shape, wanted))
         if a in done or not partners or (shape[::-1] == wanted and len(names) > 2):
-            continue  # many matrices, each as its transpose should be, are transposed
-        b = max(islice(partners, CANDIDATES), key=lambda name: _shared(a, name))
+            continue  # many matrices with their transposed shape are transposed, not swapped
+        b = max(islice(partners, MAX_SWAP_CANDIDATES), key=lambda name: _shared_components(a, name))
         for name in (a, b):
             del waiting[case.expected[name], case.found[name]][name]
         done |= {a, b}
         message, texts = f"{a} and {b} have each other's shapes", (shape_text(wanted), shape_text(shape))
         case.causes.append(Finding("swapped", "error", a, message, *texts, python(renames([(a, b), (b, a)]))))
-    case.explained("shape-mismatch", done)
+    case.remove("shape-mismatch", done)
 
 
-def _shared(a: str, b: str) -> int:
-    """How many components two names share, place by place."""
+def _shared_components(a: str, b: str) -> int:
+    """How many components two names share, position by position."""
     return sum(x == y for x, y in zip(a.split("."), b.split("."), strict=False))
 
 
-def _transposed(case: _Case) -> None:
-    """A matrix with its two sizes exchanged, a kernel with its dimensions in another framework's order."""
+def _explain_transposed(case: Case) -> None:
+    """A matrix with its two sizes exchanged, or a kernel with its dimensions in another framework's order."""
     for i, finding in enumerate(case.findings):
         name = finding.where
         if finding.code != "shape-mismatch" or name not in case.found or name not in case.expected:
             continue
-        axes = _axes(case.expected[name], case.found[name], case.fits)
+        axes = _fitting_axes(case.expected[name], case.found[name], case.fits)
         if axes is not None:
             message = f"{name} is transposed: expected {finding.expected}, found {finding.found}"
             hint = python(single("transpose", name, axes=list(axes)))
             case.findings[i] = replace(finding, code="transposed", message=message, hint=hint)
 
 
-def _axes(wanted: Shape, shape: tuple[int, ...], fits: Fits) -> tuple[int, ...] | None:
-    """The order of dimensions in which a shape would fit; None where it fits as it is, or in no order known."""
+def _fitting_axes(wanted: Shape, shape: tuple[int, ...], fits: Fits) -> tuple[int, ...] | None:
+    """The permutation of dimensions that makes a shape fit; None if it fits already, or if no known one does."""
     if len(shape) != len(wanted) or len(shape) < 2 or fits(wanted, shape):
         return None
-    for axes in (tuple(range(len(shape)))[::-1] if len(shape) == 2 else (), *LAYOUTS):
+    for axes in ((1, 0), *LAYOUTS):
         if len(axes) == len(shape) and fits(wanted, tuple(shape[axis] for axis in axes)):
             return axes
     return None
 
 
-def _hinted(finding: Finding, found: Found, expected: Mapping[str, Shape]) -> Finding:
-    """The finding with what would mend it, where that is known."""
+def _with_hint(finding: Finding, found: Found, expected: Mapping[str, Shape]) -> Finding:
+    """The finding with a hint that repairs it, if one is known."""
     name = finding.where
     match finding.code:
         case "unexpected-tensor":
@@ -315,9 +251,9 @@ def _hinted(finding: Finding, found: Found, expected: Mapping[str, Shape]) -> Fi
         case "missing-tensor" if name.endswith("num_batches_tracked"):
             hint = f"state_dict[{name!r}] = torch.tensor(0)"
         case "shape-mismatch" if name in found and name in expected:
-            hint = _reshape(name, expected[name], found[name])
+            hint = _reshape_hint(name, expected[name], found[name])
         case "dtype-mismatch" if finding.expected is not None:
-            hint = _cast(name, finding.expected)
+            hint = _cast_hint(name, finding.expected)
         case "tie-broken" if finding.expected is not None:
             hint = python(single("tie", finding.expected.removeprefix("tied to "), name))
         case _:
@@ -325,8 +261,8 @@ def _hinted(finding: Finding, found: Found, expected: Mapping[str, Shape]) -> Fi
     return replace(finding, hint=hint)
 
 
-def _reshape(name: str, wanted: Shape, shape: tuple[int, ...]) -> str | None:
-    """For shapes that differ in dimensions of size 1 alone: those of a scalar, a bias, a 1 × 1 convolution."""
+def _reshape_hint(name: str, wanted: Shape, shape: tuple[int, ...]) -> str | None:
+    """The hint for shapes that differ only in dimensions of size 1, as for a scalar, a bias, a 1 × 1 convolution."""
     sizes = [size for size in wanted if size is not None]
     if len(sizes) < len(wanted) or prod(sizes) != prod(shape):
         return None
@@ -335,7 +271,7 @@ def _reshape(name: str, wanted: Shape, shape: tuple[int, ...]) -> str | None:
     return python(single("reshape", name, shape=list(sizes)))
 
 
-def _cast(name: str, wanted: str) -> str | None:
+def _cast_hint(name: str, wanted: str) -> str | None:
     from ckptconv.core.arrays import TORCH_NAMES
 
     first = wanted.removeprefix("one of ").split(" or ")[0].split(", ")[0]

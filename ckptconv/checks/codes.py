@@ -1,4 +1,4 @@
-"""Elements of 16 bits and fewer as their bits, each a number of its own, and the values of all such numbers."""
+"""Codes: the bits of elements of at most 16 bits as integers, and the value that each code stands for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def codes_of(data: memoryview, dtype: DType) -> Array:
-    """The bits of each element of an image: U8 for up to 8 of them, else U16."""
+    """The code of each element of an image: U8 for types of up to 8 bits, else U16."""
     import numpy as np
 
     codes: Array = from_bytes(data, dtype, len(data) * 8 // dtype.bits).view(np.uint16 if dtype.bits > 8 else np.uint8)
@@ -20,7 +20,7 @@ def codes_of(data: memoryview, dtype: DType) -> Array:
 
 
 def image_of(codes: Array, dtype: DType) -> memoryview:
-    """The image of elements with these bits."""
+    """The image of elements with these codes."""
     import numpy as np
 
     return memoryview(to_bytes(codes.astype(np.uint16 if dtype.bits > 8 else np.uint8).view(numpy_dtype(dtype)), dtype))

@@ -1,6 +1,6 @@
-"""Which tensors are equal: raw bytes against raw bytes, on every core, in constant memory.
+"""Compares the raw bytes of tensors, on every core, in constant memory.
 
-Two buffers of one chunk each are filled and compared by memcmp. numpy is not imported unless a tensor is strided.
+Two buffers of one chunk each are filled and compared by memcmp. numpy is imported only if a tensor is strided.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.pool import PIECE
 from ckptconv.io.checksum import CHUNK
-from ckptconv.io.source import SMALL
+from ckptconv.io.source import UNBUFFERED_READ
 from ckptconv.io.stream import GATHER_BLOCK
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def find_unequal(pairs: Sequence[tuple[LazyTensor, LazyTensor]], pool: Pool) -> set[int]:
-    """The positions of the pairs whose images differ; both of a pair have the same size.
+    """The indices of the pairs whose images differ. Both images of a pair must have the same size.
 
     A pair is read up to its first difference.
     """
@@ -46,8 +46,8 @@ def find_unequal(pairs: Sequence[tuple[LazyTensor, LazyTensor]], pool: Pool) -> 
 
 def _is_equal(a: LazyTensor, b: LazyTensor, start: int, stop: int, scratch: Scratch) -> bool:
     if a.span is None or b.span is None:
-        return all(left == right for left, right in _gathered(a, b, start, stop, scratch))
-    if stop - start <= SMALL:
+        return all(left == right for left, right in _gathered_blocks(a, b, start, stop, scratch))
+    if stop - start <= UNBUFFERED_READ:
         one, other = (span.file.read_at(span.offset + start, stop - start) for span in (a.span, b.span))
         return one.tobytes() == other.tobytes()
     left, right = memoryview(scratch.left), memoryview(scratch.right)
@@ -55,7 +55,7 @@ def _is_equal(a: LazyTensor, b: LazyTensor, start: int, stop: int, scratch: Scra
         count = min(CHUNK, stop - at)
         a.span.file.read_into(left[:count], a.span.offset + at)
         b.span.file.read_into(right[:count], b.span.offset + at)
-        # whole bytearrays are compared by memcmp; memoryviews, element by element
+        # Python compares bytearrays by memcmp, but memoryviews element by element
         if count == CHUNK:
             if scratch.left != scratch.right:
                 return False
@@ -64,7 +64,9 @@ def _is_equal(a: LazyTensor, b: LazyTensor, start: int, stop: int, scratch: Scra
     return True
 
 
-def _gathered(a: LazyTensor, b: LazyTensor, start: int, stop: int, scratch: Scratch) -> Iterator[tuple[bytes, bytes]]:
+def _gathered_blocks(
+    a: LazyTensor, b: LazyTensor, start: int, stop: int, scratch: Scratch
+) -> Iterator[tuple[bytes, bytes]]:
     for at in range(start, stop, GATHER_BLOCK // 2):
         end = min(at + GATHER_BLOCK // 2, stop)
         with scratch.gathering:

@@ -1,4 +1,4 @@
-"""Where two metadata trees differ, by path, in value or in type: 3 is not 3.0, and a tuple is not a list."""
+"""Finds where two metadata trees differ in value or type: 3 is not 3.0, and a tuple is not a list."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import MetaDict
 
-MOST_TEXT = 200
-"""Characters of a value in a finding."""
+MAX_TEXT = 200
+"""The most characters of a value in a finding."""
 
-LONG_INT = 400
-"""Bits of an int that is spelled in decimal; Python refuses to spell very long ones."""
+MAX_DECIMAL_BITS = 400
+"""Longer ints are spelled in hexadecimal, since Python refuses to write very long ones in decimal."""
 
 
 class Missing:
-    """Stands for the side that has nothing there."""
+    """Stands for a value that is missing on one side."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -34,7 +34,7 @@ MISSING = Missing()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetadataChange:
-    """A path at which two trees differ, with what is there on either side; `MISSING` for nothing."""
+    """A path at which two trees differ, with the values on both sides, or `MISSING`."""
 
     path: tuple[object, ...]
     expected: MetaNode
@@ -42,17 +42,17 @@ class MetadataChange:
 
     @property
     def where(self) -> str:
-        """The path for people."""
+        """The path as text."""
         return spell_path(self.path)
 
     @property
     def texts(self) -> tuple[str, str]:
-        """Both values, with their types where these differ."""
+        """Both values as text, with their types if these differ."""
         return typed(self.expected, self.found, spell(self.expected), spell(self.found))
 
 
 def compare_metadata(a: MetaDict, b: MetaDict, names: Mapping[str, str]) -> list[MetadataChange]:
-    """The changes from `a` to `b`, where `names` says what tensors of `a` are called in `b`."""
+    """The changes from `a` to `b`. `names` maps the names of tensors in `a` to those in `b`."""
 
     def renamed(leaf: MetaNode) -> MetaNode:
         return TensorRef(names.get(leaf.name, leaf.name)) if isinstance(leaf, TensorRef) else leaf
@@ -62,7 +62,7 @@ def compare_metadata(a: MetaDict, b: MetaDict, names: Mapping[str, str]) -> list
 
 
 def typed(a: MetaNode, b: MetaNode, one: str, other: str) -> tuple[str, str]:
-    """The spelled values, each with the name of its type in front if it is not the other's."""
+    """The spelled values `one` and `other`, each with the name of its type in front if the types differ."""
     if type(a) is type(b) or None in (a, b) or isinstance(a, Missing) or isinstance(b, Missing):
         return one, other
     return f"{type(a).__name__} {one}", f"{type(b).__name__} {other}"
@@ -71,30 +71,30 @@ def typed(a: MetaNode, b: MetaNode, one: str, other: str) -> tuple[str, str]:
 def _changes(a: MetaNode, b: MetaNode, path: tuple[object, ...]) -> Iterator[MetadataChange]:
     if canonical(a) == canonical(b):
         return
-    below = list(_below(a, b, path)) if type(a) is type(b) else []
+    below = list(_changes_below(a, b, path)) if type(a) is type(b) else []
     yield from below or [MetadataChange(path, a, b)]
 
 
-def _below(a: MetaNode, b: MetaNode, path: tuple[object, ...]) -> Iterator[MetadataChange]:
+def _changes_below(a: MetaNode, b: MetaNode, path: tuple[object, ...]) -> Iterator[MetadataChange]:
     match a, b:
         case (defaultdict(), defaultdict()) if a.default_factory is not b.default_factory:
             return
         case (dict(), dict()):
-            yield from _keys(a, b, path)
+            yield from _compare_keys(a, b, path)
         case (TorchSize(), _):
             return
         case (list() | tuple(), list() | tuple()):
             if len(a) == len(b) or not _are_scalars((*a, *b)) or a[: len(b)] == b[: len(a)]:
-                yield from _keys(dict(enumerate(a)), dict(enumerate(b)), path)
+                yield from _compare_keys(dict(enumerate(a)), dict(enumerate(b)), path)
         case (Opaque(), Opaque()) if (a.name, a.how) == (b.name, b.how):
-            yield from _keys(_parts(a), _parts(b), path)
+            yield from _compare_keys(_opaque_parts(a), _opaque_parts(b), path)
 
 
-def _keys(
+def _compare_keys(
     a: Mapping[Hashable, MetaNode], b: Mapping[Hashable, MetaNode], path: tuple[object, ...]
 ) -> Iterator[MetadataChange]:
-    """Key by key, keys by their types as well: 1 is not True."""
-    left, right = ({_key(key): (key, value) for key, value in side.items()} for side in (a, b))
+    """Compare key by key. Keys of different types differ: 1 is not True."""
+    left, right = ({_typed_key(key): (key, value) for key, value in side.items()} for side in (a, b))
     for mark, (key, value) in left.items():
         if mark not in right:
             yield MetadataChange((*path, key), value, MISSING)
@@ -105,11 +105,11 @@ def _keys(
             yield MetadataChange((*path, key), MISSING, value)
 
 
-def _key(key: Hashable) -> object:
+def _typed_key(key: Hashable) -> object:
     return key if isinstance(key, str) else (type(key), canonical(key))
 
 
-def _parts(node: Opaque) -> dict[Hashable, MetaNode]:
+def _opaque_parts(node: Opaque) -> dict[Hashable, MetaNode]:
     pairs: dict[Hashable, MetaNode] = {f"pairs[{key!r}]": value for key, value in node.pairs}
     named: list[tuple[Hashable, MetaNode]] = [("args", node.args), *node.kwargs.items(), ("state", node.state)]
     return {**dict(named), "items": node.items, **pairs}
@@ -120,15 +120,15 @@ def _are_scalars(nodes: tuple[MetaNode, ...]) -> bool:
 
 
 def spell(node: MetaNode) -> str:
-    """A value in Python's spelling, cut where it grows long."""
+    """A value in Python's spelling, cut if it is long."""
     if isinstance(node, Missing):
         return "nothing"
-    if isinstance(node, int) and not isinstance(node, bool) and node.bit_length() > LONG_INT:
+    if isinstance(node, int) and not isinstance(node, bool) and node.bit_length() > MAX_DECIMAL_BITS:
         text = hex(node)
     elif node is None or isinstance(node, (bool, int, float, complex, str, bytes, bytearray, Missing)):
-        text = repr(node[:MOST_TEXT] if isinstance(node, (str, bytes, bytearray)) else node)
-    elif isinstance(node, (list, tuple)) and type(node) in (list, tuple) and _are_scalars(tuple(node[:MOST_TEXT])):
-        parts = ", ".join(spell(child) for child in node[:MOST_TEXT])
+        text = repr(node[:MAX_TEXT] if isinstance(node, (str, bytes, bytearray)) else node)
+    elif isinstance(node, (list, tuple)) and type(node) in (list, tuple) and _are_scalars(tuple(node[:MAX_TEXT])):
+        parts = ", ".join(spell(child) for child in node[:MAX_TEXT])
         text = f"[{parts}]" if isinstance(node, list) else f"({parts}{',' if len(node) == 1 else ''})"
     elif isinstance(node, (TensorRef, StateDict)):
         text = f"<tensor {node.name}>" if isinstance(node, TensorRef) else "<the model's tensors>"
@@ -136,4 +136,4 @@ def spell(node: MetaNode) -> str:
         text = dumps(to_json(node))
     else:
         text = repr(node)
-    return cut(text, MOST_TEXT)
+    return cut(text, MAX_TEXT)

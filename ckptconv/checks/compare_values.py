@@ -1,4 +1,4 @@
-"""How the values of tensors differ: piece by piece, on every core, in constant memory."""
+"""Computes how the values of tensors differ: piece by piece, on every core, in constant memory."""
 
 from __future__ import annotations
 
@@ -23,32 +23,36 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 
-MOST_ROUNDING = {DType.F8_E4M3: 16.0, DType.F6_E3M2: 2.0, DType.F6_E2M3: 0.25, DType.F4: 1.0}
-"""Half of the largest step of a type whose largest number stands for all that are past it."""
+MAX_SATURATED_ROUNDING = {DType.F8_E4M3: 16.0, DType.F6_E3M2: 2.0, DType.F6_E2M3: 0.25, DType.F4: 1.0}
+"""For types that clip values to their largest number: half of their largest step, the largest error by rounding."""
 
-MOST = sys.float_info.max
+MAX_FLOAT = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
     """How two tensors of one shape differ.
 
-    elements:     how many there are. differing: how many have other bits (other values, across element types).
-    outside:      how many of them the tolerance does not cover.
-    max_abs:      the largest ``|b - a|``; exact for integers. max_rel: the largest ``|b - a| / |a|``.
-    max_ulp:      the largest number of representable steps; None across element types.
-    rms:          root mean square of ``b - a``. cosine: of the angle between both. change: ``‖b - a‖ / ‖a‖``. These
-                  three are taken of the pairs that are both finite, and None where they mean nothing. Of large
-                  tensors of F32, F16 and BF16 they have seven digits, of others F64's.
-    nan:          pairs of which one is NaN; no distance is taken of them.
+    elements:     the number of elements.
+    differing:    how many have other bits (other values, if the element types differ).
+    outside:      how many of these the tolerance does not cover.
+    max_abs:      the largest ``|b - a|``; exact for integers.
+    max_rel:      the largest ``|b - a| / |a|``.
+    max_ulp:      the largest number of representable steps; None if the element types differ.
+    rms:          the root mean square of ``b - a``.
+    cosine:       the cosine of the angle between both tensors.
+    change:       ``‖b - a‖ / ‖a‖``. Like `rms` and `cosine`, it counts only pairs that are both finite, and is None if
+                  it is undefined. For large tensors of F32, F16 and BF16 they have seven digits, else those of F64.
+    nan:          pairs of which one is NaN; they have no distance.
     signs:        differing pairs that are equal as numbers: 0.0 and -0.0.
-    cast:         the element types differ, and rounding is all that happened, if not `overflowed`.
-    overflowed:   the element types differ, and some values became, or were, infinite, NaN or the largest of a type
-                  that has no infinity: they are past its range.
-    between:      the type to which the values were rounded first, and then to their own: where one cast does not
-                  explain what two do.
-    first:        the index of the first differing element, and its values.
-    bins:         the relative changes as `checks.histogram` counts them, where that was asked for; not in JSON.
+    cast:         the element types differ, and rounding explains all differences, if not `overflowed`.
+    overflowed:   the element types differ, and some values are out of range: they became, or were, infinite, NaN, or
+                  the largest number of a type without infinity.
+    first:        the index of the first differing element.
+    first_values: the two values of that element.
+    bins:         the relative changes as `checks.histogram` counts them, if asked for; not in JSON.
+    between:      the type to which the values were rounded before they were cast to their own, if two casts explain
+                  the differences and one does not.
     """
 
     elements: int
@@ -70,9 +74,10 @@ class Values:
     between: str | None = None
 
     def to_dict(self) -> dict[str, Json]:
-        """The figures as JSON documents spell them."""
-        apart = ("first", "first_values", "bins")
-        document: dict[str, Json] = {name: to_json(getattr(self, name)) for name in self.__slots__ if name not in apart}
+        """The figures as JSON output has them."""
+        separate = ("first", "first_values", "bins")
+        names = [name for name in self.__slots__ if name not in separate]
+        document: dict[str, Json] = {name: to_json(getattr(self, name)) for name in names}
         first = None
         if self.first is not None and self.first_values is not None:
             a, b = self.first_values
@@ -81,7 +86,7 @@ class Values:
 
 
 def compare_values(pairs: Sequence[Pair], pool: Pool, *, histograms: bool = False) -> list[Values]:
-    """The figures of every pair; reads all of both. Pairs have to have figures. With `histograms`, `bins` as well."""
+    """The figures of every pair; their types must have figures. Reads all tensors. `histograms` adds `bins`."""
     jobs, parts = pieces([pair.a for pair in pairs]), {}
     nbytes = sum(pair.a.info.nbytes for pair in pairs)
     if jobs:
@@ -107,7 +112,7 @@ def compare_values(pairs: Sequence[Pair], pool: Pool, *, histograms: bool = Fals
 
 
 def _values(pair: Pair, total: Figures) -> Values:
-    first = None if total.first is None else _unravelled(total.first, pair.a.info.shape)
+    first = None if total.first is None else _unravel_index(total.first, pair.a.info.shape)
     same_type = pair.a.info.dtype == pair.b.info.dtype
     measured = total.differing > total.nan
     return Values(
@@ -123,14 +128,15 @@ def _values(pair: Pair, total: Figures) -> Values:
         nan=total.nan,
         signs=total.signs,
         cast=not same_type and (total.narrowed or total.widened),
-        overflowed=not same_type and (total.nan > 0 or total.max_abs > MOST_ROUNDING.get(pair.b.info.dtype, MOST)),
+        overflowed=not same_type
+        and (total.nan > 0 or total.max_abs > MAX_SATURATED_ROUNDING.get(pair.b.info.dtype, MAX_FLOAT)),
         first=first,
         first_values=total.first_values,
         bins=None if total.bins is None else tuple(total.bins.tolist()),
     )
 
 
-def _unravelled(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _unravel_index(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     index = []
     for n in reversed(shape):
         position, here = divmod(position, n)

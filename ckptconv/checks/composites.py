@@ -1,5 +1,5 @@
-"""Quantized and sparse tensors of two checkpoints compared: not their parts, which are tensors, but how these belong
-together.
+"""Compares how the quantized and sparse tensors of two checkpoints are made of their parts. The parts themselves are
+compared as tensors.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ CODE = "composite-changed"
 
 
 def compare_composites(a: Checkpoint, b: Checkpoint, names: Mapping[str, str]) -> list[Finding]:
-    """A finding for each that is in one alone, or is another kind there; `names` are those of a's tensors in b.
+    """A finding for each composite that is on one side only, or is made differently.
 
-    The whole goes by the names of its parts: a change of these is told of them.
+    names: maps the names of tensors in `a` to those in `b`. Composites are matched by their values.
     """
-    theirs = {one.parts[VALUES]: (name, one) for name, one in b.composites.items()}
-    found = []
+    unmatched = {other.parts[VALUES]: (name, other) for name, other in b.composites.items()}
+    findings = []
     for name, one in a.composites.items():
-        here = renamed(one, names)
-        other_name, other = theirs.pop(here.parts[VALUES], (name, None))
-        if other is None and here.parts[VALUES] not in b.all_tensors:
-            continue  # removed with its values, which is told of these
-        if other is None or here.to_dict() != other.to_dict():
+        expected = renamed(one, names)
+        _, other = unmatched.pop(expected.parts[VALUES], (name, None))
+        if other is None and expected.parts[VALUES] not in b.all_tensors:
+            continue  # its values were removed, which is reported for these
+        if other is None or expected.to_dict() != other.to_dict():
             after = "parts that are tensors of their own" if other is None else other.summary
-            found.append(_changed(name, one.summary, after if after != one.summary else f"{after}, of other parts"))
-    back = set(names.values())
-    for other_name, other in theirs.values():
-        if other.parts[VALUES] in back:
-            found.append(_changed(other_name, "parts that were tensors of their own", other.summary))
-    return found
+            if after == one.summary:
+                after = f"{after}, of other parts"
+            findings.append(_change_finding(name, one.summary, after))
+    kept = set(names.values())
+    for name, other in unmatched.values():
+        if other.parts[VALUES] in kept:
+            findings.append(_change_finding(name, "parts that were tensors of their own", other.summary))
+    return findings
 
 
-def _changed(name: str, one: str, other: str) -> Finding:
+def _change_finding(name: str, one: str, other: str) -> Finding:
     return Finding(CODE, "error", name, f"{name}: {one} → {other}", one, other)

@@ -64,7 +64,7 @@ class Figures:
     bins: Array | None = None
 
     def add(self, more: Figures) -> None:
-        """Take in the figures of the elements that follow."""
+        """Add the figures of the elements that follow."""
         if self.first is None and more.first is not None:
             self.first, self.first_values = self.elements + more.first, more.first_values
         for name in ("elements", "differing", "outside", "signs", "nan", "dd", "aa", "bb", "ab", "finite"):
@@ -102,7 +102,7 @@ def figures(
 ) -> Figures:  # fmt: skip
     """The figures of two chunks of `count` elements; those of under 8 bits may end within a byte.
 
-    With `times`, each pair of elements (none of them complex) stands there that often.
+    `times`: how often each pair of elements is counted; for types that are not complex.
     """
     import numpy as np
 
@@ -124,7 +124,7 @@ def figures(
             found.widened = found.widened and _is_cast(right, left, b_type, a_type, count)
             chosen = differ
         found.differing = _count(differ, times)
-        _sums(found, a, b, times)
+        _add_products(found, a, b, times)
         if found.differing:
             found.first = int(differ.argmax())
             found.first_values = (scalar(a, found.first, a_type), scalar(b, found.first, b_type))
@@ -154,7 +154,7 @@ def _count(mask: Array, times: Array | None) -> int:
 
 
 def numbers(data: memoryview, dtype: DType) -> Array:
-    """The elements of an image as a type that computes: I64, U64, F64 or C128, each value exactly."""
+    """The elements of an image in a type to compute with: I64, U64, F64 or C128, which has each value exactly."""
     import numpy as np
 
     if dtype.kind == "complex" and dtype.bits == 32:
@@ -169,7 +169,7 @@ def numbers(data: memoryview, dtype: DType) -> Array:
 
 
 def _codes(data: memoryview, numbers: Array, dtype: DType) -> Array:
-    """The elements' bits as unsigned integers; two in a row for a complex one. Integers stay what they are."""
+    """The elements' bits as unsigned integers; rows of two for complex ones. Integers are returned as they are."""
     import numpy as np
 
     if dtype.kind == "bool":  # from the bytes: a byte of 2 is True as well, and other bits
@@ -184,9 +184,9 @@ def _codes(data: memoryview, numbers: Array, dtype: DType) -> Array:
 
 
 def _ulp(a: Array, b: Array, dtype: DType) -> Array:
-    """How many representable values lie from one to the other: of integers the difference, of floats by their bits.
+    """The distance of each pair in representable values: for integers their difference, for floats by their bits.
 
-    Floats are a sign and a magnitude whose bits count up with it, so neighbours' codes differ by one.
+    A float is a sign and a magnitude whose bits grow with it, so the codes of neighbours differ by one.
     """
     import numpy as np
 
@@ -205,7 +205,7 @@ def _ulp(a: Array, b: Array, dtype: DType) -> Array:
 
 
 def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None) -> Array:
-    """The same as `_distances` in a third of the time, for finite floats without a tolerance."""
+    """`_distances` in a third of the time, for finite floats without a tolerance."""
     import numpy as np
 
     distance = np.abs(b - a)
@@ -214,7 +214,7 @@ def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None) -> A
     found.max_abs = float(distance.max())
     relative: Array = distance / np.abs(a)
     if found.signs < len(distance):
-        found.max_rel = float(np.fmax.reduce(relative))  # 0 / 0 is NaN, which fmax passes over
+        found.max_rel = float(np.fmax.reduce(relative))  # 0 / 0 is NaN, which fmax ignores
     if ulp is not None:
         found.max_ulp = int(ulp.max())
     return relative
@@ -223,7 +223,7 @@ def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None) -> A
 def _distances(
     found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance, times: Array | None
 ) -> Array:
-    """The distances of the elements that differ. Gives the relative ones back."""
+    """Fill in the distances of the elements that differ. Returns the relative ones."""
     import numpy as np
 
     if a.dtype != b.dtype:
@@ -260,7 +260,7 @@ def _distances(
     return relative
 
 
-def _sums(found: Figures, a: Array, b: Array, times: Array | None) -> None:
+def _add_products(found: Figures, a: Array, b: Array, times: Array | None) -> None:
     """Sums of products over finite pairs, without BLAS, which would start threads of its own."""
     import numpy as np
 
@@ -296,16 +296,16 @@ def _is_cast(left: memoryview, right: memoryview, a_type: DType, b_type: DType, 
     if not (a_type in NUMPY_NAMES and b_type in NUMPY_NAMES) or (a_type.kind == "complex" != b_type.kind):
         return False
     a, wanted = from_bytes(left, a_type, len(left) * 8 // a_type.bits)[:count], numbers(right, b_type)[:count]
-    if b_type.kind not in ("float", "complex"):  # nothing is rounded to an integer: the values have to be there
+    if b_type.kind not in ("float", "complex"):  # nothing is rounded to an integer: the values have to be equal
         return bool((numbers(left, a_type)[:count] == wanted).all())
     target = numpy_dtype(b_type)
     wide = a.astype(np.float32) if a_type.bits < 32 and b_type.bits < 32 else a
     ways = [wide.astype(target), cast_array(a, a_type, b_type)[0]] if b_type in LAST else [wide.astype(target)]
-    made = [cast.astype(wanted.dtype) for cast in ways]  # what is past the range is NaN in JAX, the largest in torch
-    return any(bool(((cast == wanted) | (np.isnan(cast) & np.isnan(wanted))).all()) for cast in made)
+    casts = [cast.astype(wanted.dtype) for cast in ways]  # past the range: NaN in JAX, the largest in torch
+    return any(bool(((cast == wanted) | (np.isnan(cast) & np.isnan(wanted))).all()) for cast in casts)
 
 
 def scalar(values: Array, index: int, dtype: DType) -> Scalar:
-    """One of those `numbers`, as Python has it."""
+    """One of the `numbers` as a Python value."""
     value: Scalar = values[index].item()
     return bool(value) if dtype.kind == "bool" else value

@@ -1,4 +1,4 @@
-"""Blocks of F64, F32, F16 and BF16 as numbers that numpy computes with fast, in buffers that are filled again."""
+"""Blocks of F64, F32, F16 and BF16 in types that numpy computes with fast, in buffers that are used again."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ if TYPE_CHECKING:
 FAST = (DType.F64, DType.F32, DType.F16, DType.BF16)
 
 BLOCK = 1 << 17
-"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower:
-a call of numpy takes a microsecond or two, whatever it is given.
+"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, but are slower:
+a call of numpy takes a microsecond or two.
 """
 
 FEW = 1 << 13
-"""Elements up to which F64 takes no time, and the errors of F32 do not even out."""
+"""For fewer elements F64 costs no noticeable time, and F32's errors do not average out."""
 
 ROW = 1 << 10
-"""Elements whose products F32 adds up; sums of rows are added in F64. For rows of over 10,000 BLAS would start threads.
-"""
+"""Products that are added in F32; sums of such rows are added in F64. For rows of over 10,000 BLAS starts threads."""
 
 TINY = 1e-30
-"""A mean square from which on F32 can add it up: squares that are too small for it are nothing beside that."""
+"""The smallest mean square that F32 is trusted to add up: squares that it rounds to zero are negligible beside it."""
 
 
 @cache
@@ -41,8 +40,9 @@ def code_type(dtype: DType, kind: str = "u") -> np.dtype[Any]:
 
 
 def widened(codes: Array, dtype: DType, buffer: Array, spare: Array, *, any_order: bool = False) -> Array:
-    """The values of these bits, exactly, as `buffer`'s type, F32 or F64; in an order that depends on their number
-    and `dtype` alone where `any_order` will do. `spare` is as many F32.
+    """The exact values of these bits in the type of `buffer`, F32 or F64. `spare`: as many F32.
+
+    any_order: the values may be reordered, in a way that depends only on `dtype` and their number.
     """
     import numpy as np
 
@@ -61,14 +61,14 @@ def widened(codes: Array, dtype: DType, buffer: Array, spare: Array, *, any_orde
 
 
 def _largest_code(codes: Array, spare: Array) -> int:
-    """The bits of the largest F16 but for its sign; infinity and NaN have the largest."""
+    """The largest code of these F16 without their signs; infinity and NaN have the largest."""
     import numpy as np
 
     return int(np.bitwise_and(codes, 0x7FFF, out=spare.view("<u2")[: len(codes)]).max())
 
 
 def _from_bf16(codes: Array, buffer: Array) -> Array:
-    """BF16 as F32, of which it is the upper half."""
+    """BF16 as F32: its bits are the upper half of F32's."""
     import numpy as np
 
     bits = buffer.view("<u4")[: len(codes)]
@@ -78,7 +78,7 @@ def _from_bf16(codes: Array, buffer: Array) -> Array:
 
 
 def _from_bf16_pairs(codes: Array, buffer: Array) -> Array:
-    """The same of an even number, every other one first, then those between: two to a word, in half the steps."""
+    """The same for an even number of values, in half the steps: first those at even places, then those at odd ones."""
     import numpy as np
 
     half, words, bits = len(codes) // 2, codes.view("<u4"), buffer.view("<u4")[: len(codes)]
@@ -88,14 +88,14 @@ def _from_bf16_pairs(codes: Array, buffer: Array) -> Array:
 
 
 def _from_f16(codes: Array, buffer: Array) -> Array:
-    """Finite F16 as F32, in a quarter of numpy's time: sign, exponent and fraction are put where F32 has them.
+    """Finite F16 as F32, in a quarter of numpy's time: sign, exponent and fraction are moved to where F32 has them.
 
-    Both exponents count from another zero (15 and 127), which a factor mends, of subnormal numbers too.
+    The exponents have different biases (15 and 127), which a factor corrects, for subnormal numbers too.
     """
     import numpy as np
 
     bits = buffer.view("<i4")[: len(codes)]
-    np.copyto(bits, codes.view("<i2"))  # three copies of the sign beside it
+    np.copyto(bits, codes.view("<i2"))  # sign-extended: copies of the sign above it
     np.left_shift(bits, 13, out=bits)
     np.bitwise_and(bits, ~0x7000_0000, out=bits)
     values = bits.view("<f4")
@@ -104,7 +104,7 @@ def _from_f16(codes: Array, buffer: Array) -> Array:
 
 
 def dot(x: Array, y: Array) -> float:
-    """The sum of products: in F32 to seven digits, row by row."""
+    """The sum of products, row by row; of F32 to seven digits."""
     import numpy as np
 
     whole = len(x) // ROW * ROW
@@ -115,20 +115,20 @@ def dot(x: Array, y: Array) -> float:
     return total if whole == len(x) else total + float(x[whole:] @ y[whole:])
 
 
-def carries(squares: float, x: Array) -> bool:
+def f32_suffices(squares: float, x: Array) -> bool:
     """Whether F32 is wide enough for a sum of squares of `x`."""
     return isfinite(squares) and (squares >= TINY * len(x) or not x.any())
 
 
 def round_to_bf16(values: Array, buffer: Array) -> Array:
-    """The codes of finite F32 as BF16, to nearest, ties to even: in F32's bits half of the lower part's range is added,
-    less one where the upper part is even, and what carries rounds up.
+    """The codes of finite F32 rounded to BF16, to nearest, ties to even: half of the lower half's range is added to
+    F32's bits, less one where the upper half is even; a carry rounds up.
     """
     import numpy as np
 
-    bits, made = values.view("<u4"), buffer.view("<u4")[: len(values)]
-    np.right_shift(bits, 16, out=made)
-    np.bitwise_and(made, 1, out=made)
-    np.add(made, 0x7FFF, out=made)
-    np.add(made, bits, out=made)
-    return made.view("<u2")[1::2]
+    bits, rounded = values.view("<u4"), buffer.view("<u4")[: len(values)]
+    np.right_shift(bits, 16, out=rounded)
+    np.bitwise_and(rounded, 1, out=rounded)
+    np.add(rounded, 0x7FFF, out=rounded)
+    np.add(rounded, bits, out=rounded)
+    return rounded.view("<u2")[1::2]

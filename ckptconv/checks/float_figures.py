@@ -1,10 +1,10 @@
-"""The figures of two blocks of F64, F32, F16 or BF16, or of one of these and its cast to another, the usual cases: the
-same numbers sooner, in hardly any new memory.
+"""The figures of two blocks of F64, F32, F16 or BF16, in any pair: the usual cases, faster than by `figures`, and with
+hardly any new memory.
 
-`figures` makes an array of F64 for every step of the computation. Here a few buffers are filled again and again, and
-are F32 as far as that carries, which takes half the time. Sums come to seven digits then. So does the choice of the
-largest change: of two that differ by less it may be either, and what is reported of it is exact. The cosine is taken
-from the difference where the sizes are alike, not from the products: that of nearly equal tensors keeps its digits.
+`figures` makes an array of F64 for every step of the computation. Here a few buffers are used again and again, and are
+F32 where that suffices, which takes half the time. Sums then have seven digits. So has the choice of the largest
+change: of two that differ by less it may be either, but the change that is reported is exact. Where the norms are
+similar, the cosine is computed from the difference, not from the products, so that nearly equal tensors lose no digits.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from functools import cached_property
 from math import inf, isfinite, isinf, isnan, sqrt
 
 from ckptconv.checks.figures import Figures
-from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, carries, code_type, dot, round_to_bf16, widened
+from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, code_type, dot, f32_suffices, round_to_bf16, widened
 from ckptconv.checks.histogram import count_bins
 from ckptconv.checks.tolerance import Tolerance
 from ckptconv.core.arrays import Array, numpy_dtype
 from ckptconv.core.dtypes import DType
 
-_HOLDS = {DType.F64: FAST, DType.F32: FAST[1:], DType.F16: (DType.F16,), DType.BF16: (DType.BF16,)}
-"""The types of which each has every number."""
+_REPRESENTS = {DType.F64: FAST, DType.F32: FAST[1:], DType.F16: (DType.F16,), DType.BF16: (DType.BF16,)}
+"""For each type, the types of which it has every number."""
 
 SMALLEST = 1e-280
-"""A sum of squares below which some of them may have been lost, in F64 too."""
+"""In a sum of squares below this, some squares may have been rounded to zero, even in F64."""
 
 EXACT = Tolerance()
 
 
 def _farthest(changes: Array) -> int:
-    """Where the largest lies, of either sign; the first NaN where there are any."""
+    """The index of the largest absolute value; of the first NaN where there is one."""
     low, high = int(changes.argmin()), int(changes.argmax())
     return high if changes[high] >= -changes[low] else low
 
 
 class FloatFigures:
-    """Computes blocks of two element types, with a histogram where that is wanted; belongs to one thread.
+    """Computes the figures of blocks of two element types, with a histogram on request; for use by one thread.
 
-    In F64 with `exact`, or where elements, a histogram or a tolerance ask for it; else in F32.
+    In F64 with `exact`, or where the elements, a histogram or a tolerance need it; else in F32.
     """
 
     def __init__(self, a: DType, b: DType, *, histogram: bool = False, exact: bool = False) -> None:
@@ -65,7 +65,7 @@ class FloatFigures:
         return FloatFigures(*self.types, exact=True)
 
     def __call__(self, left: memoryview, right: memoryview, count: int, tolerance: Tolerance = EXACT) -> Figures | None:
-        """The figures of at most `BLOCK` elements; None where a value or a sum is not finite, which takes more care."""
+        """The figures of at most `BLOCK` elements; None where a value or a sum is not finite: `figures` does that."""
         import numpy as np
 
         if self.is_narrow and (count < FEW or not tolerance.is_exact):
@@ -84,17 +84,17 @@ class FloatFigures:
             d = np.subtract(y, x, out=self.wide[2][:count])
             found = Figures(count, finite=count)
             found.dd, found.aa, found.bb = sums = [dot(each, each) for each in (d, x, y)]
-            if self.is_narrow and not all(carries(s, each) for s, each in zip(sums, (d, x, y), strict=True)):
+            if self.is_narrow and not all(f32_suffices(s, each) for s, each in zip(sums, (d, x, y), strict=True)):
                 return self.exact(left, right, count, tolerance)
             if not all(map(isfinite, sums)):
                 return None
             alike = self.is_narrow and found.aa < 4 * found.bb < 16 * found.aa
             found.ab = (found.aa + found.bb - found.dd) / 2 if alike else dot(x, y)
             if self.types[0] is self.types[1]:
-                gap = self._bits(found, one, other, distances=tolerance.ulp > 0)
+                gap = self._compare_bits(found, one, other, distances=tolerance.ulp > 0)
             else:
                 gap = None
-                self._casts(found, (one, x), (other, y), d)
+                self._compare_casts(found, (one, x), (other, y), d)
             if found.first is not None:
                 found.outside = found.differing if tolerance.is_exact else self._outside(x, d, gap, tolerance)
                 found.first_values = self._value(one, found.first, 0), self._value(other, found.first, 1)
@@ -105,7 +105,7 @@ class FloatFigures:
         return float(codes[at : at + 1].view(numpy_dtype(self.types[side]))[0])
 
     def _largest(self, found: Figures, x: Array, y: Array, change: Array) -> None:
-        """The largest changes, and all of them by their size; `change` is lost."""
+        """Fill in the largest changes, and the histogram; overwrites `change`."""
         import numpy as np
 
         at = _farthest(change)
@@ -123,7 +123,7 @@ class FloatFigures:
             found.bins = count_bins(np.abs(relative, out=relative))
 
     def _outside(self, x: Array, change: Array, gap: Array | None, tolerance: Tolerance) -> int:
-        """How many are too far from each other; `gap`, if any, are their distances in representable values."""
+        """How many pairs are beyond the tolerance. `gap`: their distances in representable values, if it needs them."""
         import numpy as np
 
         bound = np.multiply(np.abs(x, out=self.bound[: len(x)]), tolerance.rtol, out=self.bound[: len(x)])
@@ -133,8 +133,8 @@ class FloatFigures:
             near |= gap <= tolerance.ulp
         return len(x) - int(np.count_nonzero(near))
 
-    def _casts(self, found: Figures, a: tuple[Array, Array], b: tuple[Array, Array], change: Array) -> None:
-        """How many differ across two types, of which codes and values are given, and whether rounding explains it."""
+    def _compare_casts(self, found: Figures, a: tuple[Array, Array], b: tuple[Array, Array], change: Array) -> None:
+        """Compare two types, given as codes and values: how many differ, and whether rounding explains it."""
         import numpy as np
 
         differ = np.not_equal(change, 0, out=self.flags[: len(change)])
@@ -142,11 +142,11 @@ class FloatFigures:
         if found.differing:
             found.first = int(differ.argmax())
             types = self.types
-            found.narrowed = types[0] not in _HOLDS[types[1]] and self._rounds(a[1], b[0], types[1])
-            found.widened = types[1] not in _HOLDS[types[0]] and self._rounds(b[1], a[0], types[0])
+            found.narrowed = types[0] not in _REPRESENTS[types[1]] and self._rounds_to(a[1], b[0], types[1])
+            found.widened = types[1] not in _REPRESENTS[types[0]] and self._rounds_to(b[1], a[0], types[0])
 
-    def _rounds(self, values: Array, wanted: Array, dtype: DType) -> bool:
-        """Whether these values, rounded to a type, are those with the codes `wanted`."""
+    def _rounds_to(self, values: Array, wanted: Array, dtype: DType) -> bool:
+        """Whether the values, rounded to a type, have the codes `wanted`."""
         import numpy as np
 
         if dtype is DType.BF16 and values.dtype == np.float32:
@@ -162,11 +162,11 @@ class FloatFigures:
             return False
         return not ((codes[other] | wanted[other]) & size).any()  # zeros of either sign are one number
 
-    def _bits(self, found: Figures, one: Array, other: Array, *, distances: bool) -> Array | None:
-        """What the bits say: how many differ, the first of them, and the most representable values between two.
+    def _compare_bits(self, found: Figures, one: Array, other: Array, *, distances: bool) -> Array | None:
+        """Compare the bits: how many pairs differ, the first of them, and the largest distance in representable values.
 
-        Those of one sign count up with the size, so their difference is the distance; those of two lie as far apart
-        as both sizes together. Gives all `distances` back, where they are wanted.
+        Codes of one sign grow with the magnitude, so the distance is their difference; across the signs it is the sum
+        of both magnitudes. Returns all distances with `distances`.
         """
         import numpy as np
 
@@ -184,10 +184,10 @@ class FloatFigures:
         crossing = np.less(apart.view(self.signed), 0, out=self.flags[:count])
         many = int(np.count_nonzero(crossing))
         if many:
-            sizes = self._crossing(one, other) if many >= count >> 6 else self._few_crossing(one, other, crossing)
+            sizes = self._crossings(one, other) if many >= count >> 6 else self._few_crossings(one, other, crossing)
             found.signs = many - int(np.count_nonzero(sizes))
             found.max_ulp = int(sizes.max())
-        # where those of two signs lie farther apart than any value is large, none of one sign do
+        # a distance within one sign is no larger than the largest magnitude
         if distances or count < FEW or found.max_ulp < self._largest_size(found):
             signed = np.subtract(one, other, out=gap).view(self.signed)
             if many:
@@ -201,7 +201,7 @@ class FloatFigures:
         return gap
 
     def _largest_size(self, found: Figures) -> int:
-        """Bits that no value but for its sign goes beyond: a tensor's norm is no less than any of its values."""
+        """A bound on the codes' magnitudes: no value is larger than its tensor's norm."""
         import numpy as np
 
         if max(found.aa, found.bb) < SMALLEST:
@@ -209,16 +209,16 @@ class FloatFigures:
         norm = np.array([1.001 * sqrt(max(found.aa, found.bb))])
         return int(norm.astype(numpy_dtype(self.types[0])).view(code_type(self.types[0]))[0]) + 1
 
-    def _few_crossing(self, one: Array, other: Array, crossing: Array) -> Array:
-        """The distances of pairs of two signs."""
+    def _few_crossings(self, one: Array, other: Array, crossing: Array) -> Array:
+        """The distances of the pairs with two signs, those alone."""
         import numpy as np
 
         at = np.flatnonzero(crossing)
         sizes: Array = (one[at] & (self.top - 1)) + (other[at] & (self.top - 1))
         return sizes
 
-    def _crossing(self, one: Array, other: Array) -> Array:
-        """The same for many of them, with zeros between; what differs where is lost."""
+    def _crossings(self, one: Array, other: Array) -> Array:
+        """The same, faster for many of them, with 0 for all other pairs; overwrites the buffer of differing bits."""
         import numpy as np
 
         mask, _, sizes = (buffer[: len(one)] for buffer in self.codes)

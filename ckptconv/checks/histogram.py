@@ -1,9 +1,9 @@
-"""How relative changes are spread: counts by factors of two, which add up from piece to piece.
+"""Histograms of relative changes: counts by powers of two, which can be added up over pieces.
 
-    bin i    changes ``|b - a| / |a|`` in [2^(i - 54), 2^(i - 53)); what is smaller is in the first, larger in the last
+    bin i    changes ``|b - a| / |a|`` in [2^(i - 54), 2^(i - 53)); the first has smaller ones too, the last larger ones
 
-A change of a float is at least 2^-54 of it, half of an F64's last place. The bin of a change is the exponent in its own
-bits: exact, and no logarithm is taken. What was zero, or is not a number, is in no bin.
+A float changes by at least 2^-54 of itself, half of an F64's last place. The bin of a change is read from the exponent
+in its bits, which is exact and needs no logarithm. Changes of zeros, and those that are not a number, are in no bin.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ BINS = 64
 
 _BIAS = 1023
 _SPECIAL = 2047
-"""IEEE 754, F64: what its exponent's 11 bits are above the exponent, and all ones for infinity and NaN."""
+"""IEEE 754, F64: the bias of the 11-bit exponent, and its value for infinity and NaN."""
 
 
 def count_bins(changes: Array, times: Array | None = None) -> Array:
-    """The counts of an array of F64, none of them negative, each once or that often; makes two arrays of its size."""
+    """The bins of F64 that are not negative, each counted once, or `times`; makes two arrays of their size."""
     import numpy as np
 
     exponents = (changes.view(np.uint64) >> np.uint64(52)).astype(np.intp)

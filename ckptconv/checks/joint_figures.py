@@ -1,7 +1,7 @@
-"""The figures of tensors of 8 bits an element and fewer: it is only counted how often each pair of codes comes.
+"""The figures of tensors whose elements have 8 bits at most, from counts of each pair of codes.
 
-There are 65,536 pairs at most, however large the tensors are. The figures are then taken of these, each as often as it
-came: exactly what `figures` gives, at a tenth of the time an element.
+There are 65,536 different pairs at most, however large the tensors are. The figures are computed from these and their
+counts: the same result as that of `figures`, in a tenth of the time for each element.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BITS = 8
 
 MANY = 1 << 15
-"""Elements from which on counting takes less time than all the pairs do."""
+"""For this many elements and more, counting is faster than `figures`."""
 
 BLOCK = 1 << 16
 """Elements at a time: numpy counts 64-bit numbers, and these stay in a core's cache."""
@@ -43,14 +43,14 @@ class JointFigures:
 
         a, b = (codes_of(data, dtype)[:count] for data, dtype in zip((left, right), self.types, strict=True))
         if self.first is None:
-            self._look_for_first(a, b)
+            self._find_first(a, b)
         for at in range(0, count, BLOCK):
             joint = a[at : at + BLOCK].astype(np.intp)
             joint <<= BITS
             joint |= b[at : at + BLOCK]
             self.counts += np.bincount(joint, minlength=len(self.counts))
 
-    def _look_for_first(self, a: Array, b: Array) -> None:
+    def _find_first(self, a: Array, b: Array) -> None:
         differ = a != b
         if self.types[0] != self.types[1]:
             differ = values_differ(*(values_of(dtype)[codes] for dtype, codes in zip(self.types, (a, b), strict=True)))
@@ -59,7 +59,7 @@ class JointFigures:
             self.first, self._pair = int(self.counts.sum()) + at, (int(a[at]), int(b[at]))
 
     def figures(self, tolerance: Tolerance, *, histogram: bool) -> Figures:
-        """The figures of all that was counted."""
+        """The figures of all elements that were counted."""
         import numpy as np
 
         pairs = np.flatnonzero(self.counts)

@@ -1,18 +1,18 @@
-"""Noise where the arithmetic of a narrower type would have rounded, in a network that runs in float64.
+"""Adds noise to a network that runs in float64, where the arithmetic of a narrower type would round.
 
-It comes behind every layer with weights, and behind functions whose results no two runtimes round alike; what only
-moves or picks numbers, and what is rounded once, such as a sum of two, gets none. In units of u / sqrt(3):
+Noise is added after every layer with weights, and after functions that runtimes round differently. Functions that only
+move or select numbers, or round once, such as a sum of two, get none. In units of u / sqrt(3):
 
     products          sqrt(n) * (|W| |x| + |b|)
-    norms             what is cancelled where the mean is larger than what is left of it, and three times the result
+    norms             what cancels if the mean is larger than the remainder, plus three times the result
     gelu, silu, mish  3 |x|: a gate, which is near 1 or near 0, has the error of 1
-    sigmoid           1: approximations are as good as that near 0 too
+    sigmoid           1: approximations have this error near 0, too
     log_softmax       3 (|x| + |result| + 1)
     means of a window sqrt(n), but at least 3, times the mean of |x|
     others            3 times the result, for norms the largest of its row
 
-Functions are noticed as torch is called, by a mode that all calls go through: a forward method that calls them has no
-module of theirs.
+Functions are caught by a torch function mode, which sees every call: a forward method that calls them has no module for
+them.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _MEANS = frozenset(f"{kind}avg_pool{axes}d" for kind in ("", "adaptive_") for ax
 
 @contextmanager
 def noisy(module: torch.nn.Module, unit: float) -> Iterator[int]:
-    """Runs of `module` have noise in them; gives the number of layers that have weights. The same noise every time."""
+    """A context in which runs of `module` have noise, the same each time. Gives the number of layers with weights."""
     import torch
     from torch.overrides import TorchFunctionMode
 
     noise = _Noise(unit, torch.Generator().manual_seed(0))
 
     class Functions(TorchFunctionMode):
-        """Adds noise to what functions give."""
+        """Adds noise to the results of functions."""
 
         def __torch_function__(
             self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:
             result = func(*args, **(kwargs or {}))
-            return noise.behind(func, args, kwargs or {}, result)
+            return noise.after_function(func, args, kwargs or {}, result)
 
     hooks = [layer.register_forward_hook(noise) for layer in module.modules() if _has_weights(layer)]
     try:
@@ -65,7 +65,7 @@ def _has_weights(layer: torch.nn.Module) -> bool:
 
 
 class _Noise:
-    """A forward hook that adds what rounding would, and the same for functions."""
+    """A forward hook that adds noise in place of rounding errors, and the same for functions."""
 
     def __init__(self, unit: float, generator: torch.Generator) -> None:
         self.unit, self.generator = unit, generator
@@ -79,8 +79,10 @@ class _Noise:
             return output
         return self._noisy(output, self._size(layer, inputs, output))
 
-    def behind(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
-        """What a function gave, with noise if it is one that rounds."""
+    def after_function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Any:
+        """A function's result, with noise if the function rounds."""
         import torch
 
         if not isinstance(result, torch.Tensor) or not result.is_floating_point():

@@ -1,4 +1,4 @@
-"""A graph in onnxruntime, with all of its optimisations, as it is deployed."""
+"""Runs a graph in onnxruntime with all optimisations, as it would be deployed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNITS = {
     "tensor(bfloat16)": "bfloat16", "tensor(float16)": "float16", "tensor(float)": "float32",
     "tensor(double)": "float64",
 }  # fmt: skip
-"""Narrowest first."""
+"""The keys of `rounding.UNIT` by onnxruntime's types, narrowest first."""
 
 _NO_KERNEL = re.compile(r"NOT_IMPLEMENTED.*?Could not find an implementation for (\S+\(\d+\))", re.DOTALL)
 
@@ -41,8 +41,9 @@ class OnnxRunner:
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, label: str, device: str = "cpu") -> None:
-        """Take the path; the graph is loaded where it is needed, which raises RunError. Raises MissingExtraError,
-        UsageError where the device is not there.
+        """Keep the path. The graph is loaded when it is needed, which may raise RunError.
+
+        Raises MissingExtraError, and UsageError if the device does not exist.
         """
         try:
             import onnxruntime
@@ -57,56 +58,56 @@ class OnnxRunner:
 
     @cached_property
     def _session(self) -> Any:
-        return self._opened(self.path)
+        return self._open_session(self.path)
 
     @property
     def inputs(self) -> list[InputSpec]:
-        """As `Runner.inputs`."""
+        """See `Runner.inputs`."""
         return _inputs(self._session)
 
-    def _opened(self, model: Path | bytes) -> Any:
+    def _open_session(self, model: Path | bytes) -> Any:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4  # what goes wrong is raised
+        settings.log_severity_level = 4  # errors are raised anyway
         if isinstance(model, bytes):
             folder = str(self.path.absolute().parent)
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-            # fusions would take the layers' outputs away again; onnxruntime 1.32 even crashes on some of F16
+            # fusions would remove the layers' outputs again; onnxruntime 1.32 even crashes on some in F16
             settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             return onnxruntime.InferenceSession(model, settings, providers=[self._provider])
         except Exception as error:
-            raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
+            raise RunError(self.label, error, lacks=_missing_kernel(error, self._provider)) from error
 
     @property
     def unit(self) -> str:
-        """As `Runner.unit`: of the narrowest type that goes in or comes out."""
+        """See `Runner.unit`: the narrowest type of its inputs and outputs."""
         values = [*self._session.get_inputs(), *self._session.get_outputs()]
         types = {value.type for value in values if value.type in _UNITS}
         return next((unit for kind, unit in _UNITS.items() if kind in types), "float32")
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
-        """As `Runner.run`. Raises RunError."""
+        """See `Runner.run`. Raises RunError."""
         names = [value.name for value in self._session.get_outputs()]
         found = zip(names, self._run(self._session, names, feeds), strict=True)
         return {name: array for output, value in found for name, array in _as_arrays(output, value)}
 
     def trace(self, feeds: Mapping[str, Array]) -> Layers:
-        """As `Runner.trace`: a copy of the graph is run whose layers' outputs are outputs of it. Raises RunError."""
+        """See `Runner.trace`. Runs a copy of the graph that also outputs its layers' outputs. Raises RunError."""
         import numpy as np
         import onnx
 
         model = onnx.load(self.path, load_external_data=False)
         layers = scope_outputs(model.graph)
         wanted = list(dict.fromkeys(layers.values()))
-        there = {value.name for value in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in there)
-        text = model.SerializeToString()
-        del model  # one copy of the weights less while the session is at work
-        session = self._opened(text)
-        found = dict(zip(wanted, self._run(session, wanted, feeds), strict=True)) if wanted else {}
-        arrays = {layer: found[name] for layer, name in layers.items()}
+        existing = {value.name for value in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in existing)
+        serialized = model.SerializeToString()
+        del model  # saves a copy of the weights while the session runs
+        session = self._open_session(serialized)
+        outputs = dict(zip(wanted, self._run(session, wanted, feeds), strict=True)) if wanted else {}
+        arrays = {layer: outputs[name] for layer, name in layers.items()}
         return {
             layer: array for layer, array in arrays.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"
         }
@@ -124,16 +125,16 @@ class OnnxRunner:
             for spec, array in zip(inputs, arrays, strict=True)
         }
         for spec, given in zip(self.inputs, feeds, strict=True):
-            if not _takes(spec, named[spec.name].shape):
-                raise self._misfit(spec, named[spec.name].shape, given)
+            if not _accepts(spec, named[spec.name].shape):
+                raise self._shape_error(spec, named[spec.name].shape, given)
         try:
             found = _run_interruptibly(session, names, named)
         except Exception as error:
-            raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
+            raise RunError(self.label, error, lacks=_missing_kernel(error, self._provider)) from error
         return found
 
-    def _misfit(self, spec: InputSpec, shape: tuple[int, ...], given: str) -> RunError:
-        """The error where the graph takes other sizes, such as a batch that its exporter fixed."""
+    def _shape_error(self, spec: InputSpec, shape: tuple[int, ...], given: str) -> RunError:
+        """The error if the graph takes other sizes, such as a batch size that its exporter fixed."""
         dims = ", ".join(map(str, spec.dims))
         why = f"its input {spec.name!r} is [{dims}], and {list(shape)} goes in"
         hint = f"what the graph takes is described by: {spec.option(given)}"
@@ -163,14 +164,14 @@ def _run_interruptibly(session: Any, names: list[str], feeds: Arrays) -> list[An
         return found
 
 
-def _takes(spec: InputSpec, shape: tuple[int, ...]) -> bool:
+def _accepts(spec: InputSpec, shape: tuple[int, ...]) -> bool:
     return len(spec.dims) == len(shape) and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(spec.dims, shape, strict=True)
     )
 
 
 def _as_arrays(name: str, value: Any) -> Iterator[tuple[str, Array]]:
-    """An output as arrays: of a sequence each of its values, of maps (the classes' probabilities) a row for each."""
+    """An output as arrays: each value of a sequence; for maps, such as probabilities by class, a row for each map."""
     import numpy as np
 
     if isinstance(value, np.ndarray):
@@ -189,8 +190,8 @@ def _inputs(session: Any) -> list[InputSpec]:
     return [_spec(value) for value in session.get_inputs()]
 
 
-def _lacking(error: Exception, provider: str) -> str:
-    """The operator for which the provider has no kernel, if that is what onnxruntime says; else ""."""
+def _missing_kernel(error: Exception, provider: str) -> str:
+    """What to report if onnxruntime says that the provider has no kernel for an operator; else ""."""
     found = _NO_KERNEL.search(str(error))
     return f"onnxruntime's {provider} has no kernel for {found[1]}" if found else ""
 

@@ -1,4 +1,4 @@
-"""Weights that a network computes of several tensors each time it runs: how a checkpoint keeps them, and what they are.
+"""Weights that a network computes from several tensors whenever it runs: how a checkpoint stores them.
 
     NAME_orig, NAME_mask                      torch.nn.utils.prune: their product
     NAME_g, NAME_v                            torch.nn.utils.weight_norm: v, scaled so that its norms are g
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Computed(NamedTuple):
-    """A weight, the tensors that it is computed of, by what, and the Python that does it to a ``state_dict``."""
+    """A weight, the tensors that it is computed from, in what way, and Python to do so in a ``state_dict``."""
 
     name: str
     parts: tuple[str, ...]
@@ -35,50 +35,50 @@ class Computed(NamedTuple):
 def computed_weights(
     missing: Iterable[str], found: Found, fits: Callable[[str, tuple[int, ...]], bool]
 ) -> list[Computed]:
-    """Those of the missing weights that are there as such parts; `fits` says whether one may have a shape."""
-    made = []
+    """The missing weights whose parts are in `found`. `fits`: whether the weight of a name may have a shape."""
+    weights = []
     for name in missing:
-        for one in _ways(name, found):
+        for one in _candidates(name, found):
             if fits(name, found[one.parts[0]]):
-                made.append(one)
+                weights.append(one)
                 break
-    return made
+    return weights
 
 
-def _ways(name: str, found: Found) -> Iterable[Computed]:
+def _candidates(name: str, found: Found) -> Iterable[Computed]:
     module, dot, last = name.rpartition(".")
     inside = f"{module}{dot}parametrizations.{last}"
     orig, mask = f"{name}_orig", f"{name}_mask"
-    if _are_of(found, orig, mask) and found[orig] == found[mask]:
+    if _has_all(found, orig, mask) and found[orig] == found[mask]:
         yield Computed(name, (orig, mask), "pruned", _assigned(name, f"{_pop(orig)} * {_pop(mask)}"))
     for v, g in ((f"{name}_v", f"{name}_g"), (f"{inside}.original1", f"{inside}.original0")):
-        if _are_of(found, v, g) and (axis := _axis_of_norms(found[v], found[g])) is not None:
+        if _has_all(found, v, g) and (axis := _axis_of_norms(found[v], found[g])) is not None:
             hint = _assigned(name, f"torch._weight_norm({_pop(v)}, {_pop(g)}, {axis})")
             yield Computed(name, (v, g), "normalized by weight_norm", hint)
     for parts in ((orig, f"{name}_u", f"{name}_v"), (f"{inside}.original", f"{inside}.0._u", f"{inside}.0._v")):
-        if _are_of(found, *parts) and _is_spectral(*(found[part] for part in parts)):
+        if _has_all(found, *parts) and _is_spectral(*(found[part] for part in parts)):
             weight, u, v = parts
             computed = f"(w := {_pop(weight)}) / ({_pop(u)} @ w.flatten(1) @ {_pop(v)})"
             yield Computed(name, parts, "normalized by spectral_norm", _assigned(name, computed))
 
 
-def _are_of(found: Found, *names: str) -> bool:
+def _has_all(found: Found, *names: str) -> bool:
     return all(name in found for name in names)
 
 
 def _axis_of_norms(shape: tuple[int, ...], norms: tuple[int, ...]) -> int | None:
-    """The dimension along which there is a norm for each index; -1 for one of all; None where it is none of these."""
+    """The dimension that has a norm for each index; -1 for one norm of the whole; None where they are not norms."""
     if len(norms) == len(shape):
-        return next((i for i, size in enumerate(shape) if norms == _alone(len(shape), i, size)), None)
+        return next((i for i, size in enumerate(shape) if norms == _norms_shape(len(shape), i, size)), None)
     return -1 if norms == () else None
 
 
-def _alone(rank: int, axis: int, size: int) -> Shape:
+def _norms_shape(rank: int, axis: int, size: int) -> Shape:
     return tuple(size if i == axis else 1 for i in range(rank))
 
 
 def _is_spectral(shape: tuple[int, ...], u: tuple[int, ...], v: tuple[int, ...]) -> bool:
-    """Whether u and v are vectors of the sides of the weight as a matrix, its first dimension by all others."""
+    """Whether u and v are as long as the sides of the weight, as a matrix of its first dimension by all others."""
     if len(shape) < 2 or len(u) != 1 or len(v) != 1 or u[0] != shape[0]:
         return False
     rest = 1

@@ -1,4 +1,4 @@
-"""Workers that read tensors piece by piece, on every core, in constant memory."""
+"""Worker threads that read tensors piece by piece, on every core, in constant memory."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 PIECE = 16 << 20
-"""Bytes of a tensor that one worker takes at a time, so that one large tensor keeps all of them busy."""
+"""How many bytes of a tensor a worker takes at a time, so that a single large tensor keeps all workers busy."""
 
 MOST_WORKERS = 16
 
 WIDE = 1 << 19
-"""Bytes of each side that are read at a time."""
+"""How many bytes of each tensor are read at a time, to compute with their values."""
 
 Job = TypeVar("Job")
 
 Made = TypeVar("Made")
 
 Piece = tuple[int, int, int]
-"""Which tensor, and elements [start, stop) of it."""
+"""The index of a tensor, and a range [start, stop) of its elements."""
 
 
 @dataclass(slots=True)
 class Scratch:
-    """A worker's buffers, `wide` ones where values are computed with.
+    """A worker's buffers.
 
-    number:    the worker's, from 0 on.
-    gathering: lets one worker at a time gather a strided tensor, which takes more memory.
-    kept:      what a worker has made for some element types, and uses again.
+    number:      the worker's number, from 0.
+    gathering:   a lock, so that only one worker at a time gathers a strided tensor, which takes more memory.
+    left, right: for comparing bytes.
+    wide:        for computing with values.
+    kept:        what the worker has made for some element types, and uses again.
     """
 
     number: int
@@ -50,7 +52,7 @@ class Scratch:
     kept: dict[object, Any] = field(default_factory=dict)
 
     def own(self, key: object, make: Callable[[], Made]) -> Made:
-        """What this worker has made for `key`, the first time it was asked: its buffers have been touched before."""
+        """What this worker has made for `key`, or makes now. Reusing a buffer avoids page faults."""
         if key not in self.kept:
             self.kept[key] = make()
         found: Made = self.kept[key]
@@ -59,7 +61,7 @@ class Scratch:
 
 @dataclass(slots=True)
 class Pool:
-    """Runs jobs on every core, and tells of the bytes that are done."""
+    """Runs jobs on every core, and reports progress in bytes."""
 
     total: int
     progress: Progress | None = None
@@ -68,7 +70,7 @@ class Pool:
     gathering: Lock = field(default_factory=Lock)
 
     def advance(self, count: int) -> None:
-        """Say that `count` further bytes are through."""
+        """Report that `count` more bytes are done."""
         if self.progress is not None:
             with self.lock:
                 self.done = min(self.total, self.done + count)
@@ -77,7 +79,7 @@ class Pool:
     def run(
         self, jobs: Sequence[Job], work: Callable[[Job, Scratch], None], nbytes: int, most: int = MOST_WORKERS
     ) -> None:
-        """Do `work` for every job, of `nbytes` bytes together, with `most` workers. Raises what a job raises."""
+        """Call `work` for every job, with up to `most` workers. `nbytes`: of all jobs. Raises what a job raises."""
         workers = min(most, os.cpu_count() or 1, len(jobs), max(1, nbytes >> 22))
         queue = iter(jobs)
         if workers <= 1:
@@ -91,7 +93,7 @@ class Pool:
             try:
                 for task in tasks:
                     task.result()
-            except BaseException:  # Ctrl-C included: let the workers end after their piece
+            except BaseException:  # including Ctrl-C: let the workers end after their piece
                 stop.set()
                 raise
 
@@ -110,7 +112,7 @@ class Pool:
 
 
 def pieces(tensors: Sequence[LazyTensor]) -> list[Piece]:
-    """All elements of the tensors, in order, some `PIECE` bytes at a time; starts are multiples of eight."""
+    """All elements of the tensors in order, in pieces of about `PIECE` bytes; each start is a multiple of eight."""
     found = []
     for i, tensor in enumerate(tensors):
         step, numel = max(8, PIECE * 8 // tensor.info.dtype.bits // 8 * 8), tensor.info.numel
@@ -121,9 +123,10 @@ def pieces(tensors: Sequence[LazyTensor]) -> list[Piece]:
 def read_pieces(
     tensors: Sequence[LazyTensor], start: int, stop: int, scratch: Scratch
 ) -> Iterator[tuple[int, list[memoryview]]]:
-    """Elements [start, stop) of one or two tensors, as many at a time as fit: their number, and each one's bytes.
+    """Elements [start, stop) of one or two tensors, block by block: the number of elements, and the bytes of each
+    tensor.
 
-    `start` is a multiple of eight. What is given is overwritten by what comes next.
+    `start` is a multiple of eight. A block is overwritten by the next one.
     """
     bits = max(tensor.info.dtype.bits for tensor in tensors)
     if any(tensor.span is None for tensor in tensors):

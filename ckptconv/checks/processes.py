@@ -1,8 +1,8 @@
-"""Processes that compute for this one.
+"""Helper processes that compute for this one.
 
-Threads of one interpreter wait for each other after every call of numpy: two of them do 1.3 times the work of one,
-two processes 1.9 times. A helper (`io.process`) opens the files for itself, is told stretches of tensors and what to do
-with them, and answers. Whatever it can not do is done here; so errors come from here.
+Threads in one interpreter wait for each other after every numpy call: two threads do 1.3 times the work of one, two
+processes 1.9 times. A helper (`io.process`) opens the files itself, gets ranges of tensors and what to do with them,
+and answers. What a helper cannot do is done in this process, which also raises all errors.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 SHARE = 1 << 27
-"""Bytes from which on a worker is worth a process, whose start takes about 0.2 s."""
+"""How many bytes make a further process worthwhile, whose start takes about 0.2 s."""
 
 MOST = 8
-"""Workers that are processes: each takes some 25 MiB, and so many compute faster than a disk reads."""
+"""The most worker processes. Each takes some 25 MiB, and this many compute faster than a disk reads."""
 
 MOST_FILES = 32
-"""Files that a helper holds open."""
+"""The most files that a helper holds open."""
 
 
 class Helpers:
-    """The processes that help with tensors of `nbytes` bytes in all; a context manager, at whose end they are gone.
+    """The helper processes for tensors of `nbytes` bytes in all. A context manager, which ends them.
 
-    most: workers to run, the first of which computes in this process.
+    most: the number of workers to run. The first of them computes in this process.
     """
 
     def __init__(self, nbytes: int) -> None:
-        """Starts nothing yet."""
+        """Does not start a process yet."""
         self.most = min(MOST, nbytes // SHARE)
         self._helps = self.most > 1 and can_help()
         if not self._helps:
@@ -62,7 +62,7 @@ class Helpers:
         self, work: Work[Result], tensors: Sequence[LazyTensor], start: int, stop: int, scratch: Scratch,
         **options: float,
     ) -> Result:  # fmt: skip
-        """What `work` finds, in this worker's process where it has one."""
+        """Do `work`, in the worker's helper process if it has one."""
         if self._helps and scratch.number:
             task = _task(work, tensors, start, stop, options)
             answer = None if task is None else self._helper(scratch.number).ask(task)
@@ -78,7 +78,7 @@ class Helpers:
 
 
 def _task(work: Work[Any], tensors: Sequence[LazyTensor], start: int, stop: int, options: Mapping[str, float]) -> Json:
-    """As JSON; None where a tensor is not a run of bytes in a file that can be opened again."""
+    """The task as JSON; None if a tensor is not a run of bytes in a file that can be opened again."""
     sides = []
     for tensor in tensors:
         span, dtype = tensor.span, tensor.info.dtype
@@ -89,29 +89,29 @@ def _task(work: Work[Any], tensors: Sequence[LazyTensor], start: int, stop: int,
             return None
         file, offset = place
         sides.append([os.path.abspath(file.path), file.identity, offset + start * dtype.bits // 8, dtype.name])
-    said = {name: to_json(value) for name, value in options.items()}
-    return {"do": work.name, "tensors": sides, "elements": stop - start, "options": said}
+    spelled = {name: to_json(value) for name, value in options.items()}
+    return {"do": work.name, "tensors": sides, "elements": stop - start, "options": spelled}
 
 
 def serve() -> None:
-    """Answer every line of standard input, until it ends."""
+    """Run as a helper process: answer every line of standard input, until it ends."""
     sources: dict[str, Source] = {}
     scratch = Scratch(0, Lock())
 
     def answer(task: Json, _: bytes) -> tuple[Json, bytes]:
         try:
-            return _done(task, sources, scratch), b""
+            return _perform(task, sources, scratch), b""
         except CkptconvError:
-            return None, b""  # asked for again over there, where it is said
+            return None, b""  # the main process does it again, and raises the error
 
     answer_all(answer)
 
 
-def _done(task: Json, sources: dict[str, Source], scratch: Scratch) -> Json:
+def _perform(task: Json, sources: dict[str, Source], scratch: Scratch) -> Json:
     count, work = task["elements"], WORKS[task["do"]]
     tensors = []
     for path, identity, offset, name in task["tensors"]:
-        source = _opened(path, tuple(identity), sources)
+        source = _open_same_file(path, tuple(identity), sources)
         if source is None:
             return None
         info = TensorInfo.of(PLAIN[name], (count,))
@@ -120,8 +120,8 @@ def _done(task: Json, sources: dict[str, Source], scratch: Scratch) -> Json:
     return work.to_json(work.run(tensors, 0, count, scratch, options))
 
 
-def _opened(path: str, identity: tuple[int, ...], sources: dict[str, Source]) -> Source | None:
-    """The file as the other process knows it; None where another one lies there."""
+def _open_same_file(path: str, identity: tuple[int, ...], sources: dict[str, Source]) -> Source | None:
+    """Open the file that the main process has open; None if the path is another file by now."""
     if path not in sources or sources[path].identity != identity:
         if path in sources or len(sources) >= MOST_FILES:
             sources.pop(path if path in sources else next(iter(sources))).close()

@@ -1,6 +1,6 @@
-"""Pairs of tensors of one name and shape in which the same numbers stand elsewhere, told before figures are taken.
+"""Finds pairs of tensors with the same name and shape whose numbers are the same, but in other places.
 
-Only pairs whose bytes differ are looked at: of equal ones, nothing more is read.
+Only pairs whose bytes differ are examined; they are found before figures are computed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
     from ckptconv.edits.heads import RowPermutation
 
     Group = list[Comparison]
-    """Comparisons of one pair of tensors, which may stand under several names."""
+    """The comparisons of one pair of tensors, which may have several names."""
 
 
 def find_rearranged(
     groups: Sequence[Group], is_whole: Callable[[Comparison], bool], content: Content, pool: Pool
 ) -> tuple[list[Group], list[Edit]]:
-    """The pairs that differ otherwise, and what was done to the others as edits.
+    """The pairs that differ in other ways, and the edits that explain the rest.
 
-    Square matrices and the like may be transposed; those that differ besides are compared as transposed. Rows of heads
-    may have changed places. `is_whole` says whether both of a comparison are whole tensors, not parts of one.
+    Square matrices and the like may be transposed; one that also differs in values is compared as transposed. Rows of
+    attention heads may be permuted.
+
+    is_whole: whether both tensors of a comparison are whole ones, and not parts.
     """
     whole = [group for group in groups if all(map(is_whole, group))]
     orders = {id(group): axes for group in whole if (axes := _axes(group[0], content))}
@@ -65,7 +67,7 @@ def find_rearranged(
 
 
 def _axes(one: Comparison, content: Content) -> tuple[int, ...]:
-    """How square matrices, and others with dimensions of one size, were transposed, which no header says."""
+    """How a tensor with dimensions of equal size was transposed, which headers cannot show; () if it was not."""
     return permutation(one.a, one.b, content) if one.a.info.shape == one.b.info.shape else ()
 
 
@@ -78,11 +80,11 @@ def _with_view(group: Group, view: LazyTensor) -> Group:
 
 
 def _unequal(groups: Mapping[int, Group], pool: Pool) -> set[int]:
-    """The keys of the pairs that differ still, those of two types among them."""
-    other = {key for key, group in groups.items() if group[0].a.info.dtype != group[0].b.info.dtype}
-    same = [key for key in groups if key not in other]
-    unequal = find_unequal([(groups[key][0].a, groups[key][0].b) for key in same], pool)
-    return other | {same[i] for i in unequal}
+    """The keys of the pairs that still differ, including those with different types."""
+    other_types = {key for key, group in groups.items() if group[0].a.info.dtype != group[0].b.info.dtype}
+    comparable = [key for key in groups if key not in other_types]
+    unequal = find_unequal([(groups[key][0].a, groups[key][0].b) for key in comparable], pool)
+    return other_types | {comparable[i] for i in unequal}
 
 
 def _steps(groups: Iterable[Group]) -> list[Step]:

@@ -1,14 +1,14 @@
-"""The outputs of a network, kept for comparing them with another's later: on another machine, in another runtime.
+"""Records the outputs of a network, to compare them later with another's: on another machine, in another runtime.
 
-It is an .npz file of plain arrays, with no pickle in it:
+A recording is an .npz file of plain arrays, without pickles:
 
-    about                    JSON: version, label, runtime, device, machine, seed, unit, weights, why such limits
-    BATCH/input/NAME         what went in; BATCH counts from 0
-    BATCH/output/NAME        what came out
-    BATCH/reference/NAME     the same in float64, if there was a module that could run in it
+    about                    JSON: version, label, runtime, device, machine, seed, unit, weights, reason for the limits
+    BATCH/input/NAME         the inputs; BATCH counts from 0
+    BATCH/output/NAME        the outputs
+    BATCH/reference/NAME     the outputs in float64, if there was a module that could run in it
     BATCH/limit/NAME         how far apart two correct runs may be, for each row of the last axis
-    layer/NAME#TURN          the output of each layer for the batch `traced`, each time that it was used
-    layer-limit/NAME#TURN    limits for those
+    layer/NAME#TURN          the output of each layer for the batch `traced`, each time that the layer is used
+    layer-limit/NAME#TURN    the limits for these
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VERSION = 1
 
 @dataclass(slots=True)
 class Batch:
-    """One run: inputs and outputs; the float64 reference and the limits if there are any, else {}."""
+    """One run: inputs and outputs; the float64 reference and the limits, or {} if there are none."""
 
     inputs: Arrays
     outputs: Arrays
@@ -46,14 +46,14 @@ class Batch:
 class Recording:
     """The outputs of one network for some batches.
 
-    label:   the file that was run. machine: what has to be equal for bits to be equal.
-    seed:    of the made-up inputs; None if they came from a file.
-    unit:    of the arithmetic, a key of `rounding.UNIT`; the limits are for it.
-    reason:  where the limits come from; "" if there are none.
-    weights: the tensors that it ran with, by name.
-    traced:  the number of the batch whose layers are recorded.
-
-    `findings`, which were noticed while it ran, are not in the file.
+    label:    the file that was run.
+    machine:  what two runs must have in common for their bits to be equal.
+    seed:     the seed of random inputs; None if they came from a file.
+    unit:     the type that was computed in, a key of `rounding.UNIT`; the limits are for it.
+    reason:   where the limits come from; "" if there are none.
+    weights:  the tensors that it ran with, by name.
+    traced:   the number of the batch whose layers are recorded.
+    findings: what was noticed during the run; not stored in the file.
     """
 
     label: str
@@ -74,7 +74,7 @@ class Recording:
         return f"<Recording {self.label}: {self.runtime} on {self.device}, {len(self.batches)} batches>"
 
     def to_bytes(self) -> bytes:
-        """The file. Equal recordings give equal bytes."""
+        """The recording as a file. Equal recordings give equal bytes."""
         import numpy as np
 
         about = {
@@ -95,17 +95,18 @@ class Recording:
 
 
 def recording_of(about: str, arrays: Mapping[str, Array]) -> Recording:
-    """The recording from the text and the arrays of its file.
+    """Read a recording from the text and the arrays of its file.
 
     Raises UnsupportedError for a newer version, and ValueError, KeyError and the like if they do not fit together.
     """
-    said = strict_json.loads(about)
-    if said["version"] != VERSION:
-        raise UnsupportedError(f"it is of version {said['version']}, and this ckptconv reads {VERSION}", hint=UPGRADE)
-    return _recording(said, arrays)
+    document = strict_json.loads(about)
+    version = document["version"]
+    if version != VERSION:
+        raise UnsupportedError(f"it is of version {version}, and this ckptconv reads {VERSION}", hint=UPGRADE)
+    return _parse(document, arrays)
 
 
-def _recording(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Recording:
+def _parse(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Recording:
     from ckptconv.checks.rounding import UNIT
 
     batches: list[Batch] = []

@@ -1,6 +1,6 @@
-"""What runs a checkpoint: `torch_runner` its weights in a module, `onnx_runner` its graph in onnxruntime.
+"""The interface of runners: `torch_runner` runs weights in a module, `onnx_runner` a graph in onnxruntime.
 
-A runner takes arrays by input name and gives arrays by output name.
+A runner takes arrays by input name and returns arrays by output name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Runner(Protocol):
     """Something that computes outputs.
 
-    unit: of what it computes in, a key of `rounding.UNIT`.
+    unit: the type that it computes in, a key of `rounding.UNIT`.
     """
 
     label: str
@@ -29,20 +29,20 @@ class Runner(Protocol):
 
     @property
     def inputs(self) -> Sequence[InputSpec]:
-        """What it takes, in order."""
+        """Its inputs, in order."""
         ...
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
-        """The outputs by name. `feeds` has the inputs in order; their names need not be this runner's."""
+        """Compute the outputs, by name. `feeds` has the inputs in order; their names need not be this runner's."""
         ...
 
     def trace(self, feeds: Mapping[str, Array]) -> Layers:
-        """What every layer gives. Memory: that of all of it."""
+        """Compute the output of every layer. All of them are in memory together."""
         ...
 
 
 def check_device(device: str) -> None:
-    """Raise MissingExtraError without torch, UsageError where the device is not there."""
+    """Raise MissingExtraError without torch, UsageError if the device does not exist."""
     from ckptconv.core.device import torch_device
 
     torch_device(device)

@@ -1,4 +1,4 @@
-"""Statistics of tensors' values, in one pass, on every core and in bounded memory."""
+"""Computes statistics of tensors' values, in one pass, on every core, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Stats:
     """Minimum, maximum, mean and population standard deviation of the finite values, and counts.
 
-    `inf` counts both signs. The four figures are None for a complex tensor, and where no value is finite. The standard
+    `inf` counts both signs. The first four are None for a complex tensor, and if no value is finite. The standard
     deviation of large tensors of F32, F16 and BF16 has seven digits.
     """
 
@@ -43,31 +43,31 @@ class Stats:
 
 
 def stats(tensor: LazyTensor) -> Stats | None:
-    """The statistics of a tensor; reads all of it. None for element types that are not numbers in their own right."""
+    """The statistics of a tensor. Reads all of it. None for element types that have no numbers, such as blocks."""
     return stats_of([tensor])[0]
 
 
 def stats_of(tensors: Sequence[LazyTensor], progress: Progress | None = None) -> list[Stats | None]:
-    """The same of many; tied ones are read once."""
+    """The statistics of several tensors, each as `stats` gives them. Tied ones are read once."""
     keys = [(tensor.alias, tensor.info) if tensor.alias is not None else i for i, tensor in enumerate(tensors)]
-    once = {key: tensor for key, tensor in zip(keys, tensors, strict=True) if _has_stats(tensor)}
-    ours = list(once.values())
-    nbytes = sum(tensor.info.nbytes for tensor in ours)
+    by_key = {key: tensor for key, tensor in zip(keys, tensors, strict=True) if _has_stats(tensor)}
+    distinct = list(by_key.values())
+    nbytes = sum(tensor.info.nbytes for tensor in distinct)
     pool, parts = Pool(nbytes, progress), {}
     with Helpers(nbytes) as helpers:
 
         def work(piece: Piece, scratch: Scratch) -> None:
             i, start, stop = piece
-            parts[i, start] = helpers.do(TALLY, (ours[i],), start, stop, scratch)
-            pool.advance(ours[i].info.dtype.nbytes(stop - start))
+            parts[i, start] = helpers.do(TALLY, (distinct[i],), start, stop, scratch)
+            pool.advance(distinct[i].info.dtype.nbytes(stop - start))
 
-        jobs = pieces(ours)
+        jobs = pieces(distinct)
         pool.run(jobs, work, nbytes, helpers.most)
-    totals = [Tally() for _ in ours]
+    totals = [Tally() for _ in distinct]
     for i, start, _ in jobs:
         totals[i].add(parts.pop((i, start)))
-    found = dict(zip(once, map(_stats, totals), strict=True))
-    return [found.get(key) for key in keys]
+    stats_by_key = dict(zip(by_key, map(_stats, totals), strict=True))
+    return [stats_by_key.get(key) for key in keys]
 
 
 def _has_stats(tensor: LazyTensor) -> bool:
@@ -75,9 +75,9 @@ def _has_stats(tensor: LazyTensor) -> bool:
 
 
 def _stats(tally: Tally) -> Stats:
-    found = Stats(tally.min, tally.max, nan=tally.nan, inf=tally.inf, zeros=tally.zeros)
-    if tally.min is not None and tally.min == tally.max:  # sums round, and squares of large numbers are infinite
-        found.mean, found.std = float(tally.min), 0.0
+    result = Stats(tally.min, tally.max, nan=tally.nan, inf=tally.inf, zeros=tally.zeros)
+    if tally.min is not None and tally.min == tally.max:  # exact: sums would round, and large squares overflow
+        result.mean, result.std = float(tally.min), 0.0
     elif tally.finite:
-        found.mean, found.std = tally.mean, sqrt(tally.spread / tally.finite)
-    return found
+        result.mean, result.std = tally.mean, sqrt(tally.spread / tally.finite)
+    return result

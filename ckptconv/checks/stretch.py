@@ -1,4 +1,4 @@
-"""The figures of one stretch of two tensors: read, and computed, a few elements at a time."""
+"""The figures of a range of two tensors, read and computed a few elements at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 STEP = 1 << 13
-"""Elements that are computed with at a time: the dozen temporary arrays stay in the cache."""
+"""Elements at a time, so that the dozen temporary arrays stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two tensors of one shape, and how far they may be apart."""
+    """Two tensors of one shape, and the tolerance for their difference."""
 
     a: LazyTensor
     b: LazyTensor
@@ -30,7 +30,7 @@ class Pair:
 
     @property
     def has_figures(self) -> bool:
-        """Whether both are numbers."""
+        """Whether both hold numbers, of which figures can be given."""
         return is_number(self.a.info.dtype) and is_number(self.b.info.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What `stats` counts in one stretch of a tensor, in a form that can be added up."""
+"""Counts and figures of one range of a tensor, for `stats`, in a form that can be added up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.codes import codes_of, values_of
-from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, carries, code_type, dot, widened
+from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, code_type, dot, f32_suffices, widened
 from ckptconv.checks.pool import read_pieces
 from ckptconv.core.arrays import Array, from_bytes
 from ckptconv.core.dtypes import COMPONENT, DType
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 
 MOST_BITS = 16
-"""Bits of elements that are counted by their codes."""
+"""Elements of up to this many bits are counted by their codes."""
 
 
 @dataclass(slots=True)
 class Tally:
     """Counts of elements, and figures of the finite ones.
 
-    inf:     of both signs. finite: how many are; of a complex tensor none is looked at.
-    mean:    of the finite ones. spread: the sum of their squared distances from it.
+    inf:    infinities of both signs.
+    finite: how many are finite; 0 for a complex tensor, whose elements are not examined.
+    mean:   the mean of the finite ones.
+    spread: the sum of their squared distances from the mean.
     """
 
     zeros: int = 0
@@ -39,7 +41,7 @@ class Tally:
     spread: float = 0.0
 
     def add(self, more: Tally) -> None:
-        """Take in the elements of another stretch."""
+        """Add the elements of another range."""
         for name in ("zeros", "nan", "inf"):
             setattr(self, name, getattr(self, name) + getattr(more, name))
         if not more.finite or more.min is None or more.max is None:
@@ -75,7 +77,7 @@ def _stretch(tensor: LazyTensor, start: int, stop: int, scratch: Scratch) -> Tal
 
 
 def _tally(values: Array) -> Tally:
-    """Any values, the long way."""
+    """The tally of any values, without shortcuts."""
     import numpy as np
 
     found = Tally()
@@ -107,7 +109,7 @@ def _numbers(data: memoryview, dtype: DType) -> Array:
 
 
 def _counted(tensor: LazyTensor, start: int, stop: int, scratch: Scratch) -> Tally:
-    """By how often each code comes; there are fewer codes than elements."""
+    """The tally from counts of each code, for ranges of more elements than there are codes."""
     import numpy as np
 
     dtype = tensor.info.dtype
@@ -132,9 +134,9 @@ def _counted(tensor: LazyTensor, start: int, stop: int, scratch: Scratch) -> Tal
 
 
 class FloatTally:
-    """Tallies blocks of F64, F32, F16 or BF16 that are finite throughout; belongs to one thread.
+    """Tallies blocks of F64, F32, F16 or BF16 whose elements are all finite; for use by one thread.
 
-    The mean is added up in F64; distances from it are taken in F32, but for F64, which gives seven digits.
+    The mean is added up in F64; distances from it are computed in F32, to seven digits, except for F64.
     """
 
     def __init__(self, dtype: DType) -> None:
@@ -145,7 +147,7 @@ class FloatTally:
         self.values, self.distances, self.spare = np.empty(BLOCK, kind), np.empty(BLOCK, kind), np.empty(BLOCK, "f4")
 
     def __call__(self, data: memoryview, count: int) -> Tally | None:
-        """The tally of at most `BLOCK` elements; None where the long way has to be gone."""
+        """The tally of at most `BLOCK` elements; None where they are not all finite, or F32 does not suffice."""
         import numpy as np
 
         codes = np.frombuffer(data, code_type(self.dtype))[:count]
@@ -157,7 +159,7 @@ class FloatTally:
         mean = total / count
         d = np.subtract(x, x.dtype.type(mean), out=self.distances[:count])
         squares = dot(d, d)
-        if not carries(squares, d):
+        if not f32_suffices(squares, d):
             return None
         zeros = int(np.count_nonzero(x == 0)) if low <= 0 <= high else 0
         off = mean - float(x.dtype.type(mean))

@@ -1,4 +1,4 @@
-"""Which names share one tensor in one checkpoint and not in the other."""
+"""Finds names that share one tensor in one checkpoint, but not in the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TieChange:
-    """Names (of B, where it has them) that share one tensor on one side alone; `groups`: those that still do there."""
+    """Names that share one tensor on one side only.
+
+    made:   whether that is the second side.
+    names:  the names that share the tensor; those in the second checkpoint, if it has them.
+    groups: the groups of these names that share a tensor on the other side, including groups of one.
+    """
 
     made: bool
     names: tuple[str, ...]
@@ -22,9 +27,10 @@ class TieChange:
 
 
 def compare_ties(a: Checkpoint, b: Checkpoint, names: Mapping[str, str], cut: Container[str]) -> list[TieChange]:
-    """Ties broken, then ties made, among names that both have; `names` says what those of `a` are called in `b`.
+    """The broken ties, then the new ones, among names that both have.
 
-    A tensor of `a` that is in pieces, or a piece, in `b` shares nothing any more: these names are in `cut`.
+    names: maps the names in `a` to those in `b`.
+    cut:   the names in `a` whose tensor was cut into pieces, or became a piece: they share nothing any more.
     """
     ours = []
     for group in a.ties:
@@ -32,11 +38,11 @@ def compare_ties(a: Checkpoint, b: Checkpoint, names: Mapping[str, str], cut: Co
         ours.append([*kept, *(name for name in group if kept and name not in names and name in cut)])
     shared = set(names.values())
     theirs = [[name for name in group if name in shared] for group in b.ties]
-    return [*_split(ours, theirs, made=False), *_split(theirs, ours, made=True)]
+    return [*_split_groups(ours, theirs, made=False), *_split_groups(theirs, ours, made=True)]
 
 
-def _split(groups: Sequence[Sequence[str]], others: Sequence[Sequence[str]], *, made: bool) -> list[TieChange]:
-    """The groups that fall apart on the other side."""
+def _split_groups(groups: Sequence[Sequence[str]], others: Sequence[Sequence[str]], *, made: bool) -> list[TieChange]:
+    """The groups whose names do not all share one tensor on the other side."""
     home: dict[str, int] = {name: i for i, group in enumerate(others) for name in group}
     found = []
     for group in groups:

@@ -33,19 +33,19 @@ class Tolerance:
 
     @property
     def is_exact(self) -> bool:
-        """Whether only equal bits will do."""
+        """Whether only equal bits are within it."""
         return not (self.rtol or self.atol or self.ulp)
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """One for all tensors, and others for those whose names match a pattern; the last that matches counts."""
+    """A default tolerance, and others for tensors whose names match a pattern: the last that matches counts."""
 
     default: Tolerance = Tolerance()
     special: tuple[tuple[str, Tolerance], ...] = ()
 
     def of(self, *names: str) -> Tolerance:
-        """The tolerance of a tensor that goes by these names."""
+        """The tolerance of a tensor that has these names."""
         for pattern, tolerance in reversed(self.special):
             if any(fnmatchcase(name, pattern) for name in names):
                 return tolerance
@@ -53,7 +53,7 @@ class Tolerances:
 
 
 def parse_tolerances(texts: Iterable[str]) -> tuple[tuple[str, Tolerance], ...]:
-    """``GLOB=rtol:1e-3,atol:1e-5,ulp:4``: what is not given is 0. Raises UsageError."""
+    """Parse ``GLOB=rtol:1e-3,atol:1e-5,ulp:4``; bounds that are not given are 0. Raises UsageError."""
     return tuple(_parse(text) for text in texts)
 
 

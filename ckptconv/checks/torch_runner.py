@@ -1,4 +1,4 @@
-"""Weights in a torch module: in eval mode, without gradients, with TF32 off and deterministic kernels."""
+"""Runs weights in a torch module: in eval mode, without gradients, with TF32 off and deterministic kernels."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ class TorchRunner:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its first parameter or buffer; float32 where it has none."""
+        """The type of its first floating parameter or buffer; float32 if it has none."""
         import torch
 
         return next(iter(float_types(self.module)), torch.float32)
 
     @property
     def unit(self) -> str:
-        """As `Runner.unit`."""
+        """See `Runner.unit`."""
         return str(self.dtype).removeprefix("torch.")
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
-        """As `Runner.run`. Raises RunError where the module does."""
+        """See `Runner.run`. Raises RunError if the module raises."""
         return {name: _numpy(value) for name, value in flat(self._call(feeds)).items()}
 
     def trace(self, feeds: Mapping[str, Array]) -> Layers:
-        """As `Runner.trace`. Raises RunError where the module does."""
-        found = traced(self.module, lambda: self._call(feeds))
-        return {name: _numpy(value) for name, value in found.items()}
+        """See `Runner.trace`. Raises RunError if the module raises."""
+        outputs = traced(self.module, lambda: self._call(feeds))
+        return {name: _numpy(value) for name, value in outputs.items()}
 
     def _call(self, feeds: Mapping[str, Array]) -> Any:
         import torch
@@ -65,7 +65,7 @@ class TorchRunner:
 
 
 def float_types(module: torch.nn.Module) -> dict[torch.dtype, None]:
-    """The floating types of its parameters and buffers, in order; a batch norm may have buffers alone."""
+    """The floating types of the module's parameters and buffers, in order. A batch norm may have only buffers."""
     held = chain(module.parameters(), module.buffers())
     return dict.fromkeys(tensor.dtype for tensor in held if tensor.is_floating_point())
 
@@ -73,7 +73,7 @@ def float_types(module: torch.nn.Module) -> dict[torch.dtype, None]:
 def arguments(
     module: torch.nn.Module, feeds: Mapping[str, Array], device: torch.device | str, dtype: torch.dtype
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """What `module` is called with: by name where ``forward`` knows all the names, else by position."""
+    """The arguments to call `module` with: by name if ``forward`` has all the names, else by position."""
     import inspect
 
     import torch
@@ -85,7 +85,7 @@ def arguments(
 
 
 def flat(found: Any) -> dict[str, torch.Tensor]:
-    """A module's outputs by name: its fields or keys, else ``output``, ``output_1`` …."""
+    """A module's outputs by name: its fields or keys, ``output`` for one tensor, else ``output_0``, ``output_1`` …."""
     import torch
 
     if isinstance(found, torch.Tensor):
@@ -103,7 +103,7 @@ def _numpy(value: torch.Tensor) -> Array:
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Without TF32 and without algorithms that differ from run to run."""
+    """A context without TF32, and without algorithms that differ from run to run."""
     import torch
 
     cuda, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -122,19 +122,20 @@ def load_weights(
     tensors: Mapping[str, LazyTensor],
     label: str,
     device: str,
-    turned: Callable[[torch.nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+    to_held_form: Callable[[torch.nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
     *,
     hint: str = "",
 ) -> torch.nn.Module:
-    """The module with the tensors in contiguous parameters of its own, in eval mode. Raises RunError.
+    """Load the tensors into contiguous parameters of the module, in eval mode. Tied names share one parameter.
 
-    `turned` gives the tensors under the module's own names where the file has others; `hint` says what to do where they
-    do not fit. Tied names keep sharing one
-    parameter.
+    to_held_form: gives the tensors under the module's own names, if the file has others.
+    hint:         what to do if they do not fit.
+
+    Raises RunError.
     """
     try:
         state = read_state(tensors)
-        load_state(module, state if turned is None else turned(module, state))
+        load_state(module, state if to_held_form is None else to_held_form(module, state))
     except RuntimeError as error:
         raise RunError(label, error, hint=hint) from error
     return module.to(device).eval().requires_grad_(False)

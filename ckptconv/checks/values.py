@@ -20,10 +20,10 @@ ZEROS_ARE_FINE = ("bias", "running_mean", "num_batches_tracked", "beta", "mask",
 
 def check_values(tensors: Mapping[str, LazyTensor], progress: Progress | None = None) -> list[Finding]:
     """NaN and Inf are errors; weights that are all zero and negative running variances are warnings."""
-    firsts: dict[object, str] = {}
+    first_names: dict[object, str] = {}
     for name, tensor in tensors.items():
-        firsts.setdefault(tensor.identity(name), name)
-    names = list(firsts.values())
+        first_names.setdefault(tensor.identity(name), name)
+    names = list(first_names.values())
     found = stats_of([tensors[name] for name in names], progress)
     return [
         finding for name, figures in zip(names, found, strict=True) for finding in _check(name, tensors[name], figures)
@@ -35,11 +35,11 @@ def _check(name: str, tensor: LazyTensor, figures: Stats | None) -> list[Finding
         return []
     found = []
     if figures.nan or figures.inf:
-        said = " and ".join(f"{count} {what}" for count, what in ((figures.nan, "NaN"), (figures.inf, "Inf")) if count)
-        message = f"{name} holds {said} among {tensor.info.numel:,} values"
-        wide = ".float()" if tensor.info.dtype.bits <= 8 else ""  # of which torch tells it for some alone
+        counts = " and ".join(f"{n} {what}" for n, what in ((figures.nan, "NaN"), (figures.inf, "Inf")) if n)
+        message = f"{name} holds {counts} among {tensor.info.numel:,} values"
+        wide = ".float()" if tensor.info.dtype.bits <= 8 else ""  # torch has isfinite for only some of these types
         hint = f"(~state_dict[{name!r}]{wide}.isfinite()).nonzero()"
-        found.append(Finding("non-finite", "error", name, message, "finite values", said, hint))
+        found.append(Finding("non-finite", "error", name, message, "finite values", counts, hint))
     last = name.rpartition(".")[2]
     numbers = tensor.info.dtype.kind in ("float", "complex")
     if numbers and figures.zeros == tensor.info.numel > 1 and not any(word in last for word in ZEROS_ARE_FINE):

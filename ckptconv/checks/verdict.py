@@ -1,4 +1,4 @@
-"""What a comparison of a checkpoint with an architecture came to."""
+"""The result of comparing a checkpoint with an architecture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found, the params that were bound, and where each is from; the table that these make, if any."""
+    """The findings, the params that were bound, where each came from, and the table that they give, if any."""
 
     findings: list[Finding]
     params: Mapping[str, ParamValue] = field(default_factory=dict)

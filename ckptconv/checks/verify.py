@@ -1,4 +1,4 @@
-"""Whether two runs gave the same, and which weights differ where they did not."""
+"""Compares the outputs of two runs, and finds the weights that differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Weight(NamedTuple):
-    """What a tensor is, so far as two can be told apart: element type, shape, and the hash of its content."""
+    """What identifies a tensor: its element type, its shape, and the hash of its content."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -25,12 +25,14 @@ class Weight(NamedTuple):
 
 @dataclass(slots=True)
 class Output:
-    """How one output differs, the worst of all batches.
+    """How one output differs, in the worst of all batches.
 
-    max_abs: the largest difference. max_rel: the largest relative to its row's largest magnitude.
-    bound:   the limit where the difference came nearest to it, or past it; 0 where bits have to be equal.
-    ok:      whether no element is past its limit.
-    share:   that difference through its limit. batch: the number of the batch in which it was.
+    max_abs: the largest difference.
+    max_rel: the largest difference relative to the largest magnitude in its row.
+    share:   the largest quotient of a difference and its limit.
+    bound:   the limit in that quotient; 0 if bits have to be equal.
+    batch:   the number of the batch in which it occurred.
+    ok:      whether no element exceeds its limit.
     """
 
     name: str
@@ -47,7 +49,7 @@ class Output:
 
 
 def _pair_outputs(a: Arrays, b: Arrays) -> list[tuple[str, str]]:
-    """Outputs of the two by name, else by position. Raises ValueError where they do not correspond."""
+    """Pairs the outputs by name, or else by position. Raises ValueError if they do not correspond."""
     if set(a) == set(b):
         return [(name, name) for name in a]
     if len(a) != len(b):
@@ -56,38 +58,38 @@ def _pair_outputs(a: Arrays, b: Arrays) -> list[tuple[str, str]]:
 
 
 def distances(x: Array, y: Array) -> Array:
-    """How far each element is off, in float64. NaN equals NaN, infinity itself; else they are infinitely far.
+    """The distance of each pair of elements, in float64.
 
-    So are texts that differ.
+    NaN equals NaN, and an infinity equals itself; otherwise they are infinitely far. So are strings that differ.
     """
     import numpy as np
 
     if not (_is_number(x) and _is_number(y)):
         return np.where(x == y, 0.0, np.inf)
     with np.errstate(all="ignore"):
-        wide = _wide(x), _wide(y)
-        distance = np.asarray(np.abs(wide[0] - wide[1]))
-        same = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
+        a, b = _as_double(x), _as_double(y)
+        distance = np.asarray(np.abs(a - b))
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
         distance[same] = 0.0
         distance[~same & ~np.isfinite(distance)] = np.inf
     return distance
 
 
 def _is_number(x: Array) -> bool:
-    return x.dtype.kind in "biufcV"  # ml_dtypes' are "V"
+    return x.dtype.kind in "biufcV"  # "V" are the types of ml_dtypes
 
 
-def _wide(x: Array) -> Array:
+def _as_double(x: Array) -> Array:
     import numpy as np
 
     return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
 
 
 def row_size(x: Array) -> Array:
-    """The largest finite magnitude along the last axis, which is kept."""
+    """The largest finite magnitude along the last axis, which is kept with length 1."""
     import numpy as np
 
-    size = np.abs(_wide(x)) if _is_number(x) else np.zeros(x.shape)
+    size = np.abs(_as_double(x)) if _is_number(x) else np.zeros(x.shape)
     size = np.where(np.isfinite(size), size, 0.0)
     return np.asarray(size.max(axis=-1, keepdims=True, initial=0.0)) if x.ndim else size
 
@@ -95,9 +97,9 @@ def row_size(x: Array) -> Array:
 def compare_outputs(
     found: dict[str, Output], a: Arrays, b: Arrays, limits: Mapping[str, Array] | None, batch: int = 0
 ) -> None:
-    """Take one batch into `found`; without limits the bits have to be equal.
+    """Compare one batch, and update `found` with it. Without limits, bits have to be equal.
 
-    Raises ValueError where outputs do not correspond.
+    Raises ValueError if outputs do not correspond.
     """
     import numpy as np
 
@@ -109,7 +111,7 @@ def compare_outputs(
         distance = distances(x, y)
         if distance.size == 0:
             continue
-        limit = np.broadcast_to(0.0 if limits is None else _limit(limits, name, position), distance.shape)
+        limit = np.broadcast_to(0.0 if limits is None else _limit_of(limits, name, position), distance.shape)
         with np.errstate(all="ignore"):
             relative = np.where(distance == 0, 0.0, distance / row_size(x))
             share = np.where(distance == 0, 0.0, distance / limit)
@@ -121,30 +123,33 @@ def compare_outputs(
         total.ok = total.ok and bool(((distance <= limit) | (distance == 0)).all())  # a limit may be NaN
 
 
-def _limit(limits: Mapping[str, Array], name: str, position: int) -> Array:
-    """The limit by the output's name, else by its position: a module and a graph call outputs differently."""
+def _limit_of(limits: Mapping[str, Array], name: str, position: int) -> Array:
+    """The limit by the output's name, or else by its position: a module and a graph name outputs differently."""
     return limits[name] if name in limits else list(limits.values())[min(position, len(limits) - 1)]
 
 
 def blame_weights(a: Mapping[str, Weight], b: Mapping[str, Weight], *, equivalent: bool) -> list[Finding]:
-    """Which tensors of one name, type and shape differ, and which only changed places."""
-    alike = [name for name in a if name in b and a[name][:2] == b[name][:2]]
-    changed = [name for name in alike if a[name] != b[name] and not name.endswith("num_batches_tracked")]
-    found: list[Finding] = []
+    """Findings about tensors with the same name, type and shape whose contents differ, or are swapped.
+
+    equivalent: the outputs are equal, so that such differences have no effect.
+    """
+    comparable = [name for name in a if name in b and a[name][:2] == b[name][:2]]
+    changed = [name for name in comparable if a[name] != b[name] and not name.endswith("num_batches_tracked")]
+    findings: list[Finding] = []
     if equivalent and changed:
         message = f"{listed(changed)}: the weights differ, and the outputs do not: that has no effect on these inputs"
         return [Finding("without-effect", "warning", changed[0], message)]
     swapped: set[str] = set()
-    homes = {a[name].content: name for name in changed}
+    name_by_content = {a[name].content: name for name in changed}
     for name in changed:
-        other = homes.get(b[name].content)
+        other = name_by_content.get(b[name].content)
         if other is None or other == name or name in swapped:
             continue
         if b[other].content == a[name].content and a[other][:2] == a[name][:2]:
             swapped |= {name, other}
             message = f"{name} and {other} are swapped: each holds what the other should"
-            found.append(Finding("swapped", "error", name, message, name, other))
+            findings.append(Finding("swapped", "error", name, message, name, other))
     left = [name for name in changed if name not in swapped]
     if left:
-        found.append(Finding("weights-differ", "error", left[0], f"{listed(left)}: the weights differ"))
-    return found
+        findings.append(Finding("weights-differ", "error", left[0], f"{listed(left)}: the weights differ"))
+    return findings

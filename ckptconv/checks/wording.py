@@ -1,4 +1,4 @@
-"""How a difference of two tensors is said in one line."""
+"""The findings about differences of two tensors, each with a message of one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def scalar(value: Scalar, digits: int = 9) -> str:
-    """A value in so many digits, -0.0 with its sign."""
+    """A value with this many significant digits; -0.0 keeps its sign."""
     if isinstance(value, (bool, int)):
         return str(value)
     if isinstance(value, complex):
@@ -28,27 +28,26 @@ def scalar(value: Scalar, digits: int = 9) -> str:
 
 
 def value_finding(one: Comparison, values: Values | None) -> Iterator[Finding]:
-    """The findings of a pair whose bytes differ: of its element type, of its values."""
+    """The findings about a pair whose bytes differ: its element type, its values."""
     name = one.a_name if one.a_name == one.b_name else f"{one.a_name} → {one.b_name}"
     a_type, b_type = one.a.info.dtype.name, one.b.info.dtype.name
     if a_type != b_type:
-        how = _cast(values)
-        message = f"{name}: {a_type} → {b_type}{how}"
+        message = f"{name}: {a_type} → {b_type}{_cast_text(values)}"
         yield Finding("dtype-changed", "error", one.a_name, message, a_type, b_type)
         if values is None or values.cast or not values.differing:
             return
     if values is None:
         yield Finding("value-changed", "error", one.a_name, f"{name}: other bytes ({a_type} is compared as bytes)")
         return
-    expected, found = _first(values)
+    expected, found = _first_texts(values)
     within = values.outside == 0
     rounded = "" if values.between is None else f"rounded to {values.between}, "
-    message = f"{name}: {rounded}{_differing(values)}{', all within the tolerance' if within else ''}"
+    message = f"{name}: {rounded}{_difference_text(values)}{', all within the tolerance' if within else ''}"
     yield Finding("value-changed", "info" if within else "error", one.a_name, message, expected, found)
 
 
 def tie_finding(change: TieChange) -> Finding:
-    """The finding of names that share one tensor on one side alone."""
+    """The finding about names that share one tensor on one side only."""
     names = " = ".join(change.names)
     apart = ", ".join(" = ".join(group) for group in change.groups)
     all_apart = len(change.groups) == len(change.names)
@@ -59,7 +58,7 @@ def tie_finding(change: TieChange) -> Finding:
     return Finding("tie-broken", "error", change.names[0], message, names, apart)
 
 
-def _cast(values: Values | None) -> str:
+def _cast_text(values: Values | None) -> str:
     if values is None:
         return "; values are not compared"
     if values.differing == 0:
@@ -70,14 +69,14 @@ def _cast(values: Values | None) -> str:
     return f", cast{way}, {'rounding, and some values past the range' if values.overflowed else 'rounding only'}"
 
 
-def _first(values: Values) -> tuple[str | None, str | None]:
+def _first_texts(values: Values) -> tuple[str | None, str | None]:
     if values.first is None or values.first_values is None:
         return None, None
     a, b = values.first_values
     return scalar(a), scalar(b)
 
 
-def _differing(values: Values) -> str:
+def _difference_text(values: Values) -> str:
     count = f"{values.differing:,} of {values.elements:,}"
     text = f"{count} {'value differs' if values.differing == 1 else 'values differ'}"
     if values.signs == values.differing:
@@ -86,7 +85,7 @@ def _differing(values: Values) -> str:
         text += f", by up to {scalar(values.max_abs, 3)}"
     if values.nan:
         text += f", {values.nan:,} in being NaN"
-    expected, found = _first(values)
+    expected, found = _first_texts(values)
     if values.first is not None:
         text += f"; first at {shape_text(values.first)}: {expected} → {found}"
     return text

@@ -1,4 +1,4 @@
-"""What can be done with stretches of tensors in any process: what goes in and comes out is JSON."""
+"""The computations that can run on ranges of tensors in any process: arguments and results are JSON."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 Result = TypeVar("Result", Figures, Tally)
 
 Options = Mapping[str, Any]
-"""Numbers by name."""
+"""Numbers, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[Result]):
-    """Something to find out of elements [start, stop) of one or two tensors, `start` a multiple of eight.
+    """A computation on elements [start, stop) of one or two tensors; `start` is a multiple of eight.
 
-    result: a dataclass of numbers, tuples of them and arrays of integers.
-    run:    takes the tensors, `start`, `stop`, the worker's scratch and the options.
+    result: the type of the result, a dataclass of numbers, tuples of numbers, and arrays of integers.
+    run:    takes the tensors, `start`, `stop`, the worker's scratch memory and the options.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Work(Generic[Result]):
     run: Callable[..., Result]
 
     def to_json(self, result: Result) -> Json:
-        """What was found, as JSON."""
-        values = {one.name: getattr(result, one.name) for one in fields(result)}
+        """A result as JSON."""
+        values = {field.name: getattr(result, field.name) for field in fields(result)}
         return {name: to_json(value.tolist() if hasattr(value, "tolist") else value) for name, value in values.items()}
 
     def from_json(self, document: Json) -> Result:
-        """The same again."""
+        """The result that `to_json` spelled."""
         import numpy as np
 
         values: dict[str, Any] = {}
@@ -63,9 +63,9 @@ def _tally(tensors: Sequence[LazyTensor], start: int, stop: int, scratch: Scratc
 
 
 FIGURES = Work("figures", Figures, _figures)
-"""How two tensors differ; options `rtol`, `atol`, `ulp`, `bins`."""
+"""How two tensors differ. Options: `rtol`, `atol`, `ulp`, `bins`."""
 
 TALLY = Work("tally", Tally, _tally)
-"""What `stats` counts of one tensor."""
+"""What `stats` counts in one tensor."""
 
 WORKS: dict[str, Work[Any]] = {work.name: work for work in (FIGURES, TALLY)}

@@ -1,6 +1,6 @@
-"""The one place where bytes become arrays: element types as numpy and torch spell them.
+"""Converts bytes into arrays, and has numpy's and torch's names of the element types.
 
-numpy and ml_dtypes take 0.1 s to import and torch 2 s, so both are imported when an array is asked for.
+numpy and ml_dtypes take 0.1 s to import, and torch 2 s. They are imported only when an array is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 Arrays = dict[str, Array]
-"""Arrays by name: what goes into a network, or comes out of it."""
+"""Arrays by name: the inputs or outputs of a network."""
 
 NUMPY_NAMES: dict[DType, str] = {
     DType.F64: "float64",
@@ -49,20 +49,20 @@ NUMPY_NAMES: dict[DType, str] = {
     DType.C128: "complex128",
     DType.C64: "complex64",
 }
-"""numpy's dtype for each of ours; ``ml_dtypes.`` where that package brings it. C32 and BC32 have none."""
+"""numpy's dtype for each of ours; those with ``ml_dtypes.`` come from that package. C32 and BC32 have none."""
 
 NUMPY_DESCR: dict[DType, str] = {
     DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2", DType.BF16: "<V2", DType.I64: "<i8", DType.I32: "<i4",
     DType.I16: "<i2", DType.I8: "|i1", DType.U64: "<u8", DType.U32: "<u4", DType.U16: "<u2", DType.U8: "|u1",
     DType.BOOL: "|b1", DType.C128: "<c16", DType.C64: "<c8",
 }  # fmt: skip
-"""numpy's word for an element type. It has none for bfloat16: ml_dtypes' arrays are saved as two bytes each, "void"."""
+"""numpy's type strings. There is none for bfloat16: arrays of ml_dtypes are saved as two bytes each, "void"."""
 
 NUMPY_NAMED = {name.rpartition(".")[2]: dtype for dtype, name in NUMPY_NAMES.items()}
 """The element types by numpy's names, without a package: ``float32``, ``bfloat16``."""
 
 NUMPY_CODED = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items() if descr[1] != "V"}
-"""The element types by numpy's words, without the byte order: ``f4``."""
+"""The element types by numpy's type strings, without the byte order: ``f4``."""
 
 TORCH_NAMES: dict[DType, str] = {
     DType.F64: "float64",
@@ -94,7 +94,7 @@ TORCH_NAMES: dict[DType, str] = {
 
 @cache
 def numpy_dtype(dtype: DType) -> np.dtype[Any]:
-    """Numpy's dtype. Raises UnsupportedError where numpy and ml_dtypes have none."""
+    """Numpy's dtype for an element type. Raises UnsupportedError if neither numpy nor ml_dtypes has one."""
     import ml_dtypes
     import numpy as np
 
@@ -107,7 +107,7 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
 
 
 def from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...] | int) -> Array:
-    """A part of an image as a numpy array. Elements under 8 bits take one byte each, as in ml_dtypes."""
+    """A part of an image as a numpy array. Elements of less than 8 bits take one byte each, as in ml_dtypes."""
     import numpy as np
 
     target = numpy_dtype(dtype)

@@ -41,8 +41,8 @@ class OpenFile(Protocol):
     def check_unchanged(self) -> None: ...
 
 
-MOST_COMPARED = 5000
-"""The most names among which a mistyped one is looked for; it takes some 0.1 s."""
+MAX_COMPARED_NAMES = 5000
+"""The most names to compare a mistyped one with, which takes some 0.1 s."""
 
 MetaDict = dict["Hashable", MetaNode]
 """Metadata by top-level key: nearly always strings; positions if the file's root was a list or a tuple."""
@@ -64,13 +64,13 @@ class _Parts(TypedDict, total=False):
 class Checkpoint(Mapping[str, "LazyTensor"]):
     """The model's own tensors, under the state_dict's names and in its order. A context manager.
 
-    extras:     tensors outside the state_dict (an optimizer's), named by their path.
-    composites: quantized and sparse tensors by name, whose parts are in the mapping and the extras. If such a tensor
-                stood alone in the tree, the reference is to its values.
-    root:     the whole file as a metadata tree in which `StateDict` stands for the model's tensors and
-              `TensorRef` for single ones. `metadata` is this tree without the model's tensors.
-    format:   the reader's name.
-    findings: what the reader noticed without refusing the file.
+    extras:     tensors outside the state_dict (such as an optimizer's), named by their path.
+    composites: quantized and sparse tensors by name; their parts are in the mapping and the extras. If such a tensor
+                stands alone in the tree, its `TensorRef` names its values.
+    root:       the whole file as a metadata tree, in which `StateDict` stands for the model's tensors, and `TensorRef`
+                for single ones. `metadata` is this tree without the model's tensors.
+    format:     the reader's name.
+    findings:   what the reader noticed without refusing the file.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             hint = f"it is outside of the model: checkpoint.extras[{name!r}]" if name in self.extras else ""
             raise no_tensor(name, self._tensors, hint=hint, otherwise="list(checkpoint) has the names") from None
 
-    def __contains__(self, name: object) -> bool:  # as `get`, without looking for names like it
+    def __contains__(self, name: object) -> bool:  # Mapping's would search for similar names each time
         return name in self._tensors
 
-    if not TYPE_CHECKING:  # whose signature is Mapping's
+    if not TYPE_CHECKING:  # type checkers should see Mapping's signature
 
         def get(self, name, default=None):
             return self._tensors.get(name, default)
@@ -181,13 +181,15 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     def composites_of(self, tensors: Container[str]) -> dict[str, Composite]:
         """The composites whose parts are all among `tensors`."""
         return {
-            name: one for name, one in self.composites.items() if all(part in tensors for part in one.parts.values())
+            name: composite
+            for name, composite in self.composites.items()
+            if all(part in tensors for part in composite.parts.values())
         }
 
     def whole(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
-        """A tensor as torch has it, also a whole quantized or sparse one. Reads it.
+        """A tensor in torch, which may be a whole quantized or sparse one. Reads it.
 
-        Raises KeyError, and as `to_torch`; CorruptFileError for indices out of range.
+        Raises KeyError, CorruptFileError for indices out of range, and what `to_torch` raises.
         """
         from ckptconv.core.whole import composite_to_torch
 
@@ -205,15 +207,22 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         from ckptconv.core.device import load_tensors
 
         composites = self.composites_of(self._tensors)
-        parts = {part for one in composites.values() for part in one.parts.values()}
+        parts = {part for composite in composites.values() for part in composite.parts.values()}
         plain = {name: tensor for name, tensor in self._tensors.items() if name not in parts}
-        found = dict(zip(plain, load_tensors(plain.values(), device), strict=True))
-        whole = {one.parts[VALUES]: name for name, one in composites.items()}
-        keys = [whole.get(name, name) for name in self._tensors if name not in parts or name in whole]
-        return {name: self.whole(name, device) if name in composites else found[name] for name in keys}
+        loaded = dict(zip(plain, load_tensors(plain.values(), device), strict=True))
+        # a composite takes the place of its values; its other parts are left out
+        composite_by_values = {composite.parts[VALUES]: name for name, composite in composites.items()}
+        result = {}
+        for name in self._tensors:
+            if name in composite_by_values:
+                whole_name = composite_by_values[name]
+                result[whole_name] = self.whole(whole_name, device)
+            elif name not in parts:
+                result[name] = loaded[name]
+        return result
 
     def replaced(self, **parts: Unpack[_Parts]) -> Checkpoint:
-        """The same checkpoint, on the same file, with some of its parts replaced, like `dataclasses.replace`."""
+        """A copy on the same open file with some parts replaced, like `dataclasses.replace`."""
         all_parts: _Parts = {
             "tensors": self._tensors, "extras": self.extras, "composites": self.composites, "root": self.root,
             "format": self.format, "notes": self.notes, "findings": self.findings, "file": self._file,
@@ -222,16 +231,16 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         return Checkpoint(**all_parts)
 
     def with_tensors(self, tensors: Mapping[str, LazyTensor], findings: Iterable[Finding]) -> Checkpoint:
-        """The same checkpoint with other tensors for the model, and other findings."""
+        """A copy with other tensors for the model, and other findings."""
         return self.replaced(
             tensors=tensors, composites=self.composites_of({**tensors, **self.extras}),
             notes=replace(self.notes, digest=None), findings=tuple(findings),
         )  # fmt: skip
 
     def bare(self) -> Checkpoint:
-        """Only the model's tensors: no metadata, no extras; module versions stay with their state_dict."""
-        kept = list(nodes_of(self.root, StateDict))
-        hole = kept[0] if len(kept) == 1 else StateDict()
+        """A copy with only the model's tensors: no metadata, no extras. Module versions stay with their state_dict."""
+        state_dicts = list(nodes_of(self.root, StateDict))
+        state_dict = state_dicts[0] if len(state_dicts) == 1 else StateDict()
         notes = replace(
             self.notes.only(self._tensors),
             attributes={},
@@ -242,11 +251,11 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             types={},
             members=(),
         )
-        root = StateDict(container=hole.container, versions=hole.versions)
+        root = StateDict(container=state_dict.container, versions=state_dict.versions)
         return self.replaced(extras={}, composites=self.composites_of(self._tensors), root=root, notes=notes)
 
     def with_metadata(self, values: Mapping[str, MetaNode]) -> Checkpoint:
-        """The same checkpoint with top-level metadata keys set; a bare state_dict becomes one with metadata.
+        """A copy with top-level metadata keys set; a bare state_dict becomes one with metadata around it.
 
         Raises UsageError for a key that holds tensors.
         """
@@ -274,26 +283,28 @@ def _holds_tensors(node: MetaNode) -> bool:
 
 
 def no_tensor(name: str, names: Iterable[str], *, hint: str = "", otherwise: str) -> NoTensorError:
-    """The error for a name that is none of `names`; unless a hint is given, it suggests similar names."""
+    """The error for an unknown tensor name. Without `hint`, it suggests similar ones of `names`, else `otherwise`."""
     if not hint:
         near = sorted((known for known in names if isinstance(name, str) and name and name in known), key=len)[:3]
-        near = near or get_close_matches(str(name), list(islice(names, MOST_COMPARED)), n=3, cutoff=0.5)
+        near = near or get_close_matches(str(name), list(islice(names, MAX_COMPARED_NAMES)), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(repr(known) for known in near)}?" if near else otherwise
     return NoTensorError(f"there is no tensor {name!r}", hint=hint)
 
 
 def wholes(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as a module sees it: quantized and sparse tensors in place of their parts, by header alone."""
+    """A copy as a module sees it: quantized and sparse tensors in place of their parts. They have headers only."""
     if not checkpoint.composites:
         return checkpoint
     from ckptconv.core.composite import VALUES, header_only
 
-    made = {one.parts[VALUES]: (name, one) for name, one in checkpoint.composites_of(checkpoint).items()}
-    parts = {part for _, one in made.values() for part in one.parts.values()}
+    composites = checkpoint.composites_of(checkpoint)
+    name_by_values = {composite.parts[VALUES]: name for name, composite in composites.items()}
+    parts = {part for composite in composites.values() for part in composite.parts.values()}
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in checkpoint.items():
-        if name in made:
-            tensors[made[name][0]] = header_only(made[name][1], tensor.alias)
+        if name in name_by_values:
+            whole_name = name_by_values[name]
+            tensors[whole_name] = header_only(composites[whole_name], tensor.alias)
         elif name not in parts:
             tensors[name] = tensor
     return checkpoint.replaced(tensors=tensors, composites={})

@@ -1,6 +1,6 @@
-"""Tensors that are made of several: quantized and sparse ones.
+"""Quantized and sparse tensors, which are made of several plain ones.
 
-A checkpoint holds their dense parts as tensors of their own, and a `Composite` that says how these belong together:
+A checkpoint holds their parts as tensors of their own, and a `Composite` that says how the parts belong together:
 
     quantized   values       the integers, as I8, U8, I32; two or four to a byte as U8, one dimension
                 scale        F64 [] for the whole tensor; or F64 or F32 [C], one for each index of the axis
@@ -12,8 +12,8 @@ A checkpoint holds their dense parts as tensors of their own, and a `Composite` 
                 values                                    [batch…, N, dense dimensions…]
     sparse_bsr, sparse_bsc    the same of blocks          values [batch…, N, height, width, dense dimensions…]
 
-`problem` compares the parts' headers, and reads nothing; what the indices say is checked by `ckptconv.core.indices`
-before anyone relies on it.
+`problem` compares the parts' headers, and reads nothing. `ckptconv.core.indices` checks the values of indices before
+anything relies on them.
 
 Sources: torch/_tensor.py (`_reduce_ex_internal`), c10/core/ScalarType.h, ATen/native/sparse/ValidateCompressed*.
 """
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
 VALUES = "values"
-"""The part that a composite cannot be without; bookkeeping of the whole goes by its name."""
+"""The part that every composite has. Notes about the whole are kept under this part's name."""
 
 CARRIERS: dict[DType, DType] = {
     DType.QI8: DType.I8, DType.QU8: DType.U8, DType.QI32: DType.I32, DType.QU4: DType.U8, DType.QU2: DType.U8,
 }  # fmt: skip
-"""As what the integers of a quantized type are held."""
+"""The type in which the integers of a quantized type are held."""
 
 PER_TENSOR, PER_CHANNEL = "per_tensor_affine", "per_channel_affine"
 FLOAT_QPARAMS = "per_channel_affine_float_qparams"
@@ -53,7 +53,7 @@ INDICES: dict[str, tuple[str, ...]] = {
     "sparse_bsr": ("crow_indices", "col_indices"),
     "sparse_bsc": ("ccol_indices", "row_indices"),
 }
-"""What the parts of a layout are called besides the values, in torch's order; a name is what torch calls the part."""
+"""The parts of each layout besides its values, by torch's names and in torch's order."""
 
 _MAX_NUMEL = (1 << 63) - 1
 
@@ -62,8 +62,9 @@ _MAX_NUMEL = (1 << 63) - 1
 class Quantized:
     """A quantized tensor: each value is ``(integer - zero point) * scale``.
 
-    parts: names of the tensors "values", "scale" and "zero_point". dtype: QI8, QU8, QI32, QU4 or QU2.
-    axis:  the dimension whose indices have a scale each; None where one holds for all.
+    parts: the names of the tensors "values", "scale" and "zero_point".
+    dtype: QI8, QU8, QI32, QU4 or QU2.
+    axis:  the dimension along which each index has its own scale; None if there is one scale for the whole tensor.
     """
 
     parts: Mapping[str, str]
@@ -88,10 +89,11 @@ class Quantized:
 
 @dataclass(frozen=True, slots=True)
 class Sparse:
-    """A sparse tensor: the values at the indices, and nothing elsewhere.
+    """A sparse tensor: values at the indices, zero elsewhere.
 
-    parts:     names of the tensors "values" and those of `INDICES`. dtype: of the values.
-    coalesced: whether the indices of a sparse_coo are said to be sorted and unique; False for other layouts.
+    parts:     the names of the tensor "values" and of the layout's `INDICES`.
+    dtype:     the type of the values.
+    coalesced: whether a sparse_coo states that its indices are sorted and unique; False for other layouts.
     """
 
     parts: Mapping[str, str]
@@ -118,37 +120,37 @@ Composite = Quantized | Sparse
 
 
 def roles(composite: Composite) -> tuple[str, ...]:
-    """The parts that such a tensor has, in torch's order."""
+    """The roles of the parts that such a tensor has, in torch's order."""
     if isinstance(composite, Quantized):
         return VALUES, "scale", "zero_point"
     return (*INDICES[composite.layout], VALUES)
 
 
 def from_dict(entry: Any) -> Composite:
-    """The composite that `to_dict` spelled. Raises ValueError, TypeError, KeyError, AttributeError elsewhere."""
+    """The composite that `to_dict` spelled. Raises ValueError, TypeError, KeyError or AttributeError for other data."""
     parts = {as_text(role): as_text(name) for role, name in entry["parts"].items()}
     shape = tuple(as_size(n) for n in entry["shape"])
     dtype = DTYPES[as_text(entry["dtype"])]
-    made: Composite
+    composite: Composite
     if entry["kind"] == "quantized":
         axis = entry.get("axis")
-        made = Quantized(parts, shape, dtype, as_text(entry["scheme"]), None if axis is None else as_size(axis))
+        composite = Quantized(parts, shape, dtype, as_text(entry["scheme"]), None if axis is None else as_size(axis))
     elif entry["kind"] == "sparse" and entry["layout"] in INDICES:
-        made = Sparse(parts, shape, dtype, entry["layout"], entry.get("coalesced", False) is True)
+        composite = Sparse(parts, shape, dtype, entry["layout"], entry.get("coalesced", False) is True)
     else:
         raise ValueError("a tensor is made of parts in no way that is known")
-    if set(parts) != set(roles(made)) or len(set(parts.values())) != len(parts):
+    if set(parts) != set(roles(composite)) or len(set(parts.values())) != len(parts):
         raise ValueError("a tensor is made of parts that it does not have")
-    return made
+    return composite
 
 
 def renamed(composite: Composite, names: Mapping[str, str]) -> Composite:
-    """The same of parts that go by other names."""
+    """The composite with its parts under new names; a part without a new name keeps its own."""
     return replace(composite, parts={role: names.get(name, name) for role, name in composite.parts.items()})
 
 
 def header_only(composite: Composite, alias: Hashable) -> LazyTensor:
-    """What the parts make, as far as a header says it. Its bytes lie nowhere: reading raises UnsupportedError."""
+    """The whole tensor as a header. It has no bytes of its own: reading it raises UnsupportedError."""
 
     def reader(start: int, stop: int) -> memoryview:
         raise UnsupportedError(f"{composite.summary} has no plain bytes", hint="read its parts, or to_torch()")
@@ -157,16 +159,18 @@ def header_only(composite: Composite, alias: Hashable) -> LazyTensor:
 
 
 def packed_bytes(dtype: DType, shape: tuple[int, ...]) -> int:
-    """Bytes of torch's storage where several integers share a byte: every row of the last dimension is rounded up.
+    """The size of torch's storage for a type with several integers to a byte: each row of the last dimension is rounded
+    up to whole bytes.
 
-    (The integers themselves do not heed the rows; see `get_sub_byte_tensor_size` in ATen/quantized/Quantizer.cpp.)
+    The integers themselves are packed without regard to rows; see `get_sub_byte_tensor_size` in
+    ATen/quantized/Quantizer.cpp.
     """
     per_byte = 8 // dtype.bits
     return prod(shape[:-1]) * -(-shape[-1] // per_byte) if shape else 1
 
 
 def problem(composite: Composite, infos: Mapping[str, TensorInfo]) -> str | None:
-    """What in the headers of the parts contradicts that they make this tensor; None where nothing does."""
+    """Why parts with these headers cannot make this tensor; None if they can."""
     missing = [name for name in composite.parts.values() if name not in infos]
     if missing:
         return f"its part {missing[0]!r} is missing"
@@ -219,8 +223,12 @@ def _coo_problem(one: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """The numbers of a compressed layout: `batches` times `groups` rows (or columns, or rows of blocks) of at most
-    `bound` entries each, `count` of them in a batch.
+    """The sizes of a compressed layout.
+
+    batches: the product of the batch dimensions.
+    groups:  the rows in a batch (or columns, or rows or columns of blocks, depending on the layout).
+    bound:   the most entries in a group.
+    count:   the entries in a batch.
     """
 
     batches: int
@@ -230,29 +238,29 @@ class Compressed:
 
 
 def compressed(one: Sparse, infos: Mapping[str, TensorInfo]) -> Compressed | str:
-    """The numbers of a layout other than sparse_coo, or what is wrong with the shapes of its parts."""
+    """The sizes of a layout other than sparse_coo, or what is wrong with the shapes of its parts."""
     outer, inner = (infos[one.parts[role]] for role in INDICES[one.layout])
     values = infos[one.parts[VALUES]]
     if outer.dtype is not inner.dtype or outer.dtype not in (DType.I64, DType.I32):
         return f"its indices are {outer.dtype} and {inner.dtype}, not both I64 or I32"
     batch = outer.shape[:-1]
-    at, blocks = len(batch), one.layout in ("sparse_bsr", "sparse_bsc")
+    at, has_blocks = len(batch), one.layout in ("sparse_bsr", "sparse_bsc")
     count = inner.shape[-1] if inner.shape else 0
-    block = values.shape[at + 1 : at + 3] if blocks else (1, 1)
-    dense = values.shape[at + 1 + 2 * blocks :]
+    block = values.shape[at + 1 : at + 3] if has_blocks else (1, 1)
+    dense = values.shape[at + 3 if has_blocks else at + 1 :]
     shapes = f"indices {list(outer.shape)} and {list(inner.shape)} and values {list(values.shape)}"
-    unlike = f"{shapes} make no {one.layout} tensor {list(one.shape)}"
+    mismatch = f"{shapes} make no {one.layout} tensor {list(one.shape)}"
     if not outer.shape or inner.shape != (*batch, count) or values.shape[: at + 1] != (*batch, count):
-        return unlike
+        return mismatch
     if len(one.shape) < at + 2 or one.shape[:at] != batch or one.shape[at + 2 :] != dense:
-        return unlike
+        return mismatch
     if len(block) != 2 or 0 in block or any(n % size for n, size in zip(one.shape[at : at + 2], block, strict=True)):
-        return unlike
+        return mismatch
     rows, columns = (n // size for n, size in zip(one.shape[at : at + 2], block, strict=True))
     groups, bound = (rows, columns) if one.layout in ("sparse_csr", "sparse_bsr") else (columns, rows)
-    return unlike if outer.shape[-1] != groups + 1 else Compressed(prod(batch), groups, bound, count)
+    return mismatch if outer.shape[-1] != groups + 1 else Compressed(prod(batch), groups, bound, count)
 
 
 def _compressed_problem(one: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
-    made = compressed(one, {one.parts[role]: info for role, info in parts.items()})
-    return made if isinstance(made, str) else None
+    result = compressed(one, {one.parts[role]: info for role, info in parts.items()})
+    return result if isinstance(result, str) else None

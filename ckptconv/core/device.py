@@ -1,8 +1,8 @@
-"""Tensors as torch has them, on the device where they are wanted.
+"""Loads tensors into torch, on any device.
 
-On the CPU a tensor is read straight into torch's memory. For a GPU the file is read into one of two buffers of
-page-locked memory while the GPU fetches the other, on a stream of its own, so that reading and copying need not add up.
-What that gains over torch.load and safetensors, ``tests/benchmarks/device.py`` measures where there is a GPU.
+On the CPU, a tensor is read straight into torch's memory. For a GPU, the file is read into one of two buffers of
+page-locked memory while the GPU fetches the other, on a stream of its own, so that reading and copying overlap.
+``tests/benchmarks/device.py`` measures the gain over torch.load and safetensors, if there is a GPU.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 CHUNK = 32 << 20
-"""Bytes of a buffer: a transfer of that size takes a millisecond, against some 10 µs to start it."""
+"""The size of a buffer in bytes. A transfer of that size takes a millisecond, and some 10 µs to start."""
 
 SMALL = 4 << 20
-"""Bytes up to which a tensor alone is copied without buffers, which take longer to lock."""
+"""Up to this many bytes in all are copied without buffers, as locking these would take longer."""
 
 
 def torch_device(device: str | torch.device) -> torch.device:
-    """The device of that name. Raises MissingExtraError without torch, UsageError where there is none."""
+    """The device of that name. Raises MissingExtraError without torch, UsageError if there is no such device."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -52,13 +52,14 @@ def torch_device(device: str | torch.device) -> torch.device:
 
 
 def load_tensor(tensor: LazyTensor, device: str | torch.device = "cpu") -> torch.Tensor:
-    """The whole tensor. Raises as `torch_device`, and UnsupportedError for an element type that torch lacks."""
+    """Load a whole tensor. Raises as `torch_device` does, and UnsupportedError for an element type that torch lacks."""
     return load_tensors([tensor], device)[0]
 
 
 def load_tensors(tensors: Iterable[LazyTensor], device: str | torch.device = "cpu") -> list[torch.Tensor]:
-    """All of the tensors; those that are tied are one. On the CPU they take their own size in memory, and for a GPU
-    two buffers of `CHUNK`. Raises as `load_tensor`.
+    """Load tensors; tied ones become the same torch tensor.
+
+    Memory on the CPU: the size of the tensors; for a GPU, two buffers of `CHUNK`. Raises as `load_tensor` does.
     """
     place, listed = torch_device(device), list(tensors)
     for tensor in listed:
@@ -66,11 +67,11 @@ def load_tensors(tensors: Iterable[LazyTensor], device: str | torch.device = "cp
     total = sum(tensor.info.nbytes for tensor in listed)
     if place.type == "cuda" and total > SMALL:
         with _cuda_stager(place) as stager:
-            return _each(listed, lambda tensor: stager.load(tensor, place))
-    return _each(listed, lambda tensor: _plain(tensor).to(place))
+            return _load_distinct(listed, lambda tensor: stager.load(tensor, place))
+    return _load_distinct(listed, lambda tensor: _load_on_cpu(tensor).to(place))
 
 
-def _each(tensors: list[LazyTensor], load: Callable[[LazyTensor], torch.Tensor]) -> list[torch.Tensor]:
+def _load_distinct(tensors: list[LazyTensor], load: Callable[[LazyTensor], torch.Tensor]) -> list[torch.Tensor]:
     made: dict[object, torch.Tensor] = {}
     for position, tensor in enumerate(tensors):
         key = tensor.identity(position)
@@ -79,7 +80,7 @@ def _each(tensors: list[LazyTensor], load: Callable[[LazyTensor], torch.Tensor])
     return [made[tensor.identity(position)] for position, tensor in enumerate(tensors)]
 
 
-def _plain(tensor: LazyTensor) -> torch.Tensor:
+def _load_on_cpu(tensor: LazyTensor) -> torch.Tensor:
     import torch
 
     flat = torch.empty(tensor.info.nbytes, dtype=torch.uint8)
@@ -89,19 +90,19 @@ def _plain(tensor: LazyTensor) -> torch.Tensor:
 
 
 class CopyQueue(Protocol):
-    """Copies to a device that run in order, beside the host."""
+    """Copies to a device, which run in order and asynchronously."""
 
     def buffer(self, size: int) -> torch.Tensor:
-        """Bytes of host memory that a copy may start from."""
+        """Allocate host memory that can be copied from."""
         ...
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> Callable[[], None]:
-        """Start a copy. `source` must not be written to before the function that is returned, which waits, has."""
+        """Start a copy. Returns a function that waits for it; `source` must not be written to before that returns."""
         ...
 
 
 class Stager:
-    """Brings tensors to a device through two buffers in turn. Complete once `queue` has finished."""
+    """Copies tensors to a device through two alternating buffers. They are complete once `queue` has finished."""
 
     def __init__(self, queue: CopyQueue, chunk: int = CHUNK) -> None:
         self._queue = queue
@@ -110,7 +111,7 @@ class Stager:
         self._turn = 0
 
     def load(self, tensor: LazyTensor, device: torch.device) -> torch.Tensor:
-        """Start bringing the tensor there; its memory is complete once the queue has finished."""
+        """Start copying a tensor to the device. It is complete once the queue has finished."""
         import torch
 
         flat = torch.empty(tensor.info.nbytes, dtype=torch.uint8, device=device)
@@ -126,7 +127,7 @@ class Stager:
 
 @contextmanager
 def _cuda_stager(device: torch.device) -> Iterator[Stager]:
-    """A stager for that GPU; everything has arrived when the context ends, also by an exception."""
+    """A stager for a GPU. All copies are complete when the context ends, also after an exception."""
     import torch
 
     with torch.cuda.device(device):
@@ -134,7 +135,7 @@ def _cuda_stager(device: torch.device) -> Iterator[Stager]:
         try:
             yield Stager(queue)
         finally:
-            queue.stream.synchronize()  # buffers and tensors may be freed, or used by another stream, from here on
+            queue.stream.synchronize()  # afterwards, buffers and tensors may be freed or used by other streams
 
 
 class _CudaQueue:
@@ -151,7 +152,7 @@ class _CudaQueue:
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> Callable[[], None]:
         import torch
 
-        # the memory may have been another tensor's, which work on the usual stream still reads
+        # the memory may have belonged to a tensor that work on the default stream still reads
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             target.copy_(source, non_blocking=True)
@@ -174,8 +175,9 @@ def _torch_type(info: TensorInfo) -> torch.dtype:
 
     name = TORCH_NAMES.get(info.dtype)
     if name is None:
-        floats = "convert it with --dtype F32, which makes floats of blocks, or " * (info.dtype.kind == "block")
-        hint = f"{floats}read its bytes with .read()"
+        hint = "read its bytes with .read()"
+        if info.dtype.kind == "block":
+            hint = f"convert it with --dtype F32, which makes floats of blocks, or {hint}"
         raise UnsupportedError(f"torch has no element type for {info.dtype}", hint=hint)
     if not hasattr(torch, name):
         raise UnsupportedError(
@@ -188,6 +190,6 @@ def _torch_type(info: TensorInfo) -> torch.dtype:
 
 def _shaped(flat: torch.Tensor, info: TensorInfo) -> torch.Tensor:
     shape = info.shape
-    if info.dtype is DType.F4:  # torch counts pairs
+    if info.dtype is DType.F4:  # torch counts pairs of elements
         shape = (*shape[:-1], shape[-1] // 2)
     return flat.view(_torch_type(info)).reshape(shape)

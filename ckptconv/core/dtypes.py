@@ -3,7 +3,7 @@
 Names are those of safetensors if it has one (``F32``, ``BF16``, ``F8_E4M3``); the others are spelled in the same way
 (``C128``, ``I4``, ``QI8``). Bytes are little-endian; elements under 8 bits are packed, the first in the lowest bits.
 Complex numbers are two floats, real part first. Block types, named as in ggml (``Q4_K``), store a fixed number of
-elements of a row together with what they share: their bytes are copied, never interpreted.
+elements of a row together with data that these share: their bytes are copied, never interpreted.
 
 Sources: the safetensors crate's ``Dtype``; torch's ``c10/core/ScalarType.h``; ONNX's ``TensorProto.DataType``;
 the OCP 8-bit and microscaling float specifications for what ``E4M3``, ``E8M0``, ``E2M1`` mean; ``ggml-common.h`` for
@@ -76,7 +76,7 @@ class DType:
         return self.name
 
     def __hash__(self) -> int:
-        return hash(self.name)  # which Python keeps; asked for several times for each tensor
+        return hash(self.name)  # needed several times for each tensor; Python caches the hash of a string
 
 
 _ROWS: dict[Kind, str] = {

@@ -1,4 +1,4 @@
-"""Tensors that are stored as another type, because a format has none such, and what the record says that they are.
+"""Tensors that are stored as another type because their format lacks theirs. The record keeps the true type.
 
 Complex numbers are stored as pairs of floats, with a last dimension of 2. Anything else (sub-byte integers, quantized
 and block types) is stored as its bytes.
@@ -21,30 +21,32 @@ if TYPE_CHECKING:
     StoredAs = Callable[[TensorInfo], TensorInfo]
 
 
-_INTEGERS = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
-"""The integers that torch's quantized types are."""
+_CARRIER_TYPES = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
+"""The integer types that carry torch's quantized types."""
 
 NUMPY_RANK = 32
-"""Dimensions that an array of numpy's before 2.0 may have."""
+"""The most dimensions of an array in numpy before 2.0."""
 
 
 def encoded(info: TensorInfo) -> TensorInfo:
-    """The header under which a tensor is stored where its type does not exist: pairs of floats, or bytes."""
+    """The header under which a tensor is stored in a format without its type: pairs of floats, or bytes."""
     if info.dtype in COMPONENT:
         return TensorInfo(COMPONENT[info.dtype], (*info.shape, 2), info.nbytes)
     return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
 
 
 def in_array(info: TensorInfo, is_held: Callable[[DType], bool], most_rank: int = NUMPY_RANK) -> TensorInfo:
-    """The header under which a tensor is stored as an array, in a format that says which types it holds; `info` itself
-    if it holds that type. Numbers of one byte keep their shape.
+    """The header under which a tensor is stored as an array. Types of one byte keep their shape.
+
+    is_held:   whether the format has a type; then the header stays as it is.
+    most_rank: the most dimensions that the format's arrays may have.
     """
     if len(info.shape) > most_rank:
         return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
     if is_held(info.dtype):
         return info
-    if info.dtype in _INTEGERS:
-        return TensorInfo(_INTEGERS[info.dtype], info.shape, info.nbytes)
+    if info.dtype in _CARRIER_TYPES:
+        return TensorInfo(_CARRIER_TYPES[info.dtype], info.shape, info.nbytes)
     if info.dtype.bits == 8 and info.dtype.block == 1:
         return TensorInfo(DType.U8, info.shape, info.nbytes)
     return encoded(info)
@@ -53,10 +55,10 @@ def in_array(info: TensorInfo, is_held: Callable[[DType], bool], most_rank: int 
 def own_tensors(
     stored: Mapping[str, LazyTensor], record: Record, findings: list[Finding], stored_as: StoredAs = encoded
 ) -> dict[str, LazyTensor]:
-    """All stored tensors as what the record says that they are, under their own names.
+    """The stored tensors with the types that the record states, under their own names.
 
-    stored_as: the header under which the format stores a tensor. Where that is not the one that is there, the tensor
-               stays as it is, with a finding.
+    stored_as: gives the header under which the format stores a tensor. If the stored header is another one, the tensor
+               stays as it is, and `findings` gets a warning.
     """
     return {
         record.own_name(name): _decoded(name, tensor, record, findings, stored_as) for name, tensor in stored.items()
@@ -66,7 +68,7 @@ def own_tensors(
 def _decoded(
     stored: str, tensor: LazyTensor, record: Record, findings: list[Finding], stored_as: StoredAs
 ) -> LazyTensor:
-    """The tensor as what the record says that it is, the same bytes; `stored` is its name in the file."""
+    """The tensor with the type that the record states, and the same bytes. `stored` is its name in the file."""
     encoding = record.encodings.get(record.own_name(stored))
     if encoding is None:
         return tensor
@@ -79,7 +81,7 @@ def _decoded(
 
 
 def _claimed(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
-    """The header that a record claims; the size of a plug-in's block type is that of what is stored."""
+    """The header that a record claims. The size of a plug-in's block type is not known; the stored size is taken."""
     if dtype.kind == "block" and dtype.block == 1:
         return TensorInfo(dtype, shape, stored.nbytes)
     return TensorInfo.of(dtype, shape)

@@ -1,8 +1,8 @@
-"""What the indices of a sparse tensor say, checked value by value in constant memory.
+"""Checks the indices of a sparse tensor value by value, in constant memory.
 
 torch takes indices from a file as they are (`_rebuild_sparse_tensor` checks nothing unless a switch is set), and its
-kernels then read and write wherever they point. Here every rule that torch's own `_validate_sparse_*` functions know is
-asked before a sparse tensor is made or written:
+kernels then read and write wherever they point. Here every rule of torch's own `_validate_sparse_*` functions is
+checked before a sparse tensor is made or written:
 
     sparse_coo   0 ≤ index < size in every dimension; sorted and unique where the tensor says that it is coalesced
     the others   the lines start at 0, none has fewer than 0 entries or more than it has places, the last ends at N;
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[Any]]
 
 PIECE = 1 << 18
-"""Indices that are looked at together: 2 MiB of I64."""
+"""Indices that are checked at a time: 2 MiB of I64."""
 
 
 def check_indices(name: str, sparse: Sparse, tensors: Mapping[str, LazyTensor]) -> None:
@@ -35,7 +35,7 @@ def check_indices(name: str, sparse: Sparse, tensors: Mapping[str, LazyTensor]) 
     The parts' headers are right already (`composite.problem`). Raises CorruptFileError.
     """
     broken = next(
-        (repeats for role in INDICES[sparse.layout] if (repeats := _repeats(tensors[sparse.parts[role]]))), None
+        (repeats for role in INDICES[sparse.layout] if (repeats := _repetition(tensors[sparse.parts[role]]))), None
     )
     if broken is None:
         broken = _coo(sparse, tensors) if sparse.layout == "sparse_coo" else _compressed(sparse, tensors)
@@ -43,8 +43,8 @@ def check_indices(name: str, sparse: Sparse, tensors: Mapping[str, LazyTensor]) 
         raise CorruptFileError(f"the {sparse.layout} tensor {name!r} has bad indices: {broken}", hint="do not trust it")
 
 
-def _repeats(tensor: LazyTensor) -> str | None:
-    """Indices that are one element seen many times could be more than anyone can read."""
+def _repetition(tensor: LazyTensor) -> str | None:
+    """What is wrong with indices that a view repeats: they could be more than can be read; None for others."""
     stored = sum(span.length for span in tensor.depends)
     return (
         f"{tensor.info.nbytes:,} bytes of them lie in {stored:,}"
@@ -77,7 +77,7 @@ def _coo(sparse: Sparse, tensors: Mapping[str, LazyTensor]) -> str | None:
 
 
 def _rises(columns: Indices) -> bool:
-    """Whether each column comes after the one before it, the first row counting most."""
+    """Whether each column is greater than the one before it, by the first row that differs."""
     import numpy as np
 
     after = np.zeros(max(0, columns.shape[1] - 1), np.int8)

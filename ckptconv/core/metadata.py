@@ -7,10 +7,10 @@ A node is one of
     TorchSize TorchValue NumpyScalar NumpyArray                          (values of other libraries, as data)
     TensorRef                                                            (stands for a tensor of the checkpoint)
     StateDict                                                            (stands for the model's tensors)
-    Opaque                                                               (a class that we refuse to build, as data)
+    Opaque                                                               (an object that we refuse to build, as data)
 
-Nodes are data: holding one imports neither torch nor numpy. Trees have no cycles: where an object is a part of itself,
-an `Opaque` stands for the place of the whole.
+Nodes are data: holding one imports neither torch nor numpy. Trees have no cycles: if an object is a part of itself, an
+`Opaque` there refers to the enclosing object.
 """
 
 from __future__ import annotations
@@ -71,32 +71,32 @@ class NumpyArray:
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """Stands where a tensor stood; `name` is its name in the checkpoint or its extras."""
+    """Stands in the place of a tensor; `name` is its name in the checkpoint or its extras."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Stands in a written file for bytes that are kept in the tensor `name`; `like` is the value without its bytes."""
+    """Stands in a written file for a value whose bytes are in the tensor `name`; `like` is the value without them."""
 
     name: str
     like: bytes | bytearray | NumpyArray
 
 
 MAX_DEPTH = 64
-"""Nesting of metadata. Python's recursion limit is 1,000 frames, and spelling one level takes up to nine."""
+"""How deep metadata may be nested. Python's recursion limit is 1,000 frames; spelling one level takes up to nine."""
 
 StateDictType = Literal["OrderedDict", "dict"]
 
 
 @dataclass(frozen=True, slots=True)
 class StateDict:
-    """Stands where the model's tensors stood: those whose names start with `prefix`, in the checkpoint's order.
+    """Stands in the place of the model's tensors: those whose names start with `prefix`, in the checkpoint's order.
 
     container: the type of the mapping.
-    plain:     what it held that is not a tensor: (position among its entries, key, value).
-    versions:  its ``_metadata`` attribute (module versions), bookkeeping; None where it had none.
+    plain:     its entries that are not tensors: (position among all entries, key, value).
+    versions:  its ``_metadata`` attribute (module versions), which is bookkeeping; None if it had none.
     """
 
     prefix: str = ""
@@ -108,7 +108,7 @@ class StateDict:
 How = Literal["named", "object", "constructed", "called", "handed", "enclosing", "unread"]
 
 RUNS = ("called", "handed")
-"""How objects are made by which loading the file may run code."""
+"""The values of `Opaque.how` that mean that loading the file may run code."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,10 +116,11 @@ class Opaque:
     """An object of a class that is not built here, as data.
 
     name: ``module.qualified_name``.
-    how:  "named", only mentioned; "object", created without a call of its own (``__new__``);
+    how:  how the file would make it:
+          "named", only mentioned; "object", created without a call of its own (``__new__``);
           "constructed", by a constructor known to be harmless; "called", by a call that would run code;
-          "handed", a name that can run anything and that no data needs: what it is given to may call it;
-          "enclosing", the very object that this one is a part of, and whose path is the one argument;
+          "handed", a name that can run anything, passed to something that may call it; data never needs such a name;
+          "enclosing", a reference to the object that contains this place; its path is the only argument;
           "unread", a tensor of a kind that is not read.
     """
 
@@ -143,13 +144,13 @@ FACTORIES: dict[str, Callable[[], object] | None] = {
     "builtins.bool": bool,
     "collections.OrderedDict": OrderedDict,
 }
-"""What a ``defaultdict`` may make; with any other factory it is Opaque."""
+"""The factories that a ``defaultdict`` may have; with any other, it is Opaque."""
 
 FACTORY_NAMES = {factory: name for name, factory in FACTORIES.items()}
 
 
 def children(node: MetaNode) -> Iterator[tuple[Key, MetaNode]]:
-    """The nodes directly under `node`, each with its key; so are a dictionary's keys, but for plain values."""
+    """The nodes directly under `node`, each with its key. Keys of dictionaries count too, but for plain values."""
     match node:
         case dict():
             yield from node.items()
@@ -174,7 +175,7 @@ _PLAIN = frozenset([str, int, float, bool, bytes, type(None)])
 
 
 def _keys(keys: Iterable[Key]) -> Iterator[tuple[Key, MetaNode]]:
-    """The keys of a mapping that may have something under them."""
+    """The keys of a mapping that may have nodes under them, such as tuples."""
     yield from ((f"keys[{i}]", key) for i, key in enumerate(keys) if type(key) not in _PLAIN)
 
 
@@ -195,7 +196,7 @@ def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
     """`node` and every node under it, parents first, each with its path."""
     yield path, node
     for key, child in children(node):
-        if type(child) in _PLAIN:  # most of what there is, in lists of a million
+        if type(child) in _PLAIN:  # without recursion: lists may hold a million of these
             yield (*path, key), child
         else:
             yield from walk(child, (*path, key))
@@ -207,20 +208,24 @@ def nodes_of(root: MetaNode, kind: type[N]) -> Iterator[N]:
 
 
 def objects_in(document: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], dict[str, MetaNode]]]:
-    """Every object in a JSON document, parents first, each with its path. Does not recurse: strangers' are deep."""
+    """Every object in a JSON document, parents first, each with its path.
+
+    Does not recurse, since an untrusted document may be nested deeply.
+    """
     waiting: list[tuple[tuple[Key, ...], MetaNode]] = [(path, document)]
     while waiting:
         where, node = waiting.pop()
+        entries: list[tuple[Key, MetaNode]] = []
         if isinstance(node, dict):
             yield where, node
-            held: list[tuple[Key, MetaNode]] = [*node.items()]
-        else:
-            held = [*enumerate(node)] if isinstance(node, list) else []
-        waiting += [((*where, key), child) for key, child in reversed(held) if isinstance(child, (dict, list))]
+            entries = [*node.items()]
+        elif isinstance(node, list):
+            entries = [*enumerate(node)]
+        waiting += [((*where, key), child) for key, child in reversed(entries) if isinstance(child, (dict, list))]
 
 
 def opaque_wholes(root: MetaNode) -> Iterator[tuple[tuple[Key, ...], Opaque]]:
-    """Every object in the tree that is not a part of another, and every call wherever it stands, each with its path."""
+    """Every Opaque that is not inside another one, and every call wherever it is, each with its path."""
     inside: tuple[Key, ...] | None = None
     for path, node in walk(root):
         if inside is not None and path[: len(inside)] != inside:
@@ -231,11 +236,11 @@ def opaque_wholes(root: MetaNode) -> Iterator[tuple[tuple[Key, ...], Opaque]]:
 
 
 _ACCESS = re.compile(r"(args|items|pairs|keys)\[[\x20-\x7e]*\]")
-"""How `children` names the parts of an Opaque, and keys."""
+"""The keys that `children` gives to parts of an Opaque, and to dictionary keys."""
 
 
 def spell_path(path: tuple[Key, ...]) -> str:
-    """A path for people: ``("hidden", 0, "a b")`` is ``hidden[0]['a b']``."""
+    """A path as text: ``("hidden", 0, "a b")`` is ``hidden[0]['a b']``."""
     parts: list[str] = []
     for key in path:
         plain = isinstance(key, str) and key.replace(".", "_").isidentifier()
@@ -285,37 +290,39 @@ def rebuilt(node: MetaNode, replace: Callable[[MetaNode], MetaNode]) -> MetaNode
 
 
 NOTHING = object()
-"""What `without_model` makes of a part of the tree that is the model's alone."""
+"""What `without_model` returns for a part of the tree that holds only tensors of the model."""
 
 
 def without_model(node: MetaNode, model: Container[str]) -> MetaNode:
-    """The tree without the model's tensors; a container that held nothing else goes with them. Of a list that held one,
-    the other entries are left, by their positions.
+    """The tree without the model's tensors, and without containers that held nothing else.
+
+    A list or tuple that held one becomes a dictionary of its other entries by position.
     """
     match node:
         case StateDict(plain=plain):
-            within = {key: without_model(value, model) for _, key, value in plain}
-            return {key: value for key, value in within.items() if value is not NOTHING} or NOTHING
+            entries = {key: without_model(value, model) for _, key, value in plain}
+            return {key: value for key, value in entries.items() if value is not NOTHING} or NOTHING
         case TensorRef(name) if name in model:
             return NOTHING
         case dict():
-            kept = {key: without_model(value, model) for key, value in node.items()}
-            if all(kept[key] is value for key, value in node.items()):
+            values = {key: without_model(value, model) for key, value in node.items()}
+            if all(values[key] is value for key, value in node.items()):
                 return node
-            left = {key: value for key, value in kept.items() if value is not NOTHING}
-            return (type(node)(left) if type(node) is not dict and not hasattr(node, "default_factory") else left) or (
-                NOTHING
-            )
+            kept = {key: value for key, value in values.items() if value is not NOTHING}
+            if not kept:
+                return NOTHING
+            is_special = type(node) is not dict and not hasattr(node, "default_factory")  # an OrderedDict, say
+            return type(node)(kept) if is_special else kept
         case list() | tuple():
-            entries = [without_model(child, model) for child in node]
-            if all(new is old for new, old in zip(entries, node, strict=True)):
+            items = [without_model(child, model) for child in node]
+            if all(new is old for new, old in zip(items, node, strict=True)):
                 return node
-            return {i: entry for i, entry in enumerate(entries) if entry is not NOTHING} or NOTHING
+            return {i: item for i, item in enumerate(items) if item is not NOTHING} or NOTHING
         case _:
             return node
 
 
 def hashable(node: MetaNode) -> Hashable:
-    """`node` itself if it may be a dictionary key; raises TypeError otherwise."""
+    """The node itself, if it may be a dictionary key. Raises TypeError otherwise."""
     hash(node)
     return node

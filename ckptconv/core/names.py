@@ -1,4 +1,4 @@
-"""Names of tensors: the module that one is of, names that nothing else has."""
+"""Tensor names: the module that a name belongs to, and names that are free."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ALONE = "tensor"
-"""What a tensor is called that a file holds alone, without a name."""
+"""The name of a file's only tensor, if it has none."""
 
 MAX_NAMES = 1 << 27
-"""Characters of a file's names: those of 1,000,000 tensors have some 80 each."""
+"""The most characters of all names in a file. The names of 1,000,000 tensors have some 80 each."""
 
 
 def module_of(name: str) -> str:
-    """The module that a tensor of this name belongs to, "" for the network itself."""
+    """The module that a tensor of this name belongs to; "" for the network itself."""
     return name.rpartition(".")[0]
 
 
 class Names:
-    """Counts the characters of names that are made of paths. A key that is long stands in a file once, and in the name
+    """Bounds the characters of all names that are made of paths: a long key stands in the file once, but in the name
     of everything below it.
     """
 
@@ -32,7 +32,7 @@ class Names:
         self._count = 0
 
     def made(self, name: str) -> str:
-        """The name, which is counted. Raises LimitError."""
+        """Count the name, and return it. Raises LimitError."""
         self._count += len(name)
         if self._count > MAX_NAMES:
             raise LimitError(f"the names of what is in it have more than {MAX_NAMES:,} characters")
@@ -40,22 +40,24 @@ class Names:
 
 
 def free_key(key: str, taken: Container[Hashable]) -> str:
-    """The key, longer where another value has it."""
+    """The key, with underscores added while it is taken."""
     while key in taken:
         key += "_"
     return key
 
 
 def numbered(name: str, *taken: Container[str]) -> str:
-    """The name, with a number behind it where something in one of `taken` has it: ``w#2``."""
-    return free_name(name, lambda one: any(one in names for names in taken), lambda number: f"{name}#{number}")
+    """The name; with a number (``w#2``) if one of `taken` has it already."""
+    return free_name(
+        name, lambda candidate: any(candidate in names for names in taken), lambda number: f"{name}#{number}"
+    )
 
 
 def free_name(name: T, is_taken: Callable[[T], bool], numbered: Callable[[int], T]) -> T:
-    """The name, or where something has it the first of `numbered(2)`, `numbered(3)`, … that is free.
+    """The name; or if it is taken, the first of `numbered(2)`, `numbered(3)`, … that is free.
 
-    A file may ask for one name a million times. So numbers are not tried one after the other: they are given in order,
-    and where they end is found by doubling and halving.
+    A file may ask for one name a million times, so numbers are not tried one by one. Since they are given in order,
+    doubling and halving finds where they end.
     """
     if not is_taken(name):
         return name

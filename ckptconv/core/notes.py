@@ -1,4 +1,4 @@
-"""Bookkeeping of a checkpoint: what is known of a file besides its tensors and its metadata."""
+"""Bookkeeping: what is known about a checkpoint besides its tensors and its metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TensorNote:
-    """Bookkeeping of one tensor: whether it was an ``nn.Parameter``, its ``requires_grad``, the device it was on."""
+    """Notes about one tensor: whether it was an ``nn.Parameter``, its ``requires_grad``, the device it was on."""
 
     parameter: bool = False
     requires_grad: bool = False
@@ -29,7 +29,7 @@ class GlobalUse:
     """A name that a pickle mentions.
 
     called: whether loading the file with `pickle` would call it.
-    known:  whether it is one of those that are built here, or stand for a value; `pickle` imports the others' modules.
+    known:  whether it is built here, or stands for a value. For any other name, `pickle` imports its module.
     """
 
     name: str
@@ -39,10 +39,12 @@ class GlobalUse:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Something in a file's metadata, or beside the file, that is imported or run as the model is loaded or used.
+    """Something in a file's metadata, or beside the file, that is imported or run when the model is loaded or used.
 
-    where:   the path to it. node: what is imported or called. by: who does that.
-    only_if: what they have to be told before they do, such as ``trust_remote_code=True``; "" where they do not ask.
+    where:   the path to it.
+    node:    what is imported or called.
+    by:      the library that does so.
+    only_if: the option by which that library asks for consent, such as ``trust_remote_code=True``; "" if it does not.
     """
 
     where: str
@@ -55,7 +57,7 @@ class Program:
 class MemberNote:
     """A member of the archive that a checkpoint lies in.
 
-    use: what became of it: "model", "extras", "metadata"; "" where it stays in the archive.
+    use: what it became in the checkpoint: "model", "extras" or "metadata"; "" if it stays in the archive.
     """
 
     name: str
@@ -64,11 +66,11 @@ class MemberNote:
 
 
 WITH_SCALES = "integers with scales"
-"""What people call most of the schemes by which a graph computes weights."""
+"""The usual name for the schemes by which graphs compute weights."""
 
 
 VALUES = "values"
-"""The part of a weight that has its integers, or codes."""
+"""The role of the part that holds a weight's integers, or codes."""
 
 UNREAD = "unread"
 """The scheme of a weight that is known to be quantized and is not read; its details say `why`."""
@@ -79,7 +81,7 @@ PARTS = frozenset(
 )
 
 
-def _true(value: Json) -> bool:
+def _require_true(value: Json) -> bool:
     if value is not True:
         raise ValueError(f"{value!r} is not true")
     return True
@@ -95,17 +97,19 @@ _DETAILS: Mapping[str, Callable[[Json], Json]] = {
     **dict.fromkeys(("axis", "block", "bits", "rows", "columns", "middle"), as_size),
     **dict.fromkeys(("shape", "size", "counts"), _sizes),
     **dict.fromkeys(("codes", "computed", "form", "why"), as_text),
-    **dict.fromkeys(("inverse", "swizzled", "each"), _true),
+    **dict.fromkeys(("inverse", "swizzled", "each"), _require_true),
 }  # fmt: skip
-"""What a scheme may take besides, and what is read of a record as that."""
+"""Further details of a scheme, and how each is read from a record."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
-    """A weight that a graph computes of several tensors, or that is of a class which holds them.
+    """A weight that a graph computes from several tensors, or that is of a class which holds them.
 
-    name: what it is called. parts: names of the tensors by what they are, the first of them its integers.
-    scheme, details: how it is computed, as an edit of kind dequantize says it. called: what people call the scheme.
+    name:            the weight's name.
+    scheme, details: how it is computed, as in an edit of kind "dequantize".
+    parts:           the names of the tensors by role; the first has the integers.
+    called:          the usual name of the scheme.
     """
 
     name: str
@@ -120,56 +124,58 @@ class QuantizedWeight:
         return next(iter(self.parts.values()))
 
     def to_dict(self) -> dict[str, Json]:
-        """As `inspect --json` shows it."""
+        """The weight as ``inspect --json`` prints it."""
         return {"name": self.name, "scheme": self.scheme, "parts": dict(self.parts), **self.details}
 
     def recorded(self) -> dict[str, Json]:
-        """As the record spells it."""
+        """The weight as a record spells it."""
         return {**self.to_dict(), "called": self.called}
 
     @classmethod
     def of_record(cls, entry: Mapping[str, Json]) -> QuantizedWeight:
-        """The weight that `recorded` spelled. Raises ValueError, TypeError, KeyError, AttributeError elsewhere."""
-        said = dict(entry)
-        name, scheme, called = (as_text(said.pop(key)) for key in ("name", "scheme", "called"))
-        named: Any = said.pop("parts")
-        parts = {as_text(role): as_text(part) for role, part in named.items()}
+        """The weight that `recorded` spelled. Raises ValueError, TypeError, KeyError or AttributeError for others."""
+        left = dict(entry)
+        name, scheme, called = (as_text(left.pop(key)) for key in ("name", "scheme", "called"))
+        named_parts: Any = left.pop("parts")
+        parts = {as_text(role): as_text(part) for role, part in named_parts.items()}
         if scheme not in SCHEMES or VALUES not in parts or not parts.keys() <= PARTS:
             raise ValueError(f"{name!r} is computed of its parts in no way that is known")
-        details = {key: _DETAILS[key](value) for key, value in said.items()}
+        details = {key: _DETAILS[key](value) for key, value in left.items()}
         return cls(name, scheme, {VALUES: parts.pop(VALUES), **parts}, details, called)
 
     def renamed(self, names: Mapping[str, str]) -> QuantizedWeight | None:
-        """The same of parts that go by other names; None where one has none."""
+        """The weight with its parts under new names; None if a part has no new name."""
         parts = {role: names[part] for role, part in self.parts.items() if part in names}
         if len(parts) < len(self.parts):
             return None
-        end = self.values.removeprefix(self.name)  # such as "_quantized"
-        made = parts[VALUES].removesuffix(end) if len(end) < len(self.values) else self.name
-        return replace(self, parts=parts, name=self.name if parts == self.parts else made)
+        if parts == self.parts:
+            return replace(self, parts=parts)
+        suffix = self.values.removeprefix(self.name)  # such as "_quantized"
+        has_suffix = len(suffix) < len(self.values)
+        return replace(self, parts=parts, name=parts[VALUES].removesuffix(suffix) if has_suffix else self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """Bookkeeping: kept where the target can, shown by `inspect`, never part of digest, equality or diff.
+    """Bookkeeping. The target keeps it if it can, `inspect` shows it; it is never part of digest, equality or diff.
 
     source:     the format that the values first came from.
-    tensors:    notes of the tensors that have any, by name.
+    tensors:    notes about single tensors, by name.
     strides:    strides in elements, of tensors that were not C-contiguous.
     attributes: Python attributes that were set on a tensor, by its name.
-    versions:   module versions (``_metadata``) of state_dicts that are no `StateDict` in the tree, such as an average's
-                or an empty one, by the path to each.
-    globals:    what the pickle names.
-    unseen:     objects and calls of the pickle that stand nowhere in the tree: thrown away, overwritten, attributes.
-    programs:   what others would import or run of its metadata as they use the model.
-    arch:       which architecture spec this is, with which params.
-    digest:     the content digest that was recorded in the file, unchecked.
-    graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
-    quantized:  weights that the graph computes of several tensors.
-    between:    names of tensors by which the graph quantizes what goes from layer to layer.
-    types:      by top-level key of the metadata, the type that a format has for it where Python's does not say that
-                much: ``"uint16"``, ``"float64[]"`` (an array).
-    members:    of the archive that it lies in.
+    versions:   module versions (``_metadata``) of state_dicts that are not a `StateDict` in the tree, such as that of
+                an average, or an empty one; by the path to each.
+    globals:    the names that the pickle mentions.
+    unseen:     objects and calls of the pickle that are not in the tree: dropped, overwritten, or attributes.
+    programs:   what other libraries would import or run of the metadata when they use the model.
+    arch:       the architecture spec's name and params.
+    digest:     the content digest that the file records, unchecked.
+    graph:      what the file says about the graph around its weights: its maker, operators, inputs and outputs.
+    quantized:  weights that the graph computes from several tensors.
+    between:    names of tensors by which the graph quantizes activations between layers.
+    types:      by top-level key of the metadata, the format's own type if Python's is less specific: ``"uint16"``,
+                ``"float64[]"`` (an array).
+    members:    the members of the archive that the checkpoint lies in.
     """
 
     source: str = ""
@@ -190,21 +196,21 @@ class Notes:
 
     @property
     def parameters(self) -> list[str]:
-        """The tensors that are of ``nn.Parameter``."""
+        """The tensors that were an ``nn.Parameter``."""
         return [name for name, note in self.tensors.items() if note.parameter]
 
     @property
     def requires_grad(self) -> list[str]:
-        """The tensors that ask for a gradient."""
+        """The tensors with ``requires_grad``."""
         return [name for name, note in self.tensors.items() if note.requires_grad]
 
     @property
     def devices(self) -> dict[str, str]:
-        """The devices of the tensors that were on another than the CPU."""
+        """The devices of the tensors that were not on the CPU."""
         return {name: note.device for name, note in self.tensors.items() if note.device != "cpu"}
 
     def only(self, names: Container[str]) -> Notes:
-        """The same, of tensors only of these."""
+        """The notes without those about other tensors than `names`."""
         return replace(
             self,
             tensors={name: note for name, note in self.tensors.items() if name in names},

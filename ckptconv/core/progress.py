@@ -1,8 +1,8 @@
-"""How far something has come, for those who wait."""
+"""The type of progress callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called every now and then with what is done and what there is in all: bytes, or turns of a network."""
+"""Called now and then with the amount done and the total: bytes, or runs of a network."""

@@ -1,35 +1,35 @@
-"""Metadata and bookkeeping in a format that holds nothing but strings.
+"""The record: keeps metadata and bookkeeping in formats that hold only strings.
 
 safetensors' ``__metadata__`` and ONNX's ``metadata_props`` map strings to strings. There we write
 
     KEY       one readable string for each top-level key: text as it is, anything else as JSON (tuples as lists)
     format    "pt", unless the checkpoint has a string under that key
     DROPPED   for each tied name that is stored once: the name that it is stored under
-    ckptconv  the record: a JSON document with what those strings cannot say
+    ckptconv  the record: a JSON document with everything that these strings cannot express
 
 The record's keys, all optional but the first:
 
     version        1
     root           the metadata tree (spelled as in `ckptconv.core.spelling`); absent: a bare OrderedDict
-    refs           "model" where the tree's single tensors are the model's; else they are extras
-    extras         names of those that are extras all the same, beside a pickled module
+    refs           "model" if the single tensors in the tree are the model's; otherwise they are extras
+    extras         names of single tensors that are extras even so, beside a pickled module
     ties           [[dropped, kept, position in the state_dict]…]
-    names          stored name → name, where the format refuses the name
-    order          the names in their order, where the format keeps another
+    names          stored name → name, if the format does not allow the name
+    order          the names in their order, if the format keeps another one
     encodings      name → {"dtype", "shape"} of tensors stored as another type
     composites     name → what a quantized or sparse tensor is made of (`ckptconv.core.composite`)
-    tensors        [[name, position, dtype, shape, bytes in base64]…] of small ones that have no other place
+    tensors        [[name, position, dtype, shape, bytes in base64]…] of small tensors that the format cannot hold
     turned         stored names of matrices that are stored transposed
     constants      names of tensors that are the graph's, not the model's; `strings`: keys of such metadata
     parameters, requires_grad       names, or "*" for all
     devices, strides, attributes    by name
     versions       [[path in the tree, module versions]…] of state_dicts that are not the model's
-    types          key → type that a format has for metadata, where Python's does not say that much
+    types          key → a format's own type of metadata, if Python's is less specific
     quantized      [{"name", "scheme", "parts", "called", …}…] of weights that a graph computed (`core.notes`), and
-                   `between`: tensors by which it quantized what goes from layer to layer
+                   `between`: tensors by which it quantized activations between layers
     source, arch, digest
 
-What other tools may do to such a file, and how it is read then, stands in `ckptconv.core.record_edits`.
+`ckptconv.core.record_edits` reads such a file after other tools have changed it.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _BARE = StateDict()
 
 
 def readable(value: MetaNode) -> str:
-    """The string that stands for a value in the eyes of other tools."""
+    """The string that shows a value to other tools."""
     if type(value) is str:
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return json.dumps(_plainly(value), ensure_ascii=True)
 
 
 def _plainly(value: MetaNode) -> Json:
-    """A value as other tools read it: a tuple is a list, a dtype its name. What that leaves out, the record says."""
+    """A value in a form that other tools can read: a tuple as a list, a dtype as its name. The record has the rest."""
     match value:
         case OrderedDict() | Counter() | defaultdict() | dict():
             return {plain_key(key): _plainly(item) for key, item in value.items()}
@@ -86,7 +86,7 @@ def _plainly(value: MetaNode) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A tensor stored as another type: what it really is."""
+    """The true type and shape of a tensor that is stored as another type."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -94,7 +94,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """A small tensor that is in the record itself: its place in the state_dict, and its image."""
+    """A small tensor that is stored in the record: its position in the state_dict, and its image."""
 
     name: str
     position: int
@@ -122,12 +122,12 @@ class Record:
     digest: str | None = None
 
     def own_name(self, stored: str) -> str:
-        """The name of the tensor that the file stores under this one."""
+        """The true name of the tensor that the file stores under this name."""
         return self.names.get(stored, stored)
 
     def spell(self, tensors: Iterable[str]) -> str:
-        """The JSON document. `tensors` are all names, for saying "*" where a note holds for every one."""
-        everyone = set(tensors)
+        """The record as a JSON document. `tensors`: all names; a note about every one of them is spelled "*"."""
+        all_names = set(tensors)
         notes = self.notes
         document: dict[str, Json] = {
             "refs": "model" if self.refs_are_model else None,
@@ -136,38 +136,38 @@ class Record:
             "names": self.names,
             "order": self.order,
             "encodings": {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in self.encodings.items()},
-            "composites": {name: one.to_dict() for name, one in self.composites.items()},
+            "composites": {name: composite.to_dict() for name, composite in self.composites.items()},
             "tensors": [
-                [one.name, one.position, one.info.dtype.name, list(one.info.shape), b64encode(one.data).decode("ascii")]
-                for one in self.inline
+                [t.name, t.position, t.info.dtype.name, list(t.info.shape), b64encode(t.data).decode("ascii")]
+                for t in self.inline
             ],
             "turned": self.turned,
             "constants": self.constants,
             "strings": self.strings,
-            "parameters": _names(notes.parameters, everyone),
-            "requires_grad": _names(notes.requires_grad, everyone),
+            "parameters": _names_or_star(notes.parameters, all_names),
+            "requires_grad": _names_or_star(notes.requires_grad, all_names),
             "devices": notes.devices,
             "strides": {name: list(strides) for name, strides in notes.strides.items()},
             "attributes": {name: to_json(node) for name, node in notes.attributes.items()},
             "versions": [[list(path), to_json(node)] for path, node in notes.versions.items()],
             "types": dict(notes.types),
-            "quantized": [one.recorded() for one in notes.quantized],
+            "quantized": [weight.recorded() for weight in notes.quantized],
             "between": list(notes.between),
             "source": notes.source,
             "arch": to_json(notes.arch),
             "digest": self.digest,
         }
-        said = {key: value for key, value in document.items() if value not in (None, "", [], {})}
+        nonempty = {key: value for key, value in document.items() if value not in (None, "", [], {})}
         root = {} if self.root == _BARE else {"root": to_json(self.root)}
-        return dumps({"version": VERSION, **root, **said})
+        return dumps({"version": VERSION, **root, **nonempty})
 
 
-def _names(names: list[str], everyone: set[str]) -> Json:
-    return "*" if names and set(names) == everyone else names
+def _names_or_star(names: list[str], all_names: set[str]) -> Json:
+    return "*" if names and set(names) == all_names else names
 
 
 def parse(text: str) -> Record:
-    """Read a record. Raises UnsupportedError on a newer version, CorruptFileError on a malformed one."""
+    """Read a record. Raises UnsupportedError for a newer version, CorruptFileError for a malformed one."""
     try:
         document = strict_json.loads(text)
         version = document["version"]
@@ -229,7 +229,7 @@ def _notes(document: dict[str, Any]) -> Notes:
     named = {name for names in flags.values() for name in (names if names != "*" else ["*"])} | devices.keys()
     tensors = {
         as_text(name): TensorNote(
-            _has(flags["parameters"], name), _has(flags["requires_grad"], name), devices.get(name, "cpu")
+            _includes(flags["parameters"], name), _includes(flags["requires_grad"], name), devices.get(name, "cpu")
         )
         for name in sorted(named)
     }
@@ -253,7 +253,7 @@ def _check_depth(record: Record) -> None:
         raise ValueError("it is nested too deeply")
 
 
-def _has(names: Json, name: str) -> bool:
+def _includes(names: Json, name: str) -> bool:
     return names == "*" or name in names
 
 
@@ -273,7 +273,7 @@ def strings_of(record: Record, tensors: Iterable[str]) -> dict[str, str]:
 
 
 def tie_strings(record: Record) -> dict[str, str]:
-    """The ties as the safetensors package notes them; names that cannot be strings there are in the record alone."""
+    """The ties as the safetensors package writes them. Names that cannot be strings there are only in the record."""
     return {
         dropped: kept
         for dropped, kept, _ in record.ties
@@ -282,9 +282,9 @@ def tie_strings(record: Record) -> dict[str, str]:
 
 
 def reads_as_tie(dropped: str, kept: str) -> bool:
-    """Whether a string that maps one tensor's name to another is taken for a tie where no record says so.
+    """Whether a string that maps one tensor's name to another is taken for a tie if there is no record.
 
-    The package's `save_model` writes such strings. A key without a dot might be anything: ``"best": "layer.weight"``.
+    The package's `save_model` writes such strings. A key without a dot may be anything: ``"best": "layer.weight"``.
     """
     return "." in dropped and ("." in kept or dropped.rpartition(".")[2] == kept)
 
@@ -306,7 +306,7 @@ def visible(record: Record) -> list[tuple[str, MetaNode]]:
 
 
 def plain_key(key: MetaNode) -> str:
-    """How a dictionary's key reads in a readable string: itself, or its spelling."""
+    """A dictionary key in a readable string: itself, or its spelling."""
     return key if isinstance(key, str) else dumps(to_json(key))
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint from its stored tensors and the record beside them."""
+"""Rebuilds a checkpoint from its stored tensors and its record."""
 
 from __future__ import annotations
 
@@ -30,24 +30,27 @@ def recorded_checkpoint(
     format: str,
     file: OpenFile | None,
 ) -> Checkpoint:
-    """Put tied names back in their places, and extras out of the model's.
+    """Restore tied names in their places, and separate extras from the model.
 
-    root:   the record's tree, after what other tools did to it (`record_edits.take_edits`).
-    stored: tensors by their names, tied ones once. Whatever the record says that the file contradicts is ignored,
-            with a finding.
+    root:   the record's tree, with the changes that other tools made (`record_edits.take_edits`).
+    stored: the tensors by name, tied ones once.
+
+    Anything in the record that the file contradicts is ignored, with a finding.
     """
-    tensors = _with_ties(_in_order(stored, record), record, findings)
+    tensors = _with_ties(_in_recorded_order(stored, record), record, findings)
     root = prune(root, tensors, findings)
     refs = {node.name for node in nodes_of(root, TensorRef)}
     composites = _composites(record, tensors, findings)
-    refs |= {part for one in composites.values() if one.parts[VALUES] in refs for part in one.parts.values()}
+    for composite in composites.values():
+        if composite.parts[VALUES] in refs:
+            refs |= set(composite.parts.values())
     outside = refs & set(record.extras) if record.refs_are_model else refs
     model = {name: tensor for name, tensor in tensors.items() if name not in outside}
     return Checkpoint(
         model,
         extras={name: tensors[name] for name in tensors if name in outside},
         composites=composites,
-        root=_with_room(root, model, refs),
+        root=_with_room_for(root, model, refs),
         format=format,
         notes=_notes(record, tensors, model, composites),
         findings=tuple(findings),
@@ -55,30 +58,30 @@ def recorded_checkpoint(
     )
 
 
-def _in_order(stored: dict[str, LazyTensor], record: Record) -> dict[str, LazyTensor]:
-    """As the record has them where the format keeps another order; what it does not know comes last."""
+def _in_recorded_order(stored: dict[str, LazyTensor], record: Record) -> dict[str, LazyTensor]:
+    """The tensors in the record's order, if it has one; tensors that it does not know come last."""
     if not record.order:
         return stored
-    places = {name: place for place, name in enumerate(record.order)}
-    return dict(sorted(stored.items(), key=lambda item: places.get(item[0], len(places))))
+    position = {name: index for index, name in enumerate(record.order)}
+    return dict(sorted(stored.items(), key=lambda item: position.get(item[0], len(position))))
 
 
 def _composites(record: Record, tensors: dict[str, LazyTensor], findings: list[Finding]) -> dict[str, Composite]:
-    """Quantized and sparse tensors, as far as the headers of their parts agree; else the parts stay what they are."""
+    """The quantized and sparse tensors whose parts have the right headers. Parts of others stay plain tensors."""
     infos = infos_of(tensors)
-    good: dict[str, Composite] = {}
+    valid: dict[str, Composite] = {}
     taken: set[str] = set()
-    for name, one in record.composites.items():
-        parts = set(one.parts.values())
-        wrong = problem(one, infos)
+    for name, composite in record.composites.items():
+        parts = set(composite.parts.values())
+        wrong = problem(composite, infos)
         if wrong is None and (parts & taken or (name in tensors and name not in parts)):
             wrong = "another tensor has its name or its parts"
         if wrong is None:
-            good[name], taken = one, taken | parts
+            valid[name], taken = composite, taken | parts
             continue
         message = f"the record says that {name!r} is made of parts, and {wrong}; they are read as tensors of their own"
         findings.append(Finding("composite", "warning", name, message))
-    return good
+    return valid
 
 
 def _notes(
@@ -87,10 +90,10 @@ def _notes(
     model: dict[str, LazyTensor],
     composites: Mapping[str, Composite],
 ) -> Notes:
-    """The bookkeeping, as far as the file has what it speaks of."""
+    """The notes about tensors that the file has."""
     return replace(
         record.notes,
-        tensors=_expand(record, tensors),
+        tensors=_expanded_notes(record, tensors),
         quantized=_quantized(record, model, composites),
         between=tuple(name for name in record.notes.between if name in model),
         digest=record.digest,
@@ -100,21 +103,21 @@ def _notes(
 def _quantized(
     record: Record, model: dict[str, LazyTensor], composites: Mapping[str, Composite]
 ) -> tuple[QuantizedWeight, ...]:
-    """Weights that a graph computed, as far as their parts are still there; of the same integers, the first."""
-    taken = {part for one in composites.values() for part in one.parts.values()}
-    good: dict[str, QuantizedWeight] = {}
-    for one in record.notes.quantized:
-        if all(part in model and part not in taken for part in one.parts.values()):
-            good.setdefault(one.values, one)
-    return tuple({one.name: one for one in reversed(good.values())}.values())[::-1]
+    """The weights that a graph computed whose parts still exist; the first of those with the same integers or name."""
+    taken = {part for composite in composites.values() for part in composite.parts.values()}
+    by_values: dict[str, QuantizedWeight] = {}
+    for weight in record.notes.quantized:
+        if all(part in model and part not in taken for part in weight.parts.values()):
+            by_values.setdefault(weight.values, weight)
+    return tuple({weight.name: weight for weight in reversed(by_values.values())}.values())[::-1]
 
 
 def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Finding]) -> dict[str, LazyTensor]:
-    """The tensors with tied names, and those that the record holds itself, back in their places."""
+    """The tensors with tied names, and with the tensors that are in the record, in their places."""
     names = list(tensors)
-    inline = {one.name: one for one in record.inline if one.name not in tensors}
-    tensors.update({name: _small(one, record) for name, one in inline.items()})
-    rows = [*record.ties, *((name, None, one.position) for name, one in inline.items())]
+    inline = {small.name: small for small in record.inline if small.name not in tensors}
+    tensors.update({name: _inline_tensor(small, record) for name, small in inline.items()})
+    rows = [*record.ties, *((name, None, small.position) for name, small in inline.items())]
     for dropped, kept, position in sorted(rows, key=lambda row: row[2]):
         if kept is None:
             names.insert(position, dropped)
@@ -128,22 +131,22 @@ def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Fi
     return {name: tensors[name] for name in names}
 
 
-def _small(one: Inline, record: Record) -> LazyTensor:
+def _inline_tensor(one: Inline, record: Record) -> LazyTensor:
     return in_memory(one.info, one.data, alias=(id(record), one.name))
 
 
-def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:
-    """Notes by name; what the record says of "*" holds for every tensor."""
-    noted = record.notes.tensors
-    everyone = noted.get("*")
-    if everyone is None:
-        return {name: note for name, note in noted.items() if name in tensors}
-    return {name: noted.get(name, everyone) for name in tensors}
+def _expanded_notes(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:
+    """The notes by name; the record's note about "*" holds for every tensor without one of its own."""
+    notes = record.notes.tensors
+    note_for_all = notes.get("*")
+    if note_for_all is None:
+        return {name: note for name, note in notes.items() if name in tensors}
+    return {name: notes.get(name, note_for_all) for name in tensors}
 
 
-def _with_room(root: MetaNode, model: dict[str, LazyTensor], refs: set[str]) -> MetaNode:
-    """A tensor that another tool has added, in a file that had no state_dict, needs one to stand in."""
-    holes = [node.prefix for node in nodes_of(root, StateDict)]
-    if all(name in refs or any(name.startswith(prefix) for prefix in holes) for name in model):
+def _with_room_for(root: MetaNode, model: dict[str, LazyTensor], refs: set[str]) -> MetaNode:
+    """The tree with a state_dict, if a tensor has no place in it: another tool added it to a file without one."""
+    prefixes = tuple(node.prefix for node in nodes_of(root, StateDict))
+    if all(name in refs or name.startswith(prefixes) for name in model):
         return root
     return {**root, "state_dict": StateDict()} if type(root) is dict else {"data": root, "state_dict": StateDict()}

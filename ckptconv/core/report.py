@@ -1,4 +1,4 @@
-"""What a check found: one result type for losses, validation, diff and verify."""
+"""Findings: one result type for losses, validate, diff and verify."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "info"]
 
 UNREADABLE = "unreadable-tensor"
-"""The code of a reader's finding that a tensor's values are unavailable; writing the checkpoint would lose them."""
+"""The code of a reader's finding that a tensor's values cannot be read, so that writing the checkpoint loses them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found.
+    """One thing that a check found.
 
-    code:     a stable, lower-case word (``"tie"``, ``"shape-mismatch"``); its spelling never changes.
+    code:     a stable, lower-case word (``"tie"``, ``"shape-mismatch"``), whose spelling never changes.
     where:    the tensor, metadata path or file that it is about; "" for the whole checkpoint.
+    message:  one line for the user.
     expected: what should be there; None if the code says it all.
     found:    what is there.
-    message:  one line for people.
-    hint:     what would fix it, ready to be pasted; None if that is not known.
+    hint:     what would fix it, ready to be pasted; None if unknown.
     """
 
     code: str
@@ -35,7 +35,7 @@ class Finding:
     hint: str | None = None
 
     def to_dict(self) -> dict[str, str | None]:
-        """The finding as the JSON documents spell it."""
+        """The finding as JSON output has it."""
         document = {
             "code": self.code,
             "severity": self.severity,
@@ -48,10 +48,10 @@ class Finding:
 
 
 def errors_among(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that make what was checked wrong, different, or lost."""
+    """The findings of severity error: what is wrong, different or lost, depending on the check."""
     return [finding for finding in findings if finding.severity == "error"]
 
 
 def unreadable(name: str, kind: str) -> Finding:
-    """The finding for a tensor of a kind that is not read."""
+    """The finding for a tensor of a kind that cannot be read."""
     return Finding(UNREADABLE, "warning", name, f"the tensor {name!r} is {kind} and cannot be read")

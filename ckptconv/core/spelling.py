@@ -1,6 +1,6 @@
-"""The metadata tree as JSON, and back, with nothing lost.
+"""Spells the metadata tree as JSON and reads it back, without loss.
 
-What JSON has is spelled as itself. Everything else is an object with one key that starts with ``$``:
+Values that JSON has are spelled as they are. Everything else is an object with one key that starts with ``$``:
 
     {"$int": "0x1f…"}            an int outside 64 bits
     {"$float": "7ff8000000000000"}   NaN and the infinities: the eight bytes, big-endian, in hexadecimal
@@ -59,17 +59,17 @@ Json = Any  # what json.loads returns: checked node by node in `from_json`
 
 
 def dumps(document: Json) -> str:
-    """Compact ASCII JSON: lone surrogates stay escapes, so that the text is always valid UTF-8."""
+    """Compact ASCII JSON. Lone surrogates are escaped, so that the text is always valid UTF-8."""
     return json.dumps(document, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
 
 
 def canonical(node: MetaNode) -> str:
-    """One text for all trees that are equal in value and type; the order of a plain dict does not count."""
+    """A text that is the same for all trees that are equal in value and type; plain dicts have no order."""
     return json.dumps(to_json(node, sort=True), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 has the text: not where half of a character stands in it alone."""
+    """Whether the text can be encoded in UTF-8: it has no lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -83,7 +83,7 @@ def same(a: MetaNode, b: MetaNode) -> bool:
 
 
 def to_json(node: MetaNode, *, sort: bool = False) -> Json:  # noqa: C901 (one line for each kind of node)
-    """The node as JSON data. With `sort`, plain dicts are ordered by their spelling. Raises TypeError on no node."""
+    """The node as JSON data. With `sort`, plain dicts are sorted by spelling. Raises TypeError if it is not a node."""
 
     def again(child: MetaNode) -> Json:
         return to_json(child, sort=sort)
@@ -208,13 +208,13 @@ def _members(items: Json) -> list[Any]:
 
 
 def _key(document: Json) -> Any:
-    """A key of a dict, or a member of a set. What stands for bytes or for the model is replaced later, and keys not."""
+    """A key of a dict, or a member of a set. It cannot contain `Stored` or `StateDict`, which are replaced later."""
     node = from_json(document)
     return node if type(node) in (str, int) else hashable(without(node, Stored, StateDict))
 
 
 def without(node: MetaNode, *kinds: type) -> MetaNode:
-    """The node itself, which has to be free of these kinds. Raises ValueError."""
+    """The node itself. Raises ValueError if it contains a node of these kinds."""
     found = next((part for _, part in walk(node) if isinstance(part, kinds)), None)
     if found is not None:
         raise ValueError(f"a {type(found).__name__} where none can stand")
@@ -222,7 +222,7 @@ def without(node: MetaNode, *kinds: type) -> MetaNode:
 
 
 def module_versions(document: Json) -> MetaNode:
-    """Module versions (``_metadata``), in which no tensors stand."""
+    """Read module versions (``_metadata``), which cannot contain tensors."""
     return without(from_json(document), TensorRef, StateDict, Stored)
 
 
@@ -251,7 +251,7 @@ def _complex(parts: Json) -> complex:
 
 
 def numpy_nbytes(dtype: Json, shape: Json = ()) -> int:
-    """Bytes of an array; raises ValueError on a dtype that is not plain."""
+    """The size of an array in bytes. Raises ValueError for a dtype that is not plain."""
     if not _NUMPY_DTYPE.fullmatch(as_text(dtype)) or min(_ints(shape), default=0) < 0:
         raise ValueError("not a plain numpy dtype and shape")
     return int(dtype[2:]) * (4 if dtype[1] == "U" else 1) * prod(shape)

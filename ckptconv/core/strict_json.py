@@ -1,6 +1,6 @@
-"""JSON of strangers: what Python's own reader lets pass in silence is refused.
+"""Reads JSON that is not trusted: objects with a key twice, which Python's own reader accepts in silence, are refused.
 
-NaN and the infinities are taken, which are not JSON: configurations of Mamba's have them.
+NaN and the infinities, which are not JSON, are accepted: configurations of Mamba have them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ckptconv.errors import CorruptFileError, LimitError
 
 
 def loads(text: str | bytes) -> Any:
-    """The document that a text is; bytes are UTF-8.
+    """Parse a document; bytes are UTF-8.
 
-    Raises ValueError, which says what is wrong: no JSON, an object with a key twice (of which `json` keeps the last),
-    nesting that is too deep for Python.
+    Raises ValueError with what is wrong: it is not JSON, has an object with a key twice (of which `json` keeps the
+    last), or is nested too deeply for Python.
     """
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"), object_pairs_hook=_object)
@@ -25,7 +25,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def document(text: str | bytes, what: str, *, hint: str) -> Any:
-    """As `loads`, of a file or of a part of it that is called `what`. Raises CorruptFileError."""
+    """`loads` for a file, or a part of one, that errors call `what`. Raises CorruptFileError."""
     try:
         return loads(text)
     except ValueError as error:
@@ -33,7 +33,7 @@ def document(text: str | bytes, what: str, *, hint: str) -> Any:
 
 
 def object_of(text: str | bytes, what: str, *, hint: str) -> dict[str, Any]:
-    """As `document`, where it is an object. Raises CorruptFileError."""
+    """`document`, which has to be an object. Raises CorruptFileError."""
     found = document(text, what, hint=hint)
     if not isinstance(found, dict):
         raise CorruptFileError(f"{what} is not a JSON object", hint=hint)
@@ -41,31 +41,31 @@ def object_of(text: str | bytes, what: str, *, hint: str) -> dict[str, Any]:
 
 
 def check_depth(document: Any, what: str) -> None:
-    """Raise LimitError where a document is nested too deeply to stand in the metadata, under a key."""
+    """Raise LimitError where a document is nested too deeply to be a value in the metadata."""
     if is_too_deep([[document]]):
         raise LimitError(f"{what} is nested deeper than {MAX_DEPTH - 2} levels")
 
 
 def as_text(value: Any) -> str:
-    """A string. Raises ValueError on anything else."""
+    """The value, which has to be a string, else ValueError."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a string")
     return value
 
 
 def as_size(value: Any) -> int:
-    """A whole number that is not negative. Raises ValueError on anything else."""
+    """The value, which has to be an integer that is not negative, else ValueError."""
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is not a size")
     return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    result = dict(pairs)
+    if len(result) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise ValueError(f"{key!r} comes twice")
             seen.add(key)
-    return made
+    return result

@@ -1,4 +1,4 @@
-"""TOML of strangers: what would cost Python's own reader minutes and gigabytes is refused before it reads it."""
+"""Reads TOML that is not trusted: texts that would cost Python's own reader minutes and gigabytes are refused first."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _QUOTED = re.compile(
     r'''"""(?:(?!""")(?:[^\\]|\\.))*+(?:""")?|"(?:[^"\\\n]|\\.)*+"?|#[^\n]*+''' + r"""|'''.*?(?:'''|\Z)|'[^'\n]*+'?""",
     re.DOTALL,
 )
-"""Strings and comments, each looked at once: what has no end goes to that of its line, or of the text."""
+"""Strings and comments, each matched once: one without an end ends with its line, or with the text."""
 
 
 def loads(text: str) -> dict[str, Any]:
-    """The document that a text is. Raises LimitError, and ValueError, which says what is no TOML."""
+    """Parse a document. Raises LimitError, and ValueError with what is not TOML."""
     if any(line.count(".") > MAX_DOTS for line in _QUOTED.sub("", text).split("\n")):
         raise LimitError(f"a key of more than {MAX_DOTS} parts")
     try:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides, in elements, of a C-order array: ``(3, 4) -> (4, 1)``."""
+    """The strides, in elements, of a C-order array: ``(3, 4) -> (4, 1)``."""
     return tuple(accumulate((max(n, 1) for n in reversed(shape[1:])), mul, initial=1))[::-1] if shape else ()
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the view is one run in C order; a dimension of 1 may have any stride, an empty view any at all."""
+    """Whether the view is one run in C order. A dimension of 1 may have any stride, and so may an empty view."""
     if 0 in shape:
         return True
     expected = 1
@@ -29,14 +29,14 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Elements from the view's first to its last in memory, both counted; 0 for an empty view."""
+    """The number of elements from the view's first to its last in memory, inclusive; 0 for an empty view."""
     if 0 in shape:
         return 0
     return 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
 def memory_order(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
-    """The permutation of axes that makes the view contiguous, or None where there is none.
+    """The permutation of axes that makes the view contiguous; None if there is none.
 
     ``memory_order((2, 3), (1, 2)) == (1, 0)``: a transposed matrix. A view with gaps or overlaps has none.
     """
@@ -73,7 +73,8 @@ def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[i
 def chunks_of(
     begin: Sequence[int], size: Sequence[int], chunk: Sequence[int]
 ) -> Iterator[tuple[tuple[int, ...], list[int], tuple[slice, ...]]]:
-    """The chunks of a grid that a box touches: (place in the grid, where its part begins in it, that part of the box).
+    """The chunks of a grid that a box overlaps: (index of the chunk, where the overlap begins in it, its slices of the
+    box).
 
     The grid's chunks have the shape `chunk`; the box begins at the index `begin` and has the shape `size`.
     """

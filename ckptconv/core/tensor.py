@@ -155,9 +155,9 @@ class LazyTensor:
 
     @property
     def light(self) -> bool:
-        """Whether reading small ranges costs no more than reading large ones: it is one contiguous run in its file, or
-                                                                            its
-        reader has an attribute `light` that is true.
+        """Whether reading in small ranges costs no more than in large ones.
+
+        True if the image is one contiguous run in its file, or if the reader has a true attribute `light`.
         """
         return self.span is not None or getattr(self.reader, "light", False)
 
@@ -166,15 +166,16 @@ class LazyTensor:
         return ("name", name) if self.alias is None else ("alias", self.alias)
 
     def numpy(self) -> np.ndarray:
-        """The whole tensor as a numpy array (with ml_dtypes' element types where numpy has none); it may be read-
-        only.
-        """
+        """The whole tensor as a numpy array, which may be read-only. Types that numpy lacks come from ml_dtypes."""
         from ckptconv.core.arrays import from_bytes
 
         return from_bytes(self.read(), self.info.dtype, self.info.shape)
 
     def elements(self, start: int, stop: int) -> np.ndarray:
-        """Elements [start, stop) in C order as numpy has them, if each fills whole bytes; they may be read-only."""
+        """Elements [start, stop) in C order as a flat numpy array, which may be read-only.
+
+        Each element has to fill whole bytes.
+        """
         from ckptconv.core.arrays import from_bytes
 
         size = self.info.dtype.bits // 8
@@ -200,10 +201,10 @@ def in_memory(info: TensorInfo, data: bytes, alias: Hashable = None) -> LazyTens
 
 
 def infos_of(tensors: Mapping[str, LazyTensor]) -> dict[str, TensorInfo]:
-    """Their headers, under the same names."""
+    """The tensors' headers, under the same names."""
     return {name: tensor.info for name, tensor in tensors.items()}
 
 
 def depends_of(tensors: Iterable[LazyTensor]) -> tuple[ByteSpan, ...]:
-    """The file spans that values computed from all of them come from, each once."""
+    """The file spans that values computed from all these tensors come from, each once."""
     return tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))

@@ -1,4 +1,4 @@
-"""Counts, lists, names and shapes as messages for people have them."""
+"""Counts, lists, names and shapes as messages show them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ if TYPE_CHECKING:
 
 
 def plural(count: int, word: str, words: str = "") -> str:
-    """``1 tensor``, ``12 tensors``."""
+    """A count with its noun: ``1 tensor``, ``12 tensors``."""
     return f"{count:,} {word if count == 1 else words or word + 's'}"
 
 
 def listed(parts: Sequence[str], most: int = 4) -> str:
-    """The first few of many, and how many more there are."""
-    return ", ".join(parts[:most]) + (f" and {len(parts) - most:,} more" if len(parts) > most else "")
+    """The first few parts, and how many more there are: ``a, b, c, d and 8 more``."""
+    more = f" and {len(parts) - most:,} more" if len(parts) > most else ""
+    return ", ".join(parts[:most]) + more
 
 
 def quoted(names: Iterable[str], most: int = 4) -> str:
-    """The first few of many names, in quotes, and how many more there are."""
-    every = list(names)
-    return listed([*map(repr, every[:most]), *every[most:]], most)
+    """The first few names in quotes, and how many more there are."""
+    all_names = list(names)
+    return listed([*map(repr, all_names[:most]), *all_names[most:]], most)
 
 
 def cut(text: str, most: int) -> str:
-    """As much of a text as is shown, and … where there is more."""
+    """The first `most` characters of a text, and … if there are more."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def shape_text(shape: Iterable[int | str | None]) -> str:
-    """``[512, 784]``; an open dimension, None, as ``?``."""
+    """``[512, 784]``, with ``?`` for an open dimension (None)."""
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

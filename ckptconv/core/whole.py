@@ -1,4 +1,4 @@
-"""A quantized or sparse tensor put together again, as torch has it."""
+"""Puts a quantized or sparse tensor together again, as a torch tensor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 TORCH_QUANTIZED = {"QI8": "qint8", "QU8": "quint8", "QI32": "qint32", "QU4": "quint4x2", "QU2": "quint2x4"}
-"""torch's dtype for each quantized type of ours."""
+"""The name of torch's dtype for each of our quantized types."""
 
 
 def composite_to_torch(
     name: str, composite: Composite, tensors: Mapping[str, LazyTensor], device: str | torch.device = "cpu"
 ) -> torch.Tensor:
-    """The tensor `name` on `device`; reads its parts, which are among `tensors`, and checks what they say.
+    """Build the tensor `name` on `device`. Reads its parts, which are among `tensors`, and checks their values.
 
     Raises CorruptFileError, MissingExtraError.
     """
@@ -39,7 +39,7 @@ def composite_to_torch(
 
 
 def _quantized(one: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """As torch's own `_rebuild_qtensor`: an empty tensor of that kind, set on the integers."""
+    """Build a quantized tensor as torch's own `_rebuild_qtensor` does: an empty one that is set on the integers."""
     import torch
 
     dtype = _quantized_dtype(one.dtype)
@@ -59,7 +59,6 @@ def _quantized(one: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tenso
 
 
 def _quantized_dtype(dtype: DType) -> Any:
-    """The dtype of a quantized type."""
     import torch
 
     return getattr(torch, TORCH_QUANTIZED[dtype.name])

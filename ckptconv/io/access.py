@@ -1,4 +1,4 @@
-"""What the operating system lets one do with a file that is being written, and its errors in our words."""
+"""Differences between operating systems in writing files, and their errors as ours."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 HELD_BY_HANDLES = sys.platform == "win32"
-"""Whether a file that somebody has open can be neither removed nor renamed, which serves as its lock; a folder cannot
-be opened there, nor be locked.
+"""Whether an open file can be neither removed nor renamed, so that being open serves as its lock. Folders can be
+neither opened nor locked there.
 """
 
 
-_ELSEWHERE = re.compile(
+_SPECIAL_NAMES = re.compile(
     r"""(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9\u00b9\u00b2\u00b3])\s*(?:\..*)?"""
     r"""|.*[<>:"|?*\\\x00-\x1f].*|.*[. ]""",
     re.IGNORECASE | re.DOTALL,
 )
-"""Names that Windows takes for a device, another drive, a stream of another file or other folders, or shortens.
+"""Names that Windows takes for a device, another drive, a stream of another file or a path, or that it shortens.
 
 Source: learn.microsoft.com, Naming Files, Paths, and Namespaces.
 """
 
 
 def leads_elsewhere(path: str) -> bool:
-    """Whether a path with slashes, which a source gives, is something else here: on Windows, ``C:x`` or ``NUL``."""
-    return HELD_BY_HANDLES and any(_ELSEWHERE.fullmatch(part) for part in PurePosixPath(path).parts)
+    """Whether a relative path from a source means something else on this system: on Windows, ``C:x`` or ``NUL``."""
+    return HELD_BY_HANDLES and any(_SPECIAL_NAMES.fullmatch(part) for part in PurePosixPath(path).parts)
 
 
 class translated:
-    """Turns the operating system's errors into ours, with a hint that fits."""
+    """A context manager that turns the operating system's errors into FileAccessErrors with a hint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

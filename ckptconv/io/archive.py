@@ -1,15 +1,15 @@
-"""Zip and tar archives as folders: what is in them is opened by name, and read where it lies.
+"""Zip and tar archives as folders: members are opened by name, and read in place.
 
-Names are those of the members, without ``./`` before them; in a zip backslashes are slashes, as Windows unpacks them,
-and names that are not UTF-8 are of code page 437 (APPNOTE.TXT, appendix D). What macOS adds (``__MACOSX/…``,
-``._name``, ``.DS_Store``) is passed over. Nothing is extracted: stored members are ranges of the archive, and what is
-compressed is inflated into an unnamed temporary file, a member of a zip when it is first read, a gzip file as a whole
-when it is opened.
+Names are those of the members without a leading ``./``. In a zip, backslashes count as slashes, as on Windows, and
+names that are not UTF-8 are in code page 437 (APPNOTE.TXT, appendix D). Files that macOS adds (``__MACOSX/…``,
+``._name``, ``.DS_Store``) are ignored. Nothing is extracted: stored members are ranges of the archive; compressed data
+is inflated into an unnamed temporary file, for a member of a zip when it is first read, for a gzip file when it is
+opened.
 
-Refused: names that lead out of the archive (``../``, ``/``), two members of one name, one that is a file and a folder,
-links and devices, members or archives that inflate to far more than they take, and archives in archives. gzip files
-that hold no tar archive have one member, which is called as the file without its ``.gz``; they may lie in an archive. A
-llamafile, which is a program, is the zip archive at its end.
+Refused: names that lead out of the archive (``../``, ``/``), two members with the same name, a name that is both a file
+and a folder, links and devices, members or archives that inflate to far more than their size, and archives in archives.
+A gzip file that is not a tar archive has one member, named like the file without ``.gz``; it may lie in an archive. A
+llamafile, which is a program, counts as the zip archive at its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import COPY_ARCHIVE_AGAIN, CorruptFileError, FileAccessError, LimitError, located
-from ckptconv.io.archive_kinds import Packed, kind_of, most_inflated, nested, opened
+from ckptconv.io.archive_kinds import Packed, kind_of, most_inflated, nested, open_directory
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_DEPTH, MAX_FILES
@@ -29,22 +29,24 @@ from ckptconv.io.spool import check_parsed
 if TYPE_CHECKING:
     from ckptconv.core.tensor import ByteSpan
 
-_OF_MACOS = ("__MACOSX",)
+_MACOS_FOLDERS = ("__MACOSX",)
 
 
 @dataclass(slots=True)
 class _Level:
-    """A folder of the archive: the paths of the files in it, by their last names, and of the folders."""
+    """A folder in the archive: the paths of its files and of its subfolders, by name."""
 
     files: dict[str, str] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
 
 
 class Archive:
-    """The members of an archive by their paths in it.
+    """An archive and its members.
 
-    source: the archive. kind: "zip", "tar" or "gzip". members: by path, in the archive's order. is_spent: whether more
-    was to be parsed of it than may be.
+    source:   the archive's file.
+    kind:     "zip", "tar" or "gzip".
+    members:  by their paths, in the archive's order.
+    is_spent: whether a limit on what may be parsed or inflated was exceeded.
     """
 
     def __init__(self, source: Source) -> None:
@@ -53,51 +55,51 @@ class Archive:
             raise nested()
         self.source = source
         self.members: dict[str, Packed] = {}
-        self.kind, listed, self._span = opened(source, is_member=isinstance(source, Member))
+        self.kind, listed, self._span = open_directory(source, is_member=isinstance(source, Member))
         self._levels: dict[str, _Level] = {"": _Level()}
         self._spent, self._inflated, self.is_spent = 0, 0, False
-        for one in listed:
-            self._add(one)
+        for member in listed:
+            self._add(member)
 
     @classmethod
     def of(cls, source: Source) -> Archive:
-        """The archive of a source, opened once however many ask. Raises as opening it does."""
+        """The archive of a source. Its directory is read once, and kept with the source. Raises as opening does."""
         return source.once(cls, lambda: cls(source))
 
-    def _add(self, one: Packed) -> None:
-        parts = _parts(one.name or one.own)
-        if not parts or parts[0] in _OF_MACOS or parts[-1].startswith("._") or parts[-1] == ".DS_Store":
+    def _add(self, member: Packed) -> None:
+        parts = _split_path(member.name or member.own)
+        if not parts or parts[0] in _MACOS_FOLDERS or parts[-1].startswith("._") or parts[-1] == ".DS_Store":
             return
         if len(self.members) >= MAX_FILES or len(parts) > MAX_DEPTH:
             raise LimitError(f"the archive has more than {MAX_FILES:,} files, or folders too deep")
-        path, at = "/".join(parts), ""
+        path, folder = "/".join(parts), ""
         for name in parts[:-1]:
-            level = self._levels[at]
-            at = f"{at}/{name}" if at else name
-            level.folders[name] = at
-            self._levels.setdefault(at, _Level())
+            level = self._levels[folder]
+            folder = f"{folder}/{name}" if folder else name
+            level.folders[name] = folder
+            self._levels.setdefault(folder, _Level())
             if name in level.files:
-                raise _ambiguous(at)
-        level = self._levels[at]
+                raise _duplicate_error(folder)
+        level = self._levels[folder]
         if parts[-1] in level.files or parts[-1] in level.folders:
-            raise _ambiguous(path)
+            raise _duplicate_error(path)
         level.files[parts[-1]] = path
-        self.members[path] = one
+        self.members[path] = member
 
     def folder(self, path: str) -> MemberFolder:
-        """A folder of it; all of it is the folder of no name."""
+        """A folder in the archive; "" is the whole archive."""
         return MemberFolder(self, path)
 
     def shared(self, path: str) -> MemberFolder:
-        """The same for one of several who read it: whoever closes it leaves the archive open to the others."""
+        """A folder for one of several readers: closing it leaves the archive open."""
         return _SharedFolder(self, path)
 
     def level(self, path: str) -> _Level | None:
-        """What is in a folder of it; None where there is no such folder."""
+        """The contents of a folder; None if there is no such folder."""
         return self._levels.get(path)
 
     def span(self, path: str) -> ByteSpan:
-        """Where a member's contents lie, which may have to be inflated first. Costs one small read.
+        """Where a member's contents lie; reading them may inflate the member first. Costs one small read.
 
         Raises CorruptFileError, LimitError, UnsupportedError, KeyError.
         """
@@ -107,14 +109,14 @@ class Archive:
         return span
 
     def spend(self, count: int) -> None:
-        """As `Source.spend`, for all of its members together."""
+        """`Source.spend` for all members together."""
         self._spent += count
         self.is_spent = True
         check_parsed(self._spent, self.source.size)
         self.is_spent = False
 
     def inflate(self, count: int) -> None:
-        """As `Source.inflate`, for all of its members together that are compressed themselves."""
+        """`Source.inflate` for all members together that hold compressed data."""
         self._inflated += count
         if self._inflated > most_inflated(self.source):
             self.is_spent = True
@@ -124,12 +126,12 @@ class Archive:
             )
 
     def open(self, path: str) -> Member:
-        """A member as a file of its own. Raises as `span` does, with the member's path."""
+        """Open a member as a file. Raises as `span` does, with the member's path."""
         with located(self.source.path / path):
             return Member(self, path)
 
     def text(self, path: str, limit: int) -> bytes:
-        """All of a small member, checked against its CRC-32. Raises LimitError past `limit` bytes, and as `open`."""
+        """Read a small member, and check its CRC-32. Raises LimitError past `limit` bytes, and as `open` does."""
         span = self.span(path)
         if span.length > limit:
             raise LimitError(f"{path!r} has {span.length:,} bytes; the limit is {limit:,}")
@@ -140,15 +142,15 @@ class Archive:
 
 
 class Member(Source):
-    """A member of an archive, as a file: `path` goes on behind the archive's.
+    """A member of an archive as a file; its `path` continues the archive's.
 
-    whole: where its contents lie, with the checksum that the archive has for them.
+    whole: where its contents lie, with the checksum that the archive records for them.
     """
 
     def __init__(self, archive: Archive, path: str) -> None:
         self.whole = archive.span(path)
         identity = (*archive.source.identity, self.whole.offset)
-        self._begin(archive.source.path / path, self.whole.length, identity)
+        self._initialize(archive.source.path / path, self.whole.length, identity)
         self.beside = MemberFolder(archive, path.rpartition("/")[0])
         self._archive = archive
 
@@ -164,13 +166,13 @@ class Member(Source):
         """Close the archive."""
         self._archive.source.close()
 
-    def rest(self) -> None:
+    def release_handle(self) -> None:
         """It has no handle of its own."""
 
-    def wake(self) -> None:
+    def reopen_handle(self) -> None:
         """It has no handle of its own."""
 
-    def _small(self, offset: int, length: int) -> bytes:
+    def _read_small(self, offset: int, length: int) -> bytes:
         self.bytes_read += length
         return bytes(self.whole.file.read_at(self.whole.offset + offset, length))
 
@@ -179,17 +181,17 @@ class Member(Source):
         return len(buffer)
 
     def place(self, offset: int) -> tuple[Source, int] | None:
-        """As `Source.place`."""
+        """See `Source.place`."""
         file = self._archive.source
         return (file, self.whole.offset + offset) if self.whole.file is file else None
 
     def check_unchanged(self) -> None:
-        """As `Source.check_unchanged`, of the archive."""
+        """`Source.check_unchanged` for the archive."""
         self._archive.source.check_unchanged()
 
 
 class MemberFolder(Folder):
-    """A folder of an `archive`; `inner` is its path there."""
+    """A folder in an `archive`; `inner` is its path there."""
 
     def __init__(self, archive: Archive, inner: str) -> None:
         super().__init__(archive.source.path / inner)
@@ -198,26 +200,28 @@ class MemberFolder(Folder):
         self._folders: dict[str, MemberFolder] = {}
 
     @cached_property
-    def _listed(self) -> tuple[tuple[str, ...], ...]:
+    def _entries(self) -> tuple[tuple[str, ...], ...]:
         level = self.archive.level(self.inner) or _Level()
         return tuple(sorted(level.files)), tuple(sorted(level.folders)), ()
 
     def open(self, name: str) -> Source:
         if name not in self._open:
-            self._open[name] = self.glance(name)
+            self._open[name] = self.open_unshared(name)
         return self._open[name]
 
-    def glance(self, name: str) -> Source:
+    def open_unshared(self, name: str) -> Source:
         self._check_plain(name)
         level = self.archive.level(self.inner) or _Level()
         if name not in level.files:
             raise FileAccessError(
                 "cannot open: there is no such file in the archive", path=self.path / name, hint="check the archive"
             ) from FileNotFoundError(name)
-        return _Shared(self.archive, level.files[name])
+        return _SharedMember(self.archive, level.files[name])
 
     def text(self, name: str, limit: int) -> str:
-        """All of one of its files as text, checked. Raises CorruptFileError, LimitError, and as `Archive.open`."""
+        """Read one of its files as text, and check its CRC-32. Raises CorruptFileError, LimitError, and as
+        `Archive.open` does.
+        """
         path = f"{self.inner}/{name}" if self.inner else name
         try:
             return self.archive.text(path, limit).decode("utf-8")
@@ -232,9 +236,10 @@ class MemberFolder(Folder):
 
     @property
     def used(self) -> list[str]:
-        """The paths in the archive of all its files that have been opened."""
+        """The paths in the archive of the files that have been opened, including those in subfolders."""
         start = f"{self.inner}/" if self.inner else ""
-        return [*(start + name for name in self._open), *(path for one in self._folders.values() for path in one.used)]
+        in_subfolders = [path for folder in self._folders.values() for path in folder.used]
+        return [*(start + name for name in self._open), *in_subfolders]
 
     @property
     def size(self) -> int:
@@ -247,31 +252,31 @@ class MemberFolder(Folder):
         self.archive.source.close()
 
 
-class _Shared(Member):
-    """One of several members that are open: whoever closes it leaves the archive open to the others."""
+class _SharedMember(Member):
+    """A member for one of several readers: closing it leaves the archive open."""
 
     def __init__(self, archive: Archive, path: str) -> None:
         super().__init__(archive, path)
         self.beside = archive.shared(path.rpartition("/")[0])
 
     def close(self) -> None:
-        """The archive is closed with the folder."""
+        """Does nothing: the archive is closed together with the folder."""
 
 
 class _SharedFolder(MemberFolder):
-    """A folder that is open beside others of the archive."""
+    """A folder for one of several readers."""
 
     def close(self) -> None:
-        """The archive is closed with whoever opened it."""
+        """Does nothing: whoever opened the archive closes it."""
 
 
-def _parts(own: str) -> list[str]:
-    """A member's name, taken apart. Raises CorruptFileError where it leads out of the archive."""
+def _split_path(own: str) -> list[str]:
+    """The components of a member's name. Raises CorruptFileError if it leads out of the archive."""
     parts = [part for part in own.split("/") if part not in ("", ".")]
     if own.startswith("/") or ".." in parts or "\0" in own:
         raise CorruptFileError(f"the archive has a member {own!r}, whose name leads out of it", hint="do not trust it")
     return parts
 
 
-def _ambiguous(path: str) -> CorruptFileError:
+def _duplicate_error(path: str) -> CorruptFileError:
     return CorruptFileError(f"the archive has two members {path!r}", hint="do not trust it")

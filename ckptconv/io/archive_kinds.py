@@ -1,4 +1,4 @@
-"""Which kind of archive a file is, and what its directory lists: zip, tar, and either in gzip."""
+"""Recognizes archives and reads their directories: zip, tar, and gzip around a tar or another file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 PROGRAM_MAGIC = b"MZqFpD='"
 PROGRAM_BYTES = 64
-"""Of Cosmopolitan's programs: how they start, and less than the smallest has (cosmopolitan, ape/specification.md)."""
+"""How Cosmopolitan's programs start, and fewer bytes than the smallest has (cosmopolitan, ape/specification.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A member: its name in the archive's own directory, its size, whether it is compressed, and what its name means
-    where that is not what it says.
+    """A member of an archive.
+
+    own:        its name in the archive's directory.
+    size:       in bytes, when inflated.
+    compressed: whether it has to be inflated.
+    name:       its name as a path, if that differs from `own`.
     """
 
     own: str
@@ -41,12 +45,12 @@ def nested() -> UnsupportedError:
 
 
 def most_inflated(source: Source) -> int:
-    """What may become of all its members together, where they are compressed, and of any of them."""
+    """How many bytes the compressed members may inflate to, together."""
     return max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size)
 
 
 def is_archive(source: Source) -> bool:
-    """Whether it starts as an archive does."""
+    """Whether the file starts like an archive."""
     return kind_of(source) is not None
 
 
@@ -59,7 +63,7 @@ def is_program(source: Source) -> bool:
 
 
 def kind_of(source: Source) -> str | None:
-    """Which of them it is, by how it starts."""
+    """The kind of archive, by how the file starts: "zip", "tar", "gzip" or None."""
     start = bytes(source.read_at(0, min(source.size, MAGIC_OFFSET + len(MAGIC))))
     if start.startswith(LOCAL_MAGIC) or is_program(source):
         return "zip"
@@ -68,37 +72,40 @@ def kind_of(source: Source) -> str | None:
     return "tar" if start[MAGIC_OFFSET:] == MAGIC else None
 
 
-def opened(source: Source, *, is_member: bool) -> tuple[str, Iterator[Packed], Callable[[str], ByteSpan]]:
-    """Its kind, its members under their own names, and what finds the contents of one. Raises as `Archive` does."""
+def open_directory(source: Source, *, is_member: bool) -> tuple[str, Iterator[Packed], Callable[[str], ByteSpan]]:
+    """The archive's kind, its members, and a function from a member's own name to its contents.
+
+    is_member: the archive lies in another one. Raises as `Archive` does.
+    """
     match kind_of(source):
         case "zip":
-            return "zip", *_of_zip(source)
+            return "zip", *_zip_directory(source)
         case "tar":
-            return "tar", *_of_tar(source, source)
+            return "tar", *_tar_directory(source, source)
         case "gzip":
             inflated = Gunzipped(source)
             if is_member and is_archive(inflated):
                 raise nested()
             if kind_of(inflated) == "tar":
-                return "gzip", *_of_tar(inflated, inflated)
+                return "gzip", *_tar_directory(inflated, inflated)
             own = source.path.name.removesuffix(".gz")
             return "gzip", iter([Packed(own, inflated.size, True)]), lambda _: ByteSpan(inflated, 0, inflated.size)
     raise UnsupportedError("this is not an archive", hint="name the file itself")
 
 
-def _of_zip(source: Source) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
+def _zip_directory(source: Source) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
     archive = ZipArchive.of(source)
     archive.limit_inflated(most_inflated(source))
     listed = (
-        Packed(name, entry.size, entry.method != STORED, name.replace("\\", "/"))  # as some have on Windows
+        Packed(name, entry.size, entry.method != STORED, name.replace("\\", "/"))  # some Windows programs write these
         for name, entry in archive.entries.items()
         if not name.endswith(("/", "\\"))
     )
     return listed, archive.span
 
 
-def _of_tar(source: Source, file: SpanFile) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
-    found = members(source)
+def _tar_directory(source: Source, file: SpanFile) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
+    entries = members(source)
     compressed = isinstance(source, Gunzipped)
-    listed = (Packed(name, one.size, compressed) for name, one in found.items())
-    return listed, lambda name: ByteSpan(file, found[name].offset, found[name].size)
+    listed = (Packed(name, entry.size, compressed) for name, entry in entries.items())
+    return listed, lambda name: ByteSpan(file, entries[name].offset, entries[name].size)

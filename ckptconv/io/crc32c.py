@@ -1,7 +1,7 @@
 """CRC-32C (Castagnoli's polynomial P), which TensorFlow and TensorStore record.
 
-A table in Python does some 10 MB a second, and is for little. Much goes through numpy at 2.6 GB a second (one core of
-2026, without the interpreter lock for most of it), by a multiple of P with few terms:
+A table in Python does some 10 MB a second, and is used for few bytes. Many go through numpy at 2.6 GB a second (on one
+core of 2026, without the interpreter lock for most of it), by a multiple of P with few terms:
 
     x^5685 + x^1362 + x^426 + 1 = 0  (mod P), and so to any power of 2: x^(64 * 5685) + x^(64 * 1362) + …
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 
 _POLYNOMIAL = 0x82F63B78
-"""Its bits the other way round."""
+"""P with its bits in reverse order."""
 
 _FULL = 0xFFFFFFFF
 
 _PLACES = (4323, 5259, 5685)
-"""How far on a word counts again."""
+"""How many words further on a word is added again."""
 
 _BLOCK, _WINDOW = _PLACES[0], _PLACES[-1]
 
 MANY = 1 << 17
-"""Bytes from which numpy is faster than the table even where it has yet to be imported."""
+"""For this many bytes and more numpy is faster than the table, even where it has yet to be imported."""
 
 _FEW = 512
 """Bytes up to which the table is faster than numpy."""
 
 _PIECE = 1 << 18
-"""Bytes that are done at a time: with as many again they stay in the cache."""
+"""Bytes at a time, so that they and their copy stay in the cache."""
 
 
-def _rows() -> list[int]:
+def _make_table() -> list[int]:
     """The CRC-32C of each byte."""
     table = []
     for byte in range(256):
@@ -53,7 +53,7 @@ def _rows() -> list[int]:
     return table
 
 
-_TABLE = _rows()
+_TABLE = _make_table()
 
 
 def crc32c(data: bytes | memoryview, value: int = 0) -> int:
@@ -80,7 +80,7 @@ class Crc32c:
         self._rest = b""
 
     def update(self, data: bytes | memoryview) -> None:
-        """Go on with these bytes; in constant memory."""
+        """Continue with these bytes, in constant memory."""
         for start in range(0, len(data), _PIECE):
             piece = data[start : start + _PIECE]
             if self._rest:
@@ -88,9 +88,9 @@ class Crc32c:
             whole = len(piece) & ~7 if self._window is not None or len(piece) > _FEW else 0
             self._rest = bytes(piece[whole:])
             if whole:
-                self._go_on(piece[:whole])
+                self._update_words(piece[:whole])
 
-    def _go_on(self, data: bytes | memoryview) -> None:
+    def _update_words(self, data: bytes | memoryview) -> None:
         import numpy as np
 
         words = np.empty(_WINDOW + len(data) // 8, "<u8")
@@ -116,7 +116,7 @@ class Crc32c:
 
 
 def _folded(values: Array) -> Array:
-    """The last `_WINDOW` of the values, with those before added to them; `values` is used up."""
+    """The last `_WINDOW` of the values, with all earlier ones added to them; overwrites `values`."""
     for start in range(_WINDOW, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
         for place in _PLACES:
@@ -125,7 +125,7 @@ def _folded(values: Array) -> Array:
 
 
 def _unfolded(last: Array) -> Array:
-    """The last ones without what they have of each other, as they count where nothing follows."""
+    """The last values without what they add to each other, since no value follows them."""
     found = last.copy()
     for place in _PLACES[:-1]:
         found[place:] ^= last[:-place]

@@ -1,4 +1,4 @@
-"""Reading bytes one piece after the other, none of them past the end."""
+"""Takes bytes one piece after another, and never past the end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
 
 class Cursor:
-    """A place in some bytes, which moves on as they are taken.
+    """A position in some bytes, which advances as they are taken.
 
-    what: what the bytes are, for errors. bad: makes the error for bytes that contradict the format.
+    what: what the bytes are, for errors.
+    bad:  makes the error for bytes that contradict the format.
     """
 
     __slots__ = ("_data", "at", "bad", "what")
@@ -24,11 +25,11 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """Bytes that have not been taken."""
+        """The number of bytes that have not been taken."""
         return len(self._data) - self.at
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes. Raises what `bad` makes where there are fewer."""
+        """Take the next `count` bytes. Raises what `bad` makes if there are fewer."""
         start, end = self.at, self.at + count
         if end > len(self._data):
             raise self.cut_short()
@@ -36,5 +37,5 @@ class Cursor:
         return self._data[start:end]
 
     def cut_short(self) -> Exception:
-        """The error for bytes that are not there."""
+        """The error for missing bytes."""
         return self.bad(f"{self.what} is cut short")

@@ -1,4 +1,4 @@
-"""The content digest: one number for what a checkpoint says, whatever container says it.
+"""The content digest: a hash of a checkpoint's contents that does not depend on the container.
 
 It covers names, element types, shapes, values, ties and typed metadata. It leaves out the container, the order of
 tensors, sharding, strides and bookkeeping. Anyone can recompute it:
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 PREFIX = "xxh3-128:"
 PLACEHOLDER = PREFIX + "0" * 32
-"""As long as any digest, so that it can be filled in once the bytes have passed."""
+"""A placeholder of the same length, which is replaced by the digest once all bytes are written."""
 
 
 def content_hash(tensor: LazyTensor) -> str:
-    """The hash of a tensor's image; reads all of it, in constant memory."""
+    """The hash of a tensor's image. Reads all of it, in constant memory."""
     content = ContentHash()
     for chunk in chunks(tensor, memoryview(bytearray(CHUNK))):
         content.update(chunk)
@@ -43,7 +43,7 @@ def content_hash(tensor: LazyTensor) -> str:
 
 
 def combine(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
-    """The digest of a checkpoint from the content hashes of all its tensors, tied ones included, by name."""
+    """The digest of a checkpoint, from the content hashes of all its tensors by name, including tied ones."""
     total = ContentHash()
 
     def line(*cells: object) -> None:
@@ -63,7 +63,7 @@ def combine(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
 
 
 def digest(checkpoint: Checkpoint, progress: Progress | None = None) -> str:
-    """The content digest of an open checkpoint; reads every byte of it once."""
+    """The content digest of an open checkpoint. Reads all tensors, tied ones once."""
     tensors = checkpoint.all_tensors
     total = sum(tensor.info.nbytes for tensor in tensors.values())
     seen: dict[object, str] = {}

@@ -1,4 +1,4 @@
-"""Documents in small files, which are read whole."""
+"""JSON documents in small files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_object(path: Path, what: str, *, hint: str) -> dict[str, Any] | None:
-    """The JSON object in a file that errors call `what`; None where there is no such file.
+    """Read the JSON object in a file, which errors call `what`; None if there is no such file.
 
     Raises CorruptFileError, LimitError, FileAccessError, with its path.
     """

@@ -1,7 +1,7 @@
 """A folder whose files are one checkpoint: shards with their index, or the parts of a distributed checkpoint.
 
-Files, and folders in it, are opened by plain names alone: a name that an index or a pickle gives can never lead out of
-the folder. A thousand of them may be open (`handles`).
+Files and subfolders are opened by plain names only, so that a name from an index or a pickle cannot lead out of the
+folder. A thousand files may be open at a time (`handles`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, located
-from ckptconv.io.handles import MAX_HANDLES, Handles, Resting
+from ckptconv.io.handles import MAX_HANDLES, Handles, PooledSource
 from ckptconv.io.limits import MAX_FILES
 from ckptconv.io.source import Source, reason
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Folder:
-    """The files of one folder, each opened when it is asked for, once. A context manager.
+    """The files of one folder, each opened once, when it is asked for. A context manager.
 
     path: as it was given.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Touches nothing; `names` lists the folder."""
+        """Does not touch the disk."""
         self.path = Path(path)
         self._open: dict[str, Source] = {}
-        self._inside: dict[str, Folder] = {}
+        self._subfolders: dict[str, Folder] = {}
         self._handles = Handles(MAX_HANDLES)
 
     def __enter__(self) -> Folder:
@@ -42,21 +42,21 @@ class Folder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its regular files, sorted; symlinks to such included. Raises FileAccessError, LimitError."""
-        return self._listed[0]
+        """Its regular files and symlinks to such, sorted. Raises FileAccessError, LimitError."""
+        return self._entries[0]
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders in it, likewise."""
-        return self._listed[1]
+        """Its subfolders and symlinks to folders, sorted. Raises likewise."""
+        return self._entries[1]
 
     @property
     def others(self) -> tuple[str, ...]:
-        """What is neither, likewise: pipes, and links that lead nowhere or to where one may not look."""
-        return self._listed[2]
+        """Everything else, sorted: pipes, and links that are broken or lead where access is denied. Raises likewise."""
+        return self._entries[2]
 
     @cached_property
-    def _listed(self) -> tuple[tuple[str, ...], ...]:
+    def _entries(self) -> tuple[tuple[str, ...], ...]:
         found: dict[str, list[str]] = {"file": [], "folder": [], "": []}
         try:
             with os.scandir(self.path) as entries:
@@ -72,17 +72,20 @@ class Folder:
         return tuple(tuple(sorted(names)) for names in found.values())
 
     def open(self, name: str) -> Source:
-        """One of its files; closed with the folder.
+        """Open one of its files, which is closed together with the folder.
 
-        Raises CorruptFileError where `name` is not a plain file name, FileAccessError where there is no such file.
+        Raises CorruptFileError if `name` is not a plain file name, FileAccessError if there is no such file.
         """
         if name not in self._open:
             self._check_plain(name)
-            self._open[name] = Resting(self.path / name, self._handles)
+            self._open[name] = PooledSource(self.path / name, self._handles)
         return self._open[name]
 
     def open_all(self, names: Iterable[str]) -> tuple[dict[str, Source], list[str]]:
-        """Those of these files that are there, by name, and the names of those that are not. Raises as `open` does."""
+        """Open those of these files that exist. Returns them by name, and the names of those that are missing.
+
+        Raises as `open` does.
+        """
         found: dict[str, Source] = {}
         missing: list[str] = []
         for name in names:
@@ -95,15 +98,15 @@ class Folder:
         return found, missing
 
     def inside(self, name: str) -> Folder:
-        """A folder in it, which shares the handles and is closed with this one; touches nothing.
+        """A subfolder, which shares the handles and is closed together with this one. Does not touch the disk.
 
-        Raises CorruptFileError where `name` is not a plain name.
+        Raises CorruptFileError if `name` is not a plain name.
         """
-        if name not in self._inside:
+        if name not in self._subfolders:
             self._check_plain(name)
-            self._inside[name] = Folder(self.path / name)
-            self._inside[name]._handles = self._handles
-        return self._inside[name]
+            self._subfolders[name] = Folder(self.path / name)
+            self._subfolders[name]._handles = self._handles
+        return self._subfolders[name]
 
     def _check_plain(self, name: str) -> None:
         if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
@@ -114,62 +117,65 @@ class Folder:
 
     @classmethod
     def around(cls, source: Source) -> Folder:
-        """The folder of a file that is open already and stands for all of them: closing either closes both."""
+        """The folder of an open file that stands for all files in it. Closing either one closes both."""
         if source.beside is not None:
             return source.beside
-        made = cls(source.path.parent)
-        made._open[source.path.name] = source
-        source.companions = made
-        return made
+        folder = cls(source.path.parent)
+        folder._open[source.path.name] = source
+        source.companions = folder
+        return folder
 
-    def glance(self, name: str) -> Source:
-        """One of its files for whoever closes it at once; it is none of those that the folder has open."""
+    def open_unshared(self, name: str) -> Source:
+        """Open one of its files without keeping it: the caller has to close it."""
         self._check_plain(name)
         return Source(self.path / name)
 
     @property
     def size(self) -> int:
-        """Bytes of the files that have been opened."""
-        return sum(one.size for one in self._parts)
+        """The size of all files that have been opened, in bytes."""
+        return sum(part.size for part in self._opened_parts)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that have been read of them."""
-        return sum(one.bytes_read for one in self._parts)
+        """The bytes that have been read from them."""
+        return sum(part.bytes_read for part in self._opened_parts)
 
     @property
-    def _parts(self) -> tuple[Source | Folder, ...]:
-        return (*self._open.values(), *self._inside.values())
+    def _opened_parts(self) -> tuple[Source | Folder, ...]:
+        return (*self._open.values(), *self._subfolders.values())
 
     @property
     def opened(self) -> tuple[str, ...]:
-        """Names of the files that have been opened, in that order."""
+        """The names of the files that have been opened, in that order."""
         return tuple(self._open)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Paths of the files that have been opened, those in folders in it included."""
-        inside = (path for folder in self._inside.values() for path in folder.paths)
-        return (*(one.path for one in self._open.values()), *inside)
+        """The paths of the files that have been opened, including those in subfolders."""
+        in_subfolders = (path for folder in self._subfolders.values() for path in folder.paths)
+        return (*(source.path for source in self._open.values()), *in_subfolders)
 
     def check_unchanged(self) -> None:
-        """Raise SourceChangedError if one of them was written to since it was opened."""
-        for one in self._parts:
-            with located(one.path):
-                one.check_unchanged()
+        """Raise SourceChangedError if one of the opened files was written to since."""
+        for part in self._opened_parts:
+            with located(part.path):
+                part.check_unchanged()
 
     def close(self) -> None:
-        """Close them all. Closing twice is harmless."""
-        for one in self._parts:
-            one.close()
+        """Close all files. Closing twice is harmless."""
+        for part in self._opened_parts:
+            part.close()
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    with suppress(OSError):  # a symlink in a circle, or to where nobody may look
-        return "file" if entry.is_file() else "folder" if entry.is_dir() else ""
+    with suppress(OSError):  # a circular symlink, or one to where access is denied
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            return "folder"
     return ""
 
 
 def folder_of(path: Path) -> Path:
-    """The folder that a checkpoint is, or lies in."""
+    """The folder that the checkpoint at `path` is, or lies in."""
     return path if path.is_dir() else path.parent

@@ -1,6 +1,4 @@
-"""A file that is read from front to back: little-endian numbers and texts are taken, in blocks; payloads are passed
-over.
-"""
+"""Reads a file front to back: takes little-endian numbers and texts, reading blocks at a time, and skips payloads."""
 
 from __future__ import annotations
 
@@ -19,13 +17,14 @@ if TYPE_CHECKING:
 
 F32 = Struct("<f")
 FIRST_BLOCK, MAX_BLOCK = 1 << 10, 256 << 10
-"""After a jump little is read at first, since another will follow."""
+"""The block sizes: after a skip, little is read at first, since another skip is likely."""
 
 
 class Forward:
-    """A place in the file, which moves on as its bytes are taken or passed over.
+    """A position in a file, which advances as bytes are taken or skipped.
 
-    bad:  makes the error for bytes that contradict the format. most: bytes that may be taken altogether.
+    bad:  makes the error for bytes that contradict the format.
+    most: how many bytes may be taken in all.
     """
 
     def __init__(self, source: Source, at: int, bad: Callable[[str], CorruptFileError], most: int) -> None:
@@ -35,11 +34,11 @@ class Forward:
 
     @property
     def left(self) -> int:
-        """Bytes to the end of the file."""
+        """The number of bytes to the end of the file."""
         return self.source.size - self.at
 
     def take(self, count: int) -> bytes:
-        """The next bytes. Raises CorruptFileError past the end, LimitError where it comes to too many altogether."""
+        """Take the next bytes. Raises CorruptFileError past the end, LimitError past `most` bytes in all."""
         if count > self.left:
             raise self._ends(count)
         self._left -= count
@@ -58,7 +57,7 @@ class Forward:
         self._base, self._data = self.at, bytes(self.source.read_at(self.at, min(max(count, self._block), self.left)))
 
     def skip(self, count: int) -> int:
-        """Pass over bytes; says where they begin. Raises CorruptFileError past the end."""
+        """Skip bytes, and return their offset. Raises CorruptFileError past the end."""
         start = self.at
         if count > self.left:
             raise self._ends(count)
@@ -66,7 +65,7 @@ class Forward:
         return start
 
     def span(self, count: int) -> ByteSpan:
-        """The bytes that are passed over. Raises CorruptFileError past the end."""
+        """Skip bytes, and return their span. Raises CorruptFileError past the end."""
         return ByteSpan(self.source, self.skip(count), count)
 
     def _ends(self, count: int) -> CorruptFileError:
@@ -75,22 +74,22 @@ class Forward:
         )
 
     def number(self, width: int) -> int:
-        """An unsigned number of so many bytes."""
+        """Take an unsigned number of this many bytes."""
         return int.from_bytes(self.take(width), "little")
 
     def signed(self, width: int) -> int:
-        """A signed number of so many bytes."""
+        """Take a signed number of this many bytes."""
         return int.from_bytes(self.take(width), "little", signed=True)
 
     def count(self, what: str, most: int, width: int = 4) -> int:
-        """A signed number that is no negative one, and no larger than `most`."""
+        """Take a signed number, which must be from 0 to `most`."""
         number = self.signed(width)
         if not 0 <= number <= most:
             raise self.bad(f"{what} is {number:,}")
         return number
 
     def entries(self, what: str, width: int, least: int) -> int:
-        """An unsigned number of tensors or the like, each of which takes at least so many bytes. Raises LimitError."""
+        """Take an unsigned number of entries, such as tensors, each of at least `least` bytes. Raises LimitError."""
         count = self.number(width)
         if count > MAX_TENSORS:
             raise LimitError(f"it claims {count:,} {what}; the limit is {MAX_TENSORS:,}")
@@ -99,5 +98,5 @@ class Forward:
         return count
 
     def real(self) -> float:
-        """A float of four bytes."""
+        """Take a float of four bytes."""
         return float(F32.unpack(self.take(4))[0])

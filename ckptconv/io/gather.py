@@ -25,7 +25,7 @@ SCRATCH = 4 << 20
 """Bytes read at a time when a box is dense enough to be read whole."""
 
 CHEAP_GAP = 16 << 10
-"""Bytes that are read over as fast as a further call is made: some 2 µs at 8 GB/s."""
+"""The gap that takes as long to read over as one more system call takes: some 2 µs at 8 GB/s."""
 
 _UNSIGNED = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8", 16: "<c16"}
 
@@ -54,7 +54,7 @@ class Gather:
         return image.view("u1").data[start - first * unit : stop - first * unit]
 
     def _fill(self, out: Array, offset: int, strides: tuple[int, ...]) -> None:
-        """Fill the box `out` from the storage's unit `offset` on."""
+        """Fill the box `out`, whose first element is the storage's element `offset`."""
         unit = self.placement.storage.unit
         axes = [axis for axis, n in enumerate(out.shape) if n > 1 and strides[axis]]
         axes.sort(key=lambda axis: strides[axis], reverse=True)
@@ -88,7 +88,7 @@ class Gather:
             self._gather(part, offset + index * strides[axis], strides, axes if step > 1 else inner, unit)
 
     def _runs(self, out: Array, offset: int, strides: tuple[int, ...], axis: int, run: int) -> None:
-        """Read a run of `run` units for each index of `axis`, many into one scratch buffer, and place them at once."""
+        """Read a run of `run` elements for each index of `axis`, many into one buffer, and copy them at once."""
         import numpy as np
 
         storage = self.placement.storage
@@ -106,7 +106,7 @@ class Gather:
             part[...] = np.ndarray(part.shape, dtype=_UNSIGNED[unit], buffer=scratch, strides=steps)
 
     def _dense(self, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int], unit: int) -> bool:
-        """Whether no gap between runs is worth a system call of its own."""
+        """Whether reading over the gaps between runs is cheaper than a system call for each run."""
         below = 1
         for axis in reversed(axes):
             if (strides[axis] - below) * unit > CHEAP_GAP:

@@ -1,4 +1,4 @@
-"""Reading an image that lies in a grid of chunks of one shape, the last of which may reach past its end."""
+"""Reads an image that is stored as a grid of chunks of one shape. The last chunks may extend beyond the image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def read_grid(shape: tuple[int, ...], chunk: tuple[int, ...], width: int, start: int, stop: int, part: Part) -> Array:
     """Elements [start, stop) of an image of this shape, of `width` bytes each, as raw bytes (``V4``).
 
-    part: the elements of a chunk, by its place in the grid: from an index in it on, as many as a size says; or one for
-          all of them.
+    part: part(place, begin, size) gives the elements of the chunk at `place` in the grid, from the index `begin` in it,
+          in the shape `size`; or a single element that stands for all of them.
     """
     import numpy as np
 
@@ -29,7 +29,7 @@ def read_grid(shape: tuple[int, ...], chunk: tuple[int, ...], width: int, start:
         count = prod(size)
         box: Any = image[filled : filled + count].reshape(size)
         for place, within, target in chunks_of(begin, size, chunk):
-            wanted = box[(*target, ...)]  # the ellipsis keeps a 0-d view a view
-            wanted[...] = part(place, within, wanted.shape)
+            view = box[(*target, ...)]  # with the ellipsis, a 0-d result is a view too, not a scalar
+            view[...] = part(place, within, view.shape)
         filled += count
     return image

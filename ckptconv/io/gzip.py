@@ -1,12 +1,12 @@
-r"""A gzip file, read as what is in it: inflated into an unnamed temporary file as it is opened.
+r"""Reads the contents of a gzip file, which is inflated into an unnamed temporary file when it is opened.
 
     \x1f\x8b\x08   flags, time, system, extra field, name, comment
     deflate        …
-    8 bytes        CRC-32 and length of what was packed; then the next member, or zeros, or the end
+    8 bytes        CRC-32 and length of the contents; then the next member, or zeros, or the end
 
-Nothing in it says how long the whole is, so that the directory of an archive in it cannot be found without. Checksums
-are checked on the way. Refused: a stream that ends too early, what is neither stream nor zeros behind one, and more
-bytes than an honest checkpoint becomes. Source: RFC 1952.
+Nothing says how long the contents are in all, so that the directory of an archive inside cannot be found without
+inflating. Checksums are checked on the way. Refused: a stream that ends too early, anything but a stream or zeros after
+one, and more bytes than any honest checkpoint has. Source: RFC 1952.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WITH_HEADER = 16 + zlib.MAX_WBITS
 
 
 def head(source: Source, length: int) -> bytes:
-    """The first bytes of what is in it, fewer where it is damaged. Inflates little."""
+    """The first bytes of the contents; fewer if the file is damaged. Inflates little."""
     try:
         data = bytes(source.read_at(0, min(source.size, CHUNK)))
         return zlib.decompressobj(_WITH_HEADER).decompress(data, length)
@@ -38,11 +38,12 @@ def head(source: Source, length: int) -> bytes:
 
 
 class Gunzipped(Spooled):
-    """What a gzip file holds, as a file; `path` is the gzip file's."""
+    """The contents of a gzip file as a file; `path` is the gzip file's."""
 
     def __init__(self, source: Source) -> None:
-        """Inflate all of it, which tells the source's `progress`. Raises CorruptFileError, LimitError,
-        FileAccessError.
+        """Inflate everything, and report to the source's `progress`.
+
+        Raises CorruptFileError, LimitError, FileAccessError.
         """
         super().__init__(source, _inflated(source))
 

@@ -1,6 +1,6 @@
-"""Many files at once: the operating system's handles of all but the last few that were read are given back.
+"""Reads more files than a process may hold open: only those that were read last keep a handle.
 
-They are taken again when they are needed, which fails where another file lies there by then.
+The others are reopened when they are read again, which fails if another file is in their place by then.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from os import PathLike
 
 MAX_HANDLES = 128
-"""Files of one checkpoint that the operating system holds open at a time; it grants a process 256 to 1,024 in all."""
+"""The most files of one checkpoint that are open at a time. Systems allow a process 256 to 1,024 in all."""
 
 
 class Handles:
-    """Which files have a handle, least recently used first. One that is being read from is never taken away."""
+    """The files that have a handle, least recently used first. A file that is being read never loses its handle."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = Lock()
-        self._readers: OrderedDict[Resting, int] = OrderedDict()
+        self._readers: OrderedDict[PooledSource, int] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[Handles], tuple[int]]:
-        return Handles, (self._most,)  # the handles themselves are this process's
+        return Handles, (self._most,)  # handles cannot be passed to another process
 
-    def take(self, file: Resting) -> None:
+    def take(self, file: PooledSource) -> None:
         with self._lock:
-            file.wake()
+            file.reopen_handle()
             self._readers[file] = self._readers.get(file, 0) + 1
             self._readers.move_to_end(file)
             if len(self._readers) > self._most:
-                idle = next((one for one, readers in self._readers.items() if not readers), None)
+                idle = next((candidate for candidate, readers in self._readers.items() if not readers), None)
                 if idle is not None:
-                    idle.rest()
+                    idle.release_handle()
                     del self._readers[idle]
 
-    def give_back(self, file: Resting) -> None:
+    def give_back(self, file: PooledSource) -> None:
         with self._lock:
             self._readers[file] -= 1
 
 
-class Resting(Source):
-    """A file of several, whose handle may be given back between two reads."""
+class PooledSource(Source):
+    """One of many files, whose handle may be released between two reads."""
 
     def __init__(self, path: str | PathLike[str], handles: Handles) -> None:
         super().__init__(path)
@@ -54,10 +54,10 @@ class Resting(Source):
         handles.take(self)
         handles.give_back(self)
 
-    def _small(self, offset: int, length: int) -> bytes:
+    def _read_small(self, offset: int, length: int) -> bytes:
         self._handles.take(self)
         try:
-            return super()._small(offset, length)
+            return super()._read_small(offset, length)
         finally:
             self._handles.give_back(self)
 

@@ -1,4 +1,4 @@
-"""Bytes in memory that are read as a file: whole files stand in others as values."""
+"""Bytes in memory as a file, for files that are embedded in others as values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Held:
-    """Bytes in memory, read as a file."""
+    """Bytes in memory that tensors can be read from."""
 
     __slots__ = ("_data",)
 
@@ -19,34 +19,34 @@ class Held:
         self._data = memoryview(data)
 
     def read_at(self, offset: int, length: int) -> memoryview:
-        """As `SpanFile` says."""
+        """See `SpanFile`."""
         return self._data[offset : offset + length]
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """As `SpanFile` says."""
+        """See `SpanFile`."""
         buffer[:] = self._data[offset : offset + len(buffer)]
 
 
 class HeldSource(Source):
-    """The same as a file of its own, for readers; `path` is that of the file in which they stand."""
+    """Bytes in memory as a file for readers. `path` is that of the file that contains them."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._data = memoryview(data)
-        self._begin(path, len(data), (id(data), len(data)))
+        self._initialize(path, len(data), (id(data), len(data)))
 
-    def rest(self) -> None:
+    def release_handle(self) -> None:
         """It has no handle."""
 
-    def wake(self) -> None:
+    def reopen_handle(self) -> None:
         """It has no handle."""
 
     def place(self, offset: int) -> None:
-        """No file of the disk has it as it is."""
+        """None: the bytes are in no file on disk as they are."""
 
     def check_unchanged(self) -> None:
-        """Nobody else writes to it."""
+        """Does nothing: nobody else can write to the bytes."""
 
-    def _small(self, offset: int, length: int) -> bytes:
+    def _read_small(self, offset: int, length: int) -> bytes:
         return bytes(self._data[offset : offset + length])
 
     def _pread(self, buffer: memoryview, offset: int) -> int:

@@ -1,4 +1,4 @@
-r"""A file that is compressed as a whole, read as what is in it: inflated into an unnamed temporary file.
+r"""A file that is compressed as a whole, read as the file that it holds: it is inflated into an unnamed temporary file.
 
     \x78 …              zlib (RFC 1950)
     "BZh"               bzip2
@@ -6,8 +6,8 @@ r"""A file that is compressed as a whole, read as what is in it: inflated into a
     \x5d \x00 \x00      LZMA, the format before xz
     \x04 "\x22M\x18"    a frame of LZ4, for which Python needs the package ``lz4``
 
-Checksums are checked on the way, where there are any. Refused: a stream that ends too early, anything behind one, and
-more bytes than an honest checkpoint becomes. gzip is `ckptconv.io.gzip`'s business.
+Checksums are checked, where there are any. Refused: a stream that ends too early, anything that follows one, and more
+bytes than an honest checkpoint inflates to. For gzip there is `ckptconv.io.gzip`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAGICS = (
 
 
 class Inflater(Protocol):
-    """What bz2's, lzma's, lz4's and zstd's decompressors are."""
+    """The interface of the decompressors of bz2, lzma, lz4 and zstd."""
 
     @property
     def eof(self) -> bool: ...
@@ -46,7 +46,7 @@ class Inflater(Protocol):
 
 
 class Zlib:
-    """zlib's, with the interface of the others; with `any_header` of gzip's streams too."""
+    """zlib's decompressor, with the interface of the others; with `any_header` for gzip's streams too."""
 
     def __init__(self, *, any_header: bool = False) -> None:
         import zlib
@@ -70,26 +70,26 @@ class Zlib:
 
 
 def method(source: Source) -> str | None:
-    """How it is compressed, by its first bytes; None where it is not, or in another way."""
+    """The compression of a file, by its first bytes; None where it has none, or another one."""
     start = bytes(source.read_at(0, min(6, source.size)))
     return next((name for magic, name in MAGICS if start.startswith(magic)), None)
 
 
 def head(source: Source, name: str, length: int) -> bytes:
-    """The first bytes of what is in it, fewer where it is damaged. Inflates little. Raises MissingExtraError."""
+    """The first bytes of the inflated file, fewer where it is damaged. Inflates little. Raises MissingExtraError."""
     try:
         data = bytes(source.read_at(0, min(source.size, 1 << 20)))  # a block of bzip2's has 900,000 bytes
-        made = _inflater(name).decompress(data, length)
-        return made or (_literals(data) if name == "LZ4" else made)  # which has blocks of up to four megabytes
-    except _errors():
+        start = _inflater(name).decompress(data, length)
+        return start or (_literals(data) if name == "LZ4" else start)  # whose blocks have up to four megabytes
+    except _damage_errors():
         return b""
 
 
 class Inflated(Spooled):
-    """What such a file holds, as a file; `path` is the compressed file's."""
+    """The inflated contents of a file as a file; `path` is the compressed file's."""
 
     def __init__(self, source: Source, name: str) -> None:
-        """Inflate all of it, which tells the source's `progress`. Raises CorruptFileError, LimitError,
+        """Inflate all of it, with calls of the source's `progress`. Raises CorruptFileError, LimitError,
         FileAccessError, MissingExtraError.
         """
         super().__init__(source, _inflated(source, name))
@@ -104,7 +104,7 @@ def _inflated(source: Source, name: str) -> Iterator[bytes]:
                 data = stream.decompress(piece, CHUNK)
             except MemoryError as error:
                 raise LimitError(f"the {name} stream asks for too much memory", hint="do not trust it") from error
-            except _errors() as error:
+            except _damage_errors() as error:
                 raise CorruptFileError(f"the {name} stream does not inflate") from error
             yield data
             if stream.eof or (stream.needs_input and len(data) < CHUNK):
@@ -138,14 +138,14 @@ def _lz4() -> Inflater:
         from lz4.frame import LZ4FrameDecompressor
     except ImportError as error:
         raise MissingExtraError("lz4", "lz4") from error
-    made: Inflater = LZ4FrameDecompressor()
-    return made
+    inflater: Inflater = LZ4FrameDecompressor()
+    return inflater
 
 
 def _literals(data: bytes) -> bytes:
-    """What stands at the start of a frame's first block as it is: the header has 7 bytes, 8 more of a size, 4 more of a
-    dictionary's number, and the block's size four; a token says in its high bits how many literals follow, or in the
-    bytes behind it (lz4_Frame_format.md, lz4_Block_format.md).
+    """The uncompressed bytes at the start of a frame's first block. The frame's header has 7 bytes, 8 more with a size,
+    4 more with a dictionary's number, and the block's size has 4; the high bits of a token, and the bytes after it,
+    give the number of literals that follow (lz4_Frame_format.md, lz4_Block_format.md).
     """
     if len(data) < 5:
         return b""
@@ -162,7 +162,7 @@ def _literals(data: bytes) -> bytes:
     return data[at : at + count]
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def _damage_errors() -> tuple[type[Exception], ...]:
     import zlib
     from lzma import LZMAError
 

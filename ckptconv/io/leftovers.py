@@ -1,4 +1,4 @@
-"""Unfinished files and folders beside a target: their names, the locks that hold them, and what killed runs left."""
+"""Unfinished files and folders beside a target: their names, their locks, and cleaning up after killed runs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MARK = ".ckptconv-tmp-"
 
 
 def beside(path: Path) -> Path:
-    """A name of our own in the same folder, within the 255 bytes that file systems allow."""
+    """A new temporary name in the same folder, within the 255 bytes that file systems allow."""
     stem = os.fsencode(path.name)[:200].decode("utf-8", "ignore")
     return path.with_name(f".{stem}{_MARK}{secrets.token_hex(6)}")
 
 
 def lock(fd: int) -> bool:
-    """Hold a file or a folder until it is closed; False where another run does, or the file system has no locks."""
+    """Lock a file or a folder until it is closed. False if another run holds it, or the file system has no locks."""
     if sys.platform == "win32" or access.HELD_BY_HANDLES:
         return True
     try:
@@ -40,17 +40,20 @@ def lock(fd: int) -> bool:
 
 
 def create(place: Path, flags: int) -> int:
-    """An empty file under a name that `beside` gave, open and held; -1 where it is gone again. Raises OSError."""
+    """Create and lock an empty file under a name from `beside`. Returns its handle, or -1 if it has been removed again.
+
+    Raises OSError.
+    """
     fd = os.open(place, flags | os.O_CREAT | os.O_EXCL, 0o666)
     lock(fd)
     if os.path.lexists(place):
         return fd
-    os.close(fd)  # another run's sweep was faster than our lock, and removed it
+    os.close(fd)  # another run's sweep removed it before it was locked
     return -1
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed runs left beside `path`; what a live run holds stays, or nobody can hold."""
+    """Remove what killed runs left beside `path`. What a live run holds stays, and so does what cannot be locked."""
     start = beside(path).name.rsplit(_MARK, 1)[0] + _MARK
     for name in _names(path.parent):
         if not name.startswith(start):
@@ -70,7 +73,7 @@ def sweep(path: Path) -> None:
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """A folder of our own beside `path`, held by a lock; it has to be empty again when the context ends."""
+    """A temporary folder beside `path`, held by a lock. It has to be empty again when the context ends."""
     folder, fd = beside(path), -1
     try:
         with access.translated(path):

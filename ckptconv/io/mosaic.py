@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Where it begins, and its size."""
+"""Where a box begins, and its size."""
 
 _Region = tuple[tuple[int, ...], tuple[int, ...], list[Box]]
 """A box, and the chunks that lie in it."""
 
 MAX_COMPARED = 512
-"""Chunks that are compared each with each, where no straight cut takes them apart: 130,000 comparisons."""
+"""How many chunks are compared in pairs where no straight cut separates them: 130,000 comparisons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Mosaic:
         """Fill the box `out`; each tile's part of it is one run of that tile's image."""
         import numpy as np
 
-        for tile in self._near(begin, size):
+        for tile in self._candidates(begin, size):
             low = [max(a, b) for a, b in zip(begin, tile.begin, strict=True)]
             high = [min(a + n, b + m) for a, n, b, m in zip(begin, size, tile.begin, tile.size, strict=True)]
             part = [b - a for a, b in zip(low, high, strict=True)]
@@ -85,8 +85,8 @@ class Mosaic:
             where = tuple(slice(a - b, c - b) for a, b, c in zip(low, begin, high, strict=True))
             out[where] = np.frombuffer(run, dtype=np.uint8).reshape((*part, self._unit))
 
-    def _near(self, begin: tuple[int, ...], size: tuple[int, ...]) -> Sequence[Tile]:
-        """The tiles that may reach into the box, told by the first axis alone."""
+    def _candidates(self, begin: tuple[int, ...], size: tuple[int, ...]) -> Sequence[Tile]:
+        """The tiles that may overlap the box, judged by the first axis alone."""
         if not begin:
             return self._tiles
         return self._tiles[bisect_right(self._reached, begin[0]) : bisect_left(self._begins, begin[0] + size[0])]
@@ -95,14 +95,14 @@ class Mosaic:
 def check_tiling(shape: tuple[int, ...], chunks: Sequence[Box]) -> None:
     """Raise CorruptFileError unless the chunks cover the shape exactly: none outside, no gap, no overlap.
 
-    Straight cuts through all chunks take them apart, as every sharding by axes is made; the rest is compared in pairs.
-    Chunks without elements are passed over. LimitError where too many are left for that.
+    Straight cuts separate the chunks of every sharding by axes; chunks that none separates are compared in pairs, and
+    too many of those are a LimitError. Chunks without elements are skipped.
     """
     for begin, size in chunks:
         if len(begin) != len(shape) or len(size) != len(shape):
-            raise _bad(f"a chunk has {len(size)} dimensions, and the tensor {len(shape)}")
+            raise _damaged(f"a chunk has {len(size)} dimensions, and the tensor {len(shape)}")
         if any(a < 0 or n < 0 or a + n > whole for a, n, whole in zip(begin, size, shape, strict=True)):
-            raise _bad(f"the chunk {box_text(begin, size)} is outside of the shape {list(shape)}")
+            raise _damaged(f"the chunk {box_text(begin, size)} is outside of the shape {list(shape)}")
     waiting = [((0,) * len(shape), shape, [box for box in chunks if 0 not in box[1]])]
     if 0 in shape:
         return
@@ -115,7 +115,7 @@ def check_tiling(shape: tuple[int, ...], chunks: Sequence[Box]) -> None:
         if inside == [(begin, size)]:
             continue
         if not inside:
-            raise _bad(f"no chunk covers {box_text(begin, size)}")
+            raise _damaged(f"no chunk covers {box_text(begin, size)}")
         parts = next((parts for axis in range(len(shape)) if (parts := _cut(begin, size, inside, axis))), None)
         if parts is None:
             _compare(begin, size, inside)
@@ -124,7 +124,7 @@ def check_tiling(shape: tuple[int, ...], chunks: Sequence[Box]) -> None:
 
 
 def _cut(begin: tuple[int, ...], size: tuple[int, ...], inside: list[Box], axis: int) -> list[_Region]:
-    """The parts of a region between the straight cuts across `axis` that no chunk is crossed by; [] without a cut."""
+    """The parts of a region between the straight cuts across `axis` that cross no chunk; [] without a cut."""
     inside = sorted(inside, key=lambda box: box[0][axis])
     reached = list(accumulate((box[0][axis] + box[1][axis] for box in inside), max))
     cuts = [0, *(i for i in range(1, len(inside)) if inside[i][0][axis] >= reached[i - 1]), len(inside)]
@@ -146,15 +146,15 @@ def _cut(begin: tuple[int, ...], size: tuple[int, ...], inside: list[Box], axis:
 
 
 def _compare(begin: tuple[int, ...], size: tuple[int, ...], inside: list[Box]) -> None:
-    """Chunks that no straight cut takes apart: no two may overlap, and their sizes have to add up."""
+    """Check chunks that no straight cut separates: no two may overlap, and their sizes have to add up."""
     if len(inside) > MAX_COMPARED:
         raise LimitError("its chunks lie in no order that a sharding has")
     for i, (a, n) in enumerate(inside):
         for b, m in inside[:i]:
             if all(x < y + k and y < x + j for x, j, y, k in zip(a, n, b, m, strict=True)):
-                raise _bad(f"the chunks {box_text(b, m)} and {box_text(a, n)} overlap")
+                raise _damaged(f"the chunks {box_text(b, m)} and {box_text(a, n)} overlap")
     if sum(prod(n) for _, n in inside) != prod(size):
-        raise _bad(f"its chunks leave a gap in {box_text(begin, size)}")
+        raise _damaged(f"its chunks leave a gap in {box_text(begin, size)}")
 
 
 def box_text(begin: tuple[int, ...], size: tuple[int, ...]) -> str:
@@ -162,5 +162,5 @@ def box_text(begin: tuple[int, ...], size: tuple[int, ...]) -> str:
     return "[" + ", ".join(f"{a}:{a + n}" for a, n in zip(begin, size, strict=True)) + "]"
 
 
-def _bad(what: str) -> CorruptFileError:
+def _damaged(what: str) -> CorruptFileError:
     return CorruptFileError(what, hint=COPY_ALL_AGAIN)

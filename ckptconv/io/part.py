@@ -1,4 +1,4 @@
-"""A range of an open file as a file of its own: whole files stand in others as values."""
+"""A range of an open file as a file of its own, for files that are embedded in others."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ from ckptconv.io.source import Source
 
 
 class Part(Source):
-    """`length` bytes at `offset` of `whole`, open as long as this is read from; closing it does nothing."""
+    """`length` bytes at `offset` of `whole`, which must stay open and must have these bytes. Closing does nothing."""
 
     def __init__(self, whole: Source, offset: int, length: int) -> None:
-        """The file has that many bytes."""
         self._whole, self._offset = whole, offset
-        self._begin(whole.path, length, (*whole.identity, offset, length))
+        self._initialize(whole.path, length, (*whole.identity, offset, length))
 
     def spend(self, count: int) -> None:
-        """For all of the file."""
+        """Counts for the whole file."""
         self._whole.spend(count)
 
     def inflate(self, count: int) -> None:
-        """For all of the file."""
+        """Counts for the whole file."""
         self._whole.inflate(count)
 
-    def rest(self) -> None:
+    def release_handle(self) -> None:
         """It has no handle of its own."""
 
-    def wake(self) -> None:
+    def reopen_handle(self) -> None:
         """It has no handle of its own."""
 
-    def _small(self, offset: int, length: int) -> bytes:
+    def _read_small(self, offset: int, length: int) -> bytes:
         self.bytes_read += length
         return bytes(self._whole.read_at(self._offset + offset, length))
 
@@ -36,9 +35,9 @@ class Part(Source):
         return len(buffer)
 
     def place(self, offset: int) -> tuple[Source, int] | None:
-        """As `Source.place`."""
+        """See `Source.place`."""
         return self._whole.place(self._offset + offset)
 
     def check_unchanged(self) -> None:
-        """As `Source.check_unchanged`, of the whole."""
+        """`Source.check_unchanged` for the whole file."""
         self._whole.check_unchanged()

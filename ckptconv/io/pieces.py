@@ -1,4 +1,4 @@
-"""An image that is made of ranges of other tensors' images, one after the other."""
+"""An image that is a concatenation of ranges of other tensors' images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Piece:
 
 
 class Pieces:
-    """Reads ranges of the image that `pieces` make; memory for the range, and once more for what it is made of."""
+    """Reads ranges of the image that `pieces` make. Takes memory for the range, and as much again for its pieces."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._pieces = [piece for piece in pieces if piece.start < piece.stop]
@@ -36,13 +36,13 @@ class Pieces:
         first = self._ends[index] if index < len(self._ends) else 0
         if stop <= first:
             return self._read(index, start, stop)
-        made = bytearray(stop - start)
+        buffer = bytearray(stop - start)
         at = start
         while at < stop:
             end = min(self._ends[index], stop)
-            made[at - start : end - start] = self._read(index, at, end)
+            buffer[at - start : end - start] = self._read(index, at, end)
             at, index = end, index + 1
-        return memoryview(made)
+        return memoryview(buffer)
 
     def _read(self, index: int, start: int, stop: int) -> memoryview:
         piece = self._pieces[index]

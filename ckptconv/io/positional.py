@@ -1,4 +1,4 @@
-"""Reading and writing at a position, from any thread, on systems without pread and pwrite too (Windows)."""
+"""Reads and writes at a position, from any thread, also on systems without pread and pwrite (Windows)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from threading import Lock
 
 _LOCKS: defaultdict[int, Lock] = defaultdict(Lock)
-"""By handle, whose position two threads must not move at once. The system gives numbers again: they stay few."""
+"""A lock for each handle, whose position two threads must not move at once. Systems reuse handles: they stay few."""
 
 
 def _seek_and_read(fd: int, buffer: memoryview, offset: int) -> int:
@@ -25,14 +25,14 @@ def _seek_and_write(fd: int, data: memoryview, offset: int) -> int:
 
 
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
-    """Read into `buffer` from `offset`; how many bytes that were, 0 at the end of the file. Raises OSError."""
+    """Read into `buffer` from `offset`. Returns the number of bytes read, 0 at the end of the file. Raises OSError."""
     if hasattr(os, "preadv"):
         return os.preadv(fd, [buffer], offset)
     return _seek_and_read(fd, buffer, offset)
 
 
 def write(fd: int, data: memoryview, offset: int) -> int:
-    """Write `data`, or a first part of it, at `offset`; how many bytes that were. Raises OSError."""
+    """Write `data`, or the first part of it, at `offset`. Returns the number of bytes written. Raises OSError."""
     if hasattr(os, "pwrite"):
         return os.pwrite(fd, data, offset)
     return _seek_and_write(fd, data, offset)

@@ -1,10 +1,10 @@
-"""A process that computes for this one, and what it and this one say to each other.
+"""A helper process that computes for this one, and the protocol between them.
 
-    in     a line of JSON: what to do, and how many bytes follow it; then these
-    out    a line of JSON: the answer, and how many bytes follow it; then these
+    in     a line of JSON: the task, and the number of bytes that follow; then these bytes
+    out    a line of JSON: the answer, and the number of bytes that follow; then these bytes
 
-It runs the interpreter that runs here, with the same path of modules, and imports one module, whose ``serve()`` answers
-until its standard input ends. It sees no Ctrl-C: whoever started it ends it.
+It runs the same interpreter with the same module path, and imports one module, whose ``serve()`` answers until standard
+input ends. Ctrl-C does not reach it: the process that started it ends it.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _START = "import sys, json; sys.path[:] = json.loads(sys.stdin.buffer.readline()
 
 
 class Helper:
-    """One process, asked by one thread at a time; once it has failed, it answers nothing any more."""
+    """One helper process, for one thread at a time. After a failure it does not answer any more."""
 
     def __init__(self, module: str) -> None:
-        """Start it; `module` is where its ``serve`` is."""
+        """Start the process. `module` has its ``serve`` function."""
         import subprocess
 
         self._process: subprocess.Popen[bytes] | None = None
         command = [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", _START.format(module)]
-        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with suppress(OSError):
             self._process = subprocess.Popen(  # noqa: S603 (this very interpreter)
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={**os.environ, **alone}, start_new_session=True,  # Ctrl-C is for this process, which ends that one
+                env={**os.environ, **one_thread}, start_new_session=True,  # so that Ctrl-C reaches only this process
             )  # fmt: skip
-            self._send(dumps([one for one in sys.path if isinstance(one, str)]).encode() + b"\n", b"")
+            self._send(dumps([path for path in sys.path if isinstance(path, str)]).encode() + b"\n", b"")
 
     def ask(self, task: Json, data: bytes | memoryview = b"") -> tuple[Json, bytes] | None:
-        """Its answer, None where it could not. `data` is a run of bytes."""
+        """Have a task done. None if the process could not answer."""
         if self._process is None or self._process.stdout is None:
             return None
-        with suppress(OSError, ValueError):  # it is gone; or it says what is none, as where a .pth of site's prints
+        with suppress(OSError, ValueError):  # it is gone, or its answer is no JSON (a .pth of site may print)
             self._send(_line(task, len(data)), data)
             answer = _read(self._process.stdout)
             if answer is not None:
@@ -64,31 +64,31 @@ class Helper:
             self._process.stdin.flush()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process, whatever it is doing."""
         process, self._process = self._process, None
         if process is None:
             return
         process.kill()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what was not sent is not wanted
+                with suppress(OSError):  # unsent data does not matter
                     pipe.close()
         process.wait()
 
 
 def can_help() -> bool:
-    """Whether the program that runs here is an interpreter, not one that contains one."""
+    """Whether the running program is a Python interpreter, and not one that embeds it."""
     return bool(sys.executable) and Path(sys.executable).stem.lower().startswith(("python", "pypy"))
 
 
 def answer_all(answer: Callable[[Json, bytes], tuple[Json, bytes]]) -> None:
-    """In the other process: answer every task on standard input, until it ends."""
+    """In the helper process: answer every task on standard input, until it ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whoever prints must not answer
+    os.dup2(2, 1)  # a stray print must not become an answer
     keep_freed_memory()
     while (task := _read(sys.stdin.buffer)) is not None:
-        said, data = answer(*task)
-        answers.write(_line(said, len(data)))
+        result, data = answer(*task)
+        answers.write(_line(result, len(data)))
         answers.write(data)
         answers.flush()
 
@@ -98,7 +98,7 @@ def _line(document: Json, count: int) -> bytes:
 
 
 def _read(stream: IO[bytes]) -> tuple[Json, bytes] | None:
-    """What comes next; None where it ends before it is whole."""
+    """The next message; None if the stream ends before it is complete."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, walked in ranges: payloads are passed over, and memory stays bounded whatever their size.
+"""Protobuf's wire format, read in ranges: payloads are skipped, and memory stays bounded whatever their size.
 
     message    fields, one after the other, in any order, to the end of its range
     field      tag: a varint, number × 8 + wire type; then by wire type
@@ -30,7 +30,7 @@ VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
 WIDTH = {FIXED64: 8, FIXED32: 4}
 
 Field = tuple[int, int, int, int]
-"""Number, wire type, and the payload's range; of a varint its value, and where the field ends."""
+"""Number, wire type, and the payload's range; for a varint its value instead, and where the field ends."""
 
 MAX_FIELDS = 8_000_000
 """A graph of 100,000 nodes and 30,000 tensors has some 4,000,000."""
@@ -42,7 +42,7 @@ HEAD = 24
 """Bytes that a tag and a length, or a tag and a number, can take together, rounded up."""
 
 FIRST_BLOCK, MAX_BLOCK = 4 << 10, 256 << 10
-"""After a jump little is read at first: another jump may follow. Blocks that are read in a row double."""
+"""After a jump a small block is read, since another jump may follow. Blocks that are read in a row double in size."""
 
 
 PAST = "a field reaches past its message's end, or is none"
@@ -57,7 +57,7 @@ def signed(value: int) -> int:
 def fields_in(
     data: bytes | memoryview, start: int, stop: int, bad: Callable[[str], CorruptFileError]
 ) -> Iterator[Field]:
-    """The fields of a message that is in memory, in ``data[start:stop]``; `bad` makes the error for what is none."""
+    """The fields of a message in memory, in ``data[start:stop]``; `bad` makes the error for a malformed field."""
     at = start
     while at < stop:
         try:
@@ -133,9 +133,9 @@ class Wire:
             yield tag >> 3, wire, begin, position
 
     def known(self, start: int, stop: int, wires: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
-        """Number and payload of the fields whose numbers are in `wires`; others are passed over.
+        """Number and payload of the fields whose numbers are in `wires`; others are skipped.
 
-        Raises CorruptFileError where one has another wire type than it has there.
+        Raises CorruptFileError where a field has another wire type than `wires` gives it.
         """
         for number, wire, begin, end in self.fields(start, stop):
             if number in wires:
@@ -143,13 +143,13 @@ class Wire:
                 yield number, begin, end
 
     def matching(self, start: int, stop: int, wires: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
-        """As `known`, but that fields with another wire type are passed over too, as protobuf's own readers do."""
+        """As `known`, but fields with another wire type are skipped too, as protobuf's own readers do."""
         for number, wire, begin, end in self.fields(start, stop):
             if wires.get(number) == wire:
                 yield number, begin, end
 
     def check(self, start: int, stop: int) -> None:
-        """Raise CorruptFileError unless the range, which is passed over, is made of fields."""
+        """Raise CorruptFileError unless the range consists of fields, which are skipped."""
         for _ in self.fields(start, stop):
             pass
 
@@ -206,7 +206,7 @@ class Wire:
             raise self.bad(f"the text at byte {start:,} is not UTF-8") from None
 
     def packed(self, start: int, stop: int, most: int) -> list[int]:
-        """The signed varints in a range, at most so many. Raises CorruptFileError, LimitError."""
+        """The signed varints in a range, at most `most` of them. Raises CorruptFileError, LimitError."""
         data, numbers, at = self.read(start, stop, 10 * most), list[int](), 0
         while at < len(data):
             try:
@@ -217,7 +217,7 @@ class Wire:
         return numbers
 
     def run(self, start: int, stop: int, number: int, wire: int) -> int:
-        """Where a run of fields with the same one-byte tag ends; it starts at `start`. At the speed of a scan."""
+        """Where the run of fields with one one-byte tag ends that starts at `start`, found by a regular expression."""
         tag = bytes([number << 3 | wire])
         if wire in WIDTH:
             width = 1 + WIDTH[wire]

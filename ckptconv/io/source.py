@@ -1,6 +1,6 @@
-"""A file that is read in ranges and never mapped.
+"""A file that is read in ranges, and never mapped.
 
-A map of a file that someone truncates kills the process; a read does not. Mapped pages count as resident memory.
+If a mapped file is truncated, the process is killed; a read just fails. Mapped pages also count as resident memory.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST_NEIGHBOURS = 10_000
-"""Files of a folder among which a name that was mistyped is looked for."""
+MAX_NEIGHBOURS = 10_000
+"""The most files of a folder to compare a mistyped name with."""
 
 CHECK_PATH = "check the path"
-"""The hint where nothing is known of what was meant."""
+"""The hint if nothing better is known."""
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w-]*(\.\d[\w-]*)*")
-"""OWNER/NAME of the Hugging Face hub; not what ends as a file does: a suffix starts with a letter."""
+"""OWNER/NAME on the Hugging Face hub, but no file name with a suffix: suffixes start with a letter."""
 
 READ_FIRST = "read its tensors before close(), or inside of the with block"
 
-SMALL = 4096
-"""Bytes up to which a read is worth no buffer of its own."""
+UNBUFFERED_READ = 4096
+"""Reads of up to this many bytes do without a buffer."""
 
 
-class Closes(Protocol):
-    """What holds files open."""
+class Closeable(Protocol):
+    """Something that holds files open."""
 
     def close(self) -> None:
         """Close them. Closing twice is harmless."""
@@ -62,20 +62,20 @@ class Source:
     """A regular file opened for reading in ranges, from any thread. A context manager.
 
     path:       as it was given.
-    size:       bytes, when it was opened.
-    identity:   tells it from another file of that path, and from itself once it was written to.
-    bytes_read: what has been read so far, for tests.
-    parsed:     what a format has made of the file's directory while detecting it, for its reader.
-    companions: the folder of files for which it stands, which is closed with it.
-    beside:     the folder that it is in, where that is not a folder of the disk.
-    progress:   told of bytes done and bytes in all, where opening it takes more than reading headers.
+    size:       in bytes, when it was opened.
+    identity:   changes if the file is replaced or written to.
+    bytes_read: the bytes read so far, for tests.
+    parsed:     what format detection has parsed, for the reader (`once`).
+    companions: the folder of files for which this file stands; it is closed together with it.
+    beside:     the folder that it is in, if that is not a folder on disk.
+    progress:   called with the bytes done and the bytes in all, if opening takes more than reading headers.
     """
 
     beside: Folder | None = None
     progress: Progress | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open `path`. Raises FileAccessError where it is missing, unreadable, a folder, a pipe or a device."""
+        """Open `path`. Raises FileAccessError if it is missing, unreadable, a folder, a pipe or a device."""
         if os.fspath(path) == "-":
             raise UsageError("reading from standard input is not supported", hint="give the path of a file")
         self.path = Path(path)
@@ -91,16 +91,16 @@ class Source:
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise _not_a_file(self.path, _kind(status.st_mode))
-        self._begin(self.path, status.st_size, _identity(status), fd)
+        self._initialize(self.path, status.st_size, _identity(status), fd)
 
-    def _begin(self, path: Path, size: int, identity: tuple[int, ...], fd: int = -1) -> None:
-        """What every source starts with; one that is not a file of the disk's own has no handle."""
+    def _initialize(self, path: Path, size: int, identity: tuple[int, ...], fd: int = -1) -> None:
+        """Set the attributes that every source has. One that is not itself a file on disk has no handle."""
         self.path, self.size, self.identity = path, size, identity
         self._fd = fd
         self._closed = False
         self.bytes_read = 0
         self.parsed: dict[object, object] = {}
-        self.companions: Closes | None = None
+        self.companions: Closeable | None = None
 
     def __enter__(self) -> Source:
         return self
@@ -111,42 +111,43 @@ class Source:
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
         self._closed = True
-        self.rest()
+        self.release_handle()
         folder, self.companions = self.companions, None
         if folder is not None:
             folder.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and copied: of a file that is closed all but what was made of it. Two owners of one handle
-        would close it twice, the second time as another file's.
+        """The state to pickle or copy, for a closed file only: two owners of one handle would close it twice, the
+        second time perhaps as another file's.
         """
         if not self._closed:
             raise TypeError(f"an open file cannot be pickled or copied: open {os.fspath(self.path)} again instead")
         return {**self.__dict__, "parsed": {}, "progress": None}
 
     def once(self, key: object, make: Callable[[], T]) -> T:
-        """What `make` gives, or raises of ours, the first time that this is asked for: whoever detects a format asks
-        first, then its reader.
+        """Call `make` once per key, and return its result again later; likewise for a CkptconvError that it raises.
+
+        So a reader need not parse again what format detection has parsed.
         """
         if key not in self.parsed:
             try:
                 self.parsed[key] = make()
             except CkptconvError as error:
-                self.parsed[key] = error.with_traceback(None)  # which would keep what was read
+                self.parsed[key] = error.with_traceback(None)  # a traceback would keep the data alive
         known = self.parsed[key]
         if isinstance(known, CkptconvError):
             raise known
         return cast("T", known)
 
-    def rest(self) -> None:
-        """Give the operating system's handle back, until `wake`."""
+    def release_handle(self) -> None:
+        """Close the operating system's handle, until `reopen_handle`."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            with suppress(OSError):  # it was only read from
+            with suppress(OSError):  # harmless, as nothing was written
                 os.close(fd)
 
-    def wake(self) -> None:
-        """Take a handle again after `rest`. Raises SourceChangedError where that is no longer the same file."""
+    def reopen_handle(self) -> None:
+        """Open a handle again after `release_handle`. Raises SourceChangedError if it is no longer the same file."""
         if self._fd >= 0 or self._closed:
             return
         try:
@@ -154,13 +155,13 @@ class Source:
         except OSError as error:
             raise self._changed("went away") from error
         if _identity(os.fstat(self._fd)) != self.identity:
-            self.rest()
+            self.release_handle()
             raise self._changed("was replaced")
 
     def read_at(self, offset: int, length: int) -> memoryview:
-        """Exactly `length` bytes at `offset`, in new memory of that size. Raises CorruptFileError past the end."""
-        if length <= SMALL and hasattr(os, "pread") and offset >= 0 and 0 <= length <= self.size - offset:
-            data = self._small(offset, length)
+        """Read exactly `length` bytes at `offset`, into new memory. Raises CorruptFileError past the end."""
+        if length <= UNBUFFERED_READ and hasattr(os, "pread") and offset >= 0 and 0 <= length <= self.size - offset:
+            data = self._read_small(offset, length)
             if len(data) == length:
                 return memoryview(data)
         self._check_range(offset, length)
@@ -169,31 +170,32 @@ class Source:
         return memoryview(buffer)
 
     def read_all(self, limit: int) -> bytes:
-        """All of a small file. Raises LimitError past `limit` bytes."""
+        """Read all of a small file. Raises LimitError if it has more than `limit` bytes."""
         if self.size > limit:
             message = f"it has {self.size:,} bytes; the limit is {limit:,}"
             raise LimitError(message, path=self.path)
         return bytes(self.read_at(0, self.size))
 
     def spend(self, count: int) -> None:
-        """Told of bytes that are made values of, one by one. Raises LimitError where something small was inflated to
-        more of them than honest files become.
+        """Count bytes that a reader turns into objects one by one.
+
+        Raises LimitError if a small compressed file has become more of them than any honest file does.
         """
 
     def inflate(self, count: int) -> None:
-        """Told of bytes that came of what is compressed in it. Raises LimitError likewise."""
+        """Count bytes that were inflated from compressed data in the file. Raises LimitError likewise."""
 
-    def _small(self, offset: int, length: int) -> bytes:
-        """One call, for the headers of which a file may have a million."""
+    def _read_small(self, offset: int, length: int) -> bytes:
+        """Read with a single system call: a file may have a million small headers. May return too few bytes."""
         try:
             data = os.pread(self._fd, length, offset)
-        except OSError:  # said in full by the longer way round
+        except OSError:  # `read_into` tries again, and reports it
             return b""
         self.bytes_read += len(data)
         return data
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from `offset`. Raises SourceChangedError where the file has become shorter."""
+        """Fill `buffer` from `offset`. Raises SourceChangedError if the file has become shorter."""
         self._check_range(offset, len(buffer))
         done = 0
         while done < len(buffer):
@@ -220,7 +222,7 @@ class Source:
             )
 
     def place(self, offset: int) -> tuple[Source, int] | None:
-        """The file of the disk that has the byte at `offset`, and where; None where no file has it as it is."""
+        """The file on disk that holds the byte at `offset`, and the offset there; None if no file holds it as it is."""
         return self, offset
 
     def check_unchanged(self) -> None:
@@ -237,7 +239,7 @@ class Source:
 
 
 def reason(error: OSError) -> str:
-    """The operating system's words, in lower case and without the path."""
+    """The operating system's message, in lower case and without the path."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
@@ -251,33 +253,32 @@ def _hint(path: str | os.PathLike[str], error: OSError) -> str:
         return f"give the path by itself: {str(path).removeprefix('file://')}"
     if "://" in str(path):
         return "download it first: nothing is fetched here"
-    if os.path.islink(path):  # such as a hub's cache has for its snapshots, copied without its blobs
+    if os.path.islink(path):  # snapshots in the hub's cache are links, which break when copied without the blobs
         return f"it is a link to {os.readlink(path)!r}, which is not there"
-    return _near(Path(path)) or CHECK_PATH
+    return _missing_path_hint(Path(path)) or CHECK_PATH
 
 
-def _near(path: Path) -> str:
-    """What may have been meant by a path at which there is nothing."""
+def _missing_path_hint(path: Path) -> str:
+    """What may have been meant by a path that does not exist; "" if there is no guess."""
     if any(mark in path.name for mark in "*?"):
         return "no file matches this pattern: check the folder and the suffix"
     if not path.parent.is_dir():
         missing = f"there is no folder {os.fspath(path.parent)!r}"
-        on_hub = _HUB_ID.fullmatch(path.as_posix())
-        return f"{missing}; a model of the Hugging Face hub is fetched by: hf download {path}" if on_hub else missing
+        looks_like_hub_id = _HUB_ID.fullmatch(path.as_posix())
+        hub_hint = f"; a model of the Hugging Face hub is fetched by: hf download {path}" if looks_like_hub_id else ""
+        return missing + hub_hint
     with suppress(OSError), os.scandir(path.parent) as entries:
-        names = [entry.name for entry in islice(entries, MOST_NEIGHBOURS)]
-        alike = get_close_matches(path.name, names, n=3, cutoff=0.8)
-        near = [one for one in alike if get_close_matches(path.stem, [Path(one).stem])]  # more than a suffix in common
-        if near := near or _but_for_case(path.name, names):
-            return f"did you mean {os.fspath(path.with_name(near[0]))!r}?"
+        names = [entry.name for entry in islice(entries, MAX_NEIGHBOURS)]
+        similar = get_close_matches(path.name, names, n=3, cutoff=0.8)
+        # the stems have to be similar too: most files have the same suffix
+        similar = [name for name in similar if get_close_matches(path.stem, [Path(name).stem])]
+        if guesses := similar or [name for name in names if name.casefold() == path.name.casefold()]:
+            return f"did you mean {os.fspath(path.with_name(guesses[0]))!r}?"
     return ""
 
 
-def _but_for_case(name: str, names: list[str]) -> list[str]:
-    return [one for one in names if one.casefold() == name.casefold()]
-
-
 def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """What changes if a path becomes another file, or if the file is written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -1,4 +1,4 @@
-"""One unnamed temporary file for what has to be inflated before it can be read in ranges."""
+"""An unnamed temporary file for data that has to be inflated before it can be read in ranges."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """The file, which is made when it is first written to, and goes away with this object.
+    """The temporary file. It is made at the first write, and removed together with this object.
 
-    most: bytes that it may take, where there is a bound.
+    most: the most bytes that it may take; None: no limit.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Spool:
         self._lock = Lock()
 
     def take(self, size: int) -> int:
-        """The offset of `size` bytes in it that are the caller's. Raises LimitError past `most`."""
+        """Reserve `size` bytes for the caller, and return their offset. Raises LimitError past `most`."""
         with self._lock:
             if self.most is not None and self._end + size > self.most:
                 raise LimitError(
@@ -60,7 +60,7 @@ class Spool:
             done += count
 
     def _descriptor(self) -> int:
-        import tempfile  # which takes as long as opening a zip does, and few have anything to inflate
+        import tempfile  # imported late: it takes as long as opening a zip, and few files need to be inflated
 
         with self._lock:
             if self._file is None:
@@ -70,7 +70,7 @@ class Spool:
 
 
 def check_parsed(spent: int, size: int) -> None:
-    """Raise LimitError where more was parsed of what is compressed in `size` bytes than honest files become."""
+    """Raise LimitError if more bytes were parsed from `size` compressed bytes than any honest file becomes."""
     if spent > max(FREE_PARSED_BYTES, MAX_PARSED_RATIO * size):
         raise LimitError(
             f"what is to be parsed of it has more than {MAX_PARSED_RATIO} times its {size:,} bytes",
@@ -79,12 +79,12 @@ def check_parsed(spent: int, size: int) -> None:
 
 
 class Spooled(Source):
-    """What a compressed file holds, as a file; `path` is the compressed file's."""
+    """The contents of a compressed file as a file; `path` is the compressed file's."""
 
     def __init__(self, source: Source, pieces: Iterable[bytes]) -> None:
-        """Write down all that it inflates to. Raises LimitError, FileAccessError, and what inflating it raises."""
+        """Write the inflated pieces to a temporary file. Raises LimitError, FileAccessError, and as inflating does."""
         self._spool, self._packed, self._spent = Spool(), source.size, 0
-        self._begin(source.path, 0, source.identity)
+        self._initialize(source.path, 0, source.identity)
         for data in pieces:
             if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
                 raise LimitError(f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes")
@@ -97,9 +97,9 @@ class Spooled(Source):
         check_parsed(self._spent, self._packed)
 
     def place(self, offset: int) -> None:
-        """No file of the disk has it as it is."""
+        """None: the bytes are in no file on disk as they are."""
 
-    def _small(self, offset: int, length: int) -> bytes:
+    def _read_small(self, offset: int, length: int) -> bytes:
         buffer = bytearray(length)
         self._spool.read_into(memoryview(buffer), offset)
         return bytes(buffer)

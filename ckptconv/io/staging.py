@@ -1,8 +1,8 @@
-"""Finished files under their own names, before they are put in their places.
+"""Makes unfinished files readable under their final names, in a folder of their own.
 
-A graph names the file of its data by its path, so whoever reads both has to find them side by side. They are linked
-into a folder of their own beside the target, which costs no copy; where there are no links, they are copied. The next
-run removes a folder that a killed run left, where folders can be locked.
+A graph refers to its data file by a relative path, so a reader has to find both side by side. They are hard-linked into
+a folder beside the target, without copying; if links are not possible, they are copied. The next run removes a folder
+that a killed run left, if folders can be locked.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def staged(target: Target, neighbours: Sequence[str] = ()) -> Iterator[Path]:
-    """The path of the unfinished target among its companions, until the context ends; `commit` may come before that.
+    """The path of the unfinished target, beside its companions, until the context ends. `commit` may come before that.
 
-    neighbours: files of the target's folder that are there already and belong to it, relative to that folder.
+    neighbours: existing files in the target's folder that belong to it, relative to that folder.
 
-    Raises FileAccessError where neither links nor copies can be had.
+    Raises FileAccessError if the files can neither be linked nor copied.
     """
     with folder_beside(target.real) as folder:
         try:
@@ -46,14 +46,14 @@ def staged(target: Target, neighbours: Sequence[str] = ()) -> Iterator[Path]:
 def _fill(folder: Path, target: Target, neighbours: Sequence[str]) -> None:
     home = target.real.parent
     try:
-        for one in (target, *target.companions):
-            place = _place(folder, one.real, home)
-            _link_or_copy(one.link_as, one.readable_path, place)
+        for unfinished in (target, *target.companions):
+            path = _staged_path(folder, unfinished.real, home)
+            _link_or_copy(unfinished.link_as, unfinished.readable_path, path)
         for name in neighbours:
-            place = _place(folder, home / name, home)
-            if not place.exists():
-                there = os.path.realpath(home / name)
-                _link_or_copy(partial(os.link, there), there, place)
+            path = _staged_path(folder, home / name, home)
+            if not path.exists():
+                existing = os.path.realpath(home / name)
+                _link_or_copy(partial(os.link, existing), existing, path)
     except OSError as error:
         raise FileAccessError(
             f"cannot be read before it is in its place: {reason(error)}", path=target.path,
@@ -61,18 +61,19 @@ def _fill(folder: Path, target: Target, neighbours: Sequence[str]) -> None:
         ) from error  # fmt: skip
 
 
-def _link_or_copy(link: Callable[[Path], None], source: str | Path, place: Path) -> None:
-    """Give a file one more name; where links are not to be had, or would not go away again, copy it."""
+def _link_or_copy(link: Callable[[Path], None], source: str | Path, path: Path) -> None:
+    """Give a file another name, or copy it if links are not possible, or could not be removed again."""
     try:
         if not access.HELD_BY_HANDLES:
-            link(place)
+            link(path)
             return
     except OSError:
         pass
-    shutil.copyfile(source, place)
+    shutil.copyfile(source, path)
 
 
-def _place(folder: Path, real: Path, home: Path) -> Path:
-    place = folder / os.path.relpath(real, home)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place
+def _staged_path(folder: Path, real: Path, home: Path) -> Path:
+    """The path in `folder` that a file has relative to `home`. Makes its parent folders."""
+    path = folder / os.path.relpath(real, home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

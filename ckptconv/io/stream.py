@@ -1,7 +1,7 @@
-"""Copying tensors into a target: constant memory, every core, checksums on the way.
+"""Copies tensors into a target: in constant memory, on every core, with checksums on the way.
 
-Each worker takes the next tensor and moves it through one buffer of its own. Whole tensors are the unit, so that a
-checksum is a running value and needs no combining.
+Each worker takes the next tensor and moves it through a buffer of its own. Tensors are not divided among workers, so
+that a checksum is a running value and need not be combined.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import ByteSpan, LazyTensor
 
 GATHER_BLOCK = 8 << 20
-"""Bytes of a strided tensor that are gathered at a time: the more, the longer the runs in the file."""
+"""How many bytes of a strided tensor are gathered at a time. Larger blocks make for longer runs in the file."""
 
 
 class Written(Protocol):
-    """Where jobs are written to: a target, or a part of one."""
+    """What jobs are written to: a target, or a part of one."""
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
-        """Write all of `data` at `offset`; from any thread."""
+        """Write all of `data` at `offset`. May be called from any thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Write `tensor` at `offset` of the target. `name` is what an error calls it."""
+    """Write `tensor` at `offset` of the target. Errors call it `name`."""
 
     name: str
     tensor: LazyTensor
@@ -81,10 +81,10 @@ class Streamer:
             try:
                 for task in tasks:
                     task.result()
-            except BaseException:  # Ctrl-C included: let the workers end at their next chunk
+            except BaseException:  # including Ctrl-C: let the workers end at their next chunk
                 self._stop.set()
                 raise
-        return [one for one in sums if one is not None]
+        return [each for each in sums if each is not None]
 
     def _work(self, queue: Iterator[tuple[int, Job]], sums: list[Sums | None]) -> None:
         buffer = memoryview(bytearray(CHUNK))
@@ -119,14 +119,14 @@ class Streamer:
             self._target.write_at(position, chunk)
             position += len(chunk)
             self._advance(len(chunk))
-            del chunk  # a gathered block is let go of before the next one is made
+            del chunk  # frees a gathered block before the next one is made
         else:
             if check is not None and span is not None and not check.holds:
                 raise DamagedTensorError(job.name, path=_path_of(span))
         return Sums(crc, content.hexdigest() if content else "")
 
     def _check_dependencies(self, job: Job) -> None:
-        """Check a storage that several tensors view, or that is gathered, once, before anything is taken from it."""
+        """Check storages that several tensors share, or that are gathered; each once, before anything is read of it."""
         for span in job.tensor.depends:
             with self._lock:
                 if span in self._checked:
@@ -143,10 +143,10 @@ class Streamer:
 
 
 def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None) -> Iterable[memoryview]:
-    """The tensor's image in order, in pieces of bounded size; a piece is valid until the next one is asked for.
+    """The tensor's image in order, in pieces of bounded size. A piece is valid until the next one is requested.
 
-    One run in a file goes through `buffer`. What else is light to read (`LazyTensor.light`) comes in small
-    pieces; anything else is gathered in large blocks, by one thread at a time.
+    A single run in a file goes through `buffer`. Other tensors that are light to read (`LazyTensor.light`) are read in
+    small pieces; the rest is gathered in large blocks, by one thread at a time.
     """
     span = tensor.span
     size = tensor.info.nbytes

@@ -6,10 +6,10 @@
 
 Numbers are octal text, or binary where the first byte is 0x80 (GNU). The checksum is the sum of the header's bytes with
 its own eight taken as spaces. A member of type "x" holds lines ``LENGTH KEY=VALUE`` about the one after it, of which
-``path`` and ``size`` matter here; one of type "g" about all after it, and matters not; one of type "L" the name of the
-one after it (GNU). Folders are passed over.
+``path`` and ``size`` matter here; one of type "g" about all after it, and may set neither; one of type "L" has the name
+of the one after it (GNU). Folders are skipped.
 
-Refused: links, devices and sparse files, by name; two members of one name; numbers and checksums that are none.
+Refused: links, devices and sparse files, by name; two members of one name; malformed numbers and wrong checksums.
 
 Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's manual, "Basic Tar Format".
 """
@@ -46,18 +46,18 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """What an extended header says of the member after it, where it does."""
+    """The name and the size that an extended header gives to the member after it; None where it gives none."""
 
     path: str | None = None
     size: int | None = None
 
 
-def _bad(what: str) -> CorruptFileError:
+def _damaged(what: str) -> CorruptFileError:
     return CorruptFileError(f"the tar archive is damaged: {what}")
 
 
 def members(source: Source) -> dict[str, Member]:
-    """The archive's regular files by name. Costs one small read for each member, and is kept for who asks again.
+    """The archive's regular files by name. Costs one small read for each member, the first time that it is called.
 
     Raises CorruptFileError, LimitError, and UnsupportedError where a name stands for a link or comes twice.
     """
@@ -72,7 +72,7 @@ def _walk(source: Source) -> dict[str, Member]:
             return found
         header = bytes(source.read_at(at, BLOCK)) if at + BLOCK <= source.size else b""
         if not header:
-            raise _bad("a header is cut short")
+            raise _damaged("a header is cut short")
         if not any(header):
             return found
         _check(header)
@@ -81,14 +81,14 @@ def _walk(source: Source) -> dict[str, Member]:
         start = at + BLOCK
         at = start + -(-size // BLOCK) * BLOCK
         if at > source.size:
-            raise _bad(f"a member takes {at - start:,} bytes where {source.size - start:,} are left")
+            raise _damaged(f"a member takes {at - start:,} bytes where {source.size - start:,} are left")
         if kind in _ABOUT_OTHERS:
             extended = _about_others(source, kind, start, size, extended)
             continue
         name = _name(header) if extended.path is None else extended.path
         extended = Extended()
         if kind not in _FILES:
-            _pass_over(kind, name)
+            _check_folder(kind, name)
         elif name in found:
             raise UnsupportedError(f"the tar archive has two members {name!r}", hint="do not trust it")
         else:
@@ -97,7 +97,7 @@ def _walk(source: Source) -> dict[str, Member]:
 
 
 def _about_others(source: Source, kind: bytes, start: int, size: int, before: Extended) -> Extended:
-    """What a member says of the next one, which may have several such before it."""
+    """`before`, with what this member adds about the next one."""
     if size > MAX_EXTENDED:
         raise LimitError(f"a member's extended header has {size:,} bytes")
     data = bytes(source.read_at(start, size))
@@ -114,7 +114,7 @@ def _about_others(source: Source, kind: bytes, start: int, size: int, before: Ex
 def _check(header: bytes) -> None:
     expected = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if _number(header[148:156]) != expected:
-        raise _bad("a header fails its checksum")
+        raise _damaged("a header fails its checksum")
 
 
 def _number(field: bytes) -> int:
@@ -122,7 +122,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
     if not all(digit in b"01234567" for digit in digits):
-        raise _bad("a header has a number that is none")
+        raise _damaged("a header has a number that is none")
     return int(digits or b"0", 8)
 
 
@@ -131,8 +131,8 @@ def _name(header: bytes) -> str:
     return (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
 
 
-def _pass_over(kind: bytes, name: str) -> None:
-    """A folder is nothing to us. A link of whatever name, or what renames or cuts up the next member, is refused."""
+def _check_folder(kind: bytes, name: str) -> None:
+    """Raise UnsupportedError for a member that is neither a file nor a folder: a link, a device, a sparse file."""
     if kind not in _FOLDERS:
         raise UnsupportedError(
             f"the tar archive has a member {name!r} that is a link, or no plain file (type {kind!r})",
@@ -141,7 +141,7 @@ def _pass_over(kind: bytes, name: str) -> None:
 
 
 def _extended(data: bytes) -> Extended:
-    """The lines of an extended header, the last of a key counting."""
+    """Parse the lines of an extended header; of lines with one key the last counts."""
     values: dict[bytes, bytes] = {}
     at = 0
     while at < len(data):
@@ -149,12 +149,12 @@ def _extended(data: bytes) -> Extended:
         length = int(digits) if space and digits.isdigit() else 0
         key, equals, value = data[at + len(digits) + 1 : at + length].removesuffix(b"\n").partition(b"=")
         if not equals or at + length > len(data) or data[at + length - 1 : at + length] != b"\n":
-            raise _bad("a member's extended header is malformed")
+            raise _damaged("a member's extended header is malformed")
         values[key] = value
         at += length
     path, length_text = values.get(b"path"), values.get(b"size")
     if length_text is not None and not (length_text.isdigit() and len(length_text) < 20):
-        raise _bad("a member's extended size is not a number")
+        raise _damaged("a member's extended size is not a number")
     return Extended(
         None if path is None else path.decode("utf-8", "surrogateescape"),
         None if length_text is None else int(length_text),

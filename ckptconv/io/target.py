@@ -1,9 +1,9 @@
-"""Writing a file so that it is either not there, the old one, or whole.
+"""Writes a file atomically: at any time it is absent, the old one, or complete.
 
 The data goes into an unfinished file in the target's folder, which is synced, and then gets its name (`unfinished`).
 
-A signal may raise KeyboardInterrupt right after any step, before a line here could note that it was taken. So names are
-noted before there is anything under them, and whether a file is in its place is asked of the disk.
+A signal may raise KeyboardInterrupt right after any step, before the next line could record the step. So names are
+recorded before the files are made, and the disk is asked whether a file is in its place.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _RENAME = "give it another name where it lies, or convert on another system"
 
 
 class Target:
-    """The file to be written. A context manager: leaving it without `commit` leaves the disk as it was.
+    """A file to write. A context manager: leaving it without `commit` leaves the disk as it was.
 
     path:    as it was given.
-    replace: whether an existing file may be replaced; it keeps its mode. A symlink keeps pointing where it points.
-    folders: how many of the last folders of its path are made for it where they are not there, and taken away again
-             where nothing is committed.
+    replace: whether an existing file may be replaced; the new one gets its mode. A symlink keeps pointing where it
+             points.
+    folders: how many of the last folders in the path are made if they are missing, and removed again if nothing is
+             committed.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, replace: bool = False, folders: int = 0) -> None:
@@ -44,30 +45,31 @@ class Target:
         self.path = Path(path)
         self.replace = replace
         self.size = 0
-        self._beside: list[Target] = []
+        self._companions: list[Target] = []
         self._superseded: list[Path] = []
         self._placed = False
         self._writeback = Writeback()
-        self._kept: Path | None = None
-        self._made: list[Path] = []
+        self._backup: Path | None = None
+        self._new_folders: list[Path] = []
         with translated(self.path):
             self._real = Path(os.path.realpath(self.path))
             self._file = Unfinished(self._real)
-            self._old = self._look()
-            missing_folders = (one for one in self._real.parents[:folders] if not os.path.lexists(one))
-            self._made = [*missing_folders][::-1]
-            parent = self._made[0].parent if self._made else self._real.parent
+            self._old = self._check_existing()
+            missing_folders = [folder for folder in self._real.parents[:folders] if not os.path.lexists(folder)]
+            self._new_folders = missing_folders[::-1]  # the outermost first
+            parent = self._new_folders[0].parent if self._new_folders else self._real.parent
             if not parent.is_dir():
                 typed = self.path.parent
                 missing = shlex.quote(os.fspath(parent if os.path.lexists(typed) else typed))
                 raise FileAccessError("the target's folder does not exist", path=self.path, hint=f"mkdir -p {missing}")
 
-    def _look(self) -> os.stat_result | None:
+    def _check_existing(self) -> os.stat_result | None:
+        """The status of the file that is replaced, if there is one. Raises if it may not be replaced."""
         try:
             status = os.stat(self._real)
         except FileNotFoundError:
             return None
-        except NotADirectoryError as error:  # as a path goes on behind an archive's where it is read
+        except NotADirectoryError as error:  # a path into an archive, which can only be read
             file = next((parent for parent in self._real.parents if parent.is_file()), self._real.parent)
             raise FileAccessError(
                 f"{file.name!r} is a file: nothing is written into one", path=self.path,
@@ -99,18 +101,18 @@ class Target:
         self._discard()
 
     def _make_folder(self) -> None:
-        for made, folder in enumerate(self._made):
+        for made, folder in enumerate(self._new_folders):
             try:
                 os.mkdir(folder)
-            except FileExistsError:  # another run's, which is not ours to remove
-                del self._made[made:]
+            except FileExistsError:  # another process made it, so it must not be removed
+                del self._new_folders[made:]
                 raise
 
     def beside(self, path: str | os.PathLike[str], *, folders: int = 0) -> Target:
-        """Another file that is written with this one, `path` relative to this one's folder. It is put in its place
-        before this one, which points at it, and stays as it was where this one is not committed.
+        """Open another file to be written together with this one, which points at it.
 
-        Raises FileAccessError where the system takes that name for something else.
+        It gets its name before this one, and stays as it was if this one is not committed. `path` is relative to this
+        one's folder. Raises FileAccessError if the name means something else on this system.
         """
         if access.leads_elsewhere(os.fspath(path)):
             raise FileAccessError(
@@ -119,30 +121,31 @@ class Target:
         other = Target(self.path.parent / path, replace=self.replace, folders=folders)
         if other._real == self._real:
             raise UsageError(f"{self.path.name!r} cannot be its own data file", hint="give another name")
-        self._beside.append(other)
+        self._companions.append(other)
         other.__enter__()
         return other
 
     @property
     def companions(self) -> tuple[Target, ...]:
-        """The files that are written with this one."""
-        return tuple(self._beside)
+        """The files that are written together with this one."""
+        return tuple(self._companions)
 
     def supersede(self, names: Iterable[str]) -> None:
-        """Files in this one's folder that nothing points at any more once it is in its place, and that are removed
-        then. What cannot be removed stays: it is not part of anything.
+        """Remove these files in this one's folder after the commit, when nothing points at them any more.
+
+        One that cannot be removed stays, which does no harm.
         """
         self._superseded += [self.path.parent / name for name in names]
 
     def reserve(self, size: int) -> None:
-        """Set the file's size. Raises FileAccessError where the disk has less room than that."""
+        """Set the file's size. Raises FileAccessError if the disk has less room."""
         self.size = size
         self.check_room(size)
         with translated(self.path):
             os.ftruncate(self._file.fd, size)
 
     def check_room(self, size: int) -> None:
-        """Raise FileAccessError where the disk has less room than `size` bytes."""
+        """Raise FileAccessError if the disk has less room than `size` bytes."""
         with translated(self.path):
             free = shutil.disk_usage(self._real.parent).free
             if size > free:
@@ -153,7 +156,7 @@ class Target:
                 )
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
-        """Write all of `data` at `offset`; from any thread."""
+        """Write all of `data` at `offset`. May be called from any thread."""
         view = memoryview(data)
         done = 0
         with translated(self.path):
@@ -162,7 +165,7 @@ class Target:
         self._writeback.wrote(self._file.fd, offset, offset + done)
 
     def write_whole(self, data: bytes) -> None:
-        """Write a small file, and give it its name; the target is not to be entered yet."""
+        """Write and commit a small file. The target must not have been entered yet."""
         with self:
             self.reserve(len(data))
             self.write_at(0, data)
@@ -174,28 +177,31 @@ class Target:
         return self._real
 
     def link_as(self, name: Path) -> None:
-        """Give the unfinished file one more name, on the same file system. Keep it until after `commit`: Linux never
-        again links a file that has lost its last name. Raises OSError.
+        """Give the unfinished file another name, on the same file system. Raises OSError.
+
+        Keep that name until after `commit`: Linux cannot link a file that has lost its last name.
         """
         self._file.link(name)
 
     @property
     def readable_path(self) -> Path:
-        """A path under which the unfinished file can be opened for reading by another library."""
+        """A path by which another library can open the unfinished file for reading."""
         return self._file.readable_path
 
     def commit(self) -> None:
-        """Make the file whole on disk and put it in its place, those beside it first. What takes long is done before
-        any of them has its name; where this one does not get it, the others' old files come back.
+        """Sync the file and give it its name, its companions first.
+
+        All files are synced, which takes long, before any gets its name. If this one does not get its name, the
+        companions' old files are restored.
         """
         try:
-            for one in (*self._beside, self):
-                one._finish()
+            for target in (*self._companions, self):
+                target._make_whole()
             placed: set[tuple[int, int]] = set()
             folders: set[Path] = set()
-            for other in self._beside:
+            for other in self._companions:
                 other._check_apart(placed)
-                other._keep_old()
+                other._back_up_old()
                 other._commit(durable=False)
                 placed.add(_identity(other._real))
                 folders.add(other._real.parent)
@@ -204,42 +210,42 @@ class Target:
             self._commit()
         except BaseException:
             if not self._in_place():
-                for other in self._beside:
-                    other._withdraw()
+                for other in self._companions:
+                    other._take_back()
             raise
-        self._beside.clear()
+        self._companions.clear()
         self._remove_superseded()
 
     def _in_place(self) -> bool:
         """Whether the file has its name."""
         return self._placed or self._file.is_in_place()
 
-    def _withdraw(self) -> None:
-        """Take a file away again, because the one that points at it could not be placed."""
+    def _take_back(self) -> None:
+        """Remove a companion again, or restore its old file, because the main file could not be placed."""
         if not self._in_place():
             return
         with suppress(OSError):
             if self._old is None:
                 os.unlink(self._real)
-            elif self._kept is not None:
-                os.replace(self._kept, self._real)
+            elif self._backup is not None:
+                os.replace(self._backup, self._real)
 
     def _check_apart(self, placed: Container[tuple[int, int]]) -> None:
-        """Raise FileAccessError where its name is that of one that is in its place: ``A`` and ``a``, on many drives."""
+        """Raise FileAccessError if its name is that of a file just placed: ``A`` and ``a`` are one on many drives."""
         try:
-            found = _identity(self._real)
-        except OSError:  # nothing has it yet
+            identity = _identity(self._real)
+        except OSError:  # there is no such file yet
             return
-        if found[1] and found in placed:  # 0 where a file system has no such numbers
+        if identity[1] and identity in placed:  # the inode is 0 on file systems without inode numbers
             message = "another one of these files has this name here, where letters have no case"
             raise FileAccessError(message, path=self.path, hint=_RENAME)
 
-    def _keep_old(self) -> None:
-        """Give an old file a second name until all are in their places; where there are no links it is not kept."""
+    def _back_up_old(self) -> None:
+        """Link the old file to a backup until all files are placed; without hard links, there is no backup."""
         if self._old is not None:
-            self._kept = leftovers.beside(self._real)
+            self._backup = leftovers.beside(self._real)
             with suppress(OSError):
-                os.link(self._real, self._kept)
+                os.link(self._real, self._backup)
 
     def _remove_superseded(self) -> None:
         while self._superseded:
@@ -248,11 +254,11 @@ class Target:
             self._superseded.pop()
 
     def flush(self) -> None:
-        """Wait until what has been written so far is on the disk; from any thread."""
+        """Wait until what has been written so far is on disk. May be called from any thread."""
         with translated(self.path):
             os.fsync(self._file.fd)
 
-    def _finish(self) -> None:
+    def _make_whole(self) -> None:
         with translated(self.path):
             self._file.finish(self._old)
 
@@ -265,9 +271,9 @@ class Target:
             if durable:
                 _sync_folder(self._real.parent)
         if durable:
-            self._made.clear()
+            self._new_folders.clear()
             self._discard()
-        else:  # its old file is kept until the one that points at it is in its place
+        else:  # the backup of its old file is kept until the main file is placed
             self._file.close()
 
     def _place(self) -> None:
@@ -280,17 +286,17 @@ class Target:
             raise _exists(self.path) from None
 
     def _discard(self) -> None:
-        for other in reversed(self._beside):  # the first has made the folder that the others are in
+        for other in reversed(self._companions):  # the first made the folder that the others are in
             other._discard()
         self._file.discard()
-        if self._kept is not None:
+        if self._backup is not None:
             with suppress(OSError):
-                os.unlink(self._kept)
-            self._kept = None
-        while self._made:
-            with suppress(OSError):  # something else may have come into it meanwhile
-                os.rmdir(self._made[-1])
-            self._made.pop()
+                os.unlink(self._backup)
+            self._backup = None
+        while self._new_folders:
+            with suppress(OSError):  # another process may have put something into it
+                os.rmdir(self._new_folders[-1])
+            self._new_folders.pop()
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -303,7 +309,7 @@ def _exists(path: Path) -> TargetExistsError:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system lets a folder be synced
+    with suppress(OSError):  # not every file system can sync a folder
         fd = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(fd)

@@ -1,12 +1,12 @@
-"""A file that is being written, before it has its name.
+"""A file that is being written, before it gets its name.
 
-It is an unnamed one in the target's folder (``O_TMPFILE``), which the kernel frees if the process is killed. Where a
-file system has none, it is a named one beside the target, held by a lock; the next run removes those that nobody holds.
-One link or rename gives it its name. Where there are no links (FAT, many network drives), a new file's name is taken by
-an empty file first, which the whole one then replaces.
+It is an unnamed file in the target's folder (``O_TMPFILE``), which the kernel frees if the process is killed. On file
+systems without unnamed files, it is a named one beside the target, held by a lock; the next run removes those that
+nobody holds. A single link or rename gives it its name. Without hard links (FAT, many network drives), an empty file
+takes a new file's name first, and is then replaced by the complete one.
 
-A signal may raise KeyboardInterrupt right after any of these steps, before a line here could note that it was taken. So
-names are noted before there is anything under them.
+A signal may raise KeyboardInterrupt right after any of these steps, before the next line could record the step. So
+names are recorded before there are files with these names.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Unfinished:
-    """The file that is to become `real`. Its methods raise OSError."""
+    """The file that will become `real`. Its methods raise OSError."""
 
     def __init__(self, real: Path) -> None:
-        """Touch nothing yet."""
+        """Does not touch the disk."""
         self.fd = -1
         self._real = real
         self._temp: Path | None = None
         self._named: Path | None = None
 
     def open(self) -> None:
-        """Make it, empty."""
+        """Create the empty file."""
         folder = self._real.parent
         if hasattr(os, "O_TMPFILE"):
             with suppress(OSError):
                 self.fd = os.open(folder, _FLAGS | os.O_TMPFILE, 0o666)
-                if self.readable_path.exists():  # by which it gets its name; not every container has a /proc
+                if self.readable_path.exists():  # needed to give it a name; not every container has /proc
                     return
                 self.close()
         while self.fd < 0:
@@ -46,17 +46,17 @@ class Unfinished:
 
     @property
     def readable_path(self) -> Path:
-        """A path under which it can be opened for reading."""
+        """A path by which the file can be opened for reading."""
         return self._temp or Path(f"/proc/self/fd/{self.fd}")
 
     def finish(self, old: os.stat_result | None) -> None:
-        """Make it whole on the disk, with the mode of the file that it replaces."""
+        """Sync the file, with the mode of the file that it replaces."""
         if old is not None:
             os.chmod(self.fd if os.chmod in os.supports_fd else self.readable_path, stat.S_IMODE(old.st_mode))
         os.fsync(self.fd)
 
     def is_in_place(self) -> bool:
-        """Whether it has its name; False once it is closed."""
+        """Whether the file has its name; False once it is closed."""
         if self.fd < 0:
             return False
         try:
@@ -65,14 +65,14 @@ class Unfinished:
             return False
 
     def link(self, name: Path) -> None:
-        """Give it one more name, on the same file system."""
+        """Give the file another name, on the same file system."""
         if self._temp is not None:
             os.link(self._temp, name)
-        else:  # the unnamed file is reached through a symlink, which link(2) follows only by way of linkat(2)
+        else:  # an unnamed file is reached through a symlink in /proc, which only linkat(2) can follow
             os.link(self.readable_path, name, src_dir_fd=self.fd, follow_symlinks=True)
 
     def place_new(self) -> None:
-        """Give it its name, in one atomic step. FileExistsError where something has that by now."""
+        """Give the file its name in one atomic step. Raises FileExistsError if something has that name by now."""
         try:
             self.link(self._real)
         except FileExistsError:
@@ -86,7 +86,7 @@ class Unfinished:
             os.unlink(self._temp)
 
     def place_over(self) -> None:
-        """Give it its name, in one atomic step, whatever has that by now."""
+        """Give the file its name in one atomic step, and replace whatever has that name by now."""
         os.replace(self._temp or self._name(), self._real)
 
     def _name(self) -> Path:
@@ -97,7 +97,7 @@ class Unfinished:
         return self._named
 
     def _place_without_links(self, temp: Path) -> None:
-        """An empty file takes the name, which fails where the target has appeared meanwhile, and is replaced."""
+        """Take the name by an empty file, which fails if the target has appeared meanwhile, and replace that file."""
         try:
             os.close(os.open(self._real, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             os.replace(temp, self._real)
@@ -110,14 +110,14 @@ class Unfinished:
             raise
 
     def close(self) -> None:
-        """Let go of it; what it held is synced, or is thrown away."""
+        """Close the file, after it was synced or to discard it."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             with suppress(OSError):
                 os.close(fd)
 
     def discard(self) -> None:
-        """Close it and take away the names that it had on its way."""
+        """Close the file, and remove its temporary names."""
         self.close()
         for name in (self._temp, self._named):
             if name is not None:

@@ -1,4 +1,4 @@
-"""A range of an open file, read as a file of its own: whole containers lie in others as records."""
+"""A range of an open file that can be read from, for containers that are records of others."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class Window:
-    """`size` bytes at `offset` of `file`, which stays open as long as this is read from."""
+    """`size` bytes at `offset` of `file`, which has to stay open."""
 
     __slots__ = ("_file", "_offset", "size")
 
     def __init__(self, file: SpanFile, offset: int, size: int) -> None:
-        """The file has that many bytes; `of` makes sure of it."""
+        """The file must have these bytes; `of` checks that."""
         self._file = file
         self._offset = offset
         self.size = size
 
     @classmethod
     def of(cls, source: Source, offset: int, size: int) -> Window:
-        """Raises CorruptFileError where the file is shorter than that."""
+        """A window of a file. Raises CorruptFileError if the file does not have these bytes."""
         if offset < 0 or size < 0 or offset + size > source.size:
             raise CorruptFileError(
                 f"the file ends at byte {source.size:,}, and bytes {offset:,} to {offset + size:,} are asked for",
@@ -36,17 +36,17 @@ class Window:
 
     @property
     def path(self) -> Path:
-        """The whole file's, for errors."""
+        """The whole file's path, for errors."""
         path: Path = getattr(self._file, "path", Path())
         return path
 
     def read_at(self, offset: int, length: int) -> memoryview:
-        """As `Source.read_at`, counted from the window's start."""
+        """`Source.read_at`, with the offset counted from the window's start."""
         self._check_range(offset, length)
         return self._file.read_at(self._offset + offset, length)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """As `Source.read_into`, counted from the window's start."""
+        """`Source.read_into`, with the offset counted from the window's start."""
         self._check_range(offset, len(buffer))
         self._file.read_into(buffer, self._offset + offset)
 

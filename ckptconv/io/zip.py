@@ -59,7 +59,7 @@ NEWEST = 63
 """Version 6.3 of the zip format, times ten: none asks for more (APPNOTE, 4.4.3)."""
 
 AHEAD = 32 << 10
-"""Bytes that are read at once where local headers lie close together."""
+"""How many bytes are read at once where local headers lie close together."""
 
 FOLDER = 0x10  # MS-DOS's attribute
 UNIX, SYMLINK = 3, 0xA  # who made the entry, and the file type in the upper half of its attributes
@@ -88,11 +88,11 @@ class ZipArchive:
 
     @classmethod
     def of(cls, source: Source) -> ZipArchive:
-        """The archive of a source, parsed once however many ask: first whoever detects the format, then its reader."""
+        """The archive of a source; it is parsed once, for the detection of the format and for its reader alike."""
         return source.once(cls, lambda: cls(source))
 
     def limit_inflated(self, most: int) -> None:
-        """Refuse to inflate more than so many bytes of it in all."""
+        """Refuse to inflate more than `most` bytes of it in all."""
         self._spool.most = most
 
     def _find_directory(self) -> tuple[int, int, int]:
@@ -194,8 +194,8 @@ class ZipArchive:
         return self._contents(entry, start)
 
     def _local_header(self, entry: Entry) -> bytes:
-        """The entry's local header with its name. Those of small entries are read ahead, as long as they are asked for
-        in their order: a call for each of a hundred thousand is felt.
+        """The entry's local header with its name. Headers of small entries are read ahead where they are asked for in
+        their order, since a system call for each of a hundred thousand takes noticeable time.
         """
         length = LOCAL.size + len(entry.name)
         start, ahead = self._ahead
@@ -209,7 +209,7 @@ class ZipArchive:
         return data[:length]
 
     def _from_ahead(self, span: ByteSpan) -> bytes:
-        """The contents of a small entry, where they were read ahead with its header; nothing otherwise."""
+        """The contents of a small entry, where they were read ahead with its header; b"" otherwise."""
         start, ahead = self._ahead
         at = span.offset - start
         return (
@@ -221,7 +221,7 @@ class ZipArchive:
         if entry.method == DEFLATED:
             if entry.size > entry.packed * MAX_INFLATED_RATIO:
                 raise LimitError(f"{show(entry)} claims to inflate beyond what deflate can")
-            known = self._inflated.get(start)  # whoever asks again shall not have it inflated again
+            known = self._inflated.get(start)  # so that an entry is inflated once only
             if known is None:
                 known = self._inflated[start] = Inflated(self._source, entry, start, self._spool)
             return ByteSpan(known, 0, entry.size, recorded)
@@ -276,7 +276,7 @@ def _utf8(entry: Entry) -> str:
 
 
 def _check_kind(entry: Entry, made_by: int, needed: int, disk: int, attributes: int) -> None:
-    """Refuse an entry that is not a plain file, or that asks for what is not known."""
+    """Refuse an entry that is not a plain file, or that needs a newer version of the zip format."""
     if needed & 0xFF > NEWEST:
         what = f"version {(needed & 0xFF) / 10} of the zip format"
         raise UnsupportedError(f"its entry {show(entry)} asks for {what}", hint="pack it stored or deflated")
@@ -297,7 +297,7 @@ def _refused(entry: Entry, flags: int) -> UnsupportedError:
 
 
 def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int, int, int]:
-    """Take from the zip64 extra field whatever did not fit, in the order that the format fixes."""
+    """Replace each value that did not fit in 32 bits by the zip64 extra field's, in the order that the format fixes."""
     field = _zip64_field(extra)
     if field is None:
         return size, packed, header
@@ -312,7 +312,7 @@ def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int,
 
 
 def _zip64_field(extra: memoryview) -> memoryview | None:
-    """The first zip64 field among those of an entry: each is a kind, a length, and so many bytes."""
+    """The first zip64 field of an entry's extra fields, each of which is a kind, a length, and so many bytes."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = int.from_bytes(extra[at : at + 2], "little"), int.from_bytes(extra[at + 2 : at + 4], "little")

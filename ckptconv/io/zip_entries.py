@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 HEAD = 4096
-"""Bytes of an entry's beginning that are inflated by themselves."""
+"""How many bytes of an entry's beginning are inflated first, without the rest."""
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 it can be mapped into memory.
 
 Offsets are planned from the sizes; contents are streamed to their places; headers, which need the CRC-32, go in last.
-There are no time stamps: every entry has the first one that zip can say, 1980-01-01.
+There are no time stamps: every entry has the earliest one that zip has, 1980-01-01.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ UTF8_NAMES = 1 << 11
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One entry: where its local header starts, and where its data does."""
+    """An entry to be written: `header` and `data` are the offsets of its local header and of its data."""
 
     name: bytes
     size: int
@@ -57,7 +57,7 @@ class Planned:
 
 
 def plan_entries(sizes: Sequence[tuple[str, int]]) -> list[Planned]:
-    """Place the entries one after the other."""
+    """Plan entries of these names and sizes, one after the other."""
     entries, position = [], 0
     for name, size in sizes:
         raw = name.encode("utf-8")

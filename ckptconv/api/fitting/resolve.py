@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ckptconv.arch.bind import Source
     from ckptconv.arch.choose import Choice
     from ckptconv.arch.solver import Solution
-    from ckptconv.checks.kin import Differences
+    from ckptconv.checks.related_architecture import Differences
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding

@@ -7,7 +7,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.checks.first_difference import THUMB, first_difference
+from ckptconv.checks.first_difference import RULE_OF_THUMB, first_difference
 from ckptconv.checks.tolerance import Tolerance
 from ckptconv.checks.verify import Output, blame_weights, compare_outputs, row_size
 from ckptconv.errors import UsageError
@@ -141,7 +141,7 @@ def _limits(a: Recording, b: Recording, number: int, rtol: float | None, atol: f
         for recording in (a, b):
             if limits := recording.batches[number].limits:
                 return {name: limit * _scale(recording, a, b) for name, limit in limits.items()}
-        rtol = THUMB
+        rtol = RULE_OF_THUMB
     return {name: (atol or 0.0) + (rtol or 0.0) * row_size(array) for name, array in a.batches[number].outputs.items()}
 
 
@@ -150,8 +150,5 @@ def _reason(a: Recording, b: Recording, rtol: float | None, atol: float | None) 
         return f"|a - b| <= {atol or 0.0:g} + {rtol or 0.0:g} × the row's largest magnitude, as asked for"
     if bits_must_be_equal(a, b):
         return "the same weights in the same runtime on the same device: bits have to be equal"
-    return (
-        a.reason
-        or b.reason
-        or (f"{THUMB:g} of the row's largest magnitude, a rule of thumb: --arch would give a reference in float64")
-    )
+    rule_of_thumb = f"{RULE_OF_THUMB:g} of the row's largest magnitude, a rule of thumb"
+    return a.reason or b.reason or f"{rule_of_thumb}: --arch would give a reference in float64"

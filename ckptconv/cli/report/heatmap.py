@@ -24,7 +24,7 @@ MOST_LAYERS = 64
 MOST_PARAMETERS = 40
 
 _RANKS = ("same", "changed", "type", "shape", "removed", "added")
-"""What can have become of a tensor, what matters least first; the cell of several shows what matters most."""
+"""The outcomes for a tensor, the least important first; a cell for several tensors shows the most important."""
 
 _SIGNS = {"same": "=", "type": "T", "shape": "S", "removed": "−", "added": "+"}
 _MARKS = {"removed": "removed", "added": "added", "shape-changed": "shape"}
@@ -36,7 +36,7 @@ _WORDS = {
 
 @dataclass(slots=True)
 class Cell:
-    """What became of a parameter in a layer, or in several."""
+    """The outcome for a parameter of a layer, or of several layers."""
 
     kind: str = "same"
     change: float = 0.0
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def sign(self) -> str:
-        """What stands in it: the power of ten of a change, or a sign."""
+        """The text in the cell: the power of ten of a change, or a sign."""
         if self.kind != "changed":
             return _SIGNS[self.kind]
         if not isfinite(self.change):
@@ -59,13 +59,13 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """What became of it, in words."""
+        """The outcome in words."""
         if self.kind != "changed":
             return _WORDS[self.kind]
         return f"changed by {figure(self.change)}" if isfinite(self.change) else "changed beyond measure (NaN or Inf)"
 
     def add(self, kind: str, change: float, tensors: int = 1) -> None:
-        """Take in what became of other tensors."""
+        """Add other tensors to the cell."""
         self.tensors += tensors
         self.change = max(self.change, change)
         self.kind = max(self.kind, kind, key=_RANKS.index)
@@ -92,11 +92,11 @@ class HeatMap:
 
 def heat_map(result: Difference) -> HeatMap | None:
     """The heat-map of a difference; None where all is equal, or where there is one tensor."""
-    fates = _fates(result)
-    if len(fates) < 2 or all(kind == "same" for kind, _ in fates.values()):
+    outcomes = _outcomes(result)
+    if len(outcomes) < 2 or all(kind == "same" for kind, _ in outcomes.values()):
         return None
     grid: dict[str, dict[str, Cell]] = defaultdict(dict)
-    for name, (kind, change) in fates.items():
+    for name, (kind, change) in outcomes.items():
         layer, parameter = split_name(name)
         grid[layer].setdefault(open_numbers(parameter), Cell()).add(kind, change)
     parameters, left = _columns(grid)
@@ -105,28 +105,28 @@ def heat_map(result: Difference) -> HeatMap | None:
     return HeatMap([short_name(name) for name in parameters], rows, left, len(runs) < len(grid))
 
 
-def _fates(result: Difference) -> dict[str, tuple[str, float]]:
-    """What became of every tensor, by its name, and by how much it changed. Layers that an edit removed have no
-    partner, and those that one inserted no finding.
+def _outcomes(result: Difference) -> dict[str, tuple[str, float]]:
+    """The outcome for every tensor, by its name, and by how much it changed. Layers that an edit removed have no
+    partner, and those that one inserted have no finding.
     """
-    fates = {name: ("removed" if partner is None else "same", 0.0) for name, partner in result.partners.items()}
+    outcomes = {name: ("removed" if partner is None else "same", 0.0) for name, partner in result.partners.items()}
     for edit in result.edits:
         if edit.kind == "insert-layers":
-            fates |= {name: ("added", 0.0) for step in edit.steps for name in step.targets}
+            outcomes |= {name: ("added", 0.0) for step in edit.steps for name in step.targets}
     for finding in result.findings:
         values = result.values.get(finding)
         if finding.code in _MARKS:
-            fates[finding.where] = (_MARKS[finding.code], 0.0)
+            outcomes[finding.where] = (_MARKS[finding.code], 0.0)
         elif finding.code == "dtype-changed" and (values is None or not values.differing):
-            fates[finding.where] = ("type", 0.0)
+            outcomes[finding.where] = ("type", 0.0)
         elif finding.code in ("value-changed", "dtype-changed"):
-            before = fates.get(finding.where, ("same", 0.0))[1]
-            fates[finding.where] = ("changed", max(before, change_of(values)))
-    return fates
+            before = outcomes.get(finding.where, ("same", 0.0))[1]
+            outcomes[finding.where] = ("changed", max(before, change_of(values)))
+    return outcomes
 
 
 def _columns(grid: dict[str, dict[str, Cell]]) -> tuple[list[str], int]:
-    """The parameters in the order of the names, of too many those that changed most, and how many are left out."""
+    """The parameters in their order; where they are too many, those that changed most, and how many are left out."""
     most: dict[str, tuple[int, float]] = {}
     for cells in grid.values():
         for parameter, cell in cells.items():
@@ -137,7 +137,7 @@ def _columns(grid: dict[str, dict[str, Cell]]) -> tuple[list[str], int]:
 
 
 def _runs(layers: Sequence[str]) -> list[Sequence[str]]:
-    """Layers that share a row: as few as leave no more rows than are shown."""
+    """The layers of each row: as few to a row as leave no more than `MOST_LAYERS` rows."""
     length = -(-len(layers) // MOST_LAYERS)
     return [layers[at : at + length] for at in range(0, len(layers), length)]
 

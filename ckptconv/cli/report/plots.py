@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ckptconv.checks.compare_values import Values
 
 MOST_PLOTS = 24
-"""Groups that are drawn; each takes matplotlib some 20 ms."""
+"""How many groups are drawn; each takes matplotlib some 20 ms."""
 
 INK, FILL, LINE = "#000001", "#000002", "#000003"
 _THEME = {INK: "var(--soft)", FILL: "var(--bar)", LINE: "var(--line)"}
@@ -45,7 +45,7 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A drawing, and what it is of."""
+    """A drawing, with its title and a note."""
 
     title: str
     note: str
@@ -63,11 +63,11 @@ class Plots:
 
 def plots(result: Difference) -> Plots:
     """The histograms of a difference whose values have bins."""
-    overall = _sum(result.values.values())
+    overall = _summed_bins(result.values.values())
     if not any(overall):
         return Plots(None, [], 0)
     groups, _ = value_groups(result)
-    counted = [(group, _sum(group.known)) for group in groups]
+    counted = [(group, _summed_bins(group.known)) for group in groups]
     drawn = [(group, bins) for group, bins in counted if any(bins)]
     reach = _reach(overall)
     small = [
@@ -82,7 +82,7 @@ def plots(result: Difference) -> Plots:
     return Plots(everything, small if len(drawn) > 1 else [], max(0, len(drawn) - MOST_PLOTS))
 
 
-def _sum(all_values: Iterable[Values]) -> list[int]:
+def _summed_bins(all_values: Iterable[Values]) -> list[int]:
     rows = [values.bins for values in all_values if values.bins is not None]
     return [sum(column) for column in zip(*rows, strict=True)] if rows else [0] * BINS
 
@@ -92,16 +92,16 @@ def _note(all_values: Iterable[Values], bins: Sequence[int]) -> str:
     elements, differing, nan, signs = (
         sum(getattr(values, name) for values in known) for name in ("elements", "differing", "nan", "signs")
     )
-    said = [f"{share(differing, elements)} of {plural(elements, 'element')} changed"]
+    parts = [f"{share(differing, elements)} of {plural(elements, 'element')} changed"]
     rest = differing - nan - signs - sum(bins)
     for count, text in ((rest, "from zero or to infinity"), (nan, "in being NaN"), (signs, "in the sign of zero")):
         if count:
-            said.append(f"{count:,} {text}")
-    return "; ".join(said)
+            parts.append(f"{count:,} {text}")
+    return "; ".join(parts)
 
 
 def _reach(bins: Sequence[int]) -> tuple[int, int]:
-    """The powers of two between which all drawings reach: whole powers of ten around what there is."""
+    """The range of every drawing's axis, as powers of ten: the smallest around all filled bins, of two at least."""
     filled = [i for i, count in enumerate(bins) if count]
     low, high = FIRST + filled[0], FIRST + filled[-1] + 1
     return floor(log10(2.0**low)), max(ceil(log10(2.0**high)), floor(log10(2.0**low)) + 2)

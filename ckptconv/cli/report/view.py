@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """As many rows as are shown, and how many are left out."""
+    """The rows that are shown, and how many are left out."""
 
     shown: Sequence[Sequence[str]]
     left: int
@@ -69,7 +69,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """All of the page but the plots. `spark` is the first bin of the table's small histograms, and how many they span.
+    """The whole page but for the plots. `spark`: the first bin of the table's small histograms, and how many.
 
     edits, one_sided, dtypes, ties, metadata: rows of their tables, in the template's order of columns.
     """
@@ -92,7 +92,7 @@ class View:
 
 
 def view(result: Difference) -> View:
-    """What the page says of a difference."""
+    """The contents of the page for a difference."""
     word, rest = verdict(result)
     findings = _ordered(result)
     shown = findings[:MOST_ROWS]

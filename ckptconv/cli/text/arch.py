@@ -26,7 +26,7 @@ def listing(known: Sequence[Architecture]) -> list[str]:
 
 
 def page(found: Architecture, name: str) -> list[str]:
-    """The spec, and its tensors or how to see them."""
+    """The spec, then its tensors, or the command that shows them where params are missing."""
     spec = found.spec
     lines = [style(printable(spec.name), "bold") + (f": {printable(spec.summary)}" if spec.summary else "")]
     if found.table is None:
@@ -49,11 +49,11 @@ def _computes(spec: Spec) -> list[str]:
 
 def _param(param: Param) -> list[str]:
     default = param.default.text if param.default else None if param.literal is None else value(param.literal)
-    said = "required" if param.required else "optional" if default is None else f"default {printable(default)}"
+    text = "required" if param.required else "optional" if default is None else f"default {printable(default)}"
     if param.choices is not None and param.type != "bool":
-        said += f"; one of {', '.join(value(choice) for choice in param.choices)}"
+        text += f"; one of {', '.join(value(choice) for choice in param.choices)}"
     aliases = f"also called {printable(', '.join(param.aliases))}" if param.aliases else ""
-    return [printable(param.name), param.type, said, printable("; ".join(filter(None, (param.summary, aliases))))]
+    return [printable(param.name), param.type, text, printable("; ".join(filter(None, (param.summary, aliases))))]
 
 
 def _values(spec: Spec, made: Table) -> list[str]:

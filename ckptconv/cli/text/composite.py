@@ -1,4 +1,4 @@
-"""How `inspect` shows tensors that are made of several: the whole in a line of its own, or in a note of its parts."""
+"""How `inspect` shows composites, tensors stored as several: in a line of their own, or in notes at their parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    """Rows of the header: how many there are of each kind."""
+    """Rows of the header: how many composites there are of each kind."""
     found: dict[str, Counter[str]] = {"quantized": Counter(), "sparse": Counter()}
     for one in checkpoint.composites.values():
         if isinstance(one, Quantized):
@@ -32,26 +32,26 @@ def rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
 
 
 def with_wholes(names: Iterable[str], composites: Mapping[str, Composite]) -> list[str]:
-    """The names of tensors, and before the parts of what has no tensor of its own name that name."""
-    first = {next(iter(one.parts.values())): name for name, one in composites.items()}
-    made: list[str] = []
+    """The tensors' names, with the name of each composite that no tensor has inserted before its first part."""
+    by_first_part = {next(iter(one.parts.values())): name for name, one in composites.items()}
+    ordered: list[str] = []
     known = set(names := list(names))
     for name in names:
-        if name in first and first[name] not in known:
-            made.append(first[name])
-        made.append(name)
-    return made
+        if name in by_first_part and by_first_part[name] not in known:
+            ordered.append(by_first_part[name])
+        ordered.append(name)
+    return ordered
 
 
 def how(one: Composite) -> str:
-    """Scheme and axis, or the layout: what the columns of type and shape leave out."""
+    """Scheme and axis, or the layout, which the columns of type and shape do not show."""
     if isinstance(one, Quantized):
         return one.scheme + ("" if one.axis is None else f", axis {one.axis}")
     return one.layout + (", coalesced" if one.coalesced else "")
 
 
 def notes(checkpoint: Checkpoint) -> dict[str, str]:
-    """What each part is a part of, by its name."""
+    """For each part, by its name: its role, and the composite that it belongs to."""
     said: dict[str, str] = {}
     for name, one in checkpoint.composites.items():
         for role, part in one.parts.items():

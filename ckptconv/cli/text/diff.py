@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
 
 MOST_ROWS = 20
-"""Rows of a table, and lines of a list; --json has what is left out."""
+"""Rows of a table, or lines of a list, that are shown; --json has what is left out."""
 
 MOST_LAYERS = 12
 """Layers that are listed, those with the largest changes."""
@@ -93,7 +93,7 @@ def _one_sided(found: Sequence[Finding]) -> list[str]:
 
 
 def _list(found: Sequence[Finding]) -> list[str]:
-    """The messages, those that differ in numbers of names alone as one."""
+    """The messages; those that differ only in the numbers in names are one line."""
     groups: dict[tuple[str, str | None, str | None], list[Finding]] = defaultdict(list)
     for finding in found:
         groups[open_numbers(finding.message), None, None].append(finding)
@@ -138,7 +138,7 @@ def _cells(group: Group) -> list[str]:
 
 
 def remark(known: Sequence[Values]) -> str:
-    """What there is to say of a row beside its figures: NaN, zeros, or where the first difference is."""
+    """The note at a row's end: NaN, signs of zero, a rounding, or where the first difference is."""
     nan = sum(values.nan for values in known)
     if nan:
         return f"{nan:,} in being NaN"
@@ -154,7 +154,7 @@ def remark(known: Sequence[Values]) -> str:
 
 
 def _strip(group: Group) -> str:
-    """A cell for each tensor in the order of their names; many share one, which shows the largest."""
+    """A cell for each tensor, in the order of their names; a cell for several shows the largest heat."""
     heats = [heat(change_of(values)) for values in group.values]
     cells = min(len(heats), MOST_STRIP)
     bounds = [len(heats) * i // cells for i in range(cells + 1)]
@@ -162,7 +162,7 @@ def _strip(group: Group) -> str:
 
 
 def _layers(groups: Sequence[Group]) -> list[str]:
-    """A bar for each layer, the largest change first; nothing where rows of single tensors have said it all."""
+    """A bar for each layer, the largest change first; nothing where every tensor has had a row of its own."""
     changed = [(name, values) for group in groups for name, values in zip(group.names, group.values, strict=True)]
     layers = changed_layers(changed)
     if len(layers) < 2 or len(changed) == len(groups):
@@ -188,7 +188,7 @@ def _metadata(result: Difference) -> list[str]:
 
 
 def metadata_rows(changes: Sequence[MetadataChange]) -> list[tuple[str, str, str]]:
-    """The path, and what is there on either side, with its type where that is not the other's."""
+    """Rows of a path and the two values there, with their types where those differ."""
     rows = []
     for change in changes:
         one, other = (

@@ -1,4 +1,4 @@
-"""What the text and the page of a `diff` say alike: the verdict, edits as patterns, tensors that are told as one."""
+"""What the text and the page of a `diff` share: the verdict, edits as patterns, tensors grouped by pattern."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEATS = 8
 
 _DIGITS = re.compile(r"\d+")
 _WORDS = {"remove-layers": "layers removed", "insert-layers": "layers inserted"}
-_TOLD_ELSEWHERE = ("cast", "drop", "tie", "untie")
+_SHOWN_ELSEWHERE = ("cast", "drop", "tie", "untie")
 _COUNTED = (
     ("removed", "tensor removed", "tensors removed"),
     ("added", "tensor added", "tensors added"),
@@ -45,7 +45,7 @@ _COUNTED = (
 
 
 def verdict(result: Difference) -> tuple[str, str]:
-    """The verdict in a word or two, and what is to be said of it."""
+    """The verdict in a word or two, and the counts behind it."""
     within = sum(finding.severity != "error" for finding in result.values)
     a, b = result.tensors
     amount = plural(a, "tensor") if a == b else f"{a:,} and {plural(b, 'tensor')}"
@@ -64,7 +64,7 @@ def verdict(result: Difference) -> tuple[str, str]:
 
 
 def short_name(text: str) -> str:
-    """A name as far as it is shown, printable."""
+    """The name, printable, and cut after `MOST_NAME` characters."""
     shown = printable(text[:MOST_NAME])
     return shown if len(text) <= MOST_NAME else f"{shown}…"
 
@@ -75,10 +75,10 @@ def times(count: int) -> str:
 
 
 def edit_rows(edits: Sequence[Edit]) -> list[list[str]]:
-    """What was done, to what, and how many times; without what is told with the element types, tensors and ties."""
+    """Rows of an edit, its names, and how many times; without those that the other sections of the diff show."""
     rows: Counter[tuple[str, str]] = Counter()  # what goes by one pattern before and after another edit is one row
     for edit in edits:
-        if edit.kind in _TOLD_ELSEWHERE:
+        if edit.kind in _SHOWN_ELSEWHERE:
             continue
         sources, targets = (bracketed(side, show=short_name) for side in (edit.sources, edit.targets))
         text = f"{sources} → {targets}" if sources and targets and sources != targets else sources or targets
@@ -103,7 +103,7 @@ def _detail(edit: Edit) -> str:
 
 
 def one_sided_rows(found: Sequence[Finding]) -> list[list[str]]:
-    """Tensors that one side alone has, those of one pattern as one: the pattern, element type and shape, how many."""
+    """Tensors that only one side has, a row for each pattern: the pattern, element type and shape, how many."""
     by_name = {finding.where: finding for finding in found}
     rows = []
     for pattern, names in group_names(by_name):
@@ -114,7 +114,7 @@ def one_sided_rows(found: Sequence[Finding]) -> list[list[str]]:
 
 
 def _several(headers: set[str]) -> str:
-    """``F32, 2 shapes``, of what each is described as: ``F32 [2, 3]``."""
+    """``F32, 2 shapes`` for headers such as ``F32 [2, 3]``."""
     (dtype, *others) = {header.split(" [")[0] for header in headers}
     return f"{len(headers):,} types and shapes" if others else f"{dtype}, {len(headers):,} shapes"
 
@@ -165,7 +165,7 @@ class Group:
 
 
 def change_of(values: Values | None) -> float:
-    """What rows are sorted by: the relative change; a NaN that came or went outweighs all."""
+    """The relative change, by which rows are sorted; infinity where a NaN came or went, or where it is unknown."""
     if values is None or values.nan or values.change is None:
         return inf
     return values.change
@@ -195,14 +195,14 @@ def heat(change: float) -> int:
 
 
 def share(count: int, total: int) -> str:
-    """How many of how many: small counts as they are, large ones in percent."""
+    """A count of a total: the number itself below 1000, else in percent."""
     if count < 1000:
         return f"{count:,}"
     return "all" if count == total else f"{100 * count / total:.3g}%"
 
 
 def figure(value: float | None) -> str:
-    """A number in three digits, counts in full."""
+    """A number to three digits; an int below a million in full; "-" for None."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) and value < 1_000_000 else f"{value:.3g}"

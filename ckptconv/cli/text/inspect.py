@@ -86,13 +86,13 @@ def page(inspection: Inspection) -> list[str]:
     composites = checkpoint.composites
     columns, kind = _tree_columns(checkpoint, tied, stats), _kind(checkpoint)
     states = any(finding.code == "optimizer" for finding in checkpoint.findings)
-    for title, tensors, make in (
+    for title, tensors, loose_kind in (
         ("tensors", dict(checkpoint), _kind_without_shape(checkpoint) if states else None),
         ("tensors outside of the model", checkpoint.extras, _kind_without_shape(checkpoint)),
     ):
         if tensors:
             names = composite.with_wholes(tensors, composites)
-            rows = tree(names, tied, columns, kind, fold=stats is None, heads=stats is not None, make=make)
+            rows = tree(names, tied, columns, kind, fold=stats is None, heads=stats is not None, loose_kind=loose_kind)
             lines += section(title, rows)
     # a tensor under its own name is among the tensors already
     values = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from ckptconv.checks.compare_values import Values
 
 MOST_DIGITS = 9
-"""A longer number in a name is a hash, and no layer's."""
+"""A number of more digits in a name is a hash, not a layer's index."""
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The layer, and what the tensor is called in it. Names are split behind their first number that stands alone, and
-    before their last word where there is none.
+    """The layer, and the tensor's name within it: split after the first component that is a number, or before the last
+    component where none is.
     """
     parts = name.split(".")
-    at = next((i for i, part in enumerate(parts[:-1]) if is_number(part)), len(parts) - 2)
-    return ".".join(parts[: at + 1]), ".".join(parts[at + 1 :])
+    split = next((i for i, part in enumerate(parts[:-1]) if is_number(part)), len(parts) - 2)
+    return ".".join(parts[: split + 1]), ".".join(parts[split + 1 :])
 
 
 def is_number(part: str) -> bool:

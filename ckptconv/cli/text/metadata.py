@@ -30,17 +30,17 @@ LINE = 96
 """Characters of a value that are shown on its line."""
 
 MOST_WIDE = 48
-"""Characters of a key that its column is as wide as; longer ones push their values aside. GGUF's have some 40."""
+"""The widest that the column of keys gets; longer keys push their values aside. GGUF's have some 40 characters."""
 
 LEVELS = 4
 """How deep long containers are opened."""
 
 MOST_KEYS = 200
 MOST_CHILDREN = 20
-"""Entries that are shown of the metadata, and of a container in it."""
+"""How many entries are shown of the metadata, and of a container in it."""
 
-MOST_LOOKED_AT = 200_000
-"""Nodes that are visited to see whether a container holds tensors alone."""
+MOST_VISITED = 200_000
+"""How many nodes are visited to see whether a container holds nothing but tensors."""
 
 
 def entries(tree: dict[object, MetaNode], indent: str = "", levels: int = LEVELS) -> list[str]:
@@ -62,14 +62,14 @@ def entries(tree: dict[object, MetaNode], indent: str = "", levels: int = LEVELS
 
 
 def attributes(node: MetaNode) -> list[str]:
-    """What an object has that is all of a file, such as a trainer's arguments, as `entries`; nothing of other nodes."""
+    """The attributes of an object that is a whole file, such as a trainer's arguments, as `entries`; else nothing."""
     if not isinstance(node, Opaque) or not isinstance(node.state, dict):
         return []
     return entries({key: value for key, value in node.state.items() if value is not None})
 
 
 def shortened(text: str, value: MetaNode = None) -> str:
-    """The text as far as it fits on a line, and how much there is in all."""
+    """The text, cut where it is longer than a line, and then with the length of the value."""
     if len(text) <= LINE:
         return text
     match value:
@@ -83,10 +83,10 @@ def shortened(text: str, value: MetaNode = None) -> str:
 
 
 def _children(node: MetaNode) -> dict[object, MetaNode]:
-    """What opening a container shows: a dict's entries by their names, the containers in a list; else nothing."""
+    """What is shown of a container that is opened: entries that have names, or that are containers; else nothing."""
     if isinstance(node, Opaque) and is_settings(node):
         node = plain_settings(node)
-    if not isinstance(node, (dict, list, tuple)) or _only_tensors(node):
+    if not isinstance(node, (dict, list, tuple)) or _tensor_count(node):
         return {}
     entries: dict[object, MetaNode] = dict(node) if isinstance(node, dict) else dict(enumerate(node))
     named = isinstance(node, dict) and all(isinstance(key, str) for key in entries)
@@ -103,7 +103,7 @@ def _summary(node: MetaNode) -> str:
 
 
 def spelled(node: MetaNode, most: int = LINE) -> str:
-    """The node in Python's spelling, printable, and only so long that it can be seen where it exceeds `most`."""
+    """The node in Python's spelling, printable. It stops soon after `most` characters, so that its cost is bounded."""
     parts: list[str] = []
     length = 0
     for part in _parts(node, most):
@@ -132,7 +132,7 @@ def _parts(node: MetaNode, most: int) -> Iterator[str]:
             yield "OmegaConf "
             yield from _parts(plain_settings(node), most)
         case Opaque():
-            yield from _opaque(node, most)
+            yield from _object(node, most)
         case _:
             yield repr(node)
 
@@ -147,7 +147,7 @@ def _container(node: MetaNode, most: int) -> Iterator[str]:
             factory = None if node.default_factory is None else FACTORY_NAMES[node.default_factory]
             yield from _mapping(f"defaultdict({str(factory).removeprefix('builtins.')}, {{", node.items(), "})", most)
         case dict():
-            count = _only_tensors(node)
+            count = _tensor_count(node)
             if count:
                 yield f"<{plural(count, 'tensor')}>"
             else:
@@ -183,7 +183,7 @@ def _mapping(start: str, items: Iterable[tuple[MetaNode, MetaNode]], end: str, m
 
 
 def _numpy(node: NumpyScalar | NumpyArray, most: int) -> Iterator[str]:
-    """A numpy value; only few of an array's elements are made, and only of types that are numbers or text."""
+    """A numpy value; only the first of an array's elements are decoded, and only numbers and text."""
     import numpy as np
 
     try:
@@ -204,7 +204,7 @@ def _numpy(node: NumpyScalar | NumpyArray, most: int) -> Iterator[str]:
     yield ")"
 
 
-def _opaque(node: Opaque, most: int) -> Iterator[str]:
+def _object(node: Opaque, most: int) -> Iterator[str]:
     if node.how in ("named", "handed"):
         yield f"<{node.name}>"
         return
@@ -237,7 +237,7 @@ def _opaque(node: Opaque, most: int) -> Iterator[str]:
 
 
 def _date_fields(node: Opaque) -> str:
-    """The numbers of a date, a time or both, whose first argument has them as bytes; "" for anything else.
+    """The numbers of a date, a time or both, which its first argument has as bytes; "" for anything else.
 
     Source: CPython's Lib/_pydatetime.py (`_getstate`): the year and the microseconds are big-endian, and the year's or
     the hour's upper half keeps flags.
@@ -255,10 +255,10 @@ def _date_fields(node: Opaque) -> str:
 _DATES = {"datetime.datetime": 10, "datetime.date": 4, "datetime.time": 6}
 
 
-def _only_tensors(node: MetaNode) -> int:
-    """How many tensors a container holds, if it holds nothing else; 0 otherwise, and past `MOST_LOOKED_AT` nodes."""
+def _tensor_count(node: MetaNode) -> int:
+    """How many tensors a container holds that holds nothing else; 0 for others, and past `MOST_VISITED` nodes."""
     total, left = 0, [node]
-    for _ in range(MOST_LOOKED_AT):
+    for _ in range(MOST_VISITED):
         if not left:
             return total
         match left.pop():

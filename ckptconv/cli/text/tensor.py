@@ -1,4 +1,4 @@
-"""What ``inspect --tensor NAME`` shows: a tensor's header, its bookkeeping, its first and last values."""
+"""What ``inspect --tensor NAME`` shows: a tensor's header, what the file notes of it, its first and last values."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _BLOCK_BYTES = 64
 """Bytes that are shown of blocks, whose values are not unpacked here."""
 
 Value = bool | int | float | complex | str
-"""An element; its bytes in hexadecimal where its type is not a number."""
+"""An element, or its bytes in hexadecimal where its type is not decoded."""
 
 
 def find(checkpoint: Checkpoint, name: str, path: Path) -> str:
-    """The tensor of that name, or of that name as it is printed. Raises NoTensorError, with the nearest names."""
+    """The name of the tensor that `name` is, or is printed as. Raises NoTensorError, with the nearest names."""
     tensors = checkpoint.all_tensors
     if name in tensors:
         return name
@@ -70,9 +70,9 @@ def _decoded(data: memoryview, dtype: DType, count: int) -> list[Value]:
     if dtype not in NUMPY_NAMES and dtype in COMPONENT:
         halves = [float(one) for one in from_bytes(data, COMPONENT[dtype], 2 * count)]
         return [complex(*pair) for pair in zip(halves[::2], halves[1::2], strict=True)]
-    make = {"float": float, "complex": complex, "bool": bool}.get(dtype.kind, int)
+    convert = {"float": float, "complex": complex, "bool": bool}.get(dtype.kind, int)
     try:
-        return [make(one) for one in from_bytes(data, dtype, count)]
+        return [convert(one) for one in from_bytes(data, dtype, count)]
     except UnsupportedError:
         step = max(1, dtype.bits // 8)
         return [bytes(data[i : i + step]).hex() for i in range(0, len(data), step)]
@@ -87,8 +87,8 @@ def view(checkpoint: Checkpoint, name: str, more: list[tuple[str, str]]) -> list
         ("shape", f"[{', '.join(map(str, info.shape))}]"),
         ("elements", f"{prod(info.shape):,} ({size(info.nbytes)})"),
     ]
-    if said := composite.notes(checkpoint).get(name):
-        rows.append(("part", said))
+    if part := composite.notes(checkpoint).get(name):
+        rows.append(("part", part))
     if name in notes.strides:
         rows.append(("strides", f"[{', '.join(map(str, notes.strides[name]))}]"))
     partners = [other for names in checkpoint.ties if name in names for other in names if other != name]

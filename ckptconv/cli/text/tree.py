@@ -6,7 +6,7 @@
        ├─ up        F32  [256, 64]
        └─ down      F32  [64, 256]  = layers.0.mlp.up      (one tensor under two names)
 
-    state.0–290 ×291             of an optimizer, whose many states have one make and a parameter's shape each
+    state.0–290 ×291             an optimizer's states: equal but for their shapes, each that of its parameter
     ├─ step        F32  []
     └─ exp_avg     F32  12 shapes
 
@@ -23,13 +23,13 @@ from ckptconv.cli.output import printable, style
 from ckptconv.cli.text.common import table
 
 SLASH = "/"
-"""What stands between the parts of a name in files of Keras, TensorFlow and h5py, whose parts may have dots."""
+"""Separates the parts of a name in files of Keras, TensorFlow and h5py, whose parts may have dots."""
 
 MOST_APART = 8
-"""Numbered siblings of one make that have a line each, although their shapes alone differ."""
+"""So many numbered siblings that differ only in their shapes have a line each; more of them are folded."""
 
 MAX_LEVELS = 40
-"""Dots that a name is split at; what is behind the last of them stays in one piece."""
+"""How many dots a name is split at; the rest of it stays in one piece."""
 
 _SELF = None
 """The key, in a branch, of a tensor whose own name is the branch's (``a`` beside ``a.b``)."""
@@ -42,12 +42,12 @@ Cells = Callable[[str], Sequence[str]]
 """The columns behind a tensor's name, by that name."""
 
 Kind = Callable[[str], Hashable]
-"""What must be equal for two tensors to be folded, by a tensor's name: its element type and shape."""
+"""What must be equal for two tensors to be folded, such as the element type and shape, by a tensor's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What stands behind a tensor's name: the heads, which columns are numbers, and a function to fill them."""
+    """The columns after a tensor's name: their heads, which of them are numbers, and a function to fill them."""
 
     heads: Sequence[str]
     numeric: frozenset[int]
@@ -70,22 +70,22 @@ def tree(
     *,
     fold: bool,
     heads: bool,
-    make: Kind | None = None,
+    loose_kind: Kind | None = None,
 ) -> list[str]:
     """The tensors by the dots in their names, or by slashes where all have one; with `fold`, numbered siblings of equal
-    kinds are one line, and where those are more than `MOST_APART`, siblings of which `make` gives the same.
+    kinds are one line; more than `MOST_APART` of them are folded where `loose_kind` is equal.
     """
     names = list(names)
     mark = SLASH if names and all(SLASH in name for name in names) else "."
-    forest = _Forest(kind, tied, columns.cells, fold, mark, make if fold else None)
+    forest = _Forest(kind, tied, columns.cells, fold, mark, loose_kind if fold else None)
     if heads:
         forest.rows.append(["", *columns.heads])
-    forest.draw(forest.groups(_grown(names, mark)), "", root=True)
+    forest.draw(forest.groups(_build(names, mark)), "", root=True)
     lines = table(forest.rows, {i + 1 for i in columns.numeric})
     return [style(lines[0], "bold"), *lines[1:]] if heads else lines
 
 
-def _grown(names: Iterable[str], mark: str) -> Branch:
+def _build(names: Iterable[str], mark: str) -> Branch:
     root: Branch = {}
     for name in names:
         branch = root
@@ -95,9 +95,9 @@ def _grown(names: Iterable[str], mark: str) -> Branch:
             if not isinstance(child, dict):
                 child = branch[part] = {} if child is None else {_SELF: child}
             branch = child
-        there = branch.get(last)
-        if isinstance(there, dict):
-            there[_SELF] = name
+        existing = branch.get(last)
+        if isinstance(existing, dict):
+            existing[_SELF] = name
         else:
             branch[last] = name
     return root
@@ -124,7 +124,7 @@ class _Forest:
     cells: Cells
     fold: bool
     mark: str
-    make: Kind | None
+    loose_kind: Kind | None
     rows: list[list[str]] = field(default_factory=list)
     _ids: dict[Hashable, int] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ class _Forest:
             self.draw(below, guide + ("" if root else "   " if ending else "│  "))
 
     def _collapsed(self, group: _Group) -> tuple[str, str, Node, list[_Group]]:
-        """The group joined with all below it that stand alone: ``encoder.layer.0–11``."""
+        """The group joined with each only child below it: ``encoder.layer.0–11``."""
         label, counts, node = group.label, _times(group), group.node
         while isinstance(node, dict):
             below = self.groups(node)
@@ -150,7 +150,7 @@ class _Forest:
         return label, counts, node, []
 
     def _cells(self, own: Node | None) -> Sequence[str]:
-        """The columns of a tensor, or of those that share a line, whose shapes are counted where they differ."""
+        """The columns of a tensor, or of several that share a line: their shapes are counted where they differ."""
         if isinstance(own, str):
             return self.cells(own)
         if not isinstance(own, list):
@@ -162,12 +162,12 @@ class _Forest:
     def groups(self, branch: Branch) -> list[_Group]:
         """The branch's children in order, numbered ones sorted, equal runs of them as one."""
         found = self._runs(branch, self.kind)
-        if self.make is None or sum(_is_number(group.first) for group in found) <= MOST_APART:
+        if self.loose_kind is None or sum(_is_number(group.first) for group in found) <= MOST_APART:
             return found
         return [
-            replace(run, node=_together([branch[str(n)] for n in range(int(run.first), int(run.last) + 1)]))
+            replace(run, node=_merged([branch[str(n)] for n in range(int(run.first), int(run.last) + 1)]))
             if run.count > 1 else run
-            for run in self._runs(branch, self.make)
+            for run in self._runs(branch, self.loose_kind)
         ]  # fmt: skip
 
     def _runs(self, branch: Branch, kind: Kind) -> list[_Group]:
@@ -206,12 +206,12 @@ class _Forest:
         return self._ids.setdefault(key, len(self._ids))
 
 
-def _together(nodes: Sequence[Node]) -> Node:
-    """Subtrees of equal names as one, whose leaves are the names of all."""
+def _merged(nodes: Sequence[Node]) -> Node:
+    """One subtree for several of equal names; its leaves list the names of all."""
     first = nodes[0]
     if isinstance(first, dict):
         branches = [node for node in nodes if isinstance(node, dict)]
-        return {name: _together([branch[name] for branch in branches]) for name in first}
+        return {name: _merged([branch[name] for branch in branches]) for name in first}
     return [
         name for node in nodes if not isinstance(node, dict) for name in ([node] if isinstance(node, str) else node)
     ]
@@ -227,8 +227,8 @@ def _is_number(key: str | None) -> TypeGuard[str]:
 
 def _relative(name: str, target: str, mark: str) -> tuple[int, tuple[str, ...]]:
     """The way from one name to another, so that ties inside of ``layers.0`` and inside of ``layers.7`` are equal."""
-    here, there = name.split(mark), target.split(mark)
+    here, existing = name.split(mark), target.split(mark)
     common = 0
-    while common < min(len(here), len(there)) and here[common] == there[common]:
+    while common < min(len(here), len(existing)) and here[common] == existing[common]:
         common += 1
-    return len(here) - common, tuple(there[common:])
+    return len(here) - common, tuple(existing[common:])

@@ -41,9 +41,9 @@ _WHY = {
 
 
 def page(result: Validation, *, titled: bool) -> list[str]:
-    """The verdict, the params that go without saying, the findings; with `titled`, the file's name before all."""
+    """The verdict, further params, the findings; with `titled`, the file's name in front."""
     title = f"{style(printable(os.fspath(result.path)), 'bold')}: " if titled else ""
-    return [title + _verdict(result), *fields(_more(result)), *findings(result.findings)]
+    return [title + _verdict(result), *fields(_other_params(result)), *findings(result.findings)]
 
 
 def _verdict(result: Validation) -> str:
@@ -65,27 +65,27 @@ def _param(result: Validation, name: str) -> str:
     return f"{printable(name)} {value(result.params[name])}"
 
 
-def _more(result: Validation) -> list[tuple[str, str]]:
-    """What else the tensors say, and what they cannot say and nothing else does."""
+def _other_params(result: Validation) -> list[tuple[str, str]]:
+    """The optional params that the tensors determine, and those that had to be assumed."""
     if result.spec is None:
         return []
     spec, assumed = result.spec, result.assumed
     asked = {name for formula in _formulas(spec) for name in formula.names}
-    also = [
+    other = [
         _param(result, name)
         for name, param in spec.params.items()
         if name in result.params and not param.required and name not in assumed
         if name == "variant" or result.params[name] not in (param.literal, [])  # lists of a part that is not there
     ]
-    silent = [
+    undetermined = [
         _param(result, name) for name in spec.params if name in assumed and name in result.params and name not in asked
     ]
-    rows = [("also", ", ".join(also)), ("assumed", f"{', '.join(silent)} (tensors do not say)")]
-    return [row for row, shown in zip(rows, (also, silent), strict=True) if shown]
+    rows = [("also", ", ".join(other)), ("assumed", f"{', '.join(undetermined)} (tensors do not say)")]
+    return [row for row, shown in zip(rows, (other, undetermined), strict=True) if shown]
 
 
 def _formulas(spec: Spec) -> Iterator[Formula]:
-    """Everything that decides which tensors there are, and their shapes."""
+    """The formulas that decide which tensors there are, and their shapes."""
     for rule in spec.rules:
         yield from rule.formulas
     for loop in spec.loops.values():
@@ -112,19 +112,19 @@ class _Cause:
 
 
 _EXPLAINS_THE_REST = frozenset(["architecture", "dialect"])
-"""Codes beside which names that are missing, or too much, and which may be which, say nothing more."""
+"""Findings of these codes explain the other errors: missing, surplus and similar names say nothing more then."""
 
 
 def findings(found: Sequence[Finding]) -> list[str]:
     """Findings by code, in the order that they come in; every code gets its lines before one gets all of them.
 
-    Of errors that another explains only the count is told.
+    Errors that one of `_EXPLAINS_THE_REST` explains are only counted.
     """
     if all(finding.code not in _EXPLAINS_THE_REST for finding in found):
         return _listed(found)
-    told = [one for one in found if one.severity != "error" or one.code in _EXPLAINS_THE_REST]
-    more = len(found) - len(told)
-    return [*_listed(told), *([f"… and {plural(more, 'error')} that it explains; --json has all"] if more else [])]
+    shown = [one for one in found if one.severity != "error" or one.code in _EXPLAINS_THE_REST]
+    hidden = len(found) - len(shown)
+    return [*_listed(shown), *([f"… and {plural(hidden, 'error')} that it explains; --json has all"] if hidden else [])]
 
 
 def _listed(found: Sequence[Finding]) -> list[str]:
@@ -161,7 +161,7 @@ def _causes(found: Iterable[Finding]) -> list[_Cause]:
 
 
 def _entry(alike: Sequence[Finding]) -> list[str]:
-    """What is wrong, with what was expected and found; what to do about it."""
+    """The lines for findings that are alike: what is wrong, what was expected and found, and a hint."""
     first = alike[0]
     lines = [f"  {_shortened(_message(alike))}"]
     if any(text is not None and text not in first.message for text in (first.expected, first.found)):

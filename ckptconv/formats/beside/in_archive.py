@@ -42,7 +42,7 @@ class InArchive:
 
     def open(self, path: str) -> Source:
         home, _, name = (self._start + path).rpartition("/")
-        return self._archive.shared(home).glance(name)
+        return self._archive.shared(home).open_unshared(name)
 
     def text(self, path: str) -> str:
         with located(self.path / path), self.open(path) as source:

@@ -17,7 +17,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, FileAccessError, UnsupportedError
-from ckptconv.io.handles import MAX_HANDLES, Handles, Resting
+from ckptconv.io.handles import MAX_HANDLES, Handles, PooledSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ class ModelFiles:
             return self._others[location]
         path = self._resolved(name, location)
         try:
-            self._others[location] = Resting(path, self._handles)
+            self._others[location] = PooledSource(path, self._handles)
         except FileAccessError as error:
             raise FileAccessError(
                 f"the data of {name!r} is in {location!r}, which does not open: {error.message}",

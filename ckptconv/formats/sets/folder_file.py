@@ -76,7 +76,7 @@ def _candidates(folder: Folder) -> list[str]:
     """The files in it that stand for a whole checkpoint."""
     found = []
     for name in filter(INDEX.fullmatch, folder.names):
-        with folder.glance(name) as source:
+        with folder.open_unshared(name) as source:
             if _is_index(source):
                 found.append(name)
     whole = [name for name in folder.names if not is_shard(name)]
@@ -88,7 +88,7 @@ def _candidates(folder: Folder) -> list[str]:
 
 def _files_of(folder: Folder, name: str) -> list[str]:
     """The files that an index names: mlx-lm writes one for a single file too."""
-    with folder.glance(name) as source:
+    with folder.open_unshared(name) as source:
         try:
             return read_index(source).files
         except CkptconvError:  # told by the reader
@@ -137,7 +137,7 @@ def _is_pickled(folder: Folder, name: str, source: Source | None = None) -> bool
             return any(suffix in name for suffix in BINARIES)
         name = files[0]
     try:
-        with folder.glance(name) as first:
+        with folder.open_unshared(name) as first:
             start = bytes(first.read_at(0, min(9, first.size)))
     except CkptconvError:
         start = b""

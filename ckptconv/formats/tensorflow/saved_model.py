@@ -62,7 +62,7 @@ def look(folder: Folder) -> tuple[list[Program], list[Finding]]:
     """What TensorFlow and Keras would run of a SavedModel, and which files its graph reads. Raises CorruptFileError."""
     programs: list[Program] = []
     findings: list[Finding] = []
-    with folder.glance(GRAPH) as source, located(source.path):
+    with folder.open_unshared(GRAPH) as source, located(source.path):
         if source.size > MAX_GRAPH:
             why = f"{source.size:,} bytes, which are too many to be looked at"
             programs.append(Program(GRAPH, Opaque("tensorflow.saved_model.load", "called", (why,)), BY))
@@ -73,7 +73,7 @@ def look(folder: Folder) -> tuple[list[Program], list[Finding]]:
                 message = f"its graph reads files as it runs: {quoted(read)}"
                 findings.append(Finding("reads-file", "warning", GRAPH, message))
     if METADATA in folder.names:
-        with folder.glance(METADATA) as source, located(source.path):
+        with folder.open_unshared(METADATA) as source, located(source.path):
             programs += _of_keras(METADATA, _metadata(source))
     return programs, findings
 

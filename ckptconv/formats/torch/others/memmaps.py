@@ -82,7 +82,7 @@ def read(folder: Folder) -> Checkpoint:
 
 
 def _document(folder: Folder) -> dict[str, Any]:
-    with folder.glance(META) as source:
+    with folder.open_unshared(META) as source:
         text = source.read_all(MAX_CONFIG)
     return strict_json.object_of(text, META, hint=COPY_ALL_AGAIN)
 

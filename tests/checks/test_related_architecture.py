@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.checks.kin import differences
+from ckptconv.checks.related_architecture import built_differently
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
 from tests.arch.real_models import transformers_module
@@ -163,7 +163,7 @@ EXPECTED = [*(f"blocks.{i}.norm.{part}" for i in range(4) for part in ("weight",
 def told(
     findings: list[Finding], names: list[str], explained: list[Finding] | None = None, known: tuple[str, ...] = ()
 ) -> tuple[list[str], ...]:
-    return tuple(differences(findings, findings if explained is None else explained, names, EXPECTED, known))
+    return tuple(built_differently(findings, findings if explained is None else explained, names, EXPECTED, known))
 
 
 def test_what_all_layers_lack_or_have_is_a_difference_and_what_some_do_is_none() -> None:
