@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.evidence import gather_evidence
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
-from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
+from ckptconv.formats.onnx.plan import Filling, GraphPlan, OnnxOptions
 
 if TYPE_CHECKING:
     from ckptconv.api.request import Request
@@ -36,4 +36,4 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
             module, checkpoint, inputs, same=checkpoint.tied_to, name=request.arch, opset=own.opset or DEFAULT_OPSET
         )
     message = f"torch's exporter made the graph of {request.arch}: {len(model.graph.node)} nodes"
-    return GraphPlan(model, {name: Hole(name) for name in names}, (Finding("exported", "info", "", message),))
+    return GraphPlan(model, {name: Filling(name) for name in names}, (Finding("exported", "info", "", message),))

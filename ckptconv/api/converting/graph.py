@@ -14,7 +14,7 @@ from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.errors import UnsupportedError, UsageError
-from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
+from ckptconv.formats.onnx.plan import Filling, GraphPlan, OnnxOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
     note = {"name": result.spec.name, "params": dict(result.params), "digest": result.spec.digest}
     return GraphPlan(
         model,
-        {hole.name: Hole(hole.name) for hole in model.graph.initializer},
+        {hole.name: Filling(hole.name) for hole in model.graph.initializer},
         (*result.findings, *(_assumption(name, result) for name in assumed), *findings),
         note,
     )

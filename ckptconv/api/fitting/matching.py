@@ -2,8 +2,8 @@
 
 A tensor and a name match by one of these, strongest first:
 
-    scope      the graph names the module that uses the tensor (`ckptconv.formats.onnx.lost`), and as many names of that
-               module, shape and role are missing as there are tensors
+    scope      the graph names the module that uses the tensor (`ckptconv.formats.onnx.unnamed`), and as many names of
+               that module, shape and role are missing as there are tensors
     bias       the product gets a bias, so that the tensor is the weight of the bias's module
     shape      nothing is known but that this tensor and this name may belong together, and neither fits another
     order      several tensors may have any of as many names: they are matched in the order in which the graph computes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ckptconv.arch.table import Shape
-    from ckptconv.formats.onnx.lost import Lost
+    from ckptconv.formats.onnx.unnamed import UnnamedTensor
 
 _Candidates = dict[str, bool]
 """The names that a tensor may have → whether the graph names exactly their module."""
@@ -45,7 +45,9 @@ class Matches:
     by_order: list[str] = field(default_factory=list)
 
 
-def match(lost: Sequence[Lost], shapes: Mapping[str, tuple[int, ...]], missing: Mapping[str, Shape]) -> Matches:
+def match(
+    lost: Sequence[UnnamedTensor], shapes: Mapping[str, tuple[int, ...]], missing: Mapping[str, Shape]
+) -> Matches:
     """Find names for a graph's unnamed tensors.
 
     lost:    the tensors, in the order in which the graph uses them.
@@ -72,7 +74,7 @@ def match(lost: Sequence[Lost], shapes: Mapping[str, tuple[int, ...]], missing: 
     return matches
 
 
-def _candidates(lost: Lost, names: Sequence[str]) -> _Candidates:
+def _candidates(lost: UnnamedTensor, names: Sequence[str]) -> _Candidates:
     """Of the names with the tensor's shape, those that it may have."""
     candidates: _Candidates = {}
     for name in names:

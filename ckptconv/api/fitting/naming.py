@@ -13,7 +13,7 @@ from ckptconv.api.fitting.matching import match
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed
 from ckptconv.edits.views import permuted
-from ckptconv.formats.onnx.lost import Lost, is_given
+from ckptconv.formats.onnx.unnamed import UnnamedTensor, is_generated
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -31,8 +31,8 @@ def restore_names_from_architecture(checkpoint: Checkpoint, request: Request) ->
     Returns the same checkpoint if no architecture is requested, or no name was dropped.
     """
     lost = _unnamed_tensors(checkpoint)
-    has_made_up_names = checkpoint.notes.graph is not None and any(map(is_given, checkpoint))  # may be constants alone
-    if request.arch is None or not (lost or has_made_up_names):
+    has_generated = checkpoint.notes.graph is not None and any(map(is_generated, checkpoint))  # may be constants alone
+    if request.arch is None or not (lost or has_generated):
         return checkpoint
     from ckptconv.api.fitting.resolve import table_for
 
@@ -65,12 +65,12 @@ def use_names_of_class(checkpoint: Checkpoint, config: str, settings: Sequence[s
     return checkpoint.with_tensors(tensors, (*checkpoint.findings, finding))
 
 
-def _unnamed_tensors(checkpoint: Checkpoint) -> list[Lost]:
+def _unnamed_tensors(checkpoint: Checkpoint) -> list[UnnamedTensor]:
     graph = checkpoint.notes.graph
     rows = graph.get("unnamed") if isinstance(graph, dict) else None
     if not isinstance(rows, list):
         return []
-    return [tensor for tensor in map(Lost.from_dict, rows) if tensor.name in checkpoint]
+    return [tensor for tensor in map(UnnamedTensor.from_dict, rows) if tensor.name in checkpoint]
 
 
 def _made_up_constants(tensors: Mapping[str, LazyTensor], table: Table) -> list[str]:
@@ -78,7 +78,7 @@ def _made_up_constants(tensors: Mapping[str, LazyTensor], table: Table) -> list[
     required = [name for name, entry in table.tensors.items() if not entry.optional and entry.tied_to is None]
     if not all(name in tensors or name.endswith("num_batches_tracked") for name in required):
         return []
-    return [name for name in tensors if name not in table.tensors and is_given(name)]
+    return [name for name in tensors if name not in table.tensors and is_generated(name)]
 
 
 def _renamed(checkpoint: Checkpoint, matches: Matches, transposed: Container[str], table: Table) -> Checkpoint:
@@ -99,7 +99,7 @@ def _renamed(checkpoint: Checkpoint, matches: Matches, transposed: Container[str
     position = {name: index for index, name in enumerate(table.tensors)}
     tensors = dict(sorted(renamed.items(), key=lambda item: position.get(item[0], len(position))))
     findings = _renaming_findings(changes, constants, matches)
-    all_named = not any(is_given(name) for name in renamed)
+    all_named = not any(is_generated(name) for name in renamed)
     earlier = tuple(finding for finding in checkpoint.findings if finding.code != "unnamed" or not all_named)
     return checkpoint.with_tensors(tensors, (*earlier, *findings))
 

@@ -1,16 +1,17 @@
-"""ONNX: a graph in protobuf, its weights inside it or in files beside it.
+"""ONNX: a graph in protobuf, with its weights inside or in files beside it.
 
-From the bytes to the tensors, and back:
+Begin with `read`, which says which tensors are the model's, and with `write`.
 
-    wire  walk  plain                   the file's layout, walked in ranges, payloads passed over
-    graph                               its parts, as data
-    read  tensors  numbers  external    its weights: from a header to a tensor, wherever the bytes lie
-    quantized                           …which of them make one weight
-    recurrent                           …of LSTM and its kin, as torch has them
-    names  lost  inlined  scopes        …under the state_dict's names, as far as the graph proves them
-    recorded  facts                     what it says besides: our record, the graph for `inspect`
-    plan  template  write  splice       the writer: which graph, and where every byte goes
-    weights  data_file                  …what fills it; the file where that lies, if not in the graph's own
+    wire  walk  plain_nodes             parsing: the protobuf layout, and a walk that skips the tensors' data
+    graph                               the parsed model, as plain data
+    read                                the reader: which tensors belong to the model
+    tensors  typed_data  external       …lazy tensors from headers, wherever the data is
+    quantized                           …integers, scales and zero points that form one weight
+    names  inlined_names  recurrent     …the state_dict's names, as far as the graph proves them
+    scopes  unnamed  renaming
+    metadata  facts                     …metadata and our record; what `inspect` shows of the graph
+    plan  template                      writing: which graph, and which tensor fills each initializer
+    write  layout  weights  data_file   …the writer: where every byte goes; data files beside the graph
 """
 
 from ckptconv.core.dtypes import DType
@@ -21,7 +22,7 @@ HELD = (
     DType.F8_E8M0, DType.F4, DType.I64, DType.I32, DType.I16, DType.I8, DType.I4, DType.I2, DType.U64, DType.U32,
     DType.U16, DType.U8, DType.U4, DType.U2, DType.BOOL, DType.C128, DType.C64,
 )  # fmt: skip
-"""What a TensorProto stores."""
+"""The element types that a TensorProto can store."""
 
 FORMATS = (
     Format(

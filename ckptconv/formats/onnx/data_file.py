@@ -1,7 +1,7 @@
-"""Where the tensors of a graph lie when they are not in its own file: a data file that we write, or a safetensors file.
+"""Tensors outside of the graph's own file: in a data file that we write, or in a safetensors file.
 
-A data file that we name is never one that is there already: until the new graph is in its place, the old one finds its
-old data.
+A name that we choose for a data file is never that of an existing file: until the new graph is in place, the old graph
+still finds its old data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
-from ckptconv.formats.onnx.splice import External
+from ckptconv.formats.onnx.layout import External
 from ckptconv.formats.onnx.weights import stream
 from ckptconv.formats.safetensors.layout import read_header
 from ckptconv.io.source import Source
@@ -24,41 +24,43 @@ if TYPE_CHECKING:
     from ckptconv.io.target import Target
 
 ALIGNMENT = 4096
-"""Of tensors in a data file: onnxruntime maps those that start on a page."""
+"""The alignment of tensors in a data file: onnxruntime maps those that start on a page."""
 
 
-def in_data_file(
+def write_data_file(
     target: Target, options: WriteOptions, wanted: str, weights: Weights, hashes: dict[str, str]
 ) -> dict[str, External]:
-    """Write the tensors into a file beside the model."""
+    """Write the tensors into a file beside the model. Adds their content hashes to `hashes`.
+
+    wanted: the file's name; "" to choose one.
+    """
     name = _location(wanted) if wanted else _free_name(target)
-    other = target.beside(name)
+    data_file = target.beside(name)
     offsets, position = {}, 0
     for stored, image in weights.images.items():
         position += -position % (ALIGNMENT if image.info.nbytes >= ALIGNMENT else 16)
         offsets[stored] = position
         position += image.info.nbytes
-    other.reserve(position)
-    hashes |= stream(other, options, weights, offsets, content=True)
+    data_file.reserve(position)
+    hashes |= stream(data_file, options, weights, offsets, content=True)
     weights.findings.append(Finding("external-data", "info", name, f"the tensors are in {name}, beside the model"))
     return {stored: External(name, at, weights.images[stored].info.nbytes) for stored, at in offsets.items()}
 
 
-def in_safetensors(
+def point_into_safetensors(
     checkpoint: Checkpoint, target: Target, options: WriteOptions, wanted: str, weights: Weights
 ) -> dict[str, External]:
-    """Point into a safetensors file: the source itself, or one that is written beside the model."""
+    """Refer to a safetensors file: the source itself, or one that is written beside the model."""
     location = _location(wanted)
-    path = target.path.parent / location
-    ours = _source_spans(checkpoint, weights, path)
-    if ours is not None:
+    spans = _source_spans(checkpoint, weights, target.path.parent / location)
+    if spans is not None:
         message = f"the graph points into {location}, which is the source and stays as it is"
         weights.findings.append(Finding("external-data", "info", location, message))
-        return {name: External(location, start, length) for name, (start, length) in ours.items()}
+        return {name: External(location, start, length) for name, (start, length) in spans.items()}
     assert options.write_as is not None
-    other = target.beside(location)
-    options.write_as("safetensors", checkpoint, other)
-    with Source(other.readable_path) as source:
+    written = target.beside(location)
+    options.write_as("safetensors", checkpoint, written)
+    with Source(written.readable_path) as source:
         slots = read_header(source).slots
     weights.findings.append(
         Finding("external-data", "info", location, f"the graph points into {location}, a whole safetensors file")
@@ -71,7 +73,7 @@ def in_safetensors(
 
 
 def _location(text: str) -> str:
-    """A relative path inside the model's folder, with forward slashes, which is all that ONNX's readers take."""
+    """The path as ONNX's readers accept it: relative, inside the model's folder, with forward slashes."""
     path = Path(text)
     if path.is_absolute() or ".." in path.parts or not path.name or "\\" in text:
         raise UsageError(
@@ -90,7 +92,7 @@ def _free_name(target: Target) -> str:
 
 
 def _source_spans(checkpoint: Checkpoint, weights: Weights, path: Path) -> dict[str, tuple[int, int]] | None:
-    """Where the tensors lie in `path`, if that is the very file that they are read from; None if it is not."""
+    """Where the tensors are in `path`, if that is the file that they are read from; None if it is not."""
     spans: dict[str, tuple[int, int]] = {}
     for stored, name in weights.names.items():
         span = checkpoint[name].span
@@ -101,8 +103,8 @@ def _source_spans(checkpoint: Checkpoint, weights: Weights, path: Path) -> dict[
     return spans
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def _same_file(first: Path, second: Path) -> bool:
     try:
-        return os.path.samefile(one, other)
+        return os.path.samefile(first, second)
     except OSError:
         return False

@@ -1,12 +1,12 @@
-"""Tensors' bytes in files beside the model.
+"""External data: tensor data in files beside the model. The entries of a tensor:
 
-    location   a relative path with forward slashes, from the model's folder
-    offset     decimal, 0 where it is absent
-    length     decimal; where it is absent, what the tensor's type and shape ask for
-    checksum   passed over, as by every reader of ONNX
+    location   a path relative to the model's folder, with forward slashes
+    offset     decimal; 0 if absent
+    length     decimal; if absent, the size that follows from the tensor's type and shape
+    checksum   ignored, as every reader of ONNX does
 
-A location that is absolute, has a ``..``, a backslash, a NUL or leads out of the folder by a link is refused: a model
-from a stranger has no business in other folders.
+A location that is absolute, that contains ``..``, a backslash or a NUL, or that a link leads out of the folder, is
+refused: a model from a stranger has no business in other folders.
 
 Source: github.com/onnx/onnx, docs/ExternalData.md.
 """
@@ -31,7 +31,7 @@ _FORBIDDEN = "\0\\" if os.name != "nt" else "\0\\:"
 
 
 class ModelFiles:
-    """The model's file and those that its tensors lie in, opened when the first tensor names them."""
+    """The model's file and its files of external data, each opened when a tensor first names it."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -41,30 +41,30 @@ class ModelFiles:
 
     @property
     def path(self) -> Path:
-        """The model's."""
+        """The path of the model's own file."""
         return self.source.path
 
     @property
     def size(self) -> int:
-        """Bytes of all of them."""
+        """The size of all files that are open, in bytes."""
         return self.source.size + sum(other.size for other in self._others.values())
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all files."""
         self.source.close()
         for other in self._others.values():
             other.close()
 
     def check_unchanged(self) -> None:
-        """Raise SourceChangedError if any was written to since it was opened."""
+        """Raise SourceChangedError if any file was written to since it was opened."""
         self.source.check_unchanged()
         for other in self._others.values():
             other.check_unchanged()
 
     def locate(self, name: str, entries: Mapping[str, str], nbytes: int) -> tuple[SpanFile, int]:
         """The file and the offset of a tensor's `nbytes` bytes. Raises UnsupportedError, CorruptFileError."""
-        offset = _number(name, "offset", entries.get("offset", "0"))
-        length = _number(name, "length", entries.get("length", str(nbytes)))
+        offset = _parse_size(name, "offset", entries.get("offset", "0"))
+        length = _parse_size(name, "length", entries.get("length", str(nbytes)))
         if length != nbytes:
             raise _bad(name, f"its length is {length:,}, and its type and shape ask for {nbytes:,}")
         file = self._open(name, entries.get("location", ""))
@@ -75,7 +75,7 @@ class ModelFiles:
     def _open(self, name: str, location: str) -> Source:
         if location in self._others:
             return self._others[location]
-        path = self._resolved(name, location)
+        path = self._resolve(name, location)
         try:
             self._others[location] = PooledSource(path, self._handles)
         except FileAccessError as error:
@@ -85,7 +85,7 @@ class ModelFiles:
             ) from error
         return self._others[location]
 
-    def _resolved(self, name: str, location: str) -> str:
+    def _resolve(self, name: str, location: str) -> str:
         parts = location.split("/")
         if not location or location.startswith("/") or ".." in parts or any(c in location for c in _FORBIDDEN):
             raise _unsafe(name, location)
@@ -95,7 +95,7 @@ class ModelFiles:
         return path
 
 
-def _number(name: str, key: str, text: str) -> int:
+def _parse_size(name: str, key: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
         raise _bad(name, f"its {key} {text[:40]!r} is not a size")
     return int(text)

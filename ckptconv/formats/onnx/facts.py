@@ -1,4 +1,4 @@
-"""What `inspect` says of a graph: who made it, which operators it uses, what goes in and comes out."""
+"""What `inspect` shows of a graph: its producer, its operators, its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckptconv.io.protobuf import LEN, VARINT, signed
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.formats.onnx.graph import Graph, Model, Range
+    from ckptconv.formats.onnx.graph import Graph, Model, Node, Range
     from ckptconv.formats.onnx.wire import Window
 
 _DEEPEST_TYPE = 16
@@ -22,17 +22,13 @@ _TENSOR, _MAP, _SPARSE = 1, 5, 8
 _HOLDERS = {4: "sequence", _MAP: "map", 9: "optional"}
 
 
-def facts(model: Model, graph: Graph, window: Window) -> dict[str, MetaNode]:
-    """The model's passport, as strings and numbers."""
+def graph_facts(model: Model, graph: Graph, window: Window) -> dict[str, MetaNode]:
+    """The facts about a model, in the order in which they are shown; what is empty is left out."""
     graphs = [inner for _, inner in subgraphs(graph)]
     bodies = [inner for body in model.functions.values() for _, inner in subgraphs(body)]
-    operators = Counter(
-        f"{node.domain}::{node.op}" if node.domain not in ("", "ai.onnx") else node.op
-        for one in (*graphs, *bodies)
-        for node in one.nodes
-    )
+    operators = Counter(_operator(node) for inner in (*graphs, *bodies) for node in inner.nodes)
     weights = {header.name for header in graph.initializers}
-    found: dict[str, MetaNode] = {
+    facts: dict[str, MetaNode] = {
         "name": graph.name,
         "ir_version": model.ir_version,
         "producer": " ".join(text for text in (model.texts.get(2), model.texts.get(3)) if text),
@@ -45,7 +41,11 @@ def facts(model: Model, graph: Graph, window: Window) -> dict[str, MetaNode]:
         "subgraphs": len(graphs) - 1,
         "functions": list(model.functions),
     }
-    return all_said(found)
+    return all_said(facts)
+
+
+def _operator(node: Node) -> str:
+    return node.op if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op}"
 
 
 def _values(ranges: list[Range], window: Window) -> list[dict[str, MetaNode]]:
@@ -53,7 +53,7 @@ def _values(ranges: list[Range], window: Window) -> list[dict[str, MetaNode]]:
 
 
 def _value(start: int, stop: int, window: Window) -> dict[str, MetaNode]:
-    """A ValueInfoProto; dimensions are sizes, names, or None where nothing is said."""
+    """Parse a ValueInfoProto. Each dimension is a size, a name, or None if the file states neither."""
     value: dict[str, MetaNode] = {"name": "", "dtype": None, "shape": None}
     for number, begin, end in window.matching(start, stop, {1: LEN, 2: LEN}):
         if number == 1:
@@ -64,6 +64,7 @@ def _value(start: int, stop: int, window: Window) -> dict[str, MetaNode]:
 
 
 def _type(start: int, stop: int, window: Window, depth: int) -> tuple[str | None, MetaNode]:
+    """Parse a TypeProto: the element type in words, and the shape."""
     if depth > _DEEPEST_TYPE:
         raise LimitError(f"types within types, more than {_DEEPEST_TYPE} deep")
     for number, begin, end in window.matching(start, stop, dict.fromkeys((_TENSOR, _SPARSE, *_HOLDERS), LEN)):
@@ -81,14 +82,19 @@ def _tensor_type(start: int, stop: int, window: Window) -> tuple[str | None, Met
     shape: list[MetaNode] | None = None
     for number, begin, end in window.matching(start, stop, {1: VARINT, 2: LEN}):
         if number == 1:
-            known = DTYPE_BY_CODE.get(begin)
-            dtype = known.name if known else "STRING" if begin == STRING else f"type {begin}"
+            dtype = _dtype_name(begin)
             continue
         shape = []
         for _, first, last in window.matching(begin, end, {1: LEN}):
             if len(shape) < _MAX_SHOWN_DIMS:
                 shape.append(_dimension(first, last, window))
     return dtype, shape
+
+
+def _dtype_name(code: int) -> str:
+    if code == STRING:
+        return "STRING"
+    return DTYPE_BY_CODE[code].name if code in DTYPE_BY_CODE else f"type {code}"
 
 
 def _dimension(start: int, stop: int, window: Window) -> MetaNode:

@@ -1,4 +1,4 @@
-"""The parts of a model as plain data: messages without their payloads."""
+"""The parts of a model as plain data: protobuf messages without the tensors' data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ FLOAT_DATA, INT32_DATA, STRING_DATA, INT64_DATA, DOUBLE_DATA, UINT64_DATA = 4, 5
 NUMBER_WIRES = {
     FLOAT_DATA: FIXED32, INT32_DATA: VARINT, INT64_DATA: VARINT, DOUBLE_DATA: FIXED64, UINT64_DATA: VARINT,
 }  # fmt: skip
-"""The repeated numbers of a tensor, and the wire type of each where they are not packed."""
+"""The fields of a TensorProto with repeated numbers, and the wire type of each number if they are not packed."""
 
 Range = tuple[int, int]
+"""Where a message lies in the file: ``[start, stop)``."""
+
+Place = tuple[str, str]
+"""The path of a graph, and the name of a value in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Numbers in ``[start, stop)`` of the file: packed one after the other, or each with a tag of one byte."""
+    """Numbers in ``[start, stop)`` of the file: packed, or each with a tag of one byte before it."""
 
     start: int
     stop: int
@@ -27,7 +31,13 @@ class Segment:
 
 @dataclass(slots=True)
 class TensorHeader:
-    """A TensorProto without its numbers, or the floats of an attribute. `dims` are not yet checked."""
+    """A TensorProto without its data, or the floats of an attribute. `dims` are not checked yet.
+
+    code:     the TensorProto.DataType.
+    raw:      where `raw_data` is.
+    numbers:  where the typed data is (`float_data` and the like), by field number.
+    external: the entries of `external_data`.
+    """
 
     name: str = ""
     dims: list[int] = field(default_factory=list)
@@ -41,8 +51,11 @@ class TensorHeader:
 
 @dataclass(slots=True)
 class Node:
-    """A NodeProto: names of its values, the tensors and graphs among its attributes; where its properties, and its
-    attributes that are numbers, are unread.
+    """A NodeProto: the names of its values, and the tensors and graphs among its attributes.
+
+    sparse:     whether an attribute is a sparse tensor.
+    properties: where the entries of its metadata_props are; they are not read yet.
+    attributes: where its attributes are, for those that are numbers; they are not read yet.
     """
 
     op: str = ""
@@ -76,7 +89,9 @@ class Graph:
 
 @dataclass(slots=True)
 class Model:
-    """A ModelProto. `texts` are its singular strings by field number; functions go by domain, name and overload."""
+    """A ModelProto. `texts` are its singular strings by field number; the keys of `functions` are made of domain, name
+    and overload.
+    """
 
     ir_version: int = 0
     model_version: int = 0
@@ -88,15 +103,16 @@ class Model:
 
 
 def subgraphs(graph: Graph, path: str = "") -> list[tuple[str, Graph]]:
-    """The graph and those under it, parents first, each with the path of node and attribute names that leads to it.
+    """The graph and those below it, parents first, each with the path of node and attribute names that leads to it.
 
-    A node goes by its operator and place where it has no name, or one that another with a graph has too: ONNX does not
-    ask for names that differ.
+    Node names need not be unique in ONNX: a node without a name, or with one that another node with a graph has too, is
+    called by its operator or name and its index.
     """
     found = [(path, graph)]
-    count = Counter(node.name for node in graph.nodes if node.graphs)
+    counts = Counter(node.name for node in graph.nodes if node.graphs)
+    prefix = f"{path}." if path else ""
     for index, node in enumerate(graph.nodes):
         for attribute, inner in node.graphs:
-            own = node.name if node.name and count[node.name] == 1 else f"{node.name or node.op}_{index}"
-            found += subgraphs(inner, f"{path}.{own}.{attribute}" if path else f"{own}.{attribute}")
+            name = node.name if node.name and counts[node.name] == 1 else f"{node.name or node.op}_{index}"
+            found += subgraphs(inner, f"{prefix}{name}.{attribute}")
     return found

@@ -1,4 +1,4 @@
-"""What an ONNX file will hold: a graph whose initializers are empty yet, and which tensor fills each."""
+"""What an ONNX file will hold: a graph whose initializers are still empty, and which tensor fills each."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ class OnnxOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
-    """What fills an initializer: a tensor of the checkpoint; `turned`: its matrix, transposed."""
+class Filling:
+    """What fills an initializer: a tensor of the checkpoint, transposed if that is set."""
 
     tensor: str
-    turned: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """A graph and where its weights are.
+    """A graph, and what fills its initializers.
 
-    model: the whole model; an initializer that `holes` names has a type and dimensions, and no data.
-    holes: by the initializer's name.
-    note:  the architecture with every param that the graph was made from, as the file's record keeps it.
+    model:    the whole model; an initializer that is to be filled has a type and dimensions, but no data.
+    fillings: by the initializer's name.
+    note:     the architecture that the graph was made from, with all its params, as the file's record keeps it.
     """
 
     model: ModelProto
-    holes: Mapping[str, Hole]
+    fillings: Mapping[str, Filling]
     findings: tuple[Finding, ...] = ()
     note: MetaNode = None

@@ -1,17 +1,18 @@
-"""Weights that a graph computes of integers, scales and zero points: which initializers belong together.
+"""Find quantized weights: which initializers are the integers, scales and zero points of one weight.
 
-    DequantizeLinear                             one for all, for each index of `axis`, or for blocks along it; behind a
-                                                 Gather or what moves elements alone, one for all
-    QLinearConv  QLinearMatMul  QGemm            scale and zero point are among the node's inputs; those of a bias of 32
-    QAttention  MatMulIntegerToFloat             bits are the weight's scale times that of the input, and none
+    DequantizeLinear                             one scale for all elements, for each index of `axis`, or for blocks
+                                                 along it; after a Gather, or operators that only move elements, one for
+                                                 all
+    QLinearConv  QLinearMatMul  QGemm            scale and zero point are inputs of the node; a bias of 32 bits has the
+    QAttention  MatMulIntegerToFloat             scale of the weight times that of the input, and no zero point
     DynamicQuantizeMatMul  DynamicQuantizeLSTM
-    MatMulInteger  ConvInteger                   the scale is in the Mul behind the Cast of what comes out, by itself or
-                                                 multiplied with that of the input
-    MatMulNBits  GatherBlockQuantized            rows of blocks of a few bits in bytes (`nbits`)
+    MatMulInteger  ConvInteger                   the scale is in the Mul after the Cast of the output, by itself or
+                                                 multiplied by that of the input
+    MatMulNBits  GatherBlockQuantized            rows of blocks of elements with a few bits, in bytes (`nbits`)
 
-Each is read from initializers and Constants; what is computed is none of them, and a weight for which two nodes say
-otherwise is left as it is. Its name is that of its integers, less what onnxruntime's quantizers put behind it. Other
-single numbers that these nodes take, and QuantizeLinear, are for what goes from layer to layer.
+Only initializers and Constants count, not what the graph computes; a weight that two nodes describe differently is left
+as it is. The weight's name is that of its integers, without the suffix that onnxruntime's quantizers add. Other single
+numbers that these nodes or QuantizeLinear take are scales and zero points of activations.
 
 Sources: github.com/onnx/onnx, docs/Operators.md; onnxruntime, docs/ContribOperators.md and python/tools/quantization.
 """
@@ -26,8 +27,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.notes import WITH_SCALES, QuantizedWeight
-from ckptconv.formats.onnx.graph import TensorHeader, subgraphs
-from ckptconv.formats.onnx.walk import integers
+from ckptconv.formats.onnx.graph import Place, TensorHeader, subgraphs
+from ckptconv.formats.onnx.walk import read_integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,13 +37,10 @@ if TYPE_CHECKING:
     from ckptconv.formats.onnx.graph import Graph, Node
     from ckptconv.formats.onnx.wire import Window
 
-Place = tuple[str, str]
-"""The path of a graph, and the name of a value in it."""
-
 _Tensors = MutableMapping[str, tuple[Place, TensorHeader]]
 
 AFFINE, NBITS = "affine", "nbits"
-CALLED = {AFFINE: WITH_SCALES, NBITS: f"packed {WITH_SCALES}"}
+SUMMARIES = {AFFINE: WITH_SCALES, NBITS: f"packed {WITH_SCALES}"}
 
 LAST = -1
 
@@ -56,31 +54,31 @@ _INPUTS: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "DynamicQuantizeMatMul": ((1, 2, 3, LAST),),
     "DynamicQuantizeLSTM": ((1, 8, 9, 0), (2, 10, 11, 0)),
 }
-"""By operator, which inputs are a weight, its scale and its zero point, and along which dimension there are several."""
+"""By operator: which inputs are a weight, its scale and its zero point; the dimension along which scales differ."""
 
 _BIASES = {"QLinearConv": (8, 4, 1), "QGemm": (6, 4, 1)}
-"""Which inputs are a bias, and the scales of weight and input."""
+"""Which inputs are the bias, the scale of the weight, and the scale of the input."""
 
 _INTEGER = {"MatMulInteger": (LAST, LAST), "ConvInteger": (0, 1)}
-"""Along which dimension of the weight there are several scales, and along which of what comes out, of as many."""
+"""The dimension of the weight along which scales differ, and the dimension of the output that it becomes."""
 
-_FOLLOWED = frozenset((*_INTEGER, "DequantizeLinear"))
-"""Operators that are understood together with those around them."""
+_NEIGHBORS_MATTER = frozenset((*_INTEGER, "DequantizeLinear"))
+"""Operators that can only be understood together with the nodes before or after them."""
 
 _MOVES = frozenset(("Gather", "GatherND", "GatherElements", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
-_MOST_MOVES = 8
+_MAX_MOVES = 8
 
 _SUFFIX = re.compile(r"(?:_quantized|_quant|(?:_DQ)?_Q[248](?:G\d{1,5})?)$")
 
 _LINEAR = "QLinear"
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
-_MOST_BITS = 8
+_MAX_BITS = 8
 _U8 = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A weight: where its parts are, by what they are."""
+class FoundWeight:
+    """A quantized weight: `parts` says where its values, scale and so on are."""
 
     scheme: str
     parts: Mapping[str, Place]
@@ -89,55 +87,60 @@ class Found:
 
 @dataclass(slots=True)
 class Quantized:
-    """What a model's graphs say: the weights by the place of their integers, None of those that are said in two ways,
-    and the numbers for what goes from layer to layer.
+    """What a model's graphs say about quantization.
+
+    weights: by the place of their integers; None for a weight that two nodes describe differently.
+    between: where the scales and zero points of activations are: of values that go from layer to layer.
     """
 
-    weights: dict[Place, Found | None] = field(default_factory=dict)
+    weights: dict[Place, FoundWeight | None] = field(default_factory=dict)
     between: dict[Place, None] = field(default_factory=dict)
 
     @property
     def places(self) -> set[Place]:
-        """Where all of their parts are."""
-        return {place for one in self.weights.values() if one for place in one.parts.values()}
+        """Where the parts of all weights are."""
+        return {place for weight in self.weights.values() if weight for place in weight.parts.values()}
 
     def named(self, names: Mapping[Place, str]) -> tuple[tuple[QuantizedWeight, ...], tuple[str, ...]]:
-        """The weights, and the other numbers, by the names that the tensors have."""
+        """The weights, and the numbers for activations, by the names of the tensors (`names`)."""
         made: dict[str, QuantizedWeight] = {}
-        others = {names[one.parts["values"]] for one in self.weights.values() if one and one.parts["values"] in names}
-        for one in self.weights.values():
-            if one is None or any(place not in names for place in one.parts.values()):
+        found = [weight for weight in self.weights.values() if weight]
+        stored = {names[weight.parts["values"]] for weight in found if weight.parts["values"] in names}
+        for weight in found:
+            if any(place not in names for place in weight.parts.values()):
                 continue
-            parts = {role: names[place] for role, place in one.parts.items()}
+            parts = {role: names[place] for role, place in weight.parts.items()}
             values = parts["values"]
             name = _SUFFIX.sub("", values) or values
-            name = values if name in made or name in others else name
-            made[name] = QuantizedWeight(name, one.scheme, parts, one.details, CALLED[one.scheme])
-        used = {part for one in made.values() for part in one.parts.values()}
+            if name in made or name in stored:
+                name = values
+            made[name] = QuantizedWeight(name, weight.scheme, parts, weight.details, SUMMARIES[weight.scheme])
+        used = {part for weight in made.values() for part in weight.parts.values()}
         between = dict.fromkeys(names[place] for place in self.between if place in names)
         return tuple(made.values()), tuple(name for name in between if name not in used)
 
 
 def find_quantized(graph: Graph, window: Window) -> Quantized:
-    """Look through the main graph and those in it. Reads attributes of few nodes."""
+    """Search the main graph and its subgraphs. Reads the attributes of a few nodes."""
     found, main = Quantized(), dict[str, tuple[Place, TensorHeader]]()
-    for path, one in subgraphs(graph):
-        there: dict[str, tuple[Place, TensorHeader]] = {
-            header.name: ((path, header.name), header) for header in one.initializers
+    for path, inner in subgraphs(graph):
+        own: dict[str, tuple[Place, TensorHeader]] = {
+            header.name: ((path, header.name), header) for header in inner.initializers
         }
-        there |= {
+        own |= {
             node.outputs[0]: ((path, node.outputs[0]), node.tensors[0])
-            for node in one.nodes
+            for node in inner.nodes
             if node.is_constant and node.outputs and len(node.tensors) == 1
         }
-        main = main if path else there
-        _Search(ChainMap(there, main), one, window, found).run()
+        if not path:
+            main = own
+        _Search(ChainMap(own, main), inner, window, found).run()
     return found
 
 
 @dataclass(slots=True)
 class _Search:
-    """A graph, and the tensors that its nodes may take."""
+    """Searches one graph. `tensors`: those that its nodes may use, with those of the main graph."""
 
     tensors: _Tensors
     graph: Graph
@@ -147,7 +150,7 @@ class _Search:
     made_by: dict[str, Node] = field(default_factory=dict)
 
     def run(self) -> None:
-        if any(node.op in _FOLLOWED for node in self.graph.nodes):
+        if any(node.op in _NEIGHBORS_MATTER for node in self.graph.nodes):
             for node in self.graph.nodes:
                 for name in node.inputs:
                     self.uses[name].append(node)
@@ -155,16 +158,15 @@ class _Search:
         for node in self.graph.nodes:
             if node.op not in _OPERATORS and not node.op.startswith(_LINEAR):
                 continue
-            for one in self._of(node) if node.domain in _DOMAINS else ():
-                values = one.parts["values"]
-                if self.found.weights.setdefault(values, one) != one:
+            for weight in self._weights_of(node) if node.domain in _DOMAINS else ():
+                values = weight.parts["values"]
+                if self.found.weights.setdefault(values, weight) != weight:
                     self.found.weights[values] = None
             if node.op not in _INTEGER:
-                self._between(node)
+                self._note_single_numbers(node)
 
-    def _of(self, node: Node) -> Iterator[Found]:
-        rows = _INPUTS.get(node.op, ())
-        for values, scale, zero, axis in rows:
+    def _weights_of(self, node: Node) -> Iterator[FoundWeight]:
+        for values, scale, zero, axis in _INPUTS.get(node.op, ()):
             yield from self._affine(node, values, scale, zero, axis)
         if node.op in _BIASES:
             bias, scale, factor = _BIASES[node.op]
@@ -175,91 +177,96 @@ class _Search:
     def _affine(
         self, node: Node, values: int, scale: int, zero: int | None, axis: int, *, factor: int | None = None,
         block: int = 0,
-    ) -> Iterator[Found]:  # fmt: skip
-        places = {"values": values, "scale": scale, "zero_point": zero, "factor": factor}
-        yield from self._with({role: _input(node, at) for role, at in places.items() if at is not None}, axis, block)
+    ) -> Iterator[FoundWeight]:  # fmt: skip
+        """The weight whose parts are these inputs of the node, if all of them are tensors."""
+        indices = {"values": values, "scale": scale, "zero_point": zero, "factor": factor}
+        names = {role: _input(node, index) for role, index in indices.items() if index is not None}
+        yield from self._affine_by_name(names, axis, block)
 
-    def _with(self, names: dict[str, str], axis: int, block: int = 0) -> Iterator[Found]:
-        """The weight of these parts, where all of them are tensors."""
+    def _affine_by_name(self, names: dict[str, str], axis: int, block: int = 0) -> Iterator[FoundWeight]:
+        """The weight of these parts, if all of them are tensors."""
         names = {role: name for role, name in names.items() if name or role != "zero_point"}
         if any(name not in self.tensors for name in names.values()):
             return
         parts = {role: self.tensors[name] for role, name in names.items()}
-        values, scale = parts["values"][1].dims, parts["scale"][1].dims
-        yield Found(AFFINE, {role: place for role, (place, _) in parts.items()}, _along(values, scale, axis, block))
+        details = _scale_details(parts["values"][1].dims, parts["scale"][1].dims, axis, block)
+        yield FoundWeight(AFFINE, {role: place for role, (place, _) in parts.items()}, details)
 
-    def dequantize_linear(self, node: Node) -> Iterator[Found]:
-        said = integers(self.window, node)
+    def dequantize_linear(self, node: Node) -> Iterator[FoundWeight]:
+        attributes = read_integers(self.window, node)
         names = {"values": _input(node, 0), "scale": _input(node, 1), "zero_point": _input(node, 2)}
         scale = self.tensors.get(names["scale"])
         if scale is not None and prod(scale[1].dims) == 1:
-            names["values"] = self._moved(names["values"])
-        yield from self._with(names, said.get("axis", 1), said.get("block_size", 0))
+            names["values"] = self._before_moves(names["values"])
+        yield from self._affine_by_name(names, attributes.get("axis", 1), attributes.get("block_size", 0))
 
-    def _moved(self, name: str) -> str:
-        """The tensor of whose elements a value is made of."""
-        for _ in range(_MOST_MOVES):
+    def _before_moves(self, name: str) -> str:
+        """The value whose elements were moved, but not changed, to make this one."""
+        for _ in range(_MAX_MOVES):
             node = self.made_by.get(name)
             if name in self.tensors or node is None or node.op not in _MOVES:
                 break
             name = _input(node, 0)
         return name
 
-    def gemm(self, node: Node) -> Iterator[Found]:
-        turned = integers(self.window, node).get("transB", 0)
-        yield from self._affine(node, 3, 4, 5, 0 if turned else 1)
+    def gemm(self, node: Node) -> Iterator[FoundWeight]:
+        is_transposed = read_integers(self.window, node).get("transB", 0)
+        yield from self._affine(node, 3, 4, 5, 0 if is_transposed else 1)
 
-    def of_integers(self, node: Node) -> Iterator[Found]:
-        """A weight whose scale comes in behind: Cast, then Mul."""
+    def integer_product(self, node: Node) -> Iterator[FoundWeight]:
+        """The weight of a product of integers, which is scaled afterwards: Cast, then Mul."""
         cast = self._only_use(node, "Cast")
         scaled = self._only_use(cast, "Mul") if cast else None
-        others = [name for name in scaled.inputs if name not in cast.outputs] if cast and scaled else []
-        product = self.made_by.get(others[0]) if len(others) == 1 else None
-        if product is not None and product.op == "Mul":
-            others = [name for name in product.inputs if name in self.tensors]
-        if len(others) == 1:
-            names = {"values": _input(node, 1), "scale": others[0], "zero_point": _input(node, 3)}
-            for one in self._with(names, LAST):
-                values, scale = (self.tensors[names[role]][1].dims for role in ("values", "scale"))
-                details = _over_channels(values, scale, *_INTEGER[node.op])
-                if details is not None:
-                    yield replace(one, details=details)
+        scales = [name for name in scaled.inputs if name not in cast.outputs] if cast and scaled else []
+        product = self.made_by.get(scales[0]) if len(scales) == 1 else None
+        if product is not None and product.op == "Mul":  # of the weight's scale and the input's
+            scales = [name for name in product.inputs if name in self.tensors]
+        if len(scales) != 1:
+            return
+        names = {"values": _input(node, 1), "scale": scales[0], "zero_point": _input(node, 3)}
+        for weight in self._affine_by_name(names, LAST):
+            values, scale = (self.tensors[names[role]][1].dims for role in ("values", "scale"))
+            details = _output_scale_details(values, scale, *_INTEGER[node.op])
+            if details is not None:
+                yield replace(weight, details=details)
 
     def _only_use(self, node: Node, op: str) -> Node | None:
         uses = self.uses[node.outputs[0]] if node.outputs else []
         return uses[0] if len(uses) == 1 and uses[0].op == op else None
 
-    def mat_mul(self, node: Node) -> Iterator[Found]:
-        said = integers(self.window, node)
-        if not _input(node, 4):  # the order of the groups
-            sizes = said.get("N", 0), said.get("K", 0)
-            yield from self._nbits(node, (1, 2, 3), said.get("bits", 4), sizes, said.get("block_size", 0))
+    def matmul_nbits(self, node: Node) -> Iterator[FoundWeight]:
+        attributes = read_integers(self.window, node)
+        if not _input(node, 4):  # g_idx, another order of the groups
+            shape = attributes.get("N", 0), attributes.get("K", 0)
+            yield from self._nbits(node, (1, 2, 3), attributes.get("bits", 4), shape, attributes.get("block_size", 0))
 
-    def gather(self, node: Node) -> Iterator[Found]:
-        """An embedding: elements of an own type, or of a few bits in bytes, as those of MatMulNBits."""
-        said = integers(self.window, node)
-        bits, block, axis = said.get("bits", 4), said.get("block_size", 128), said.get("quantize_axis", 1)
-        known = self.tensors.get(_input(node, 0))
-        if known is None:
+    def gather_block_quantized(self, node: Node) -> Iterator[FoundWeight]:
+        """An embedding: elements of 4-bit types, or of a few bits in bytes as in MatMulNBits."""
+        attributes = read_integers(self.window, node)
+        bits, block = attributes.get("bits", 4), attributes.get("block_size", 128)
+        axis = attributes.get("quantize_axis", 1)
+        if _input(node, 0) not in self.tensors:
             return
-        _, header = known
+        _, header = self.tensors[_input(node, 0)]
         if header.code != _U8:
             yield from self._affine(node, 0, 2, 3, axis, block=block)
-        elif len(header.dims) == 2 and axis in (1, LAST) and 0 < bits <= _MOST_BITS:
-            rows, stored = header.dims
-            yield from self._nbits(node, (0, 2, 3), bits, (rows, stored * 8 // bits), block)
+        elif len(header.dims) == 2 and axis in (1, LAST) and 0 < bits <= _MAX_BITS:
+            rows, row_bytes = header.dims
+            yield from self._nbits(node, (0, 2, 3), bits, (rows, row_bytes * 8 // bits), block)
 
     def _nbits(
-        self, node: Node, at: tuple[int, int, int], bits: int, size: tuple[int, int], block: int
-    ) -> Iterator[Found]:
-        names = {role: _input(node, place) for role, place in zip(("values", "scale", "zero_point"), at, strict=True)}
+        self, node: Node, indices: tuple[int, int, int], bits: int, shape: tuple[int, int], block: int
+    ) -> Iterator[FoundWeight]:
+        """The weight of this shape whose values, scale and zero point are these inputs of the node."""
+        roles = zip(("values", "scale", "zero_point"), indices, strict=True)
+        names = {role: _input(node, index) for role, index in roles}
         names = {role: name for role, name in names.items() if name or role != "zero_point"}
         if all(name in self.tensors for name in names.values()):
-            rows, columns = size
+            rows, columns = shape
             details: dict[str, Json] = {"bits": bits, "rows": rows, "columns": columns, "block": block}
-            yield Found(NBITS, {role: self.tensors[name][0] for role, name in names.items()}, details)
+            yield FoundWeight(NBITS, {role: self.tensors[name][0] for role, name in names.items()}, details)
 
-    def _between(self, node: Node) -> None:
+    def _note_single_numbers(self, node: Node) -> None:
         for name in node.inputs:
             if name in self.tensors:
                 place, header = self.tensors[name]
@@ -267,37 +274,46 @@ class _Search:
                     self.found.between[place] = None
 
 
-def _along(values: list[int], scale: list[int], axis: int, block: int) -> dict[str, Json]:
-    """What of axis and blocks has a meaning."""
+def _scale_details(values: list[int], scale: list[int], axis: int, block: int) -> dict[str, Json]:
+    """How scales apply to a weight, from the dimensions of both: an axis, blocks along it, or counts of indices."""
     if block > 0:
         return {"axis": axis + len(values) if axis < 0 else axis, "block": block}
     if prod(scale) == 1:
         return {}
     if len(scale) == 1:
         return {"axis": axis + len(values) if axis < 0 else axis}
-    if len(scale) == 2 == len(values) - 1:  # of an LSTM, for each direction and gate
+    if len(scale) == 2 and len(values) == 3:  # of an LSTM, for each direction and gate
         return {"counts": [scale[0], 1, scale[1]]}
     return {}
 
 
-def _over_channels(values: list[int], scale: list[int], axis: int, channels: int) -> dict[str, Json] | None:
-    """The same of a scale that multiplies what comes out; None where it is not one for each of its channels."""
-    count, place = prod(scale), channels - len(values) if channels >= 0 else channels
+def _output_scale_details(values: list[int], scale: list[int], axis: int, channels: int) -> dict[str, Json] | None:
+    """The same for scales that multiply the output; None if there is not one for each channel.
+
+    axis:     the dimension of the weight that becomes the output's channels.
+    channels: the dimension of the output with the channels.
+    """
+    count = prod(scale)
     if count == 1:
         return {}
-    if place >= 0 or len(values) < -place or len(scale) < -place or scale[place] != count:
+    from_end = channels - len(values) if channels >= 0 else channels
+    if from_end >= 0 or len(values) < -from_end or len(scale) < -from_end or scale[from_end] != count:
         return None
     return {"axis": axis % len(values), **({"counts": [count]} if len(scale) > 1 else {})}
 
 
-def _input(node: Node, at: int) -> str:
-    """The name of an input; "" where it is left out."""
-    return node.inputs[at] if at < len(node.inputs) else ""
+def _input(node: Node, index: int) -> str:
+    """The name of an input; "" if it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else ""
 
 
-_SPECIAL: Mapping[str, Callable[[_Search, Node], Iterator[Found]]] = {
-    "DequantizeLinear": _Search.dequantize_linear, "QGemm": _Search.gemm, "MatMulInteger": _Search.of_integers,
-    "ConvInteger": _Search.of_integers, "MatMulNBits": _Search.mat_mul, "GatherBlockQuantized": _Search.gather,
-}  # fmt: skip
+_SPECIAL: Mapping[str, Callable[[_Search, Node], Iterator[FoundWeight]]] = {
+    "DequantizeLinear": _Search.dequantize_linear,
+    "QGemm": _Search.gemm,
+    "MatMulInteger": _Search.integer_product,
+    "ConvInteger": _Search.integer_product,
+    "MatMulNBits": _Search.matmul_nbits,
+    "GatherBlockQuantized": _Search.gather_block_quantized,
+}
 
 _OPERATORS = frozenset((*_INPUTS, *_SPECIAL, "QuantizeLinear"))

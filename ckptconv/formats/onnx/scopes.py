@@ -1,17 +1,17 @@
-"""What torch's newer exporter notes at a node: the modules that it stands in, the outermost first.
+"""What torch's newer exporter notes on a node: the modules that the operation is in, the outermost first.
 
     pkg.torch.onnx.class_hierarchy    "['models.Net', 'torch.nn.modules.linear.Linear', 'aten.linear.default']"
     pkg.torch.onnx.name_scopes        "['', 'fc', 'linear']"
 
-The last of both is the operation's own.
+The last entry of both is the operation itself.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ckptconv.formats.onnx.walk import properties
+from ckptconv.formats.onnx.walk import read_properties
 
 if TYPE_CHECKING:
     from ckptconv.formats.onnx.graph import Node
@@ -21,7 +21,14 @@ _CLASSES, _SCOPES = "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scope
 _QUOTED = re.compile(r"'([^']*)'")
 
 
-def noted(window: Window, node: Node) -> tuple[list[str], list[str]]:
-    """The classes and the names. Reads the node's properties."""
-    notes = properties(window, node)
-    return _QUOTED.findall(notes.get(_CLASSES, "")), _QUOTED.findall(notes.get(_SCOPES, ""))
+class Scopes(NamedTuple):
+    """The modules that an operation is in, outermost first, then the operation itself."""
+
+    classes: list[str]
+    names: list[str]
+
+
+def read_scopes(window: Window, node: Node) -> Scopes:
+    """Read the scopes from the node's properties; both lists are empty if it has none."""
+    notes = read_properties(window, node)
+    return Scopes(_QUOTED.findall(notes.get(_CLASSES, "")), _QUOTED.findall(notes.get(_SCOPES, "")))

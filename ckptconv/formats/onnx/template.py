@@ -1,8 +1,8 @@
-"""An existing model's graph with new weights.
+"""The graph of an existing model, with new weights.
 
-The template's fields are copied but for the initializers, of which a type, a name and dimensions remain: its weights
-are never read. Each initializer is filled by the tensor of its name, or of the name that `names` finds for it, which
-is stored transposed then.
+All fields of the template are copied, but an initializer that is filled keeps only its name, type and dimensions: the
+template's weights are never read. Each initializer is filled by the tensor of its name, or of the name that `names`
+finds for it, in which case it is stored transposed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ckptconv.core import record as records
 from ckptconv.core.record import Record
 from ckptconv.core.report import Finding
 from ckptconv.errors import TemplateError, located
-from ckptconv.formats.onnx import names as naming
-from ckptconv.formats.onnx.plan import CODE_OF, GraphPlan, Hole
-from ckptconv.formats.onnx.recorded import our_record
+from ckptconv.formats.onnx.metadata import find_record
+from ckptconv.formats.onnx.names import Names, find_names
+from ckptconv.formats.onnx.plan import CODE_OF, Filling, GraphPlan
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE
 from ckptconv.formats.onnx.walk import Walker
 from ckptconv.formats.onnx.wire import Window, bad
@@ -29,77 +29,86 @@ if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import TensorInfo
     from ckptconv.formats.onnx.graph import TensorHeader
     from ckptconv.io.protobuf import Field
 
 _GRAPH, _INITIALIZER = 7, 5
 _DATA = (4, 5, 6, 7, 9, 10, 11, 13, 14)
-"""The fields of a TensorProto that hold its numbers, or say where they are."""
+"""The fields of a TensorProto that hold its data, or say where it is."""
 
 MAX_GRAPH = 1 << 29
-"""Bytes of a template without its initializers, which are held in memory."""
+"""How large a template may be without its weights, in bytes; that much is held in memory."""
 
 
 def fill_template(path: str, checkpoint: Checkpoint) -> GraphPlan:
-    """The plan for `checkpoint` in the graph of the ONNX file `path`.
+    """Plan how `checkpoint` fills the graph of the ONNX file `path`.
 
-    Raises TemplateError, with a line for each tensor that finds no place, initializer that finds no tensor, and pair
-    that differs in shape or type; and what a malformed template raises.
+    Raises TemplateError, with a line for each tensor without an initializer, each initializer without a tensor, and
+    each pair that differs in shape or type; and what a malformed template raises.
     """
     with located(path), Source(Path(path)) as source:
         window = Window(source)
-        read = Walker(window).model()
-        if read.graph is None:
+        template = Walker(window).read_model()
+        if template.graph is None:
             raise bad("it holds no graph")
-        headers = {header.name: header for header in read.graph.initializers}
-        record = our_record(read.metadata)
-        found = naming.find(read, read.graph, window) if record is None else naming.Names()
-        holes, problems = _match(checkpoint, headers, found, record or Record())
+        headers = {header.name: header for header in template.graph.initializers}
+        record = find_record(template.metadata)
+        names = find_names(template, template.graph, window) if record is None else Names()
+        fillings, problems = _match(checkpoint, headers, names, record or Record())
         if problems:
             raise TemplateError(problems)
-        model = _emptied(window, holes)
-    if any(pair.key == records.KEY for pair in model.metadata_props):  # of another checkpoint, as its strings are
+        model = _without_weights(window, fillings)
+    if any(pair.key == records.KEY for pair in model.metadata_props):  # they describe another checkpoint
         del model.metadata_props[:]
-    message = f"the graph of {Path(path).name} is kept; {len(holes)} of its tensors are replaced"
-    return GraphPlan(model, holes, (Finding("template", "info", "", message),))
+    message = f"the graph of {Path(path).name} is kept; {len(fillings)} of its tensors are replaced"
+    return GraphPlan(model, fillings, (Finding("template", "info", "", message),))
 
 
 def _match(
-    checkpoint: Checkpoint, headers: Mapping[str, TensorHeader], found: naming.Names, record: Record
-) -> tuple[dict[str, Hole], list[str]]:
-    holes: dict[str, Hole] = {}
+    checkpoint: Checkpoint, headers: Mapping[str, TensorHeader], names: Names, record: Record
+) -> tuple[dict[str, Filling], list[str]]:
+    """What fills each initializer, and what does not fit, in words."""
+    fillings: dict[str, Filling] = {}
     problems: list[str] = []
     used: set[str] = set()
     for stored, header in headers.items():
-        hole = _hole(checkpoint, stored, found, record)
-        if hole is None:
+        filling = _filling(checkpoint, stored, names, record)
+        if filling is None:
             if _is_weight(header) and stored not in record.constants:
                 problems.append(f"the graph's {stored!r} {list(header.dims)} is none of the checkpoint's tensors")
             continue
-        info = checkpoint[hole.tensor].info
-        shape = info.shape[::-1] if hole.turned else info.shape
-        if list(shape) != header.dims:
-            turned = " transposed" if hole.turned else ""
-            problems.append(f"{hole.tensor!r} is {list(info.shape)}, and the graph takes{turned} {list(header.dims)}")
-        elif CODE_OF.get(info.dtype) != header.code:
-            wanted = DTYPE_BY_CODE.get(header.code)
-            problems.append(f"{hole.tensor!r} is {info.dtype}, and the graph takes {wanted}; --dtype casts it")
+        used.add(filling.tensor)
+        problem = _mismatch(checkpoint[filling.tensor].info, filling, header)
+        if problem:
+            problems.append(problem)
         else:
-            holes[stored] = hole
-        used.add(hole.tensor)
-    same = {checkpoint.tied_to.get(name, name) for name in (*used, *found.same)}
+            fillings[stored] = filling
+    same = {checkpoint.tied_to.get(name, name) for name in (*used, *names.same)}
     for name, tensor in checkpoint.items():
         if checkpoint.tied_to.get(name, name) not in same and name not in used and tensor.info.dtype.kind == "float":
             problems.append(f"{name!r} {list(tensor.info.shape)} has no place in the graph")
-    return holes, problems
+    return fillings, problems
 
 
-def _hole(checkpoint: Checkpoint, stored: str, found: naming.Names, record: Record) -> Hole | None:
-    name = record.names.get(stored, found.inlined.get(stored, stored))
+def _mismatch(info: TensorInfo, filling: Filling, header: TensorHeader) -> str:
+    """How a tensor differs from the initializer that it would fill, in words; "" if it fits."""
+    shape = info.shape[::-1] if filling.transposed else info.shape
+    if list(shape) != header.dims:
+        how = " transposed" if filling.transposed else ""
+        return f"{filling.tensor!r} is {list(info.shape)}, and the graph takes{how} {list(header.dims)}"
+    if CODE_OF.get(info.dtype) != header.code:
+        wanted = DTYPE_BY_CODE.get(header.code)
+        return f"{filling.tensor!r} is {info.dtype}, and the graph takes {wanted}; --dtype casts it"
+    return ""
+
+
+def _filling(checkpoint: Checkpoint, stored: str, names: Names, record: Record) -> Filling | None:
+    name = record.names.get(stored, names.inlined.get(stored, stored))
     if name in checkpoint and stored not in record.constants:
-        return Hole(name, turned=stored in record.turned)
-    turned = found.transposed.get(stored)
-    return Hole(turned, turned=True) if turned is not None and turned in checkpoint else None
+        return Filling(name, transposed=stored in record.turned)
+    name = names.transposed.get(stored, "")
+    return Filling(name, transposed=True) if name in checkpoint and stored in names.transposed else None
 
 
 def _is_weight(header: TensorHeader) -> bool:
@@ -107,8 +116,8 @@ def _is_weight(header: TensorHeader) -> bool:
     return dtype is not None and dtype.kind in ("float", "complex") and bool(header.dims)
 
 
-def _emptied(window: Window, holes: Mapping[str, Hole]) -> ModelProto:
-    """The template without the bytes of the initializers that are filled."""
+def _without_weights(window: Window, fillings: Mapping[str, Filling]) -> ModelProto:
+    """The template without the data of the initializers that are to be filled."""
     from google.protobuf.message import DecodeError
     from onnx import ModelProto
 
@@ -130,8 +139,8 @@ def _emptied(window: Window, holes: Mapping[str, Hole]) -> ModelProto:
             keep(kept, start, end)
             continue
         for inner, (field, wire, first, last) in _ranges(window, begin, end):
-            tensor = _header(window, first, last) if field == _INITIALIZER and wire == LEN else None
-            if tensor is not None and tensor.name in holes:
+            tensor = _without_data(window, first, last) if field == _INITIALIZER and wire == LEN else None
+            if tensor is not None and tensor.name in fillings:
                 empty.append(tensor)
             else:
                 keep(graph, inner, last)
@@ -145,16 +154,16 @@ def _emptied(window: Window, holes: Mapping[str, Hole]) -> ModelProto:
 
 
 def _ranges(window: Window, start: int, stop: int) -> list[tuple[int, Field]]:
-    """The fields of a message, each with where its tag starts."""
-    made, position = [], start
+    """The fields of a message, each with the position of its tag."""
+    ranges, position = [], start
     for field in window.fields(start, stop):
-        made.append((position, field))
+        ranges.append((position, field))
         position = field[3]
-    return made
+    return ranges
 
 
-def _header(window: Window, start: int, stop: int) -> TensorProto | None:
-    """An initializer without its numbers; None where that is not to be had."""
+def _without_data(window: Window, start: int, stop: int) -> TensorProto:
+    """An initializer without its data."""
     from onnx import TensorProto
 
     kept = [window.read(at, field[3]) for at, field in _ranges(window, start, stop) if field[0] not in _DATA]

@@ -1,8 +1,8 @@
-"""From a TensorProto's header to a lazy tensor: every number is checked before it is used.
+"""Turn the header of a TensorProto into a lazy tensor. Every number is checked before it is used.
 
-Bytes lie in one of three places: `raw_data`, little-endian and packed as our images are; a typed field, which for
-floats and doubles is the same run of bytes and for integers a row of varints; a file beside the model. A tensor with
-two of them, or with a length that its type and shape do not ask for, is refused, although other readers take it.
+The data is in one of three places: in `raw_data`, little-endian and packed as our images are; in a typed field, which
+has the same bytes for floats and doubles, and varints for integers; or in a file beside the model. A tensor with two of
+these, or whose length is not that of its type and shape, is refused, although other readers accept it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.formats.onnx.graph import DOUBLE_DATA, FLOAT_DATA, INT32_DATA, INT64_DATA, UINT64_DATA
-from ckptconv.formats.onnx.numbers import FixedReader, VarintReader
+from ckptconv.formats.onnx.typed_data import FixedReader, VarintReader
 from ckptconv.formats.onnx.wire import bad
 from ckptconv.formats.tensors.headers import header_info
 
@@ -34,7 +34,7 @@ _OWN_FIELD: dict[DType, int] = {
     DType.F32: FLOAT_DATA, DType.C64: FLOAT_DATA, DType.F64: DOUBLE_DATA, DType.C128: DOUBLE_DATA,
     DType.I64: INT64_DATA, DType.U64: UINT64_DATA, DType.U32: UINT64_DATA,
 }  # fmt: skip
-"""Which typed field a type's numbers are in; `int32_data` for all others."""
+"""The typed field for the numbers of a type; `int32_data` for all others."""
 
 _FIELD_NAMES = {
     FLOAT_DATA: "float_data", INT32_DATA: "int32_data", INT64_DATA: "int64_data", DOUBLE_DATA: "double_data",
@@ -44,17 +44,17 @@ _WIDTHS = {FLOAT_DATA: 4, DOUBLE_DATA: 8}
 _LONGEST_VARINT = 10
 
 SCANNED_AT_ONCE = 64 << 10
-"""Varints are counted when the file is opened if they take no more bytes than this, else when they are read."""
+"""Up to so many bytes of varints are counted when the file is opened; more are counted when they are read."""
 
 
-def info_of(header: TensorHeader, name: str) -> TensorInfo:
-    """The type, shape and size that a header claims. Raises CorruptFileError, UnsupportedError."""
+def tensor_info(header: TensorHeader, name: str) -> TensorInfo:
+    """The type, shape and size that a header states. Raises CorruptFileError, UnsupportedError."""
     return header_info(repr(name), header.code, header.dims, dtypes=DTYPE_BY_CODE, library="ONNX 1.23", bad=bad)
 
 
-def build(header: TensorHeader, name: str, files: ModelFiles) -> LazyTensor:
-    """The tensor. Opens the file that it lies in, reads none of it."""
-    info = info_of(header, name)
+def build_tensor(header: TensorHeader, name: str, files: ModelFiles) -> LazyTensor:
+    """Make the tensor. Opens the file that holds its data, but reads none of it."""
+    info = tensor_info(header, name)
     numbers = {key: segments for key, segments in header.numbers.items() if segments}
     places = [header.raw is not None, bool(numbers), header.is_external, header.has_strings]
     if sum(places) > 1 or len(numbers) > 1:
@@ -66,7 +66,7 @@ def build(header: TensorHeader, name: str, files: ModelFiles) -> LazyTensor:
         alias = ("external", id(file), offset, info.dtype, info.shape) if info.nbytes else (id(files), name)
         return in_file(info, ByteSpan(file, offset, info.nbytes), alias)
     if numbers:
-        return _typed(header, name, info, files)
+        return _build_from_typed_data(header, name, info, files)
     start, stop = header.raw or (0, 0)
     if stop - start != info.nbytes:
         raise bad(f"{name!r} holds {stop - start:,} bytes, and {info.dtype} of shape {list(info.shape)} takes "
@@ -74,7 +74,7 @@ def build(header: TensorHeader, name: str, files: ModelFiles) -> LazyTensor:
     return in_file(info, ByteSpan(files.source, start, info.nbytes), (id(files), name))
 
 
-def _typed(header: TensorHeader, name: str, info: TensorInfo, files: ModelFiles) -> LazyTensor:
+def _build_from_typed_data(header: TensorHeader, name: str, info: TensorInfo, files: ModelFiles) -> LazyTensor:
     ((key, segments),) = ((key, segments) for key, segments in header.numbers.items() if segments)
     wanted = _OWN_FIELD.get(info.dtype, INT32_DATA)
     if key != wanted:
@@ -90,9 +90,8 @@ def _typed(header: TensorHeader, name: str, info: TensorInfo, files: ModelFiles)
         if len(segments) == 1 and segments[0].packed:
             return in_file(info, depends[0], alias)
         return LazyTensor(info, fixed, None, alias, depends)
-    six = info.dtype.bits == 6
     unit = max(info.dtype.bits // 8, 1)
-    total = info.numel if six else info.nbytes // unit
+    total = info.numel if info.dtype.bits == 6 else info.nbytes // unit
     varints = VarintReader(name, source, segments, unit, info.dtype.bits, total)
     length = sum(segment.stop - segment.start for segment in segments)
     if not total <= length <= total * (_LONGEST_VARINT + 1):

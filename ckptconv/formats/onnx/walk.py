@@ -1,6 +1,4 @@
-"""From the wire to the parts of a model: messages are walked, payloads passed over, names and numbers checked. What the
-numbers of fields mean, `wire` says.
-"""
+"""Parse a model: walk its messages, skip the tensors' data, check names and numbers. `wire` lists the field numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.onnx.graph import FLOAT_DATA, NUMBER_WIRES, Graph, Model, Node, Segment, TensorHeader
-from ckptconv.formats.onnx.plain import plain_node
+from ckptconv.formats.onnx.plain_nodes import read_plain_node
 from ckptconv.formats.onnx.wire import Window, bad
 from ckptconv.io.limits import MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.protobuf import LEN, VARINT, WIDTH, signed
@@ -17,38 +15,38 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_SUBGRAPHS = 30
-"""Graphs within graphs: protobuf's own limit of 100 nested messages allows about as many."""
+"""How deep graphs may be nested: protobuf's own limit of 100 nested messages allows about as many."""
 
 MAX_SEGMENTS = 10_000
-"""Pieces that one tensor's numbers may come in; writers make one."""
+"""Into how many pieces a tensor's typed data may be split; writers make one."""
 
 MAX_TEXTS = MAX_SAFETENSORS_HEADER
-"""Bytes of one string of metadata: what a safetensors file could have held."""
+"""Bytes of one metadata string: as many as a safetensors file could hold."""
 
 MAX_PAIRS = 100_000
 
-ASKED_FOR_PROPERTIES = ("MatMul", "Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN")
-"""Operators whose properties may name or explain a weight; those of others are forgotten."""
+OPERATORS_WITH_PROPERTIES = ("MatMul", "Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN")
+"""Operators whose metadata_props may name or explain a weight; those of others are not kept."""
 
-ASKED_FOR_NUMBERS = ("DequantizeLinear", "MatMulNBits", "GatherBlockQuantized", "QGemm")
-"""Operators whose attributes may say how a weight is quantized."""
+OPERATORS_WITH_ATTRIBUTES = ("DequantizeLinear", "MatMulNBits", "GatherBlockQuantized", "QGemm")
+"""Operators whose attributes may say how a weight is quantized; those of others are not kept."""
 
 
 class Walker:
-    """Reads one model. Counts what it has met, so that no number in the file decides how much memory it takes."""
+    """Reads one model. Counts the tensors, so that no number in the file decides how much memory is used."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._tensors = 0
 
-    def model(self) -> Model:
-        """The whole file."""
+    def read_model(self) -> Model:
+        """Parse the whole file."""
         model, window = Model(), self._window
-        once: set[int] = set()
+        seen: set[int] = set()
         for number, wire, begin, end in window.fields(0, window.source.size):
             if number in (1, 2, 3, 4, 5, 7):
                 self._window.expect(number, wire, VARINT if number in (1, 5) else LEN)
-                _only_once(number, once, "the model")
+                _refuse_repeat(number, seen, "the model")
             match number:
                 case 1:
                     model.ir_version = signed(begin)
@@ -60,15 +58,15 @@ class Walker:
                     model.graph = self._graph(begin, end, 0)
                 case 8 | 14 | 20 | 25 | 26:
                     self._window.expect(number, wire, LEN)
-                    self._repeated(model, number, begin, end)
+                    self._read_repeated_field(model, number, begin, end)
         return model
 
-    def _repeated(self, model: Model, number: int, begin: int, end: int) -> None:
+    def _read_repeated_field(self, model: Model, number: int, begin: int, end: int) -> None:
         if number == 8:
             domain, version = self._opset(begin, end)
             model.opsets[domain] = version
         elif number == 14:
-            key, value = self.pair(begin, end)
+            key, value = self.read_string_pair(begin, end)
             if key in model.metadata:
                 raise bad(f"the metadata key {key!r} comes twice")
             model.metadata[key] = value
@@ -92,7 +90,7 @@ class Walker:
         return domain, version
 
     def pair(self, start: int, stop: int) -> tuple[str, str]:
-        """A StringStringEntryProto."""
+        """Parse a StringStringEntryProto."""
         texts: dict[int, str] = {}
         for number, begin, end in self._window.known(start, stop, {1: LEN, 2: LEN}):
             if number in texts:
@@ -135,16 +133,16 @@ class Walker:
         return graph
 
     def _node(self, start: int, stop: int, depth: int) -> Node:
-        node = plain_node(self._window, start, stop) or self._any_node(start, stop, depth)
+        node = read_plain_node(self._window, start, stop) or self._general_node(start, stop, depth)
         if not node.op:
             raise bad("a node has no operator")
-        if node.op not in ASKED_FOR_PROPERTIES:
+        if node.op not in OPERATORS_WITH_PROPERTIES:
             node.properties = ()
-        if node.op not in ASKED_FOR_NUMBERS:
+        if node.op not in OPERATORS_WITH_ATTRIBUTES:
             node.attributes = ()
         return node
 
-    def _any_node(self, start: int, stop: int, depth: int) -> Node:
+    def _general_node(self, start: int, stop: int, depth: int) -> Node:
         node, window = Node(), self._window
         for number, wire, begin, end in window.fields(start, stop):
             if number > 10:
@@ -160,7 +158,7 @@ class Walker:
                 case 4:
                     node.op = window.text(begin, end)
                 case 5:
-                    self._attribute(begin, end, node, depth)
+                    self._add_attribute(node, begin, end, depth)
                     node.attributes += ((begin, end),)
                 case 7:
                     node.domain = window.text(begin, end)
@@ -169,10 +167,10 @@ class Walker:
                     node.properties += ((begin, end),) if number == 9 else ()
         return node
 
-    def _attribute(self, start: int, stop: int, node: Node, depth: int) -> None:
-        """Tensors, lists of floats and graphs of one attribute; its other values say nothing about weights."""
+    def _add_attribute(self, node: Node, start: int, stop: int, depth: int) -> None:
+        """Add an attribute's tensors, lists of floats and graphs to `node`; its other values cannot be weights."""
         window = self._window
-        name, once = "", set[int]()
+        name, seen = "", set[int]()
         graphs: list[Graph] = []
         tensors: list[TensorHeader] = []
         floats = TensorHeader(code=1)
@@ -180,7 +178,7 @@ class Walker:
         while at < stop:
             for number, wire, begin, end in window.fields(at, stop):
                 if number in (1, 5, 6):
-                    _only_once(number, once, "an attribute")
+                    _refuse_repeat(number, seen, "an attribute")
                 if number in (1, 5, 6, 10, 11, 22, 23):
                     self._window.expect(number, wire, LEN)
                 if number == 1:
@@ -190,7 +188,7 @@ class Walker:
                 elif number in (6, 11):
                     graphs.append(self._graph(begin, end, depth + 1))
                 elif number == 7:
-                    at = self._numbers(floats.numbers, FLOAT_DATA, (at, begin, end, stop), wire, number)
+                    at = self._add_numbers(floats.numbers, FLOAT_DATA, (at, begin, end, stop), wire, number)
                     break
                 elif number in (22, 23):
                     node.sparse = True
@@ -199,8 +197,8 @@ class Walker:
                 at = end
         node.graphs += tuple((name if len(graphs) == 1 else f"{name}.{i}", graph) for i, graph in enumerate(graphs))
         if floats.numbers:
-            count = sum((one.stop - one.start) // (4 if one.packed else 5) for one in floats.numbers[FLOAT_DATA])
-            floats.dims.append(count)
+            segments = floats.numbers[FLOAT_DATA]
+            floats.dims.append(sum((part.stop - part.start) // (4 if part.packed else 5) for part in segments))
             tensors.append(floats)
         node.tensors += tuple(tensors)
 
@@ -208,20 +206,20 @@ class Walker:
         self._tensors += 1
         if self._tensors > MAX_TENSORS:
             raise LimitError(f"more than {MAX_TENSORS:,} tensors", hint="no honest model has so many")
-        header, once = TensorHeader(), set[int]()
+        header, seen = TensorHeader(), set[int]()
         at = start
         while at < stop:
             for number, wire, begin, end in self._window.fields(at, stop):
                 if number in NUMBER_WIRES:
-                    at = self._numbers(header.numbers, number, (at, begin, end, stop), wire, number)
+                    at = self._add_numbers(header.numbers, number, (at, begin, end, stop), wire, number)
                     break
                 if number in (2, 3, 8, 9, 14):
-                    _only_once(number, once, "a tensor")
-                self._tensor_field(header, number, wire, begin, end)
+                    _refuse_repeat(number, seen, "a tensor")
+                self._read_tensor_field(header, number, wire, begin, end)
                 at = end
         return header
 
-    def _tensor_field(self, header: TensorHeader, number: int, wire: int, begin: int, end: int) -> None:
+    def _read_tensor_field(self, header: TensorHeader, number: int, wire: int, begin: int, end: int) -> None:
         match number:
             case 1:
                 header.dims += self._dims(wire, begin, end)
@@ -248,10 +246,10 @@ class Walker:
                 elif number == 9:
                     header.raw = begin, end
                 else:
-                    self._external(header.external, begin, end)
+                    self._add_external_entry(header.external, begin, end)
 
-    def _external(self, entries: dict[str, str], begin: int, end: int) -> None:
-        key, value = self.pair(begin, end)
+    def _add_external_entry(self, entries: dict[str, str], begin: int, end: int) -> None:
+        key, value = self.read_string_pair(begin, end)
         if key in entries:
             raise bad(f"the external data entry {key!r} comes twice")
         entries[key] = value
@@ -262,11 +260,15 @@ class Walker:
         self._window.expect(1, wire, LEN)
         return self._window.packed(begin, end, MAX_RANK)
 
-    def _numbers(
-        self, numbers: dict[int, list[Segment]], key: int, at: tuple[int, int, int, int], wire: int, number: int
+    def _add_numbers(
+        self, numbers: dict[int, list[Segment]], key: int, bounds: tuple[int, int, int, int], wire: int, number: int
     ) -> int:
-        """Note a field of repeated numbers, or a run of such fields; says where it ends."""
-        start, begin, end, stop = at
+        """Note where a field of packed numbers is, or a run of fields with one number each. Returns where it ends.
+
+        key:    what `numbers` files it under.
+        bounds: where the field's tag starts, its value starts and ends, and the message ends.
+        """
+        start, begin, end, stop = bounds
         segments = numbers.setdefault(key, [])
         if len(segments) >= MAX_SEGMENTS:
             raise LimitError(f"a tensor's numbers in more than {MAX_SEGMENTS:,} pieces")
@@ -282,18 +284,18 @@ class Walker:
         return end
 
 
-def _only_once(number: int, seen: set[int], where: str) -> None:
+def _refuse_repeat(number: int, seen: set[int], where: str) -> None:
     if number in seen:
         raise bad(f"field {number} of {where} comes twice")
     seen.add(number)
 
 
-def integers(window: Window, node: Node) -> Mapping[str, int]:
-    """A node's attributes that are whole numbers, read now."""
+def read_integers(window: Window, node: Node) -> Mapping[str, int]:
+    """Read the attributes of a node that are integers."""
     found: dict[str, int] = {}
-    for place in node.attributes:
+    for start, stop in node.attributes:
         name, value = "", None
-        for number, begin, end in window.matching(*place, {1: LEN, 3: VARINT}):
+        for number, begin, end in window.matching(start, stop, {1: LEN, 3: VARINT}):
             if number == 1:
                 name = window.text(begin, end)
             else:
@@ -303,7 +305,7 @@ def integers(window: Window, node: Node) -> Mapping[str, int]:
     return found
 
 
-def properties(window: Window, node: Node) -> Mapping[str, str]:
-    """A node's metadata_props, read now."""
+def read_properties(window: Window, node: Node) -> Mapping[str, str]:
+    """Read the metadata_props of a node."""
     walker = Walker(window)
-    return dict(walker.pair(begin, end) for begin, end in node.properties)
+    return dict(walker.read_string_pair(begin, end) for begin, end in node.properties)

@@ -1,4 +1,4 @@
-"""What a graph's initializers are filled with, and the bytes of that."""
+"""The tensors that fill a graph's initializers, and streaming their bytes into the file."""
 
 from __future__ import annotations
 
@@ -29,18 +29,23 @@ if TYPE_CHECKING:
     from ckptconv.io.target import Target
 
 MAX_INLINE = 4096
-"""Bytes of a tensor that the graph does not use, up to which it goes into the record."""
+"""Tensors that the graph does not use go into the record if they have at most so many bytes."""
 
 _IR_VERSION = {
     **dict.fromkeys((DType.F8_E5M2, DType.F8_E4M3, DType.F8_E5M2FNUZ, DType.F8_E4M3FNUZ), 9),
     **dict.fromkeys((DType.I4, DType.U4), 10), DType.F4: 11, DType.F8_E8M0: 12, DType.I2: 13, DType.U2: 13,
 }  # fmt: skip
-"""The IR version that first knew a type (onnx/onnx.proto); the others are older than any opset written here."""
+"""The first IR version with a type (onnx/onnx.proto); the other types are older than any opset written here."""
 
 
 @dataclass(slots=True)
 class Weights:
-    """What is stored: images by initializer, and the tensors' names; small tensors that the graph lacks; findings."""
+    """What is stored.
+
+    images:   the tensor as it is stored, transposed if need be, by the name of the initializer.
+    names:    the tensor's own name, by the name of the initializer.
+    inline:   small tensors that the graph does not use; they go into the record.
+    """
 
     images: dict[str, LazyTensor] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -48,37 +53,40 @@ class Weights:
     findings: list[Finding] = field(default_factory=list)
 
 
-def weights_of(checkpoint: Checkpoint, plan: GraphPlan, model: ModelProto) -> Weights:
-    """What fills the initializers, in the state_dict's order; tensors that the graph does not use come along."""
+def collect_weights(checkpoint: Checkpoint, plan: GraphPlan, model: ModelProto) -> Weights:
+    """What fills the initializers, in the state_dict's order. Adds initializers for large tensors that have none."""
     from onnx import TensorProto
 
     weights = Weights()
     tied = checkpoint.tied_to
-    stored = {tied.get(hole.tensor, hole.tensor): (name, hole) for name, hole in reversed(list(plan.holes.items()))}
+    initializer_of = {  # if several initializers take one tensor, the first
+        tied.get(filling.tensor, filling.tensor): (stored, filling)
+        for stored, filling in reversed(list(plan.fillings.items()))
+    }
     taken = {tensor.name for tensor in model.graph.initializer}
     unused: list[str] = []
     for position, (name, tensor) in enumerate(checkpoint.items()):
         if name in tied:
             continue
-        if name not in stored and tensor.info.nbytes <= MAX_INLINE:
+        if name not in initializer_of and tensor.info.nbytes <= MAX_INLINE:
             weights.inline.append(Inline(name, position, tensor.info, bytes(tensor.read())))
             continue
-        if name in stored:
-            own, hole = stored[name]
-            image = permuted(tensor, (1, 0)) if hole.turned else tensor
+        if name in initializer_of:
+            stored, filling = initializer_of[name]
+            image = permuted(tensor, (1, 0)) if filling.transposed else tensor
             if image is None:
                 raise UnsupportedError(f"{name!r} cannot be transposed while it is copied", hint="--dtype F32 casts it")
         else:
-            own, image = _added(model, name, tensor.info, taken), tensor
+            stored, image = _add_initializer(model, name, tensor.info, taken), tensor
             unused.append(name)
-        weights.images[own] = image
-        weights.names[own] = name
-    # an initializer that shares its tensor with one that is filled already is filled too, each with its own copy
-    for name, hole in plan.holes.items():
-        if name not in weights.images:
-            tensor = checkpoint[hole.tensor]
-            weights.images[name] = (permuted(tensor, (1, 0)) or tensor) if hole.turned else tensor
-            weights.names[name] = hole.tensor
+        weights.images[stored] = image
+        weights.names[stored] = name
+    # other initializers that take the same tensors get a copy each
+    for stored, filling in plan.fillings.items():
+        if stored not in weights.images:
+            tensor = checkpoint[filling.tensor]
+            weights.images[stored] = (permuted(tensor, (1, 0)) or tensor) if filling.transposed else tensor
+            weights.names[stored] = filling.tensor
     for tensor_proto in model.graph.initializer:
         if tensor_proto.name in weights.images:
             tensor_proto.data_location = TensorProto.DEFAULT
@@ -88,45 +96,49 @@ def weights_of(checkpoint: Checkpoint, plan: GraphPlan, model: ModelProto) -> We
     return weights
 
 
-def _added(model: ModelProto, name: str, info: TensorInfo, taken: set[str]) -> str:
-    """The name of a further initializer for the tensor."""
+def _add_initializer(model: ModelProto, name: str, info: TensorInfo, taken: set[str]) -> str:
+    """Add an initializer for a tensor that the graph does not use. Returns the initializer's name."""
     if info.dtype not in CODE_OF:
         raise UnsupportedError(f"ONNX has no {info.dtype}, as {name!r} is", hint=f"--drop {name!r}")
-    own = _spelled(name, taken)
-    taken.add(own)
+    stored = _valid_name(name, taken)
+    taken.add(stored)
     model.ir_version = max(model.ir_version, _IR_VERSION.get(info.dtype, 0))
-    model.graph.initializer.add(name=own, dims=info.shape, data_type=CODE_OF[info.dtype])
-    return own
+    model.graph.initializer.add(name=stored, dims=info.shape, data_type=CODE_OF[info.dtype])
+    return stored
 
 
-def _spelled(name: str, taken: set[str]) -> str:
-    """A name that protobuf takes, and that nothing has yet."""
-    made = name.encode("utf-8", "backslashreplace").decode("utf-8") or "#"
-    return numbered(made, taken)
+def _valid_name(name: str, taken: set[str]) -> str:
+    """The name, changed if protobuf does not accept it or it is taken."""
+    valid = name.encode("utf-8", "backslashreplace").decode("utf-8") or "#"
+    return numbered(valid, taken)
 
 
 def stream(
     target: Target, options: WriteOptions, weights: Weights, offsets: Mapping[str, int], *, content: bool
 ) -> dict[str, str]:
-    """Copy images to their places; content hashes by initializer."""
+    """Copy the images to their offsets. Returns content hashes by initializer, which are "" without `content`."""
     jobs = [Job(weights.names[name], weights.images[name], offset) for name, offset in offsets.items()]
     sums = Streamer(target, crc=False, content=content, progress=options.progress).run(jobs)
-    return {name: one.content for name, one in zip(offsets, sums, strict=True)}
+    return {name: checksums.content for name, checksums in zip(offsets, sums, strict=True)}
 
 
-def hashes_of(checkpoint: Checkpoint, weights: Weights, hashes: Mapping[str, str]) -> dict[str, str]:
-    """Content hashes of all tensors under their own names; what was stored transposed is read again."""
-    made = {one.name: _hash(one.data) for one in weights.inline}
+def content_hashes(checkpoint: Checkpoint, weights: Weights, hashes: Mapping[str, str]) -> dict[str, str]:
+    """Content hashes of all tensors by their own names. A tensor that was stored transposed is read again.
+
+    hashes: of what was streamed, by initializer.
+    """
+    own = {tensor.name: _hash_bytes(tensor.data) for tensor in weights.inline}
     for stored, name in weights.names.items():
-        straight = weights.images[stored] is checkpoint[name]
-        made[name] = (
-            hashes[stored] if straight and stored in hashes else made.get(name) or content_hash(checkpoint[name])
-        )
+        is_unchanged = weights.images[stored] is checkpoint[name]
+        if is_unchanged and stored in hashes:
+            own[name] = hashes[stored]
+        elif name not in own:
+            own[name] = content_hash(checkpoint[name])
     tied = checkpoint.tied_to
-    return {name: made[tied.get(name, name)] for name in checkpoint.all_tensors}
+    return {name: own[tied.get(name, name)] for name in checkpoint.all_tensors}
 
 
-def _hash(data: bytes) -> str:
+def _hash_bytes(data: bytes) -> str:
     content = ContentHash()
     content.update(data)
     return content.hexdigest()

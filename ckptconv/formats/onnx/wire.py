@@ -1,6 +1,6 @@
-"""The layout of an ONNX file: one protobuf message, walked in ranges, its payloads skipped.
+"""The layout of an ONNX file: one protobuf message, of which all but the tensors' data is read.
 
-Fields by number, as far as they are used (a star: repeated):
+The fields that are used, by number (a star marks repeated ones):
 
     ModelProto        1 ir_version  2 producer_name  3 producer_version  4 domain  5 model_version  7 graph
                       8* opset_import  14* metadata_props  20* training_info  25* functions
@@ -16,9 +16,10 @@ Fields by number, as far as they are used (a star: repeated):
     TensorShapeProto  1* dim: 1 dim_value  2 dim_param
     String pairs      1 key  2 value            OperatorSetId  1 domain  2 version
 
-Repeated numbers come packed into one field, or as a field each, or as any mix of both. Other fields are passed over.
-Refused beside what `ckptconv.io.protobuf` refuses: a known field with another wire type, a singular one that comes
-twice.
+Repeated numbers are packed into one field, or in a field each, or any mix of both. Other fields are skipped.
+
+Refused, beyond what `ckptconv.io.protobuf` refuses: a known field with another wire type, and a singular field that
+occurs twice.
 
 Source: github.com/onnx/onnx, onnx/onnx.proto (1.23).
 """
@@ -45,14 +46,14 @@ def bad(what: str) -> CorruptFileError:
 
 
 class Window(Wire):
-    """A view of a model's file."""
+    """The protobuf fields of a model's file."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source, bad)
 
 
 def claims(source: Source) -> bool:
-    """Whether the first fields are those of a model: an IR version of a plausible size, then a graph."""
+    """Whether the first fields are those of a model: a plausible IR version, then a graph."""
     if source.size < 4:
         return False
     try:
@@ -62,7 +63,7 @@ def claims(source: Source) -> bool:
 
 
 def _looks_like_a_model(window: Window, size: int) -> bool:
-    """A graph that is cut short is still claimed, so that the reader can say that it is."""
+    """Whether these are a model's fields. A truncated graph counts, so that the reader can say that it is truncated."""
     versioned = False
     for count, (number, wire, begin, end) in enumerate(window.fields(0, 1 << 62)):
         if count == _CLAIMED_FIELDS or _MODEL_WIRES.get(number, wire) != wire:

@@ -12,7 +12,7 @@ from torch import nn
 
 import ckptconv
 from ckptconv.api.fitting.matching import Matches, match
-from ckptconv.formats.onnx.lost import Lost
+from ckptconv.formats.onnx.unnamed import UnnamedTensor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,12 +131,12 @@ def test_scopes_tell_apart_what_shapes_do_not(tmp_path: Path, *, dynamo: bool) -
 
 
 def test_what_shapes_and_counts_do_not_decide_is_left_alone() -> None:
-    lost = [Lost("a", "MatMul", True), Lost("b", "MatMul", True), Lost("c", "Add")]
+    lost = [UnnamedTensor("a", "MatMul", True), UnnamedTensor("b", "MatMul", True), UnnamedTensor("c", "Add")]
     shapes = {"a": (4, 6), "b": (6, 6), "c": (6,)}
     missing = {"up.weight": (6, 4), "one.weight": (6, 6), "two.weight": (6, 6), "other": (5,)}
     assert match(lost, shapes, missing) == Matches({"a": "up.weight"}, ["up.weight"])
     # a name that two tensors would get is given to none
-    lost = [Lost("a", "MatMul", True), Lost("b", "Gemm")]
+    lost = [UnnamedTensor("a", "MatMul", True), UnnamedTensor("b", "Gemm")]
     assert match(lost, {"a": (4, 6), "b": (6, 4)}, {"w": (6, 4)}) == Matches()
 
 
@@ -153,12 +153,12 @@ def test_what_shapes_and_counts_do_not_decide_is_left_alone() -> None:
 )  # fmt: skip
 def test_a_scope_says_of_which_module_a_weight_may_be(scope: str | None, module: str, fits: bool | str) -> None:
     name = f"{module}.weight" if module else "weight"
-    found = match([Lost("x", "MatMul", True, scope)], {"x": (2, 3)}, {name: (3, 2)})
+    found = match([UnnamedTensor("x", "MatMul", True, scope)], {"x": (2, 3)}, {name: (3, 2)})
     assert found == (Matches() if not fits else Matches({"x": name}, [name] if fits == "below" else []))
 
 
 def test_a_bias_says_of_which_module_the_weight_is() -> None:
-    lost = [Lost("x", "MatMul", True, "/", "a.bias"), Lost("y", "MatMul", True, "/")]
+    lost = [UnnamedTensor("x", "MatMul", True, "/", "a.bias"), UnnamedTensor("y", "MatMul", True, "/")]
     shapes = {"x": (2, 2), "y": (2, 2)}
     found = match(lost, shapes, {"b.weight": (2, 2), "a.weight": (2, 2)})
     assert found == Matches({"x": "a.weight", "y": "b.weight"}, ["b.weight"])

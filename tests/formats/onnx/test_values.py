@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import ckptconv
 from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsupportedError
-from ckptconv.formats.onnx import numbers
+from ckptconv.formats.onnx import typed_data
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE
 from ckptconv.testing.damage import reading
 
@@ -117,8 +117,8 @@ def test_varints_are_found_across_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64, 1000])
 def test_blocks_of_any_size_give_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(numbers, "BLOCK", block)
-    monkeypatch.setattr(numbers, "_CODES", 8)
+    monkeypatch.setattr(typed_data, "BLOCK", block)
+    monkeypatch.setattr(typed_data, "_CODES", 8)
     for code in (7, 10, 3, 27):
         raw = tensor("t", code, (301,))
         alone = TensorProto(name="t", data_type=code, dims=[301])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import ckptconv
 from ckptconv.cli.main import program
 from ckptconv.errors import CkptconvError, LossError, TargetExistsError, TemplateError, UsageError
-from ckptconv.formats.onnx import splice, write
+from ckptconv.formats.onnx import layout, write
 from fixtures.network import Network, digits
 from tests.arch.real_models import torchvision_operators
 
@@ -432,7 +432,7 @@ def test_the_layout_is_the_one_that_protobuf_parses() -> None:
         hole = onnx.TensorProto(name="w", dims=[size], data_type=onnx.TensorProto.UINT8)
         graph = onnx.helper.make_graph([], "g", [], [], [hole])
         model = onnx.helper.make_model(graph)
-        laid = splice.lay_out(model, {"w": size}, {})
+        laid = layout.plan_layout(model, {"w": size}, {})
         data = bytearray(laid.size)
         for at, piece in laid.pieces:
             data[at : at + len(piece)] = piece

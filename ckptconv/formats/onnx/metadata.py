@@ -1,4 +1,4 @@
-"""What `metadata_props` say: strings that others wrote, or our record."""
+"""The metadata in `metadata_props`: strings that others wrote, or our record."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 
-def our_record(strings: Mapping[str, str]) -> Record | None:
-    """The record among the strings. Raises UnsupportedError for one of a newer version, CorruptFileError."""
-    text = strings.get(records.KEY)
-    return None if text is None or not text.startswith("{") else records.parse(text)
+def find_record(strings: Mapping[str, str]) -> Record | None:
+    """Our record among the strings. Raises UnsupportedError if it is of a newer version, CorruptFileError."""
+    text = strings.get(records.KEY, "")
+    return records.parse(text) if text.startswith("{") else None
 
 
-def as_recorded(
+def make_checkpoint(
     tensors: dict[str, LazyTensor],
     strings: Mapping[str, str],
     record: Record | None,
@@ -36,21 +36,21 @@ def as_recorded(
     file: OpenFile,
 ) -> Checkpoint:
     """The checkpoint, with its metadata."""
-    if record is None:
-        kept = {} if strings == {"format": records.FORMAT} else dict(strings)
-        root = record_edits.add_strings(StateDict(), kept)
-        return Checkpoint(
-            tensors, root=root, format="onnx", notes=Notes(source="onnx"), findings=tuple(findings), file=file
-        )
-    return _ours(tensors, strings, record, findings, file)
+    if record is not None:
+        return _from_record(tensors, strings, record, findings, file)
+    kept = {} if strings == {"format": records.FORMAT} else dict(strings)
+    root = record_edits.add_strings(StateDict(), kept)
+    return Checkpoint(
+        tensors, root=root, format="onnx", notes=Notes(source="onnx"), findings=tuple(findings), file=file
+    )
 
 
-def _ours(
-    stored: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, findings: list[Finding], file: OpenFile
+def _from_record(
+    tensors: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, findings: list[Finding], file: OpenFile
 ) -> Checkpoint:
     root = record_edits.take_edits(record, {key: text for key, text in strings.items() if key not in record.strings})
     constants = set(record.constants)
-    model = {name: tensor for name, tensor in stored.items() if name not in constants}
+    model = {name: tensor for name, tensor in tensors.items() if name not in constants}
     named = own_tensors(model, record, findings)
     root = restore(root, named, findings)
     return recorded_checkpoint(record, root, named, findings, format="onnx", file=file)

@@ -1,12 +1,13 @@
-"""Where every byte of an ONNX file goes, with the tensors' bytes left out.
+"""Where every byte of a written ONNX file goes; the tensors' bytes themselves are added later.
 
 A protobuf message may have its fields in any order, so the file is written as
 
-    the model's fields but the graph
-    tag and length of the graph, and its fields but the initializers that are filled
-    for each of those: tag and length, its name, type and dimensions, then tag and length of its raw_data, and the bytes
+    all fields of the model but the graph
+    the tag and length of the graph, and all its fields but the initializers that are filled
+    for each of those: tag and length; its name, type and dimensions; the tag and length of its raw_data; the bytes
 
-All lengths are known before the first byte of a tensor is read. External data replaces the last part by a reference.
+All lengths are known before the first byte of a tensor is read. If the data is external, a reference replaces the last
+part.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _LEN = 2
 
 MAX_MESSAGE = (1 << 31) - 1
-"""Bytes of a protobuf message that its libraries read."""
+"""The largest protobuf message that its libraries read, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """Where a tensor's bytes lie in a file beside the model."""
+    """Where a tensor's data is in a file beside the model."""
 
     location: str
     offset: int
@@ -37,20 +38,25 @@ class External:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The file without its tensors: what is written where, where each embedded tensor's bytes go, and its size."""
+    """The file without its tensors' bytes.
+
+    pieces:  what is written at which offset.
+    offsets: where the bytes of each embedded tensor go.
+    size:    of the whole file, with the tensors.
+    """
 
     pieces: Sequence[tuple[int, bytes]]
     offsets: Mapping[str, int]
     size: int
 
 
-def lay_out(model: ModelProto, embedded: Mapping[str, int], external: Mapping[str, External]) -> Layout:
-    """Place everything.
+def plan_layout(model: ModelProto, embedded: Mapping[str, int], external: Mapping[str, External]) -> Layout:
+    """Lay the file out. O(size of the graph).
 
-    embedded: bytes of each initializer that is filled in this file, in the file's order.
-    external: where the bytes of others are.
+    embedded: the size of each initializer whose data goes into this file, in the file's order.
+    external: where the data of others is.
 
-    Initializers in neither are part of the graph, and written as they are. O(size of the graph).
+    Initializers in neither belong to the graph, and are written as they are.
     """
     from onnx import ModelProto
 
@@ -63,7 +69,7 @@ def lay_out(model: ModelProto, embedded: Mapping[str, int], external: Mapping[st
             filled[tensor.name] = tensor
             continue
         if tensor.name in external:
-            refer(tensor, external[tensor.name])
+            make_external(tensor, external[tensor.name])
         kept.append(tensor)
     heads = {name: filled[name].SerializeToString(deterministic=True) for name in embedded}
     kept_bytes = [tensor.SerializeToString(deterministic=True) for tensor in kept]
@@ -85,8 +91,8 @@ def lay_out(model: ModelProto, embedded: Mapping[str, int], external: Mapping[st
     return Layout(pieces, offsets, position)
 
 
-def refer(tensor: TensorProto, place: External) -> None:
-    """Make an initializer's bytes external data."""
+def make_external(tensor: TensorProto, place: External) -> None:
+    """Make an initializer refer to external data."""
     from onnx import TensorProto
 
     tensor.data_location = TensorProto.EXTERNAL
@@ -96,7 +102,7 @@ def refer(tensor: TensorProto, place: External) -> None:
 
 
 def _front(head: bytes, length: int) -> bytes:
-    """Everything of an initializer's field before its bytes."""
+    """Everything in an initializer's field before its data. `head`: its name, type and dimensions, serialized."""
     raw = _tag(_RAW_DATA) + _varint(length)
     return _tag(_INITIALIZER) + _varint(len(head) + len(raw) + length) + head + raw
 
@@ -110,9 +116,9 @@ def _tag(number: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    made = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    made.append(value)
-    return bytes(made)
+    encoded.append(value)
+    return bytes(encoded)

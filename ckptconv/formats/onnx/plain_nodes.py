@@ -1,7 +1,7 @@
-"""A faster walk over the nodes that have neither tensors nor graphs, as nearly all have not.
+"""A fast path for nodes that hold neither tensors nor graphs, as nearly all nodes do not.
 
-It looks at bytes in memory instead of fields in a file. What it does not take, for whatever reason, is walked again by
-`walk`, which says what is wrong.
+It parses bytes in memory instead of fields in a file. Whatever it cannot parse, for any reason, is parsed again by
+`walk`, which raises the error if there is one.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from ckptconv.io.varint import varint
 if TYPE_CHECKING:
     from ckptconv.formats.onnx.wire import Window
 
-PLAIN = 16 << 10
+MAX_PLAIN = 16 << 10
 """Bytes up to which a node is read whole."""
 
 _NOT_PLAIN = frozenset((5, 6, 7, 10, 11, 14, 15, 22, 23))
-"""Fields of an attribute: tensors, graphs, floats, types, sparse tensors."""
+"""Fields of an attribute that `walk` has to read: tensors, graphs, floats, types, sparse tensors."""
+
+_LEFT_TO_WALK = (0, 10)
+"""Fields of a node: a number that no field has, and a message that `walk` checks."""
 
 
-_ODD = (0, 10)
-"""No field at all; a message that is only checked for being one."""
-
-
-def plain_node(window: Window, start: int, stop: int) -> Node | None:
-    """The node in ``[start, stop)`` of the file; None where it is not that plain."""
-    if stop - start > PLAIN:
+def read_plain_node(window: Window, start: int, stop: int) -> Node | None:
+    """Parse the node in ``[start, stop)`` of the file; None if that needs `walk`."""
+    if stop - start > MAX_PLAIN:
         return None
     data = window.read(start, stop)
     texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
@@ -38,7 +37,7 @@ def plain_node(window: Window, start: int, stop: int) -> Node | None:
     try:
         while at < size:
             tag, length, begin = data[at], data[at + 1], at + 2
-            if tag & 0x87 != LEN or tag >> 3 in _ODD:
+            if tag & 0x87 != LEN or tag >> 3 in _LEFT_TO_WALK:
                 return None
             if length > 0x7F:
                 length, begin = varint(data, at + 1)
@@ -62,7 +61,7 @@ def plain_node(window: Window, start: int, stop: int) -> Node | None:
 
 
 def _is_plain(data: bytes, at: int, stop: int) -> bool:
-    """Whether an attribute is well formed, without tensor, graph and floats. Raises IndexError past the end."""
+    """Whether an attribute is well formed and has no tensor, graph or floats. Raises IndexError past the end."""
     while at < stop:
         tag = data[at]
         at += 1

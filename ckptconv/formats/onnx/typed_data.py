@@ -1,9 +1,9 @@
-"""Ranges of a tensor whose numbers lie in typed fields of the message, in memory that the tensor's size does not touch.
+"""Read ranges of a tensor whose data is in typed fields of the message, in constant memory.
 
-Floats and doubles have a fixed width, so that any of them is found by arithmetic. Varints have none: their payload is
-scanned once, in blocks, and how many numbers end before each block is kept; a read decodes the blocks that it needs.
-In a run of fields each number follows a tag of one byte, which is itself a varint under 128: there, every second
-varint is a number.
+Floats and doubles have a fixed width, so the position of any of them can be computed. Varints do not: the field is
+scanned once, in blocks, and for each block the count of numbers before it is kept; a read then decodes only the blocks
+that it needs. If the numbers are not packed, each follows a tag of one byte, which is itself a varint below 128: there,
+every second varint is a number.
 
 numpy is imported when numbers are read, never when a file is opened.
 """
@@ -27,15 +27,18 @@ BLOCK = 64 << 10
 """Bytes of varints that are decoded at a time."""
 
 _LONGEST = 10
+"""Bytes of a varint of 64 bits."""
+
 _CONTINUED = bytes(range(0x80, 0x100))
-_SIX = 6
+"""The bytes of varints that are not the last byte of one."""
+
 _CODES = 1 << 18
-"""Elements of six bits that are packed at a time; a multiple of four."""
+"""How many 6-bit elements are packed at a time; a multiple of four."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedReader:
-    """Floats or doubles of `width` bytes in several pieces."""
+    """Reads floats or doubles of `width` bytes that are in one or more segments."""
 
     name: str
     file: SpanFile
@@ -44,7 +47,7 @@ class FixedReader:
 
     @property
     def count(self) -> int:
-        """How many numbers there are."""
+        """The count of numbers in all segments."""
         return sum(self._count(segment) for segment in self.segments)
 
     def _count(self, segment: Segment) -> int:
@@ -78,7 +81,11 @@ class FixedReader:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Varints that end in ``[start, stop)`` of a segment; `first` of them end before it, `before` numbers in all."""
+    """Varints that end in ``[start, stop)`` of the file, within a segment.
+
+    first:  how many varints of the segment end before the block.
+    before: how many numbers there are before the block, earlier segments included.
+    """
 
     start: int
     stop: int
@@ -89,9 +96,11 @@ class _Block:
 
 @dataclass(slots=True)
 class VarintReader:
-    """Integers as varints. `unit` bytes of each are the image; of 6-bit elements, six bits.
+    """Reads integers that are stored as varints.
 
-    `total` is how many there have to be; it is checked when the numbers are first looked at.
+    unit:  how many of the lowest bytes of each number the tensor has; elements of 6 bits are packed instead.
+    bits:  of an element.
+    total: how many numbers there must be; checked when numbers are first read.
     """
 
     name: str
@@ -103,7 +112,7 @@ class VarintReader:
     _blocks: list[_Block] = field(default_factory=list)
 
     def check(self) -> None:
-        """Scan the payload. Raises CorruptFileError where it has not as many numbers as the shape asks for."""
+        """Scan the varints. Raises CorruptFileError unless there are as many numbers as the shape requires."""
         if self._blocks:
             return
         blocks, before = [], 0
@@ -123,24 +132,27 @@ class VarintReader:
 
     def __call__(self, start: int, stop: int) -> memoryview:
         self.check()
-        if self.bits == _SIX:
-            base = start // 3
-            packed = bytearray()
-            for low in range(base * 4, min(-(-stop // 3) * 4, self.total), _CODES):
-                packed += _pack_six(self._bytes(low, min(low + _CODES, -(-stop // 3) * 4, self.total)))
-            return memoryview(packed)[start - base * 3 : stop - base * 3]
+        if self.bits == 6:
+            return self._packed_by_6_bits(start, stop)
         first, last = start // self.unit, -(-stop // self.unit)
         image = self._bytes(first, last).data
         return image[start - first * self.unit : stop - first * self.unit]
 
+    def _packed_by_6_bits(self, start: int, stop: int) -> memoryview:
+        first_triple, last = start // 3, min(-(-stop // 3) * 4, self.total)  # three bytes hold four elements
+        packed = bytearray()
+        for low in range(first_triple * 4, last, _CODES):
+            packed += _pack_6_bits(self._bytes(low, min(low + _CODES, last)))
+        return memoryview(packed)[start - first_triple * 3 : stop - first_triple * 3]
+
     def _check_values(self, numbers: Array) -> None:
-        """A number has to fit its type, as an unsigned or as a signed one of as many bits."""
+        """Check that every number fits the type, read as unsigned or as signed."""
         import numpy as np
 
-        bits = _SIX if self.bits == _SIX else self.unit * 8
+        bits = 6 if self.bits == 6 else self.unit * 8
         if bits == 64:
             return
-        negative = (1 << 64) - (1 << (bits - 1)) if bits != _SIX else (1 << 64) - 1
+        negative = (1 << 64) - (1 << (bits - 1)) if bits != 6 else (1 << 64) - 1
         if bool(((numbers >= np.uint64(1 << bits)) & (numbers < np.uint64(negative))).any()):
             raise bad(f"{self.name!r} holds a number that does not fit its type")
 
@@ -182,8 +194,8 @@ class VarintReader:
         return values if block.segment.packed else np.ascontiguousarray(values[1 - block.first % 2 :: 2])
 
 
-def _pack_six(codes: Array) -> bytes:
-    """Elements of six bits, four of them in three bytes, the first in the lowest bits."""
+def _pack_6_bits(codes: Array) -> bytes:
+    """Pack elements of 6 bits: four of them in three bytes, the first in the lowest bits."""
     import numpy as np
 
     padded = np.zeros(-(-len(codes) // 4) * 4, dtype=np.uint32)
