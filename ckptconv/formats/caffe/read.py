@@ -27,7 +27,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.graphs.names import GraphNames
-from ckptconv.formats.graphs.notes import counted, stays_behind
+from ckptconv.formats.graphs.notes import operator_counts, stays_behind
 from ckptconv.io.limits import MAX_DIM, MAX_RANK
 from ckptconv.io.protobuf import LEN, VARINT, Wire, signed
 
@@ -121,7 +121,7 @@ def read(source: Source) -> Checkpoint:
             raise LimitError(f"it has more than {MAX_LAYERS:,} layers")
     if not layers:
         raise bad("it has no layers")
-    noted: dict[str, MetaNode] = {"name": name, **counted(Counter(layer.type for layer in layers))}
+    noted: dict[str, MetaNode] = {"name": name, **operator_counts(Counter(layer.type for layer in layers))}
     told = stays_behind(f"the network of {len(layers):,} layers", "blobs")
     return Checkpoint(
         _tensors(wire, layers), format="caffe", notes=Notes(source="caffe", graph=noted),
@@ -167,11 +167,11 @@ def _tensors(wire: Wire, layers: list[_Layer]) -> dict[str, LazyTensor]:
     for layer in layers:
         if not layer.blobs:
             continue
-        own = names.free(layer.name, taken)
+        own = names.unique(layer.name, taken)
         taken.add(own)
         roles = ROLES.get(layer.type, ())
         for index, place in enumerate(layer.blobs):
-            name = names.joined(own, ".", roles[index] if index < len(roles) else str(index))
+            name = names.join(own, ".", roles[index] if index < len(roles) else str(index))
             if name in found:
                 raise bad(f"two blobs are called {name!r}")
             if len(found) >= MAX_BLOBS:

@@ -134,7 +134,7 @@ def _pipeline(wire: Wire, spec: Spec, names: GraphNames, pipeline: Model, depth:
     if len(called) != len(models) or len(set(called)) != len(called):
         called = [f"model{index}" for index in range(len(models))]
     for name, inner in zip(called, models, strict=True):
-        _model(wire, spec, names, Model(0, inner, names.joined(pipeline.scope, name, ".")), depth + 1)
+        _model(wire, spec, names, Model(0, inner, names.join(pipeline.scope, name, ".")), depth + 1)
 
 
 def _description(wire: Wire, spec: Spec, start: int, stop: int) -> None:

@@ -157,12 +157,12 @@ def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -
         elif number in _BRANCHES:
             parts = _BRANCHES[number]
             for inner, start, stop in wire.matching(begin, end, dict.fromkeys(parts, LEN)):
-                below = network.names.joined(scope, name, ".", parts[inner], ".")
+                below = network.names.join(scope, name, ".", parts[inner], ".")
                 _network(wire, network, (start, stop), below, depth + 1)
         elif number == ACTIVATION:
-            _activation(wire, network, (begin, end), network.names.joined(scope, name))
+            _activation(wire, network, (begin, end), network.names.join(scope, name))
         elif number in LAYERS:
-            _weights(wire, network, number, (begin, end), network.names.joined(scope, name))
+            _weights(wire, network, number, (begin, end), network.names.join(scope, name))
 
 
 def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
@@ -220,7 +220,7 @@ def _add_found(
 
 
 def _add(wire: Wire, network: Network, parts: tuple[str, ...], shape: tuple[int, ...], place: Range) -> None:
-    name = network.names.joined(*parts)
+    name = network.names.join(*parts)
     found = Weights(name, shape)
     for number, kind, begin, end in wire.fields(*place):
         if number in (FLOATS, HALVES, RAW, INT8) and (end > begin or kind != LEN):

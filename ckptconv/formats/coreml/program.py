@@ -90,7 +90,7 @@ def read_program(wire: Wire, place: Range, scope: str, names: GraphNames) -> Pro
         raise LimitError(f"it has more than {MAX_FUNCTIONS:,} functions")
     for name, function in functions:
         if function is not None:
-            prefix = scope if len(functions) == 1 else names.joined(scope, name, ".")
+            prefix = scope if len(functions) == 1 else names.join(scope, name, ".")
             _function(wire, program, function, prefix)
     return program
 
@@ -155,14 +155,14 @@ def _operation(wire: Wire, program: Program, place: Range, scope: str, depth: in
         if operator == "const" and key != "val":
             continue
         name = (scope, output) if operator == "const" else (scope, output, ".", key)
-        constant = _value(wire, value, program.names.joined(*name))
+        constant = _value(wire, value, program.names.join(*name))
         if constant is not None:
             parts[key] = constant
             program.constants.append(constant)
             if len(program.constants) > MAX_TENSORS:
                 raise LimitError(f"it has more than {MAX_TENSORS:,} constants")
     if operator.startswith(PACKED):
-        program.packed.append(Packed(operator, program.names.joined(scope, output), _result(wire, made), parts))
+        program.packed.append(Packed(operator, program.names.join(scope, output), _result(wire, made), parts))
     for block in blocks:
         _block(wire, program, block, scope, depth + 1)
 

@@ -48,7 +48,7 @@ from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitti
 from ckptconv.formats.coreml.program import Constant, read_program
 from ckptconv.formats.coreml.quantized import find_quantized
 from ckptconv.formats.graphs.names import GraphNames
-from ckptconv.formats.graphs.notes import PACKED_KEY, counted, read_as_bytes, stays_behind
+from ckptconv.formats.graphs.notes import PACKED_KEY, operator_counts, read_as_bytes, stays_behind
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.formats.tensors.shared_bytes import check_shared
 from ckptconv.io.folder import Folder
@@ -163,7 +163,7 @@ class _Reader:
                 program = read_program(self.wire, model.place, model.scope, self.names)
                 self.operators.update(program.operators)
                 for constant in program.constants:
-                    self._constant(self.names.free(constant.name, self.tensors), constant)
+                    self._constant(self.names.unique(constant.name, self.tensors), constant)
                 self.quantized += find_quantized(program.packed, self.called, self.tensors, self.stored, self._number)
             elif model.kind in NETWORKS:
                 network = read_network(self.wire, model.place, model.scope, self.names)
@@ -181,7 +181,7 @@ class _Reader:
             "version": spec.version,
             "inputs": [{"name": name} for name in spec.inputs],
             "outputs": [{"name": name} for name in spec.outputs],
-            **counted(self.operators),
+            **operator_counts(self.operators),
         }
         findings = [stays_behind(f"the graph of {noted['nodes']} nodes", "constants")]
         if others:
@@ -298,7 +298,7 @@ class _Reader:
 
     def _weights(self, weights: Weights) -> None:
         """The weights of a layer, quantized ones with what they are quantized by."""
-        name, size = self.names.free(weights.name, self.tensors), weights.place[1] - weights.place[0]
+        name, size = self.names.unique(weights.name, self.tensors), weights.place[1] - weights.place[0]
         if weights.kind in (FLOATS, HALVES):
             dtype = DType.F32 if weights.kind == FLOATS else DType.F16
             count = size * 8 // dtype.bits
@@ -313,5 +313,5 @@ class _Reader:
             self.packed[name] = {"bits": weights.bits, "shape": list(weights.shape)}
         self._run(name, TensorInfo.of(dtype, shape), weights.place)
         for role, place in weights.parts.items():
-            part = self.names.free(self.names.joined(name, ".", role), self.tensors)
+            part = self.names.unique(self.names.join(name, ".", role), self.tensors)
             self._run(part, TensorInfo.of(DType.F32, ((place[1] - place[0]) // 4,)), place)

@@ -13,7 +13,7 @@ from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import is_utf8
 from ckptconv.formats.flax.nesting import RESERVED
-from ckptconv.formats.targets.plan import many, numbered, other_types
+from ckptconv.formats.targets.plan import many, other_types, replacement_name
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -34,7 +34,7 @@ def stored_as(info: TensorInfo) -> TensorInfo:
 
 def accepted(name: str, taken: Container[str]) -> str:
     """The name as a path of keys can have it: UTF-8, and none that means something else."""
-    return name if is_accepted(name) else numbered(name, taken, most=_MOST)
+    return name if is_accepted(name) else replacement_name(name, taken, most=_MOST)
 
 
 def is_accepted(name: str) -> bool:

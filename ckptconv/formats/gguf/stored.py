@@ -15,7 +15,7 @@ from ckptconv.core.encodings import encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.gguf.layout import CODE_BY_NAME, MAX_RANK
-from ckptconv.formats.targets.plan import is_text, many, numbered, other_types
+from ckptconv.formats.targets.plan import is_text, many, other_types, replacement_name
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -56,7 +56,7 @@ def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def accepted(name: str, taken: Container[str]) -> str:
     """The name as ggml takes it: UTF-8 of up to 63 bytes without NUL; a cut one ends in ``#`` and a number."""
-    return name if is_text(name, MAX_NAME) else numbered(name, taken, most=MAX_NAME)
+    return name if is_text(name, MAX_NAME) else replacement_name(name, taken, most=MAX_NAME)
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:

@@ -1,5 +1,5 @@
-"""What formats of graphs have alike: the weights are read, the graph stays behind.
+"""Shared by formats that store a graph: the weights are read, the graph stays behind.
 
-names  names of its tensors, put together of those of what they lie in
-notes  what is said of it
+names   names of tensors, made of the names of the functions, loops and layers around them
+notes   facts and findings about the graph
 """

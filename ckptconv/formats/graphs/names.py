@@ -1,4 +1,4 @@
-"""Names of the tensors of a graph, put together of those of what they lie in: functions, loops, layers."""
+"""Names of a graph's tensors, made of the names of the functions, loops and layers around them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from ckptconv.errors import LimitError
 if TYPE_CHECKING:
     from collections.abc import Container
 
-NAMES_A_BYTE = 4
-FREE_NAMES = 1 << 20
-"""Characters that names may have for each byte of the file, and beside that: a long one may stand before many."""
+CHARACTERS_PER_BYTE = 4
+FREE_CHARACTERS = 1 << 20
+"""All names together may have so many characters per byte of the file, and so many more: a long prefix may repeat."""
 
 
 class GraphNames:
-    """Makes the names of one file, whose size bounds what they come to altogether."""
+    """Makes the names for one file, whose size limits their total length."""
 
     def __init__(self, size: int) -> None:
-        self._left = NAMES_A_BYTE * size + FREE_NAMES
+        self._left = CHARACTERS_PER_BYTE * size + FREE_CHARACTERS
 
-    def joined(self, *parts: str) -> str:
-        """The parts as one name. Raises LimitError where all names are longer than any graph's."""
+    def join(self, *parts: str) -> str:
+        """Join the parts. Raises LimitError if all names together are longer than in any honest graph."""
         self._left -= sum(map(len, parts))
         if self._left < 0:
             raise LimitError("its names repeat each other, more than any writer would")
         return "".join(parts)
 
-    def free(self, name: str, taken: Container[str]) -> str:
-        """The name, with a number behind it where it is taken: ``w#2``."""
-        return self.joined(numbered(name, taken))
+    def unique(self, name: str, taken: Container[str]) -> str:
+        """The name, with a number appended if it is taken: ``w#2``."""
+        return self.join(numbered(name, taken))

@@ -15,7 +15,7 @@ from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
 from ckptconv.formats.hdf5.messages import MOST_RANK, has_datatype
 from ckptconv.formats.hdf5.tree import MODEL
-from ckptconv.formats.targets.plan import is_text, many, numbered, other_types
+from ckptconv.formats.targets.plan import is_text, many, other_types, replacement_name
 from ckptconv.io.limits import MAX_DEPTH, MAX_HDF5_PATH
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def acceptor(checkpoint: Checkpoint) -> Accepted:
     def accepted(name: str, taken: Container[str]) -> str:
         if is_accepted(name, names):
             return path_of(name, checkpoint)
-        return numbered(name.replace("/", "|"), taken, most=MAX_HDF5_PATH // 4)
+        return replacement_name(name.replace("/", "|"), taken, most=MAX_HDF5_PATH // 4)
 
     return accepted
 

@@ -13,7 +13,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
 from ckptconv.formats.npz.layout import RECORD, SUFFIX
-from ckptconv.formats.targets.plan import is_text, many, numbered, other_types
+from ckptconv.formats.targets.plan import is_text, many, other_types, replacement_name
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -32,7 +32,7 @@ def stored_as(info: TensorInfo) -> TensorInfo:
 
 def accepted(name: str, taken: Container[str]) -> str:
     """The name as an entry can have it: UTF-8 without NUL. ``NAME.npy`` is another name for ``NAME`` in numpy.load."""
-    return name if is_accepted(name) else numbered(name, taken, most=MAX_NAME)
+    return name if is_accepted(name) else replacement_name(name, taken, most=MAX_NAME)
 
 
 def is_accepted(name: str) -> bool:

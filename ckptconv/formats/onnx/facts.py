@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
-from ckptconv.formats.graphs.notes import all_said, counted
+from ckptconv.formats.graphs.notes import operator_counts, without_empty
 from ckptconv.formats.onnx.graph import subgraphs
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE, STRING
 from ckptconv.io.protobuf import LEN, VARINT, signed
@@ -37,11 +37,11 @@ def graph_facts(model: Model, graph: Graph, window: Window) -> dict[str, MetaNod
         "opset": {domain or "ai.onnx": version for domain, version in model.opsets.items()},
         "inputs": [value for value in _values(graph.inputs, window) if value["name"] not in weights],
         "outputs": _values(graph.outputs, window),
-        **counted(operators),
+        **operator_counts(operators),
         "subgraphs": len(graphs) - 1,
         "functions": list(model.functions),
     }
-    return all_said(facts)
+    return without_empty(facts)
 
 
 def _operator(node: Node) -> str:

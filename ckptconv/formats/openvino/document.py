@@ -165,8 +165,8 @@ class _Builder:
         scope = ""
         if self._layers:  # in such as a Loop's body, or one of an If's two
             outer = self._layers[-1]
-            scope = self._names.joined(outer.name, ".", self._path[-3], ".")
-        name, kind = self._names.joined(scope, attributes.get("name", "")), attributes.get("type", "")
+            scope = self._names.join(outer.name, ".", self._path[-3], ".")
+        name, kind = self._names.join(scope, attributes.get("name", "")), attributes.get("type", "")
         layer = Layer(name, kind, scope, len(self.net.layers))
         if kind == "Const" or kind in _ARITHMETIC:
             self._ids[self._graph(), attributes.get("id", "")] = layer

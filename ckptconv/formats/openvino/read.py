@@ -35,7 +35,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.formats.graphs.names import GraphNames
-from ckptconv.formats.graphs.notes import PACKED_KEY, all_said, counted, read_as_bytes, stays_behind
+from ckptconv.formats.graphs.notes import PACKED_KEY, operator_counts, read_as_bytes, stays_behind, without_empty
 from ckptconv.formats.openvino.document import Layer, Net, bad, number_in, parse
 from ckptconv.formats.openvino.quantized import find_quantized
 from ckptconv.formats.tensors.headers import header_info
@@ -126,7 +126,7 @@ class _Reader:
         for layer in net.layers:
             if layer.type == "Const":
                 plain = layer.name.removesuffix(_COMPRESSED)
-                self._constant(names.free(plain if plain in undone else layer.name, self.taken), layer)
+                self._constant(names.unique(plain if plain in undone else layer.name, self.taken), layer)
         if self.tensors:
             check_shared(self.tensors.values(), self.folder.open(self.file).size)
         noted = _facts(net)
@@ -225,9 +225,9 @@ def _facts(net: Net) -> dict[str, MetaNode]:
                    for layer in net.layers if layer.type == "Parameter" and not layer.scope],
         "outputs": [_value(layer, layer.precision, layer.dims)
                     for layer in net.layers if layer.type == "Result" and not layer.scope],
-        **counted(operators),
+        **operator_counts(operators),
     }  # fmt: skip
-    return all_said(found)
+    return without_empty(found)
 
 
 def _sizes(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from ckptconv.core.tensor import ByteSpan, LazyTensor, in_file
 from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.encodings import stored_as
 from ckptconv.formats.safetensors.layout import Header, read_header
-from ckptconv.formats.sets.shard_names import alone
+from ckptconv.formats.sets.shard_names import lone_shard_findings
 from ckptconv.formats.targets.blobs import restore
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
     """
     header = read_header(source)
-    findings = slice_files.told(source.path, header) or alone(source.path)
+    findings = slice_files.told(source.path, header) or lone_shard_findings(source.path)
     strings = slice_files.strings_of(header)
     return assemble(tensors_of(source, header), strings, format="safetensors", file=source, findings=findings)
 

@@ -56,7 +56,7 @@ def read(source: Source | Folder) -> Checkpoint:
         index, told = unindexed.index_of(source, {name: header.slots for name, header in headers.items()})
         return _assembled(source, index, opened, headers, [told])
     folder, found, file = folder_file.find(source, binaries=False)
-    chosen = folder_file.chosen(folder, file) if isinstance(source, Folder) else []
+    chosen = folder_file.chosen_file_findings(folder, file) if isinstance(source, Folder) else []
     if found is None:
         checkpoint = single.read(file)
         checkpoint.findings = (*checkpoint.findings, *chosen, *modules_beside.told(folder))

@@ -1,13 +1,13 @@
-"""Sets of files that are one checkpoint, whatever format each of them has.
+"""Checkpoints in several files, for any format of the files.
 
 Begin with `shards`, which says what an index is.
 
-    shards          sets with an index, as the Hugging Face hub has them
-    shard_names     …what their files are called
-    split           …which tensor goes into which file, and writing them
-    folder_file     …and which file of a folder is the index, or all of its checkpoint
-    unindexed       such sets without their index
-    numbered        sets of which the first file stands for all, as GGUF's
-    modules_beside  models of which a folder has the first module's weights
-    same_values     what several files have alike
+    shards          sets with an index, as on the Hugging Face hub: reading and checking the index
+    shard_names     …the names of their files
+    split           …which tensor goes into which file, and writing the set
+    folder_file     …which file of a folder is the index, or the whole checkpoint
+    unindexed       …sets that have lost their index
+    numbered        sets without an index, represented by their first file, as GGUF has them
+    modules_beside  folders of sentence-transformers, which have more modules in subfolders
+    same_values     values that must be equal in several files
 """

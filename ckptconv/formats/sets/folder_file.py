@@ -1,11 +1,12 @@
-"""Which file of a folder stands for its checkpoint: the index of a sharded set, or one file of weights.
+"""Choose the file that stands for a folder's checkpoint: the index of a sharded set, or a single file of weights.
 
-A set is given as its index, or as a folder with one index; a folder with a single file of weights is taken for that
-file. Where the hub's libraries would load one of several without being told, it is that one. The index may also be of
-one file that has no number, as mlx-lm writes it. Bytes say whether files are pickles or safetensors, names where there
-are none.
+A set is named by its index, or by a folder with one index; a folder with one file of weights stands for that file. If
+there are several, the one that the hub's libraries load by default is chosen. An index may also list a single file
+without a number, as mlx-lm writes it. Whether files are pickles or safetensors is decided by their bytes, or, if they
+are empty or missing, by their names.
 
-Refused: a folder with several sets in it, shards without an index, slices of several processes that nothing describes.
+Refused: a folder with several sets, pickled shards without an index, and slices of several processes without a
+description.
 
 Source: transformers/modeling_utils.py (`_get_resolved_checkpoint_files`).
 """
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def claims(source: Source | Folder, *, binaries: bool) -> bool:
-    """Whether this is an index, or a folder with one, of pickled shards or else of safetensors ones.
+    """Whether this is an index, or a folder with one. `binaries`: of pickled shards, otherwise of safetensors.
 
     Raises UsageError on a folder with several sets in it, CorruptFileError on shards without an index.
     """
@@ -50,7 +51,7 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
             return False
         folder = source.beside or Folder(source.path.parent)
         return _is_pickled(folder, source.path.name, source) is binaries
-    found = _usual(_candidates(source))
+    found = _preferred(_candidates(source))
     if len(found) > 1:
         _refuse_several(source, found)
     if not found and (shards := [name for name in source.names if is_shard(name) and not SLICES.fullmatch(name)]):
@@ -65,7 +66,7 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
 
 
 def _is_index(source: Source) -> bool:
-    """Whether it is a JSON object that speaks of a weight_map; what is wrong with it is said when it is read."""
+    """Whether it is a JSON object that mentions a weight_map. Errors in it are left to the reader."""
     if source.size > MAX_INDEX_BYTES:
         return source.path.name.endswith(INDEX_SUFFIX)
     text = bytes(source.read_at(0, source.size))
@@ -73,30 +74,35 @@ def _is_index(source: Source) -> bool:
 
 
 def _candidates(folder: Folder) -> list[str]:
-    """The files in it that stand for a whole checkpoint."""
-    found = []
+    """The files in the folder that each stand for a whole checkpoint."""
+    indexes = []
     for name in filter(INDEX.fullmatch, folder.names):
         with folder.open_unshared(name) as source:
             if _is_index(source):
-                found.append(name)
-    whole = [name for name in folder.names if not is_shard(name)]
-    alone = [*filter(ALONE.fullmatch, whole)]
-    named = {file for name in found for file in _files_of(folder, name)} if alone else ()
-    found += [name for name in alone if name not in named]
-    return found or [name for name in whole if name == ADAPTERS] or [n for n in whole if n.endswith(".safetensors")]
+                indexes.append(name)
+    not_shards = [name for name in folder.names if not is_shard(name)]
+    whole = [*filter(ALONE.fullmatch, not_shards)]
+    if whole:
+        in_a_set = {file for name in indexes for file in _files_of(folder, name)}
+        whole = [name for name in whole if name not in in_a_set]
+    if indexes or whole:
+        return indexes + whole
+    if ADAPTERS in not_shards:
+        return [ADAPTERS]
+    return [name for name in not_shards if name.endswith(".safetensors")]
 
 
 def _files_of(folder: Folder, name: str) -> list[str]:
-    """The files that an index names: mlx-lm writes one for a single file too."""
+    """The files that an index lists; mlx-lm writes an index for a single file too."""
     with folder.open_unshared(name) as source:
         try:
             return read_index(source).files
-        except CkptconvError:  # told by the reader
+        except CkptconvError:  # the reader raises it again
             return []
 
 
-def _usual(found: list[str]) -> list[str]:
-    """The one that the hub's libraries load where they are not told: safetensors, and no pickle of the same weights."""
+def _preferred(found: list[str]) -> list[str]:
+    """The file that the hub's libraries load by default: safetensors, if the others are pickles of the same weights."""
     for name in found:
         stem, _, rest = name.partition(".")
         pickled = f"{PICKLED_COPIES.get(stem)}."
@@ -107,7 +113,7 @@ def _usual(found: list[str]) -> list[str]:
 
 
 def holds_one(folder: Folder) -> bool:
-    """Whether a file in it stands for a whole checkpoint: an index, or one called as whole files are."""
+    """Whether a file in the folder stands for a whole checkpoint: an index, or a file with such a name."""
     return bool(_candidates(folder))
 
 
@@ -127,7 +133,10 @@ def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
 
 
 def _is_pickled(folder: Folder, name: str, source: Source | None = None) -> bool:
-    """Whether a file of weights, or the first shard of an index, is torch's: by its bytes, else by its name."""
+    """Whether a file of weights, or the first shard of an index, is a pickle: by its bytes, else by its name.
+
+    source: the index, if it is open already.
+    """
     if INDEX.fullmatch(name) or source is not None:
         try:
             files = read_index(source or folder.open(name)).files
@@ -141,15 +150,15 @@ def _is_pickled(folder: Folder, name: str, source: Source | None = None) -> bool
             start = bytes(first.read_at(0, min(9, first.size)))
     except CkptconvError:
         start = b""
-    if start[4:] == b"\0\0\0\0{":  # behind the length of a safetensors header, one in 32 of which begins like a pickle
+    if start[4:] == b"\0\0\0\0{":  # a safetensors header: one in 32 has a length that begins like a pickle
         return False
     return start.startswith((b"PK", b"\x80")) or (not start and name.endswith(BINARIES))
 
 
 def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | None, Source]:
-    """The folder of a set, its index, and that index's file; or a file of weights that is alone in its folder.
+    """The folder of a set, its index, and the index's file; without an index, the only file of weights in a folder.
 
-    Raises UsageError where the folder holds several of this kind, or none.
+    Raises UsageError if the folder holds several of this kind, or none.
     """
     if isinstance(source, Source):
         return Folder.around(source), read_index(source), source
@@ -162,12 +171,10 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
     return source, read_index(file) if INDEX.fullmatch(found[0]) else None, file
 
 
-def chosen(folder: Folder, file: Source) -> list[Finding]:
-    """Which file of a folder is read, where others could be, or its name is none by which every library takes it for
-    the model.
-    """
+def chosen_file_findings(folder: Folder, file: Source) -> list[Finding]:
+    """A finding that says which file is read, if others could be, or if its name is not one that libraries expect."""
     name = file.path.name
-    if others := [other for other in _candidates(folder) if other != name]:
+    if others := [candidate for candidate in _candidates(folder) if candidate != name]:
         message = f"{name!r} is read, as the hub's libraries do, and no other copy: {quoted(others)}"
         return [Finding("file", "info", name, message)]
     if ALONE.fullmatch(name) or name == ADAPTERS or INDEX.fullmatch(name):

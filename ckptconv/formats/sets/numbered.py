@@ -1,10 +1,10 @@
-"""Sets without an index: the first file stands for all of them, and says how many there are.
+"""Sets without an index: the first file stands for all of them, and its name says how many there are.
 
     NAME-00001-of-0000N.SUFFIX …
 
-The first is put in its place last. Files of a set that is replaced keep theirs until then, so a new set has another
-number of files than the old one: where it would have the same, its first file has no tensors and the others follow, as
-``gguf-split --no-tensor-first-split`` of llama.cpp has it.
+When a set is written, the first file is put in place last. Until then, the files of a set that is replaced keep their
+names, so the new set must have another number of files: if it would have the same number, its first file has no tensors
+and the others follow, as with ``gguf-split --no-tensor-first-split`` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import UsageError
-from ckptconv.formats.sets.split import part_of, write_beside
+from ckptconv.formats.sets.split import shard_progress, write_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffi
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a file's name says of it; `number` counts from 1."""
+    """The parts of a file's name; `number` counts from 1."""
 
     stem: str
     number: int
@@ -39,7 +39,7 @@ class Part:
 
     @property
     def plain(self) -> str:
-        """What the single file would be called."""
+        """The name of the set if it were a single file."""
         return self.stem + self.suffix
 
     @property
@@ -49,20 +49,21 @@ class Part:
 
 
 def parse(name: str) -> Part | None:
-    """What a name says, where it is one of a file of a set."""
-    found = _PART.fullmatch(name)
-    return Part(found["stem"], int(found["number"]), int(found["count"]), found["suffix"]) if found else None
+    """The parts of a name; None if it is not one of a file of a set."""
+    match = _PART.fullmatch(name)
+    return Part(match["stem"], int(match["number"]), int(match["count"]), match["suffix"]) if match else None
 
 
 def part_names(plain: str, count: int) -> list[str]:
-    """The names of the files of a set of that many; `plain` is that of the single file."""
+    """The names of the `count` files of a set whose single file would be called `plain`."""
     stem, suffix = os.path.splitext(plain)
     return [f"{stem}-{number:05}-of-{count:05}{suffix}" for number in range(1, count + 1)]
 
 
 def sets_of(plain: Path) -> dict[int, list[str]]:
-    """The sets that stand where a set of this single file's name would: their files, by their number. What has no
-    first file is none.
+    """The existing sets whose single file would be called `plain`: their files, by the number of files.
+
+    Files without a first one are not a set.
     """
     try:
         names = set(os.listdir(plain.parent))
@@ -73,9 +74,9 @@ def sets_of(plain: Path) -> dict[int, list[str]]:
 
 
 def write_parts(target: Target, shards: Sequence[Shard], progress: Progress | None) -> int:
-    """Write all but the first beside `target`, which is the first, and that one then. Gives the bytes of all.
+    """Write all files but the first beside `target`, and then the first as `target`. Returns the bytes written.
 
-    Raises UsageError where the target is not called as the first of so many.
+    Raises UsageError if the target's name is not that of the first of so many files.
     """
     part = parse(target.path.name)
     if part is None or (part.number, part.count) != (1, len(shards)):
@@ -87,4 +88,4 @@ def write_parts(target: Target, shards: Sequence[Shard], progress: Progress | No
     target.check_room(total)
     first, *others = shards
     written = write_beside(target, dict(zip(part.siblings[1:], others, strict=True)), total, progress)
-    return written + first.write(target, part_of(progress, total - first.nbytes, total))
+    return written + first.write(target, shard_progress(progress, total - first.nbytes, total))

@@ -1,4 +1,4 @@
-"""What several files have alike, a tensor or the same part of one: it has to be equal in all."""
+"""A tensor, or a part of one, that several files hold: it must be equal in all of them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SameInAll:
-    """Reads ranges of an image that every file has, and compares them; memory for two of the range."""
+    """Reads ranges of a tensor from every file, and compares them. Uses memory for twice the range."""
 
     name: str
     tensors: tuple[tuple[str, LazyTensor], ...]
     light = True
 
     def __call__(self, start: int, stop: int) -> memoryview:
-        (one, tensor), *others = self.tensors
-        image = tensor.read(start, stop)
-        for file, other in others:
-            if other.read(start, stop) != image:
+        (first_file, first), *others = self.tensors
+        image = first.read(start, stop)
+        for file, tensor in others:
+            if tensor.read(start, stop) != image:
                 raise CorruptFileError(
-                    f"{self.name!r} has other values in {file} than in {one}, where both have the same of it",
+                    f"{self.name!r} has other values in {file} than in {first_file}, where both have the same of it",
                     hint="the files are not of one checkpoint, or one of them is damaged",
                 )
         return image

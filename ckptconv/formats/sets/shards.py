@@ -1,14 +1,14 @@
-"""Sharded sets: several files of tensors, and an index that says which tensor is in which.
+"""Sharded sets: several files of tensors, and an index that says which tensor is in which file.
 
-    NAME-00001-of-0000N.SUFFIX …    each a whole file of its own format
+    NAME-00001-of-0000N.SUFFIX …    each a complete file of its own format
     NAME.SUFFIX.index.json          {"metadata": {"total_size": BYTES, …}, "weight_map": {TENSOR: FILE, …}}
 
-A variant has its name in all of them: ``NAME.fp16-00001-of-0000N.SUFFIX``, ``NAME.SUFFIX.index.fp16.json``. Which file
-of a folder is the index, `folder_file` says.
+A variant's name is in all file names: ``NAME.fp16-00001-of-0000N.SUFFIX``, ``NAME.SUFFIX.index.fp16.json``.
+`folder_file` finds the index of a folder.
 
-Refused: an index past 100 MB, no JSON object, a name that comes twice, a file that is not a plain name in the index's
-own folder, a shard that is missing, a tensor that is missing, elsewhere than the index says, or in two shards. Told: a
-tensor that the index does not list, a shard that it does not name, a `total_size` that is wrong.
+Refused: an index larger than 100 MB or that is not a JSON object, a name that occurs twice, a file name that leads out
+of the index's own folder, a missing shard, and a tensor that is missing, in another shard than the index says, or in
+two shards. Reported: a tensor that the index does not list, a shard that it does not name, a wrong `total_size`.
 
 Source: huggingface_hub/serialization/_torch.py and _base.py; transformers/modeling_utils.py (`save_pretrained`).
 """
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 _OWN_KEYS = ("total_size", "total_parameters", KEY)
-"""Keys of the index's metadata that say nothing of the model."""
+"""Keys of the index's metadata that do not describe the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index as it was read: file by tensor, in its order, and what it says besides."""
+    """An index: the file of each tensor, in the index's order, and the index's metadata."""
 
     path: str
     weight_map: Mapping[str, str]
@@ -49,17 +49,17 @@ class Index:
 
     @property
     def files(self) -> list[str]:
-        """The shards that it names, sorted."""
+        """The shards that the index names, sorted."""
         return sorted(set(self.weight_map.values()))
 
     @property
     def values(self) -> dict[str, Json]:
-        """What its metadata says of the model, others' sets included."""
+        """The metadata that describes the model, which other writers add too."""
         return {key: value for key, value in self.metadata.items() if key not in _OWN_KEYS}
 
     @property
     def strings(self) -> dict[str, str] | None:
-        """The string map of our record, where it has one (`ckptconv.core.record`)."""
+        """The string map of our record (`ckptconv.core.record`); None if there is none."""
         strings = self.metadata.get(KEY)
         if not isinstance(strings, dict) or not all(isinstance(text, str) for text in strings.values()):
             return None
@@ -67,7 +67,7 @@ class Index:
 
 
 def read_index(source: Source) -> Index:
-    """Read and check an index. Raises CorruptFileError, LimitError, with its path."""
+    """Read and check an index. Raises CorruptFileError and LimitError with its path."""
     with located(source.path):
         return source.once(Index, lambda: _parse(source))
 
@@ -101,7 +101,7 @@ def _bad(what: str) -> CorruptFileError:
 
 
 def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
-    """Every shard that the index names, open. Raises CorruptFileError, naming all that are missing."""
+    """Open all shards that the index names. Raises CorruptFileError, which lists all that are missing."""
     shards, missing = folder.open_all(index.files)
     if missing:
         raise CorruptFileError(
@@ -112,10 +112,11 @@ def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
 
 
 def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]]) -> tuple[list[str], list[Finding]]:
-    """Compare the index with the tensors that its shards hold, both ways.
+    """Compare the index with the tensors that the shards hold (`held`), both ways.
 
-    Gives all names in order: the index's own, unless that is sorted (then nobody kept an order in it, and the shards'
-    counts). Raises CorruptFileError, listing every tensor that is missing, elsewhere, or there twice.
+    Returns all names in order, and findings. The order is the index's, unless that is sorted: then it says nothing, and
+    the order in the shards is used. Raises CorruptFileError, which lists every tensor that is missing, in another
+    shard, or in two.
     """
     places: dict[str, str] = {}
     wrong: list[str] = []
@@ -145,7 +146,7 @@ def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]])
 
 
 def _strays(folder: Folder, index: Index) -> list[Finding]:
-    """Files that are named as if they were shards of this set, and are not in its index."""
+    """Findings for files with the names of shards of this set that are not in its index."""
     files = set(index.files)
     ours = {(shard["stem"], shard["suffix"]) for shard in map(SHARD.fullmatch, files) if shard}
     if plain := plain_name(index.path):
@@ -159,23 +160,23 @@ def _strays(folder: Folder, index: Index) -> list[Finding]:
 
 
 def check_total(index: Index, sums: Iterable[int]) -> list[Finding]:
-    """A finding where the index's `total_size` is none of the sums that writers put there."""
-    said, sums = index.metadata.get("total_size"), list(sums)
-    if said is None or (isinstance(said, int | float) and not isinstance(said, bool) and said in sums):
+    """A finding if the index's `total_size` is none of the sums that writers put there."""
+    stated, sums = index.metadata.get("total_size"), list(sums)
+    if stated is None or (isinstance(stated, int | float) and not isinstance(stated, bool) and stated in sums):
         return []
-    message = f"the index says total_size {said!r}, and its tensors have {sums[0]:,} bytes"
-    return [Finding("total-size", "warning", "total_size", message, str(sums[0]), str(said))]
+    message = f"the index says total_size {stated!r}, and its tensors have {sums[0]:,} bytes"
+    return [Finding("total-size", "warning", "total_size", message, str(sums[0]), str(stated))]
 
 
 def merged(parts: Mapping[str, Mapping[str, Json]], findings: list[Finding]) -> dict[str, Json]:
-    """The metadata of all shards as one; what they contradict each other about is kept by file, with a finding."""
-    values: dict[str, Json] = {}
+    """The metadata of all shards (`parts`, by file) as one. Contradictory values are kept by file, with a finding."""
+    merged_values: dict[str, Json] = {}
     for key in dict.fromkeys(key for part in parts.values() for key in part):
-        said = {file: part[key] for file, part in parts.items() if key in part}
-        first, *others = said.values()
-        if all(other == first for other in others):
-            values[key] = first
+        by_file = {file: part[key] for file, part in parts.items() if key in part}
+        first, *others = by_file.values()
+        if all(value == first for value in others):
+            merged_values[key] = first
             continue
-        values[key] = dict(said)
+        merged_values[key] = dict(by_file)
         findings.append(Finding("shard-metadata", "warning", key, f"the shards say different things for {key!r}"))
-    return values
+    return merged_values

@@ -1,9 +1,9 @@
-"""Writing a sharded set: which tensor goes into which file, what the files are called, and the index.
+"""Write a sharded set: which tensor goes into which file, the names of the files, and the index.
 
-Shards are filled in the order of the state_dict, as Hugging Face's libraries fill them: a tensor that does not fit any
-more begins a new shard, and one that is larger than a shard has one of its own. The index is put in its place last. A
-set that is replaced keeps its shards until then: where a new one would have the name of an old one, all of them are
-called ``NAME.1-…``, and the old ones are removed once the new index is there.
+Shards are filled in the order of the state_dict, as Hugging Face's libraries do it: a tensor that no longer fits begins
+a new shard, and one that is larger than a shard gets its own. The index is put in place last. Until then, the shards of
+a set that is replaced remain: if a new shard would have the name of an old one, all new ones are called ``NAME.1-…``,
+and the old ones are removed once the new index is in place.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from ckptconv.io.target import Target
 
 DEFAULT_SIZE = 5 * 10**9
-"""Bytes of a shard where nothing else is said, as in huggingface_hub (MAX_SHARD_SIZE)."""
+"""The default size of a shard in bytes, as in huggingface_hub (MAX_SHARD_SIZE)."""
 
 MAX_SHARDS = 500
-"""Shards of a set that is written: each is an open file until all are whole."""
+"""The most shards that a written set may have: each is an open file until all are complete."""
 
 _UNITS: dict[str, int] = {"": 1, "B": 1} | {
     f"{letter}{kind}": int(base**power)
@@ -42,21 +42,23 @@ _UNITS: dict[str, int] = {"": 1, "B": 1} | {
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``"5GB"``, ``"200 MiB"`` or ``"1000000"``: KB, MB, GB, TB are powers of 1000. Raises UsageError."""
-    parts = re.fullmatch(r"\s*([0-9]{1,18})(\.[0-9]{1,9})?\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(parts[3].upper()) if parts else None
-    if parts is None or unit is None:
+    """The bytes in ``"5GB"``, ``"200 MiB"`` or ``"1000000"``; KB, MB, GB, TB are powers of 1000. Raises UsageError."""
+    match = re.fullmatch(r"\s*([0-9]{1,18})(\.[0-9]{1,9})?\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(match[3].upper()) if match else None
+    if match is None or unit is None:
         raise UsageError(f"{text!r} is not a size", hint="such as 5GB, 500MB, 2GiB, or a number of bytes")
-    size = int(parts[1]) * unit + (int(float("0" + parts[2]) * unit) if parts[2] else 0)
+    size = int(match[1]) * unit
+    if match[2]:
+        size += int(float("0" + match[2]) * unit)
     if size < 1:
         raise UsageError("a shard has to have some size", hint="--shard-size 5GB")
     return size
 
 
 def split(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Which of the blocks of these sizes, by position, go together; blocks are never cut.
+    """Which blocks, of these sizes, go into each shard, by position; blocks are never cut.
 
-    As `split_state_dict_into_shards_factory` of huggingface_hub does it. Raises UsageError on too many shards.
+    Works as `split_state_dict_into_shards_factory` of huggingface_hub does. Raises UsageError on too many shards.
     """
     shards: list[list[int]] = []
     current: list[int] = []
@@ -72,12 +74,13 @@ def split(sizes: Sequence[int], limit: int) -> list[list[int]]:
         filled += size
     if current:
         shards.append(current)
-    return _few(shards, sizes)
+    return _check_count(shards, sizes)
 
 
 def split_in_order(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """The same, where no index says which block comes first: as llama.cpp's gguf-split does it, but that a block which
-    is too large leaves no empty shard before it.
+    """The same, if the order of the shards is the order of the blocks, without an index.
+
+    Works as llama.cpp's gguf-split does, except that no empty shard is left before a block that is too large.
     """
     shards: list[list[int]] = [[]]
     filled = 0
@@ -87,10 +90,10 @@ def split_in_order(sizes: Sequence[int], limit: int) -> list[list[int]]:
             filled = 0
         shards[-1].append(position)
         filled += size
-    return _few(shards, sizes)
+    return _check_count(shards, sizes)
 
 
-def _few(shards: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:
+def _check_count(shards: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:
     if len(shards) > MAX_SHARDS:
         raise UsageError(
             f"{len(shards):,} shards are more than the {MAX_SHARDS} that are written at a time",
@@ -101,7 +104,7 @@ def _few(shards: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file to be written: the names in it, the bytes that go through, and what writes it."""
+    """A file to be written: the names in it, the bytes of its tensors, and the function that writes it."""
 
     names: Sequence[str]
     nbytes: int
@@ -112,10 +115,10 @@ def write_set(
     target: Target, shards: Sequence[Shard], order: Sequence[str], progress: Progress | None,
     strings: Callable[[], Mapping[str, str] | None],
 ) -> int:  # fmt: skip
-    """Write the shards beside `target`, which becomes the index. Gives the bytes of all.
+    """Write the shards beside `target`, and the index as `target`. Returns the bytes written.
 
-    order:   all names as the index lists them.
-    strings: asked when all shards are written: our record's string map, or None to leave it out.
+    order:   all names, in the order of the index.
+    strings: called when all shards are written: our record's string map, or None to leave the record out.
     """
     total = sum(shard.nbytes for shard in shards)
     target.check_room(total)
@@ -123,7 +126,7 @@ def write_set(
     names = shard_names(target.path.name, len(shards), old)
     written = write_beside(target, dict(zip(names, shards, strict=True)), total, progress)
     places = {name: file for shard, file in zip(shards, names, strict=True) for name in shard.names}
-    text = _spell({name: places[name] for name in order}, total, strings())
+    text = _index_text({name: places[name] for name in order}, total, strings())
     target.reserve(len(text))
     target.write_at(0, text)
     target.supersede(name for name in old if name not in names)
@@ -131,26 +134,29 @@ def write_set(
 
 
 def write_beside(target: Target, shards: Mapping[str, Shard], total: int, progress: Progress | None) -> int:
-    """Write shards under these names beside `target`. Gives their bytes; `total` is what goes through in all."""
+    """Write shards under these names beside `target`. Returns the bytes written.
+
+    total: the bytes of all tensors of the set, for `progress`.
+    """
     written = done = 0
-    with ThreadPoolExecutor(1) as disk:  # it takes in one shard while the next is being copied
-        flushed = []
+    with ThreadPoolExecutor(1) as disk:  # flushes one shard while the next is copied
+        flushes = []
         for name, shard in shards.items():
-            other = target.beside(name)
-            written += shard.write(other, part_of(progress, done, total))
+            file = target.beside(name)
+            written += shard.write(file, shard_progress(progress, done, total))
             done += shard.nbytes
-            flushed.append(disk.submit(other.flush))
-        for one in flushed:
-            one.result()
+            flushes.append(disk.submit(file.flush))
+        for flush in flushes:
+            flush.result()
     return written
 
 
-def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Progress of one shard as that of the whole."""
+def shard_progress(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """A progress callback for one shard, which reports the progress of the whole set."""
     return None if progress is None else lambda done, _: progress(before + done, total)
 
 
-def _spell(weight_map: Mapping[str, str], total: int, strings: Mapping[str, str] | None) -> bytes:
+def _index_text(weight_map: Mapping[str, str], total: int, strings: Mapping[str, str] | None) -> bytes:
     metadata: dict[str, Json] = {"total_size": total}
     if strings is not None:
         metadata[KEY] = dict(strings)
@@ -159,24 +165,24 @@ def _spell(weight_map: Mapping[str, str], total: int, strings: Mapping[str, str]
 
 
 def shard_names(index: str, count: int, avoid: Sequence[str] = ()) -> list[str]:
-    """The usual names of the shards of an index; others where the set that it replaces has those."""
+    """The names of the shards of an index: the usual ones, or others if one of these is in `avoid`."""
     stem, suffix = split_suffix(plain_name(index))
     if not stem:
         raise UsageError(f"{index!r} is not a name of an index", hint="such as model.safetensors.index.json")
-    old, number = set(avoid), 0
+    taken, attempt = set(avoid), 0
     while True:
-        base = f"{stem}.{number}" if number else stem
+        base = f"{stem}.{attempt}" if attempt else stem
         names = [f"{base}-{i:05d}-of-{count:05d}{suffix}" for i in range(1, count + 1)]
-        if not old.intersection(names):
+        if not taken.intersection(names):
             return names
-        number += 1
+        attempt += 1
 
 
 def superseded(index: Path) -> list[str]:
-    """The shards of a set that is about to be replaced: what its index names, as far as they are called as shards are.
+    """The shards of a set that is about to be replaced: the files that its index names, if they have names of shards.
 
-    [] where there is no index, or none that makes sense. What it names besides is nothing that we remove. Raises
-    FileAccessError where it is there and cannot be read.
+    Other files that it names are never removed. [] if there is no index, or an invalid one. Raises FileAccessError if
+    the index exists but cannot be read.
     """
     try:
         with Source(index) as source:

@@ -1,8 +1,8 @@
-"""Shards of safetensors files without an index, as ExLlamaV2 writes them (``output-00001-of-00002.safetensors``).
+"""Safetensors shards without an index, as ExLlamaV2 writes them (``output-00001-of-00002.safetensors``).
 
-Their headers say what is in them, and their names how many there are: a set of which no file is missing is whole. vLLM
-and ExLlama load it so, transformers asks for an index. Of shards that are pickles nothing but the index says what they
-hold before all of them are read, so that these are refused without.
+Their headers say which tensors they hold, and their names how many there are: if no file is missing, the set is whole.
+vLLM and ExLlama load such sets, transformers requires an index. Pickled shards are refused without an index: it alone
+says what they hold before all of them are read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def index_of(folder: Folder, held: Mapping[str, Iterable[str]]) -> tuple[Index, Finding]:
-    """The index that the shards would have, by the tensors that each holds, and a word on that there is none.
+    """The index that the shards would have, from the tensors in each (`held`), and a finding that there is none.
 
-    Raises CorruptFileError where a tensor is in two of them.
+    Raises CorruptFileError if a tensor is in two of them.
     """
     places: dict[str, str] = {}
     for file, names in held.items():

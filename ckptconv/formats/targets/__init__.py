@@ -1,10 +1,10 @@
-"""What a target holds of a checkpoint, found out before the first byte is written.
+"""Shared by writers: what a target can hold of a checkpoint, decided before the first byte is written.
 
 Begin with `preflight`, which finds what would be lost.
 
-    preflight     what a target cannot hold
-    plain         …and what becomes there of objects of classes
-    plan          what a file with our record will hold
-    blobs         …and metadata too large for a string in it
-    header_first  writing files whose header says where the tensors behind it lie
+    preflight     what a target format cannot give back
+    plain         …what objects of unknown classes become there
+    plan          what a file with our record will hold: which tensors, in which types, under which names
+    blobs         …metadata that is too large for the record
+    header_first  writing files whose header says where the tensors after it are
 """

@@ -1,6 +1,6 @@
-"""Metadata too large for a header of strings: bytes and arrays that are moved into tensors of their own.
+"""Metadata that is too large for a header of strings: bytes and arrays are moved into tensors.
 
-In the tree `Stored` stands in for such a value; the tensor is U8 and holds its bytes.
+In the metadata tree, a `Stored` takes the place of such a value; the tensor is U8 and holds its bytes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 LARGE = 64 << 10
-"""Bytes above which a value leaves the header, where it would take a third more as base64."""
+"""Larger values (in bytes) leave the header, where base64 would make them a third larger."""
 
 NAME = "ckptconv.bytes."
 
 
 def move_out(root: MetaNode, taken: Container[str]) -> tuple[MetaNode, dict[str, LazyTensor]]:
-    """The tree with large values replaced, and the tensors that hold them."""
+    """The tree with its large values replaced, and the tensors that hold them. `taken`: names that they cannot have."""
     moved: dict[str, LazyTensor] = {}
 
-    def replaced(node: MetaNode) -> MetaNode:
+    def store_if_large(node: MetaNode) -> MetaNode:
         data = node.data if isinstance(node, NumpyArray) else node
         if not isinstance(data, (bytes, bytearray)) or len(data) <= LARGE:
             return node
@@ -40,18 +40,18 @@ def move_out(root: MetaNode, taken: Container[str]) -> tuple[MetaNode, dict[str,
             return Stored(name, replace(node, data=b""))
         return Stored(name, type(data)())
 
-    return rebuilt(root, replaced), moved
+    return rebuilt(root, store_if_large), moved
 
 
 def restore(root: MetaNode, tensors: dict[str, LazyTensor], findings: list[Finding]) -> MetaNode:
-    """The tree with those values back in it, and their tensors taken out of `tensors`. Reads their bytes.
+    """The tree with those values put back. Reads the bytes of their tensors, and removes these from `tensors`.
 
-    Raises LimitError where a record asks for more of them than any pickle could have held.
+    Raises LimitError if a record asks for more bytes than any pickle could have held.
     """
     used: set[str] = set()
     total = 0
 
-    def replaced(node: MetaNode) -> MetaNode:
+    def load_if_stored(node: MetaNode) -> MetaNode:
         nonlocal total
         if not isinstance(node, Stored):
             return node
@@ -70,7 +70,7 @@ def restore(root: MetaNode, tensors: dict[str, LazyTensor], findings: list[Findi
             return replace(node.like, data=data)
         return type(node.like)(data)
 
-    restored = rebuilt(root, replaced)
+    restored = rebuilt(root, load_if_stored)
     for name in used:
         del tensors[name]
     return restored

@@ -1,6 +1,6 @@
-"""Files of a header and the tensors behind it, of which the header says where they lie: GGUF, safetensors.
+"""Writing files whose header says where the tensors after it are: GGUF, safetensors.
 
-The header is spelled twice: before the tensors, to know how long it is, and with what was hashed of them.
+The header is made twice: before the tensors are written, to know its length, and again with their hashes.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ if TYPE_CHECKING:
     from ckptconv.io.target import Target
 
 Hashes = dict[str, str]
-"""Content hashes of tensors by the names that they are stored under."""
+"""Content hashes of tensors, by the names under which they are stored."""
 
 
 def write_behind(
     target: Target, header: Callable[[Hashes | None], bytes], stored: Mapping[str, LazyTensor],
     offsets: Mapping[str, int], length: int, *, content: bool, progress: Progress | None,
 ) -> tuple[int, Hashes]:  # fmt: skip
-    """Write the tensors at their offsets behind the header, `length` bytes in all, and the header last. Gives the
-    file's size, and the tensors' hashes; these are empty texts without `content`.
+    """Write the tensors after the header, then the header. Returns the file's size and the tensors' hashes.
 
-    header: asked before any byte is written, and with the hashes when all tensors are. Both are of the same length.
+    header:  makes the header; called before any byte is written, and with the hashes when all tensors are written. Both
+             headers have the same length.
+    offsets: of the tensors, from the end of the header.
+    length:  bytes that follow the header.
+    content: whether to hash the tensors; without it, the hashes are "".
     """
     start = len(header(None))
     target.reserve(start + length)
     jobs = [Job(name, tensor, start + offsets[name]) for name, tensor in stored.items()]
     jobs.sort(key=lambda job: job.offset)
     sums = Streamer(target, crc=False, content=content, progress=progress).run(jobs)
-    hashes = {job.name: one.content for job, one in zip(jobs, sums, strict=True)}
+    hashes = {job.name: checksums.content for job, checksums in zip(jobs, sums, strict=True)}
     target.write_at(0, header(hashes))
     return start + length, hashes

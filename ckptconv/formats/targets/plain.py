@@ -1,7 +1,7 @@
-"""What an object of a class that is not built becomes where a target cannot hold it, and that was agreed to.
+"""What an object of a class that is not built becomes in a target that cannot hold it, once the user agreed to that.
 
-Settings of OmegaConf become the values in them, a TensorDict the dict that it is, a pickled module the dict that its
-``state_dict()`` would be, anything else a dict that describes it: no writer ever names a class of a file.
+OmegaConf settings become their plain values, a TensorDict a dict, a pickled module what its ``state_dict()`` would be,
+and anything else a dict that describes it: no writer ever emits the name of a class that a file names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DICTS = ("_parameters", "_buffers", "_modules")
 
 
 def becomes(opaque: Opaque) -> str:
-    """In words, what `as_plain` gives."""
+    """What `as_plain` returns, in words."""
     if is_settings(opaque):
         return "its plain values"
     if is_tensordict(opaque):
@@ -31,7 +31,7 @@ def becomes(opaque: Opaque) -> str:
 
 
 def as_plain(opaque: Opaque) -> MetaNode:
-    """The object as plain data; other objects may be in it."""
+    """The object as plain data, which may still contain other objects."""
     if is_settings(opaque):
         return plain_settings(opaque)
     if is_tensordict(opaque):
@@ -53,16 +53,16 @@ def as_plain(opaque: Opaque) -> MetaNode:
 
 
 def is_module(how: str, state: object) -> bool:
-    """Whether an object is a pickled ``nn.Module``, by what its state holds; its class need not be known."""
+    """Whether an object is a pickled ``nn.Module``, judged by its state; its class need not be known."""
     return how == "object" and isinstance(state, dict) and all(isinstance(state.get(key), dict) for key in _DICTS)
 
 
 def own_tensors(state: dict[Any, Any]) -> Iterator[tuple[str, str, Any]]:
-    """A module's own parameters and persistent buffers: the dict that holds each, its key, the tensor."""
-    passing = state.get("_non_persistent_buffers_set")
+    """A module's own parameters and persistent buffers: the dict that holds each, its key, and the tensor."""
+    not_saved = state.get("_non_persistent_buffers_set")
     for holder, skipped in (
         ("_parameters", ()),
-        ("_buffers", passing if isinstance(passing, (set, frozenset)) else ()),
+        ("_buffers", not_saved if isinstance(not_saved, (set, frozenset)) else ()),
     ):
         for key, value in state[holder].items():
             if value is not None and type(key) is str and key not in skipped:
@@ -70,16 +70,16 @@ def own_tensors(state: dict[Any, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _state_dict(opaque: Opaque) -> OrderedDict[str, MetaNode]:
-    """What a module's ``state_dict()`` would be, from what its objects hold; empty for an object that is none."""
-    found: OrderedDict[str, MetaNode] = OrderedDict()
+    """What a module's ``state_dict()`` would be, from its pickled state; empty if the object is not a module."""
+    tensors: OrderedDict[str, MetaNode] = OrderedDict()
     waiting = [(opaque, "")]
     while waiting:
         module, prefix = waiting.pop()
         if is_module(module.how, module.state):
             state: Any = module.state
-            found |= {prefix + key: value for _, key, value in own_tensors(state)}
-            inner = [
+            tensors |= {prefix + key: value for _, key, value in own_tensors(state)}
+            children = [
                 (child, f"{prefix}{key}.") for key, child in state["_modules"].items() if isinstance(child, Opaque)
             ]
-            waiting += reversed(inner)
-    return found
+            waiting += reversed(children)
+    return tensors

@@ -1,4 +1,4 @@
-"""What a file with a record will hold, decided from headers alone: which tensors, as what, under which names."""
+"""What a file with our record will hold, decided from headers alone: which tensors, in which types and names."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 
-MOST_CHARACTERS = 80
-"""Of a name in a notice."""
+MAX_SHOWN = 80
+"""How much of a name a finding shows, in characters."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """Tensors by the name they are stored under, `infos` as what; the record, and the tree that goes into it."""
+    """What is stored, by the names in the file.
+
+    stored: the tensors.
+    infos:  the types and shapes that they are stored as.
+    root:   the metadata tree that goes into the record.
+    """
 
     stored: dict[str, LazyTensor]
     infos: dict[str, TensorInfo]
@@ -36,30 +41,28 @@ class Plan:
 
     @property
     def needs_record(self) -> bool:
-        """Whether the tensors are not themselves without it, or not the weights that they stand for; ties are left to
-        the format.
-        """
+        """Whether the tensors cannot be read back as they were without the record; ties are left to the format."""
         record = self.record
         return bool(record.names or record.encodings or record.composites or record.notes.quantized)
 
     def named(self, files: Iterable[Iterable[int]]) -> list[list[str]]:
-        """The stored names in each of several files, by where they stand in the order."""
+        """The stored names in each of several files, which are given as positions in the order of `infos`."""
         names = list(self.infos)
         return [[names[position] for position in file] for file in files]
 
     def own_names(self, files: Iterable[Iterable[str]]) -> list[list[str]]:
-        """The names of the checkpoint's tensors in each of several files, by those that they are stored under."""
+        """The checkpoint's names for the stored names in each of several files."""
         return [list(map(self.record.own_name, file)) for file in files]
 
     def digest(self, checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
         """The content digest, from the content hashes of all stored tensors."""
-        real = {self.record.own_name(stored): content for stored, content in hashes.items()}
+        own = {self.record.own_name(stored): content for stored, content in hashes.items()}
         tied = checkpoint.tied_to
-        return combine(checkpoint, {name: real[tied.get(name, name)] for name in checkpoint.all_tensors})
+        return combine(checkpoint, {name: own[tied.get(name, name)] for name in checkpoint.all_tensors})
 
 
 class Accepted(Protocol):
-    """The name as the format takes it: the same, or another that is not among those that are `taken`."""
+    """Returns the name if the format accepts it, else another one that is not `taken`."""
 
     def __call__(self, name: str, taken: Container[str]) -> str: ...
 
@@ -68,7 +71,12 @@ def plan(
     checkpoint: Checkpoint, accepted: Accepted, stored_as: Callable[[TensorInfo], TensorInfo], *,
     keeps_metadata: bool = True,
 ) -> Plan:  # fmt: skip
-    """Decide. `keeps_metadata`: whether large values of the metadata become tensors, as a record will point at them."""
+    """Decide what to store.
+
+    accepted:       gives the name under which a tensor is stored.
+    stored_as:      gives the type and shape as which a tensor is stored.
+    keeps_metadata: whether large metadata values become tensors, to which the record will refer.
+    """
     tensors = checkpoint.all_tensors
     tied = checkpoint.tied_to
     root, moved = move_out(checkpoint.root, tensors) if keeps_metadata else (checkpoint.root, {})
@@ -97,13 +105,14 @@ def plan(
 
 
 def is_unnoted(checkpoint: Checkpoint) -> bool:
-    """Whether there is no bookkeeping that a record would keep: where it came from may as well be forgotten."""
+    """Whether there are no notes worth a record; the source's format alone is not."""
     return checkpoint.notes.to_dict().keys() <= {"source", "digest", "graph"}
 
 
-def numbered(name: str, taken: Container[str], *, most: int) -> str:
-    """Another name for one that a format refuses: what can be spelled of it, without NUL, in at most `most` bytes of
-    UTF-8, and then ``#`` and a number.
+def replacement_name(name: str, taken: Container[str], *, most: int) -> str:
+    """A replacement for a name that a format refuses: as much of it as is valid, then ``#`` and a number.
+
+    Has no NUL, and at most `most` bytes of UTF-8.
     """
     spelled = name.encode("utf-8", "backslashreplace").replace(b"\0", b"\\0")
     start = spelled[: most - 8].decode("utf-8", "ignore")
@@ -111,7 +120,7 @@ def numbered(name: str, taken: Container[str], *, most: int) -> str:
 
 
 def is_text(name: str, most: int) -> bool:
-    """Whether the name is UTF-8 of at most `most` bytes, without NUL."""
+    """Whether the name can be encoded in at most `most` bytes of UTF-8, and has no NUL."""
     try:
         return len(name.encode("utf-8")) <= most and "\0" not in name
     except UnicodeEncodeError:
@@ -119,7 +128,7 @@ def is_text(name: str, most: int) -> bool:
 
 
 def other_types(checkpoint: Checkpoint, stored_as: Callable[[TensorInfo], TensorInfo], format: str) -> list[Finding]:
-    """A word for each element type that the format has not, and is stored as another."""
+    """A finding for each element type that the format lacks, so that another stands in for it."""
     types: dict[tuple[str, str], list[str]] = {}
     for name, tensor in checkpoint.all_tensors.items():
         stored = stored_as(tensor.info)
@@ -136,6 +145,6 @@ def other_types(checkpoint: Checkpoint, stored_as: Callable[[TensorInfo], Tensor
 
 
 def many(names: list[str]) -> str:
-    """``'a' and 3 more are``, with the verb."""
-    first = cut(names[0], MOST_CHARACTERS)
+    """The names as the subject of a sentence, with the verb: ``'a' and 3 more are``."""
+    first = cut(names[0], MAX_SHOWN)
     return f"{first!r} is" if len(names) == 1 else f"{first!r} and {len(names) - 1:,} more are"

@@ -1,7 +1,7 @@
-"""What a target format cannot give back of a checkpoint, found before the first byte is written.
+"""Find what a target format could not give back of a checkpoint, before the first byte is written.
 
-One generic check against `Format.holds`; nothing here knows any format. A loss is an error-severity `Finding` whose
-code is what ``--allow-loss`` takes.
+One generic check against `Format.holds`; nothing here knows a particular format. A loss is a `Finding` of severity
+"error", whose code is what ``--allow-loss`` takes.
 """
 
 from __future__ import annotations
@@ -22,51 +22,52 @@ if TYPE_CHECKING:
     from ckptconv.formats.base import Format
 
 CODES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow")
-"""Every code of a loss. Overflow, of a cast, is found while the values pass; the others before the first byte."""
-
+"""The codes of all losses. Overflow is found while values are cast, the others before the first byte is written."""
 
 CALL = "a call"
 HANDED = "a name that can run anything"
-"""What a loss of an object says that it `found`, where that object is only made by a call, which is not made here."""
+"""`Finding.found` of the loss of an object that only a call would make, and which is therefore not made."""
 
 
 def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
-    """Everything that writing `checkpoint` as `target` would lose; [] means that nothing is lost."""
+    """Everything that writing `checkpoint` as `target` would lose; [] if nothing is lost."""
     holds = target.holds
-    found = _dtypes(checkpoint, target)
+    found = _dtype_losses(checkpoint, target)
     if not holds.ties:
         for names in checkpoint.ties:
             found.append(_loss("tie", names[0], f"{quoted(names)} share one tensor; {target.name} stores it for each"))
     if not holds.composites:
-        for name, one in checkpoint.composites.items():
-            message = f"{name!r} is {one.summary}; {target.name} keeps its parts alone: {quoted(one.parts.values())}"
+        for name, whole in checkpoint.composites.items():
+            parts = quoted(whole.parts.values())
+            message = f"{name!r} is {whole.summary}; {target.name} keeps its parts alone: {parts}"
             found.append(_loss("composite", name, message))
     if not holds.extras and checkpoint.extras:
         count = plural(len(checkpoint.extras), "tensor")
         found.append(_loss("extras", "", f"{count} outside of the state_dict: {quoted(checkpoint.extras)}"))
     if holds.metadata == "none" and checkpoint.metadata:
         found.append(_loss("metadata", "", f"the metadata: {quoted(map(str, checkpoint.metadata))}"))
-    found += [_loss("opaque", one.where, one.message) for one in checkpoint.findings if one.code == UNREADABLE]
-    return found + _opaque(checkpoint, keeps=holds.opaque)
+    unreadable = [finding for finding in checkpoint.findings if finding.code == UNREADABLE]
+    found += [_loss("opaque", finding.where, finding.message) for finding in unreadable]
+    return found + _opaque_losses(checkpoint, keeps=holds.opaque)
 
 
 def _loss(code: str, where: str, message: str) -> Finding:
     return Finding(code, "error", where, message)
 
 
-def _call(where: str, message: str) -> Finding:
+def _call_loss(where: str, message: str) -> Finding:
     return replace(_loss("opaque", where, message), found=CALL)
 
 
-def _elsewhere(node: Opaque) -> Finding:
-    """What the pickle would call and throw away, or gives to who may call it."""
+def _unseen_loss(node: Opaque) -> Finding:
+    """The loss of an object outside of the tree: a call whose result is dropped, or a name given to another object."""
     if node.how == "called":
-        return _call("", f"elsewhere in the pickle is a call of {node.name}, which is not made")
+        return _call_loss("", f"elsewhere in the pickle is a call of {node.name}, which is not made")
     message = f"the pickle names {node.name}, which what it is given to may call"
     return replace(_loss("opaque", "", message), found=HANDED)
 
 
-def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
+def _dtype_losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
     names: dict[str, list[str]] = defaultdict(list)
     for name, tensor in checkpoint.all_tensors.items():
         if tensor.info.dtype not in target.holds.dtypes:
@@ -80,14 +81,16 @@ def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
     ]
 
 
-def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
+def _opaque_losses(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
+    """Losses of objects of unknown classes. `keeps`: whether the target holds such objects as data."""
     found = []
-    unreadable = any(one.code == UNREADABLE for one in checkpoint.findings)
+    has_unreadable = any(finding.code == UNREADABLE for finding in checkpoint.findings)
     for path, node in opaque_wholes(checkpoint.root):
         where = spell_path(path)
         if node.how == "called":
-            found.append(_call(where, f"{where or 'the root'} is made by a call of {node.name}, which is not made"))
-        elif node.how == "unread" and unreadable:
+            message = f"{where or 'the root'} is made by a call of {node.name}, which is not made"
+            found.append(_call_loss(where, message))
+        elif node.how == "unread" and has_unreadable:
             continue  # it has a finding of its own
         elif node.how == "enclosing" and not keeps:
             whole = node.args[0] or "the root"
@@ -98,7 +101,7 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
             message = f"{where or 'the root'} is {article} {name}, which would become {becomes(node)}"
             found.append(_loss("opaque", where, message))
     for unseen in checkpoint.notes.unseen:
-        found += [_elsewhere(one) for one in nodes_of(unseen, Opaque) if one.how in RUNS]
+        found += [_unseen_loss(node) for node in nodes_of(unseen, Opaque) if node.how in RUNS]
     for name, attributes in checkpoint.notes.attributes.items():
         if isinstance(attributes, dict) and "__class__" in attributes:
             found.append(

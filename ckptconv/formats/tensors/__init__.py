@@ -1,6 +1,6 @@
-"""Tensors as files describe them, held against what can be.
+"""Shared by readers: checks of the tensors that a file's header describes.
 
 headers       a tensor's type and shape
-shared_bytes  tensors that share bytes of their files
+shared_bytes  a limit on tensors that share bytes of their file
 texts         arrays of texts, which become metadata
 """

@@ -1,4 +1,4 @@
-"""What the header of a tensor says, its type by a number or a word and its shape, held against what can be."""
+"""Check the type (a number or a word) and the shape that a tensor's header states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Code = TypeVar("Code", int, str)
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One tensor of a file's header: `start` counts from the file's first byte."""
+    """A tensor in a file's header; `start` is its offset from the file's first byte."""
 
     info: TensorInfo
     start: int
@@ -31,10 +31,12 @@ def header_info(
     whose: str, code: Code, shape: Sequence[int], *, dtypes: Mapping[Code, DType], library: str,
     bad: Callable[[str], CorruptFileError],
 ) -> TensorInfo:  # fmt: skip
-    """Type, shape and size of a tensor that is stored without gaps.
+    """The type, shape and size of a tensor that is stored without gaps.
 
-    whose: what it is called in errors. library: the release that `dtypes` are those of. bad: makes the error for bytes
-    that contradict the format.
+    whose:   what errors call the tensor.
+    dtypes:  the element types by code.
+    library: the release that has these codes.
+    bad:     makes the error for bytes that contradict the format.
 
     Raises CorruptFileError, UnsupportedError.
     """

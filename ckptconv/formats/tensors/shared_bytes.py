@@ -1,7 +1,7 @@
-"""A bound on tensors that share bytes of their files.
+"""A limit on tensors that share bytes of their file.
 
-Where each tensor names the bytes that it has, two may name the same: a writer that stores equal ones once makes such
-files. A small file may not make terabytes of itself all the same, under many names and shapes.
+In formats where each tensor states where its bytes are, two may state the same, and a writer that stores equal tensors
+once makes such files. But a small file must not become terabytes by listing its bytes under many names and shapes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 
 def check_shared(tensors: Iterable[LazyTensor], size: int) -> None:
-    """Raise LimitError where the tensors that lie in files of `size` bytes altogether come to far more; tied ones count
-    once.
-    """
-    known = {tensor.alias: tensor.info.nbytes for tensor in tensors if tensor.span is not None}
-    total, most = sum(known.values()), MAX_SHARED_RATIO * size + FREE_SHARED_BYTES
-    if total > most:
-        raise LimitError(f"its tensors share bytes: they come to {total:,}, of {size:,}, and the limit is {most:,}")
+    """Raise LimitError if the tensors have far more bytes than their files, which have `size`. Tied ones count once."""
+    sizes = {tensor.alias: tensor.info.nbytes for tensor in tensors if tensor.span is not None}
+    total, limit = sum(sizes.values()), MAX_SHARED_RATIO * size + FREE_SHARED_BYTES
+    if total > limit:
+        raise LimitError(f"its tensors share bytes: they come to {total:,}, of {size:,}, and the limit is {limit:,}")

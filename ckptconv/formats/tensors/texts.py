@@ -1,4 +1,4 @@
-"""Arrays of texts that stand among a file's tensors and become metadata: lists of lists of bytes."""
+"""Arrays of texts among a file's tensors. They become metadata: nested lists of bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
 
 MAX_TEXT_RANK = 16
-"""Dimensions of such an array, which becomes as many lists in each other."""
+"""The most dimensions that such an array may have; each becomes a level of lists."""
 
 
 def nested_texts(texts: Sequence[bytes], shape: tuple[int, ...]) -> MetaNode:
-    """The texts of an array of this shape in C order, of which there is one at least."""
+    """Nest the texts of an array of this shape, which are in C order. There must be at least one."""
     if not shape:
         return texts[0]
     inner = prod(shape[1:])

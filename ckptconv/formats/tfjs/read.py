@@ -29,7 +29,7 @@ from ckptconv.core.strict_json import check_depth
 from ckptconv.core.text import plural, quoted
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, located
 from ckptconv.formats.code.keras import findings_in, programs_in
-from ckptconv.formats.graphs.notes import counted, stays_behind
+from ckptconv.formats.graphs.notes import operator_counts, stays_behind
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.formats.tensors.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.formats.tfjs.group import GroupBytes
@@ -177,7 +177,7 @@ def _model(about: dict[str, Json]) -> tuple[MetaNode, dict[Hashable, MetaNode]]:
         said[free_key("training_config", said)] = said.pop("trainingConfig")
     graph: MetaNode = None
     if isinstance(topology, dict) and isinstance(nodes := topology.get("node"), list):
-        graph = counted(Counter(str(node.get("op")) for node in nodes if isinstance(node, dict)))
+        graph = operator_counts(Counter(str(node.get("op")) for node in nodes if isinstance(node, dict)))
     elif isinstance(topology, dict) and "model_config" in topology:
         said = {**{key: value for key, value in topology.items() if key not in said}, **said}
     elif topology is not None:

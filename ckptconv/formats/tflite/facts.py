@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.graphs.notes import all_said, counted
+from ckptconv.formats.graphs.notes import operator_counts, without_empty
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U32, U64, Table, Tables, Vector, bad
 from ckptconv.formats.tflite.schema import (
     CUSTOM_OPERATOR,
@@ -42,11 +42,11 @@ def facts(model: Table, graphs: list[Table], tensors: list[Tables]) -> dict[str,
         "version": VERSION,
         "inputs": _values(main.ints(SubGraph.INPUTS), tensors[0]),
         "outputs": _values(main.ints(SubGraph.OUTPUTS), tensors[0]),
-        **counted(operators),
+        **operator_counts(operators),
         "subgraphs": len(graphs) - 1,
         "signatures": [_signature(one, tensors) for one in model.tables(Model.SIGNATURES)],
     }
-    return all_said(found)
+    return without_empty(found)
 
 
 def custom_options(model: Table, graphs: list[Table]) -> Iterator[Vector]:

@@ -20,7 +20,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
 from ckptconv.errors import CkptconvError, CorruptFileError
-from ckptconv.formats.sets.shard_names import alone
+from ckptconv.formats.sets.shard_names import lone_shard_findings
 from ckptconv.formats.torch.containers.embedded import unfold_embedded
 from ckptconv.formats.torch.containers.saved import check_numpys, is_unfinished, open_saved, root_of
 from ckptconv.formats.torch.containers.slice_files import others_beside
@@ -58,7 +58,7 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
-    return opened(source, (*others_beside(source.path), *alone(source.path)))
+    return opened(source, (*others_beside(source.path), *lone_shard_findings(source.path)))
 
 
 def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
