@@ -1,4 +1,13 @@
-"""Core ML: .mlpackage and .mlmodel, a program or a neural network and its weights; read, not written."""
+"""Core ML: .mlpackage and .mlmodel, a program or a neural network and its weights; read, not written.
+
+Begin with `read`, which has the layout of a package.
+
+    read                 the reader: a model's constants as tensors
+    model                which kind of model it is, its pipeline and its metadata
+    program  quantized   the constants of a program, and those that form a quantized weight
+    network              the weights of a neural network
+    layer_names          names of its layer types
+"""
 
 from ckptconv.formats.base import Format
 

@@ -1,4 +1,4 @@
-"""What the layers of Core ML's neural networks are called, by the number of their field in NeuralNetworkLayer.
+"""The types of layers in Core ML's neural networks, by their field number in NeuralNetworkLayer.
 
 Source: coremltools/mlmodel/format/NeuralNetwork.proto (coremltools 9).
 """

@@ -1,12 +1,12 @@
-"""The weights of a Core ML neural network, which stand in the message itself.
+"""The weights of a Core ML neural network, which are in the message itself.
 
-    NeuralNetwork        1* layers; a classifier's and a regressor's as well
+    NeuralNetwork        1* layers; the same for classifiers and regressors
     NeuralNetworkLayer   1 name; one of the layers in `LAYERS`, or one without weights
     WeightParams         one of 1* floatValue (packed)  2 float16Value  30 rawValue  31 int8RawValue; 40 quantization
     QuantizationParams   1 numberOfBits; 101 linear (1* scale  2* bias)  102 a table (1* floatValue)
 
-Weights are called by their layer and what they are to it: ``fc.weight``. Shapes are those that the layer's parameters
-say, as far as they fit the number of values.
+Names are made of the layer's name and the role of the weight in it: ``fc.weight``. Shapes follow from the layer's
+parameters, if they fit the number of values.
 
 Source: coremltools/mlmodel/format/NeuralNetwork.proto.
 """
@@ -38,15 +38,21 @@ MAX_NESTED = 16
 MAX_PARAMS = 1 << 16
 
 Params = dict[int, list[int]]
-"""A layer's numbers, by the number of the field."""
+"""A layer's numeric parameters, by field number."""
 
 Roles = dict[int, tuple[str, "Callable[[Params], tuple[int, ...]]"]]
-"""What the weights of a layer are, and how their shapes follow, by the number of the field."""
+"""By field number: the role of a weight in a layer, and the function that computes its shape."""
 
 
 @dataclass(slots=True)
 class Weights:
-    """Weights of a layer: which field has their values, where these are, how they are quantized."""
+    """One weight of a layer.
+
+    kind:  the field that has the values.
+    place: where these are.
+    bits:  of an element, if it is quantized.
+    parts: where the scale, bias or table of a quantized weight is.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -58,34 +64,35 @@ class Weights:
 
 @dataclass(slots=True)
 class Network:
-    """The weights of all layers, and how often there is which layer; who makes their names."""
+    """The weights of all layers; `layers` counts the layers by type, `names` makes names for the weights."""
 
     names: GraphNames
     weights: list[Weights] = field(default_factory=list)
     layers: Counter[str] = field(default_factory=Counter)
 
 
-def _one(params: Params, number: int) -> int:
+def _param(params: Params, number: int) -> int:
     return params.get(number, [0])[0]
 
 
 def _sizes(*numbers: int) -> Callable[[Params], tuple[int, ...]]:
-    """The fields of these numbers, all values of each."""
+    """A function that returns the values of these fields as a shape."""
     return lambda params: tuple(size for number in numbers for size in params.get(number, [0]))
 
 
 def _convolution(params: Params) -> tuple[int, ...]:
     kernel = tuple(params.get(20, [3, 3]))
-    outputs, inputs = _one(params, 1), _one(params, 2)
-    if _one(params, 60):
-        return (inputs, outputs // max(_one(params, 10), 1), *kernel)
+    outputs, inputs = _param(params, 1), _param(params, 2)
+    if _param(params, 60):  # isDeconvolution
+        return (inputs, outputs // max(_param(params, 10), 1), *kernel)
     return (outputs, inputs, *kernel)
 
 
 def _convolution3d(params: Params) -> tuple[int, ...]:
-    outputs, inputs, groups = _one(params, 1), _one(params, 2), max(_one(params, 10), 1)
-    first = (inputs, outputs // groups) if _one(params, 86) else (outputs, inputs // groups)
-    return (*first, *(_one(params, number) for number in (20, 21, 22)))
+    outputs, inputs, groups = _param(params, 1), _param(params, 2), max(_param(params, 10), 1)
+    is_deconvolution = _param(params, 86)
+    channels = (inputs, outputs // groups) if is_deconvolution else (outputs, inputs // groups)
+    return (*channels, *(_param(params, number) for number in (20, 21, 22)))
 
 
 _OUT, _IN = 2, 1
@@ -120,12 +127,10 @@ LAYERS: dict[int, Roles] = {
     430: {},
     500: {20: ("weight", _sizes())},
 }  # fmt: skip
-"""Layers with weights, by the number of their field: by the number of each field of WeightParams what that is, and its
-shape.
-"""
+"""The layers with weights, by their field number, and the roles of their fields of type WeightParams."""
 
 _INSIDE: dict[int, tuple[int, ...]] = {420: (20,), 430: (20,)}
-"""Layers whose weights are in messages of their own, all of an LSTM."""
+"""Layers whose weights are in inner messages, in these fields: the LSTMs."""
 
 _ACTIVATIONS = {25: {1: "alpha"}, 71: {1: "alpha", 2: "beta"}}
 _BRANCHES = {605: {1: "if", 2: "else"}, 615: {3: "condition", 4: "body"}}
@@ -134,18 +139,18 @@ _BRANCHES = {605: {1: "if", 2: "else"}, 615: {3: "condition", 4: "body"}}
 def read_network(wire: Wire, place: Range, scope: str, names: GraphNames) -> Network:
     """Walk the message. Raises CorruptFileError, LimitError."""
     network = Network(names)
-    _network(wire, network, place, scope, 0)
+    _read_layers(wire, network, place, scope, 0)
     return network
 
 
-def _network(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
+def _read_layers(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
     if depth > MAX_NESTED:
         raise LimitError(f"its networks are more than {MAX_NESTED} deep")
     for _, begin, end in wire.known(*place, {1: LEN}):
-        _layer(wire, network, (begin, end), scope, depth)
+        _read_layer(wire, network, (begin, end), scope, depth)
 
 
-def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
+def _read_layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
     name = ""
     for number, kind, begin, end in wire.fields(*place):
         if kind != LEN:
@@ -155,24 +160,25 @@ def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -
         if number == 1:
             name = wire.text(begin, end)
         elif number in _BRANCHES:
-            parts = _BRANCHES[number]
-            for inner, start, stop in wire.matching(begin, end, dict.fromkeys(parts, LEN)):
-                below = network.names.join(scope, name, ".", parts[inner], ".")
-                _network(wire, network, (start, stop), below, depth + 1)
+            branches = _BRANCHES[number]
+            for inner, start, stop in wire.matching(begin, end, dict.fromkeys(branches, LEN)):
+                inner_scope = network.names.join(scope, name, ".", branches[inner], ".")
+                _read_layers(wire, network, (start, stop), inner_scope, depth + 1)
         elif number == ACTIVATION:
-            _activation(wire, network, (begin, end), network.names.join(scope, name))
+            _read_activation(wire, network, (begin, end), network.names.join(scope, name))
         elif number in LAYERS:
-            _weights(wire, network, number, (begin, end), network.names.join(scope, name))
+            _read_weights(wire, network, number, (begin, end), network.names.join(scope, name))
 
 
-def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
+def _read_activation(wire: Wire, network: Network, place: Range, name: str) -> None:
     for number, begin, end in wire.matching(*place, dict.fromkeys(_ACTIVATIONS, LEN)):
         roles = _ACTIVATIONS[number]
         for inner, start, stop in wire.matching(begin, end, dict.fromkeys(roles, LEN)):
             _add(wire, network, (name, ".", roles[inner]), (), (start, stop))
 
 
-def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) -> None:
+def _read_weights(wire: Wire, network: Network, layer: int, place: Range, name: str) -> None:
+    """Read the weights of a layer. `layer`: its field number; `name`: its name, with the scope."""
     roles = LAYERS[layer]
     params: Params = {}
     numbers = 0
@@ -186,23 +192,23 @@ def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) 
         elif kind == VARINT:
             params.setdefault(number, []).append(begin)
             numbers += 1
-        elif kind == LEN and number in (1, 4, 20):  # numbers that are packed
+        elif kind == LEN and number in (1, 4, 20):  # packed numbers
             packed = wire.packed(begin, end, MAX_RANK)
             params.setdefault(number, []).extend(packed)
             numbers += len(packed)
         if len(found) > MAX_PARAMS or numbers > MAX_PARAMS:
             raise LimitError(f"the layer {name!r} has more than {MAX_PARAMS:,} numbers or weights")
-    _add_found(wire, network, name, _shaped(roles, params, name), found)
-    parts = _shaped(_LSTM, params, name) if inside else {}
-    for index, where in enumerate(inside):
-        way = ("forward.", "backward.")[index] if layer == 430 and index < 2 else ""
-        for number, begin, end in wire.matching(*where, dict.fromkeys(parts, LEN)):
-            role, shape = parts[number]
-            _add(wire, network, (name, ".", way, role), shape, (begin, end))
+    _add_found(wire, network, name, _compute_shapes(roles, params, name), found)
+    lstm_roles = _compute_shapes(_LSTM, params, name) if inside else {}
+    for index, message in enumerate(inside):
+        direction = ("forward.", "backward.")[index] if layer == 430 and index < 2 else ""
+        for number, begin, end in wire.matching(*message, dict.fromkeys(lstm_roles, LEN)):
+            role, shape = lstm_roles[number]
+            _add(wire, network, (name, ".", direction, role), shape, (begin, end))
 
 
-def _shaped(roles: Roles, params: Params, name: str) -> dict[int, tuple[str, tuple[int, ...]]]:
-    """What each weight of a layer is, and its shape: made once, since a layer may have many of one kind."""
+def _compute_shapes(roles: Roles, params: Params, name: str) -> dict[int, tuple[str, tuple[int, ...]]]:
+    """The role and shape of each weight of a layer. Done once per layer, which may have many weights of one role."""
     shaped = {number: (role, shape(params)) for number, (role, shape) in roles.items()}
     if any(len(shape) > MAX_RANK for _, shape in shaped.values()):
         raise LimitError(f"the layer {name!r} has weights of more than {MAX_RANK} dimensions")
@@ -213,41 +219,46 @@ def _add_found(
     wire: Wire, network: Network, name: str, roles: dict[int, tuple[str, tuple[int, ...]]],
     found: list[tuple[int, Range]],
 ) -> None:  # fmt: skip
-    twice = Counter(number for number, _ in found)
-    for index, (number, where) in enumerate(found):
+    counts = Counter(number for number, _ in found)
+    for index, (number, place) in enumerate(found):
         role, shape = roles[number]
-        _add(wire, network, (name, ".", role, f".{index}" if twice[number] > 1 else ""), shape, where)
+        suffix = f".{index}" if counts[number] > 1 else ""
+        _add(wire, network, (name, ".", role, suffix), shape, place)
 
 
-def _add(wire: Wire, network: Network, parts: tuple[str, ...], shape: tuple[int, ...], place: Range) -> None:
-    name = network.names.join(*parts)
-    found = Weights(name, shape)
+def _add(wire: Wire, network: Network, name_parts: tuple[str, ...], shape: tuple[int, ...], place: Range) -> None:
+    """Read a WeightParams, and add it to the network if it has values."""
+    name = network.names.join(*name_parts)
+    weights = Weights(name, shape)
     for number, kind, begin, end in wire.fields(*place):
         if number in (FLOATS, HALVES, RAW, INT8) and (end > begin or kind != LEN):
             wire.expect(number, kind, LEN)
-            if found.kind:
+            if weights.kind:
                 raise bad(f"the values of {name!r} are in two places at once")
-            found.kind, found.place = number, (begin, end)
+            weights.kind, weights.place = number, (begin, end)
         elif number == QUANTIZATION:
             wire.expect(number, kind, LEN)
-            _quantization(wire, found, begin, end)
-    if found.kind:
-        network.weights.append(found)
+            _read_quantization(wire, weights, begin, end)
+    if weights.kind:
+        network.weights.append(weights)
     if len(network.weights) > MAX_TENSORS:
         raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
 
 
-def _quantization(wire: Wire, found: Weights, start: int, stop: int) -> None:
+def _read_quantization(wire: Wire, weights: Weights, start: int, stop: int) -> None:
     for number, begin, end in wire.known(start, stop, {1: VARINT, 101: LEN, 102: LEN}):
         if number == 1:
-            found.bits = begin
+            weights.bits = begin
             continue
         roles = {1: "scale", 2: "bias"} if number == 101 else {1: "table"}
         for inner, first, last in wire.known(begin, end, dict.fromkeys(roles, LEN)):
-            found.parts[roles[inner]] = first, last
+            weights.parts[roles[inner]] = first, last
 
 
-def fitting(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """The shape that a layer's parameters say, where it has so many values; else one dimension."""
-    known = [size for size in shape if size] if prod(shape) != count else list(shape)
-    return tuple(known) if len(known) <= MAX_RANK and prod(known) == count and shape else (count,)
+def fit_shape(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The shape that follows from a layer's parameters, if it has `count` elements; otherwise one dimension."""
+    if not shape:
+        return (count,)
+    if prod(shape) != count:  # 0 stands for parameters that are not stated
+        shape = tuple(size for size in shape if size)
+    return shape if len(shape) <= MAX_RANK and prod(shape) == count else (count,)

@@ -1,21 +1,21 @@
-"""Reader of Core ML's models: the constants of a program, or the weights of a neural network, as a state_dict.
+"""Reader of Core ML: the constants of a program, or the weights of a neural network, as a state_dict.
 
     NAME.mlpackage/             a folder
-      Manifest.json             which of the items in Data is the model
+      Manifest.json             which item in Data is the model
       Data/com.apple.CoreML/
-        model.mlmodel           the model (`model`), a program (`program`) mostly
+        model.mlmodel           the model (`model`), usually a program (`program`)
         weights/weight.bin      its larger constants
-    NAME.mlmodel                the model in one file, a neural network (`network`) mostly, with its weights in it
+    NAME.mlmodel                the model in one file, usually a neural network (`network`), with its weights inside
 
-    weight.bin                  u32 number of blobs, u32 version (2), up to byte 64
+    weight.bin                  u32 number of blobs, u32 version (2), padding up to byte 64
       blob, at a multiple of 64 u32 0xDEADBEEF, u32 type, u64 bytes, u64 offset of the bytes, u64 bits of padding
 
-Names are the graph's (``fc_weight_to_fp16``), of several functions, and of the models of a pipeline, with their name
-before them; what comes twice gets a number (``w#2``). The graph stays behind. Constants of one blob are ties. Elements
-of fewer than 8 bits are packed, the first in the lowest bits; those of 1, 3 and 6 bits are bytes, with their type and
-shape in the metadata (``packed``).
+Names are the graph's (``fc_weight_to_fp16``). If there are several functions, or the models of a pipeline, their names
+are prefixes. A name that occurs twice gets a number (``w#2``). The graph stays behind. Constants of one blob are ties.
+Elements of fewer than 8 bits are packed, the first in the lowest bits; those of 1, 3 and 6 bits are read as bytes, with
+their type and shape in the metadata (``packed``).
 
-Refused by name: models without weights of a network (trees, support vector machines, …), compiled models (.mlmodelc).
+Refused by name: models that are not networks (trees, support vector machines, …), and compiled models (.mlmodelc).
 
 Sources: coremltools/mlmodel/src/MILBlob/Blob (StorageFormat.hpp, BlobDataType.hpp), modelpackage/src/ModelPackage.cpp.
 """
@@ -44,7 +44,7 @@ from ckptconv.errors import (
     located,
 )
 from ckptconv.formats.coreml.model import NETWORKS, OTHERS, PROGRAM, Spec, bad, is_model, read_spec
-from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitting, read_network
+from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fit_shape, read_network
 from ckptconv.formats.coreml.program import Constant, read_program
 from ckptconv.formats.coreml.quantized import find_quantized
 from ckptconv.formats.graphs.names import GraphNames
@@ -68,13 +68,13 @@ DTYPES = {
 """MIL's ``DataType``."""
 
 PACKED = {37: ("uint1", 1), 38: ("uint6", 6), 39: ("uint3", 3)}
-"""Types that are read as bytes: what they are called, and their bits."""
+"""Types that are read as bytes: their names and bits."""
 
 BLOB_TYPES = {
     10: 1, 11: 2, 31: 3, 21: 4, 13: 5, 22: 6, 32: 7, 25: 8, 37: 9, 36: 10, 35: 11, 39: 12, 38: 13, 23: 14, 33: 15,
     40: 16, 41: 17,
 }  # fmt: skip
-"""``BlobDataType``, by MIL's."""
+"""``BlobDataType``, by MIL's ``DataType``."""
 
 MANIFEST, DATA = "Manifest.json", "Data"
 BLOB = Struct("<2I3Q")
@@ -82,7 +82,7 @@ HEADER = Struct("<2I")
 SENTINEL, BLOB_VERSION, BLOB_BYTES = 0xDEADBEEF, 2, 64
 HOME = "@model_path/"
 MAX_FOLDERS = 8
-"""Folders in a path of the manifest's, or of the program's: they have one."""
+"""The most folders in a path in the manifest or the program; real ones have one."""
 
 FLOATING, INTS, BOOLS, LONGS, DOUBLES, BYTES = 1, 2, 3, 5, 6, 7
 """The fields of a TensorValue."""
@@ -90,11 +90,11 @@ FLOATING, INTS, BOOLS, LONGS, DOUBLES, BYTES = 1, 2, 3, 5, 6, 7
 MAX_VARINT = 10
 
 MAX_INTS = 8 << 20
-"""Bytes of integers in a program, which are read as it is opened: they are options of operators, and small tables."""
+"""The most bytes of integers in a program, which are read when it is opened: options of operators, and small tables."""
 
 
 def claims(source: Source | Folder) -> bool:
-    """Whether it starts as a model does, or is a package with a manifest."""
+    """Whether it starts like a model, or is a package with a manifest."""
     if isinstance(source, Folder):
         return MANIFEST in source.names and DATA in source.folders
     if source.size < 4:
@@ -106,50 +106,59 @@ def claims(source: Source | Folder) -> bool:
 
 
 def read(source: Source | Folder) -> Checkpoint:
-    """Open the model: its messages, and the header of each blob.
+    """Open the model: read its messages, and the header of each blob.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError (a file of the package is missing).
+    Raises CorruptFileError, LimitError, UnsupportedError, and FileAccessError if a file of the package is missing.
     """
     if not isinstance(source, Folder):
         home = Folder.around(source)
         return _Reader(source, home, home).read()
-    home, name = _in_package(source)
+    home, name = _find_model(source)
     model = home.open(name)
     with located(model.path):
         return _Reader(model, home, source).read()
 
 
-def _in_package(folder: Folder) -> tuple[Folder, str]:
-    """The folder of the model, and its name in that."""
+def _find_model(folder: Folder) -> tuple[Folder, str]:
+    """The folder of a package's model, and the name of its file."""
     manifest = folder.open(MANIFEST)
     with located(manifest.path):
-        said = strict_json.object_of(manifest.read_all(MAX_CONFIG), "the manifest", hint=COPY_ALL_AGAIN)
-        items, root = said.get("itemInfoEntries"), said.get("rootModelIdentifier")
+        document = strict_json.object_of(manifest.read_all(MAX_CONFIG), "the manifest", hint=COPY_ALL_AGAIN)
+        items, root = document.get("itemInfoEntries"), document.get("rootModelIdentifier")
         item = items.get(root) if isinstance(items, dict) and isinstance(root, str) else None
         path = item.get("path") if isinstance(item, dict) else None
         if not isinstance(path, str):
             raise CorruptFileError("the manifest names no model", hint=COPY_ALL_AGAIN)
-    return _led_to(folder.inside(DATA), path)
+    return _follow_path(folder.inside(DATA), path)
 
 
-def _led_to(folder: Folder, path: str) -> tuple[Folder, str]:
-    """The folder to which a path leads, and the name of the file in it."""
+def _follow_path(folder: Folder, path: str) -> tuple[Folder, str]:
+    """The folder that a path leads to, and the name of the file in it."""
     if path.count("/") > MAX_FOLDERS:
         raise LimitError(f"a path in it has more than {MAX_FOLDERS} folders: {path[:80]!r}", path=folder.path)
-    *way, name = path.split("/")
-    for part in way:
-        folder = folder.inside(part)
+    *parents, name = path.split("/")
+    for parent in parents:
+        folder = folder.inside(parent)
     return folder, name
 
 
 class _Reader:
+    """Reads one model.
+
+    home:    the folder of the model's file.
+    file:    the folder that the checkpoint keeps open.
+    packed:  the metadata about tensors that are read as bytes, by name.
+    stored:  the types and shapes of those tensors, by name.
+    name_of: the tensors' names, by the `id` of the program's constant.
+    """
+
     def __init__(self, source: Source, home: Folder, file: Folder) -> None:
         self.source, self.home, self.file = source, home, file
         self.wire = Wire(source, bad)
         self.tensors: dict[str, LazyTensor] = {}
         self.packed: dict[str, MetaNode] = {}
         self.stored: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self.called: dict[int, str] = {}
+        self.name_of: dict[int, str] = {}
         self.quantized: list[QuantizedWeight] = []
         self.operators: Counter[str] = Counter()
         self.names = GraphNames(source.size)
@@ -163,13 +172,15 @@ class _Reader:
                 program = read_program(self.wire, model.place, model.scope, self.names)
                 self.operators.update(program.operators)
                 for constant in program.constants:
-                    self._constant(self.names.unique(constant.name, self.tensors), constant)
-                self.quantized += find_quantized(program.packed, self.called, self.tensors, self.stored, self._number)
+                    self._add_constant(self.names.unique(constant.name, self.tensors), constant)
+                self.quantized += find_quantized(
+                    program.packed, self.name_of, self.tensors, self.stored, self._read_number
+                )
             elif model.kind in NETWORKS:
                 network = read_network(self.wire, model.place, model.scope, self.names)
                 self.operators.update(network.layers)
                 for weights in network.weights:
-                    self._weights(weights)
+                    self._add_weights(weights)
         others = [OTHERS[model.kind] for model in spec.models if model.kind in OTHERS]
         if others and len(others) == len(spec.models):
             raise UnsupportedError(f"this Core ML model is {others[0]}", hint="there are no tensors in it")
@@ -177,26 +188,26 @@ class _Reader:
 
     def _checkpoint(self, spec: Spec, others: list[str]) -> Checkpoint:
         check_shared(self.tensors.values(), self.source.size + sum(blob.size for blob in self.blobs.values()))
-        noted: dict[str, MetaNode] = {
+        facts: dict[str, MetaNode] = {
             "version": spec.version,
             "inputs": [{"name": name} for name in spec.inputs],
             "outputs": [{"name": name} for name in spec.outputs],
             **operator_counts(self.operators),
         }
-        findings = [stays_behind(f"the graph of {noted['nodes']} nodes", "constants")]
+        findings = [stays_behind(f"the graph of {facts['nodes']} nodes", "constants")]
         if others:
             message = f"models of the pipeline without tensors stay behind: {', '.join(others[:4])}"
             findings.append(Finding("models", "info", "", message))
         findings += read_as_bytes(self.packed)
-        said = {**spec.said, **({PACKED_KEY: self.packed} if self.packed else {})}
+        metadata = {**spec.metadata, PACKED_KEY: self.packed} if self.packed else spec.metadata
         return Checkpoint(
-            self.tensors, root={"state_dict": StateDict(), **said} if said else StateDict(), format="coreml",
-            notes=Notes(source="coreml", graph=noted, quantized=tuple(self.quantized)), findings=tuple(findings),
+            self.tensors, root={"state_dict": StateDict(), **metadata} if metadata else StateDict(), format="coreml",
+            notes=Notes(source="coreml", graph=facts, quantized=tuple(self.quantized)), findings=tuple(findings),
             file=self.file,
         )  # fmt: skip
 
-    def _number(self, constant: Constant) -> int:
-        """A constant that is one whole number, which stands in the message."""
+    def _read_number(self, constant: Constant) -> int:
+        """Read a constant that is one integer, in the message."""
         start, stop = constant.place or (0, 0)
         if constant.kind != INTS or not 0 < stop - start <= MAX_VARINT:
             raise bad(f"{constant.name!r} is not a whole number")
@@ -205,19 +216,20 @@ class _Reader:
         except IndexError:
             raise bad(f"{constant.name!r} is cut short") from None
 
-    def _constant(self, name: str, constant: Constant) -> None:
-        self.called[id(constant)] = name
+    def _add_constant(self, name: str, constant: Constant) -> None:
+        self.name_of[id(constant)] = name
         info = self._info(name, constant)
         if constant.file:
             span = self._blob(name, constant, info)
             self.tensors[name] = in_file(info, span, (id(span.file), span.offset, info))
         elif constant.kind in (INTS, LONGS, BOOLS):
-            self.tensors[name] = in_memory(info, self._integers(name, constant, info), (id(self.source), name))
+            self.tensors[name] = in_memory(info, self._read_integers(name, constant, info), (id(self.source), name))
         else:
             assert constant.place is not None
-            self._run(name, info, constant.place)
+            self._add_from_message(name, info, constant.place)
 
     def _info(self, name: str, constant: Constant) -> TensorInfo:
+        """The type and shape of a constant; of one that is read as bytes, also noted in `packed` and `stored`."""
         if constant.code in PACKED:
             if prod(constant.shape) > MAX_DIM // 64:
                 raise bad(f"{name!r} has the shape {list(constant.shape[:8])}")
@@ -228,15 +240,15 @@ class _Reader:
             return TensorInfo(DType.U8, (nbytes,), nbytes)
         return header_info(repr(name), constant.code, constant.shape, dtypes=DTYPES, library="coremltools 9", bad=bad)
 
-    def _run(self, name: str, info: TensorInfo, place: tuple[int, int]) -> None:
-        """A tensor whose values stand in the message."""
+    def _add_from_message(self, name: str, info: TensorInfo, place: tuple[int, int]) -> None:
+        """Add a tensor whose bytes are in the message."""
         size, shape = place[1] - place[0], list(info.shape)
         if size != info.nbytes:
             raise bad(f"{name!r} holds {size:,} bytes, and {info.dtype} of shape {shape} takes {info.nbytes:,}")
         self.tensors[name] = in_file(info, ByteSpan(self.source, place[0], info.nbytes), (id(self.source), name))
 
-    def _integers(self, name: str, constant: Constant, info: TensorInfo) -> bytes:
-        """The image of integers that stand in the message as varints."""
+    def _read_integers(self, name: str, constant: Constant, info: TensorInfo) -> bytes:
+        """The bytes of integers that are varints in the message."""
         assert constant.place is not None
         start, stop = constant.place
         self.ints_left -= stop - start
@@ -246,7 +258,7 @@ class _Reader:
         width = info.dtype.bits // 8
         if not width or info.dtype.kind not in ("int", "uint", "bool") or info.numel > len(data):
             raise bad(f"{name!r} is {info.dtype} of shape {list(info.shape)}, and other values than that")
-        if width == 1 and data.isascii():  # as all booleans are
+        if width == 1 and data.isascii():  # each varint is one byte, as all booleans are
             numbers, at = bytearray(data), len(data)
         while at < len(data):
             try:
@@ -276,42 +288,42 @@ class _Reader:
             raise bad(f"{name!r} ends at byte {offset + size:,} of {file.path.name!r}, which has {file.size:,}")
         return ByteSpan(file, offset, size)
 
-    def _open(self, name: str, said: str) -> Source:
-        """The file that a path in the program leads to."""
-        if said not in self.blobs:
-            if not said.startswith(HOME):
+    def _open(self, name: str, path: str) -> Source:
+        """Open the file that a path in the program leads to. `name`: of the constant, for errors."""
+        if path not in self.blobs:
+            if not path.startswith(HOME):
                 raise UnsupportedError(
-                    f"{name!r} is said to be in {said[:200]!r}, which is not inside of the package",
+                    f"{name!r} is said to be in {path[:200]!r}, which is not inside of the package",
                     hint="do not trust this model: it names files elsewhere",
                 )
-            folder, file = _led_to(self.home, said.removeprefix(HOME))
+            folder, file = _follow_path(self.home, path.removeprefix(HOME))
             try:
                 opened = folder.open(file)
             except FileAccessError as error:
-                message = f"{name!r} is in {said!r}, which does not open: {error.message}"
+                message = f"{name!r} is in {path!r}, which does not open: {error.message}"
                 raise FileAccessError(message, hint="a model is moved together with its weights") from error
             _, version = HEADER.unpack(opened.read_at(0, HEADER.size)) if opened.size >= BLOB_BYTES else (0, 0)
             if version != BLOB_VERSION:
                 raise bad(f"{file!r} is not a file of weights of version {BLOB_VERSION}")
-            self.blobs[said] = opened
-        return self.blobs[said]
+            self.blobs[path] = opened
+        return self.blobs[path]
 
-    def _weights(self, weights: Weights) -> None:
-        """The weights of a layer, quantized ones with what they are quantized by."""
+    def _add_weights(self, weights: Weights) -> None:
+        """Add the weights of a layer; if they are quantized, also their scales, biases or table."""
         name, size = self.names.unique(weights.name, self.tensors), weights.place[1] - weights.place[0]
         if weights.kind in (FLOATS, HALVES):
             dtype = DType.F32 if weights.kind == FLOATS else DType.F16
-            count = size * 8 // dtype.bits
-            self._run(name, TensorInfo.of(dtype, fitting(weights.shape, count)), weights.place)
+            shape = fit_shape(weights.shape, size * 8 // dtype.bits)
+        else:
+            dtype = DType.I8 if weights.kind == INT8 else DType.U8
+            if weights.bits in (0, 8) or weights.kind == INT8:
+                shape = fit_shape(weights.shape, size)
+            else:
+                shape = (size,)
+                self.packed[name] = {"bits": weights.bits, "shape": list(weights.shape)}
+        self._add_from_message(name, TensorInfo.of(dtype, shape), weights.place)
+        if weights.kind in (FLOATS, HALVES):
             return
-        whole = weights.bits in (0, 8) or weights.kind == INT8
-        dtype, shape = (
-            DType.I8 if weights.kind == INT8 else DType.U8,
-            fitting(weights.shape, size) if whole else (size,),
-        )
-        if not whole:
-            self.packed[name] = {"bits": weights.bits, "shape": list(weights.shape)}
-        self._run(name, TensorInfo.of(dtype, shape), weights.place)
-        for role, place in weights.parts.items():
+        for role, (start, stop) in weights.parts.items():
             part = self.names.unique(self.names.join(name, ".", role), self.tensors)
-            self._run(part, TensorInfo.of(DType.F32, ((place[1] - place[0]) // 4,)), place)
+            self._add_from_message(part, TensorInfo.of(DType.F32, ((stop - start) // 4,)), (start, stop))

@@ -89,7 +89,7 @@ class Walker:
                 version = signed(begin)
         return domain, version
 
-    def pair(self, start: int, stop: int) -> tuple[str, str]:
+    def read_string_pair(self, start: int, stop: int) -> tuple[str, str]:
         """Parse a StringStringEntryProto."""
         texts: dict[int, str] = {}
         for number, begin, end in self._window.known(start, stop, {1: LEN, 2: LEN}):
