@@ -52,7 +52,7 @@ TABLE = [
     limits.MAX_HDF5_TEXT, limits.MAX_HDF5_PATH, limits.MAX_HDF5_CHUNKS, limits.MAX_HDF5_CHUNK,
     limits.MAX_OCDBT_NODES, limits.MAX_OCDBT_RATIO, limits.MAX_OCDBT_KEYS, limits.MAX_ZARR_CHUNKS,
     limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,
-    limits.MAX_MSGPACK_TEXT, limits.MAX_FLATBUFFER_TEXT, limits.MAX_TFLITE_TEXT, sparse.MOST,
+    limits.MAX_MSGPACK_TEXT, limits.MAX_FLATBUFFER_TEXT, limits.MAX_TFLITE_TEXT, sparse.MAX_VALUES,
     limits.MAX_OPENVINO_XML, limits.MAX_OPENVINO_MARKUP, limits.MAX_OPENVINO_TEXT,
     openvino.TEXT_A_BYTE, limits.MAX_SHARED_RATIO, caffe.MAX_BLOBS,
     limits.MAX_STORED_BYTES, protobuf.MAX_FIELDS,

@@ -1,4 +1,12 @@
-"""TensorFlow Lite (LiteRT): a graph and its weights in one FlatBuffer; read, not written."""
+"""TensorFlow Lite (LiteRT): a graph and its weights in one FlatBuffer; read, not written.
+
+Begin with `read`, which has the layout of the file.
+
+    read                 the reader: which tensors belong to the model
+    flatbuffer  schema   FlatBuffers in general, and the tables of TensorFlow Lite's schema
+    tensors  sparse      constants as tensors: quantized ones with their scales, sparse ones as dense
+    facts                what `inspect` shows of the graph
+"""
 
 from ckptconv.formats.base import Format
 

@@ -2,19 +2,19 @@
 
     u32                 at 0: where the root table is
     4 bytes             at 4: the file's identifier
-    table    i32        the table's place minus its vtable's; then its fields, at the offsets that the vtable has
-    vtable   u16 u16    bytes of the vtable, bytes of the table; then a u16 for each field by the schema's order: its
-                        offset in the table, 0 where it is left out and has the schema's default
-    offset   u32        from its own place to what it points at, always forward: a table, a vector, a string
-    vector   u32        number of elements, and these
-    string              a vector of bytes, UTF-8, and a NUL that does not count
+    table    i32        the table's position minus that of its vtable; then its fields, at the offsets in the vtable
+    vtable   u16 u16    bytes of the vtable, bytes of the table; then a u16 for each field in the schema's order: its
+                        offset in the table; 0 if it is left out and has the schema's default
+    offset   u32        from its own position to what it refers to, always forward: a table, a vector, a string
+    vector   u32        number of elements, then the elements
+    string              a vector of bytes, UTF-8, then a NUL that is not counted
     union               a u8 that says which table, and an offset to it
 
-All numbers are little-endian. Nothing keeps offsets from meeting: what is read of a file altogether is bounded by its
-size, since no honest writer shares tables.
+All numbers are little-endian. Several offsets can refer to the same bytes, so the total that is read is limited by the
+file's size: no honest writer shares tables.
 
-Refused: tables, vtables, vectors and strings that run past the end, fields past the end of their table, text that is no
-UTF-8. Source: flatbuffers.dev/internals.
+Refused: tables, vtables, vectors and strings that run past the end of the file, fields past the end of their table, and
+text that is not UTF-8. Source: flatbuffers.dev/internals.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 U8, I8, U16, I32, U32, U64 = (Struct("<" + code) for code in "BbHiIQ")
-_PLACE = 4
-_SLOTS = 64
-"""Fields of a table that are looked at; TensorFlow Lite's tables have 14 at most."""
+_OFFSET_BYTES = 4
+_MAX_FIELDS = 64
+"""Further fields of a table are ignored; TensorFlow Lite's tables have at most 14."""
 
 PAGE = 1024
-"""Bytes that are read at a time: tables lie close together, and weights between them."""
+"""Bytes that are read at a time: tables are close together, with weights between them."""
 
 PAGES = 1024
+"""How many pages are kept."""
 
 
 def bad(what: str) -> CorruptFileError:
@@ -50,7 +51,7 @@ def bad(what: str) -> CorruptFileError:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """`count` elements of `width` bytes that start at `start` of the file, whose end they do not pass."""
+    """`count` elements of `width` bytes that start at `start` in the file and do not run past its end."""
 
     start: int
     count: int
@@ -58,12 +59,12 @@ class Vector:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements."""
+        """The size of all elements."""
         return self.count * self.width
 
 
 class FlatBuffer:
-    """Any range of the file, in pages of which the last ones are kept; counts what is asked for."""
+    """Reads the file in pages, of which the last ones are kept, and limits how much is read in total."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -77,26 +78,26 @@ class FlatBuffer:
         return self.table(self.number(0, U32))
 
     def number(self, at: int, kind: Struct) -> int:
-        """One number."""
+        """Read one number."""
         return int(kind.unpack(self._take(at, kind.size))[0])
 
     def read(self, at: int, count: int) -> bytes:
-        """So many bytes. Raises CorruptFileError past the end, LimitError where it comes to too many altogether."""
+        """Read `count` bytes. Raises CorruptFileError past the end, LimitError if it is too much in total."""
         self._spend(count)
         return self._take(at, count)
 
     def table(self, at: int) -> Table:
-        """The table at this place."""
+        """The table at this position."""
         size, fields = self._vtable(at - self.number(at, I32))
-        self._spend(size + _PLACE)
+        self._spend(size + _OFFSET_BYTES)
         return Table(self, at, fields, self._take(at, size))
 
     def vector(self, at: int, width: int) -> Vector:
-        """The vector at this place."""
+        """The vector at this position."""
         count = self.number(at, U32)
-        if count * width > self.size - at - _PLACE:
+        if count * width > self.size - at - _OFFSET_BYTES:
             raise bad(f"a vector of {count:,} elements at byte {at:,} runs past the end of the file")
-        return Vector(at + _PLACE, count, width)
+        return Vector(at + _OFFSET_BYTES, count, width)
 
     def _vtable(self, at: int) -> tuple[int, tuple[int, ...]]:
         """The size of a table, and the offsets of its fields."""
@@ -106,7 +107,7 @@ class FlatBuffer:
             if length < 4 or length % 2 or size < 4:
                 raise bad(f"there is no vtable at byte {at:,}")
             self._spend(length)
-            offsets = self._take(at + 4, min(length - 4, 2 * _SLOTS))
+            offsets = self._take(at + 4, min(length - 4, 2 * _MAX_FIELDS))
             known = self._vtables[at] = size, tuple(number for (number,) in U16.iter_unpack(offsets))
         return known
 
@@ -138,7 +139,12 @@ class FlatBuffer:
 
 @dataclass(slots=True)
 class Table:
-    """A table: `fields` are the offsets of its fields, `data` is its bytes. Fields go by their number in the schema."""
+    """A table. Fields are given by their number in the schema.
+
+    at:     its position.
+    fields: the offsets of its fields.
+    data:   its bytes.
+    """
 
     buffer: FlatBuffer
     at: int
@@ -146,7 +152,7 @@ class Table:
     data: bytes
 
     def number(self, field: int, kind: Struct, default: int = 0) -> int:
-        """A number, or the default where it is left out."""
+        """A number, or the default if it is left out."""
         offset = self.fields[field] if field < len(self.fields) else 0
         if not offset:
             return default
@@ -156,27 +162,27 @@ class Table:
             raise bad(f"a field of the table at byte {self.at:,} lies outside of it") from None
 
     def table(self, field: int) -> Table | None:
-        """The table that a field points at."""
-        place = self._target(field)
-        return None if place is None else self.buffer.table(place)
+        """The table that a field refers to; None if it is left out."""
+        position = self._target(field)
+        return None if position is None else self.buffer.table(position)
 
     def vector(self, field: int, width: int) -> Vector | None:
-        """The vector that a field points at, its elements unread."""
-        place = self._target(field)
-        return None if place is None else self.buffer.vector(place, width)
+        """The vector that a field refers to, its elements unread; None if it is left out."""
+        position = self._target(field)
+        return None if position is None else self.buffer.vector(position, width)
 
     def tables(self, field: int) -> Tables:
-        """The tables of a vector of them; none where it is left out."""
-        return Tables(self.buffer, self.vector(field, _PLACE) or Vector(0, 0, _PLACE))
+        """The tables in a vector; none if it is left out."""
+        return Tables(self.buffer, self.vector(field, _OFFSET_BYTES) or Vector(0, 0, _OFFSET_BYTES))
 
     def ints(self, field: int) -> tuple[int, ...]:
-        """A vector of i32; empty where it is left out."""
+        """A vector of i32; empty if it is left out."""
         found = self.vector(field, I32.size)
         data = self.buffer.read(found.start, found.nbytes) if found else b""
         return tuple(number for (number,) in I32.iter_unpack(data))
 
     def text(self, field: int) -> str:
-        """A string; empty where it is left out. Raises CorruptFileError where it is not UTF-8, LimitError if long."""
+        """A string; "" if it is left out. Raises CorruptFileError if it is not UTF-8, LimitError if it is too long."""
         found = self.vector(field, 1)
         if found is None:
             return ""
@@ -193,7 +199,7 @@ class Table:
 
 
 class Tables:
-    """Tables of a vector, opened one at a time."""
+    """The tables in a vector, each read when it is asked for."""
 
     def __init__(self, buffer: FlatBuffer, vector: Vector) -> None:
         self._buffer = buffer
@@ -201,10 +207,10 @@ class Tables:
         self._offsets = buffer.read(vector.start, vector.nbytes)
 
     def __len__(self) -> int:
-        return len(self._offsets) // _PLACE
+        return len(self._offsets) // _OFFSET_BYTES
 
     def __getitem__(self, index: int) -> Table:
-        at = index * _PLACE
+        at = index * _OFFSET_BYTES
         (offset,) = U32.unpack_from(self._offsets, at)
         return self._buffer.table(self._start + at + offset)
 

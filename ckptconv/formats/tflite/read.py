@@ -1,23 +1,23 @@
-"""Reader of TensorFlow Lite's models: the constants of its graphs as a state_dict. The graphs stay behind.
+"""Reader of TensorFlow Lite: the constants of a model's graphs as a state_dict. The graphs stay behind.
 
     FlatBuffer      "TFL3" at byte 4; its root is a Model of version 3 (`schema`)
-    buffers         bytes of constants, in the FlatBuffer, or past it where the file has more than 2 GiB
+    buffers         the data of constants, in the FlatBuffer, or after it if the file has more than 2 GiB
     zip archive     associated files (labels, vocabularies), which some models have appended
 
-A tensor of a graph whose buffer has data is a tensor of the model; the others are computed. Names are the graph's:
-what comes twice gets a number (``w#2``), those of further subgraphs their subgraph's name as a prefix, and a tensor
-without one its number. Constants that are shapes or axes are stored as weights are, and read as such. Layouts are
-those of TensorFlow Lite's operators, which its converter has made already: outputs × inputs of a dense layer, outputs ×
-height × width × inputs of a convolution, 1 × height × width × channels of a depthwise one.
+A tensor of a graph whose buffer has data is a tensor of the model; the others are computed. Names are the graph's: one
+that occurs twice gets a number (``w#2``), those of further subgraphs have the subgraph's name as a prefix, and a tensor
+without a name is called by its number. Constants that are shapes or axes are stored like weights, and read as such.
+Layouts are those of TensorFlow Lite's operators, into which its converter has brought them: outputs × inputs of a dense
+layer, outputs × height × width × inputs of a convolution, 1 × height × width × channels of a depthwise one.
 
-An interpreter that has TensorFlow's operators as well (``Flex…``), as the one in TensorFlow's package had up to 2.17 or
-later, runs what these write to files.
+An interpreter that also has TensorFlow's operators (``Flex…``), as the one in TensorFlow's package had up to 2.17 or
+later, runs those that write files.
 
-Tensors of strings are metadata, as lists of bytes, and so are the description and the entries of metadata.
+Tensors of strings become metadata, as lists of bytes, and so do the description and the metadata entries.
 
 Refused by name: versions before 3, external buffers, sparse tensors of fewer than 8 bits. Resources and variants with
-data are told. Sources: tensorflow/compiler/mlir/lite/schema/schema.fbs; tensorflow/lite/core/interpreter_builder.cc;
-tensorflow/lite/schema/schema_utils.cc; tensorflow.org/lite/models/convert/metadata.
+data are reported. Sources: tensorflow/compiler/mlir/lite/schema/schema.fbs; tensorflow/lite/core/
+interpreter_builder.cc; tensorflow/lite/schema/schema_utils.cc; tensorflow.org/lite/models/convert/metadata.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from ckptconv.core.text import listed, quoted
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
 from ckptconv.formats.code import operators
 from ckptconv.formats.graphs.notes import stays_behind
-from ckptconv.formats.tflite.facts import at, custom_options, facts
+from ckptconv.formats.tflite.facts import custom_options, graph_facts, tensor_at
 from ckptconv.formats.tflite.flatbuffer import U32, FlatBuffer, Table, Vector, bad
 from ckptconv.formats.tflite.schema import OTHERS, STRING, VERSION, Model, Pair, SubGraph, Tensor
-from ckptconv.formats.tflite.sparse import sparse
+from ckptconv.formats.tflite.sparse import build_sparse
 from ckptconv.formats.tflite.tensors import (
     Buffers,
     Header,
-    affine,
-    dense,
-    in_words,
-    info_of,
+    build_dense,
+    describe_quantization,
     is_scaled,
     part_names,
+    read_affine,
     read_header,
-    texts,
+    read_strings,
+    tensor_info,
 )
 from ckptconv.io.limits import MAX_TENSORS, MAX_TFLITE_TEXT
 from ckptconv.io.zip import END_MAGIC, ZipArchive
@@ -61,18 +61,18 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 RUNTIME = "min_runtime_version"
-"""An entry of metadata that is text, with NULs up to 16 bytes."""
+"""The metadata entry that is text, padded with NULs to 16 bytes."""
 
 _ZIP_TAIL = 22
 
 
 def claims(source: Source) -> bool:
-    """Whether it has the identifier."""
+    """Whether it has the identifier TFL3."""
     return source.size >= 8 and bytes(source.read_at(4, 4)) == b"TFL3"
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the model: its tables; of the buffers only texts, metadata and single scales.
+    """Open the model: read its tables, and of its buffers only texts, metadata and single scales.
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
@@ -82,6 +82,13 @@ def read(source: Source) -> Checkpoint:
 
 
 class _Reader:
+    """Reads one model.
+
+    repeats: how often a name was taken already.
+    names:   of the model's tensors, by graph and number.
+    headers: the same tensors' headers.
+    """
+
     def __init__(self, source: Source) -> None:
         self.source = source
         self.buffer = FlatBuffer(source)
@@ -100,7 +107,7 @@ class _Reader:
             raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
         self.text_left = MAX_TFLITE_TEXT
         self.taken: set[str] = set()
-        self.again: Counter[str] = Counter()
+        self.repeats: Counter[str] = Counter()
         self.names: dict[tuple[int, int], str] = {}
         self.headers: dict[tuple[int, int], Header] = {}
         self.strings: dict[str, MetaNode] = {}
@@ -111,80 +118,84 @@ class _Reader:
         for number, graph in enumerate(self.graphs):
             prefix = f"{graph.text(SubGraph.NAME) or f'subgraph{number}'}." if number else ""
             for index, table in enumerate(self.tables[number]):
-                self._meet((number, index), table, prefix)
+                self._note_tensor((number, index), table, prefix)
         tensors: dict[str, LazyTensor] = {}
         composites: dict[str, Composite] = {}
         places = Counter(header.place for header in self.headers.values())
         for key, header in self.headers.items():
             self._build(key, header, tensors, composites, shared=places[header.place] > 1)
-        noted = facts(self.model, self.graphs, self.tables)
-        self.findings.append(stays_behind(f"the graph of {noted['nodes']} nodes"))
-        self._look_for_files()
+        facts = graph_facts(self.model, self.graphs, self.tables)
+        self.findings.append(stays_behind(f"the graph of {facts['nodes']} nodes"))
+        self._report_associated_files()
         return Checkpoint(
             tensors, composites=composites, root=self._root(), format="tflite",
-            notes=Notes(source="tflite", graph=noted, programs=self._programs()), findings=tuple(self.findings),
+            notes=Notes(source="tflite", graph=facts, programs=self._programs()), findings=tuple(self.findings),
             file=self.source,
         )  # fmt: skip
 
-    def _meet(self, key: tuple[int, int], table: Table, prefix: str) -> None:
-        """Take note of a tensor, if it has data."""
+    def _note_tensor(self, key: tuple[int, int], table: Table, prefix: str) -> None:
+        """Note the header of a tensor, if it has data."""
         data = self.buffers[table.number(Tensor.BUFFER, U32)]
         if data is None:
             return
-        name = self._free(prefix + (table.text(Tensor.NAME) or f"tensor{key[1]}"))
+        name = self._unique_name(prefix + (table.text(Tensor.NAME) or f"tensor{key[1]}"))
         header = read_header(table, name, data)
         if header.code == STRING:
-            self.strings[name] = texts(header, self._text(data))
+            self.strings[name] = read_strings(header, self._text(data))
         elif header.code in OTHERS:
             self.findings.append(unreadable(name, OTHERS[header.code]))
-        elif data.count or header.sparsity or not info_of(header).nbytes:  # else the empty buffer is that of none
+        elif data.count or header.sparsity or not tensor_info(header).nbytes:  # else an empty buffer means no data
             self.names[key], self.headers[key] = name, header
 
-    def _free(self, name: str) -> str:
-        free = name
-        while free in self.taken:
-            self.again[name] += 1
-            free = f"{name}#{self.again[name] + 1}"
-        self.taken.add(free)
-        return free
+    def _unique_name(self, name: str) -> str:
+        unique = name
+        while unique in self.taken:
+            self.repeats[name] += 1
+            unique = f"{name}#{self.repeats[name] + 1}"
+        self.taken.add(unique)
+        return unique
 
     def _build(
         self, key: tuple[int, int], header: Header, tensors: dict[str, LazyTensor], composites: dict[str, Composite],
         *, shared: bool,
     ) -> None:  # fmt: skip
-        """Make the tensor, and its parts where it is quantized."""
-        name, info, table = header.name, info_of(header), header.table.table(Tensor.QUANTIZATION)
-        found = affine(header, table) if table and is_scaled(info.dtype) else None
+        """Build the tensor, and its scale and zero point if it is quantized. `shared`: whether others have its data."""
+        name, info, table = header.name, tensor_info(header), header.table.table(Tensor.QUANTIZATION)
+        affine = read_affine(header, table) if table and is_scaled(info.dtype) else None
         alias: Hashable = (id(self.source), header.place, key if header.sparsity else None)
-        if found:
-            alias = (alias, found.read(self.buffer) if shared else name)
-        tensors[name] = sparse(header, header.sparsity, alias) if header.sparsity else dense(header, alias)
-        said = in_words(table, lambda number: self._name(key[0], number), self._text) if table else None
-        if found:
+        if affine:
+            alias = (alias, affine.read(self.buffer) if shared else name)
+        tensors[name] = build_sparse(header, header.sparsity, alias) if header.sparsity else build_dense(header, alias)
+        description: MetaNode = None
+        if table:
+            description = describe_quantization(table, lambda number: self._name(key[0], number), self._text)
+        if affine:
             names = part_names(name, self.taken)
-            tensors |= {names[role]: part for role, part in found.parts(self.buffer, alias).items()}
-            composite = found.composite(names, info)
+            tensors |= {names[role]: part for role, part in affine.parts(self.buffer, alias).items()}
+            composite = affine.composite(names, info)
             if composite:
                 composites[name] = composite
             else:
-                said = {"scheme": found.scheme} | ({} if found.axis is None else {"axis": found.axis})
-        if said:
-            self.quantization[name] = said
+                description = {"scheme": affine.scheme}
+                if affine.axis is not None:
+                    description["axis"] = affine.axis
+        if description:
+            self.quantization[name] = description
 
     def _name(self, graph: int, number: int) -> str | None:
-        """The name of a tensor of a graph; None where it is none of the model's."""
-        at(self.tables[graph], max(number, 0))
+        """The name of a tensor of a graph; None if it does not belong to the model."""
+        tensor_at(self.tables[graph], max(number, 0))
         return self.names.get((graph, number))
 
     def _text(self, data: Vector) -> bytes:
-        """Bytes that are kept."""
+        """Read bytes that are kept in memory, within the limit for all of them."""
         self.text_left -= data.nbytes
         if self.text_left < 0:
             raise LimitError(f"its texts and metadata have more than {MAX_TFLITE_TEXT:,} bytes")
         return self.buffer.read(data.start, data.nbytes)
 
     def _programs(self) -> tuple[Program, ...]:
-        """What operators of TensorFlow's write, which an interpreter runs that has these as well."""
+        """TensorFlow's operators that write files, which an interpreter with these operators runs."""
         options = b"\n".join(map(self._text, custom_options(self.model, self.graphs)))
         if read := operators.reading(options):
             message = f"its graph reads files as it runs: {quoted(read)}"
@@ -193,14 +204,14 @@ class _Reader:
         return tuple(Program("graph", Opaque(f"tensorflow.raw_ops.{name}", "called"), "TensorFlow") for name in names)
 
     def _root(self) -> MetaNode:
-        found: dict[str, MetaNode] = {
+        values: dict[str, MetaNode] = {
             "description": self.model.text(Model.DESCRIPTION),
             "metadata": self._metadata(),
             "strings": self.strings,
             "quantization": self.quantization,
         }
-        said = {key: value for key, value in found.items() if value}
-        return {"state_dict": StateDict(), **said} if said else StateDict()
+        metadata = {key: value for key, value in values.items() if value}
+        return {"state_dict": StateDict(), **metadata} if metadata else StateDict()
 
     def _metadata(self) -> dict[str, MetaNode]:
         entries: dict[str, MetaNode] = {}
@@ -212,15 +223,15 @@ class _Reader:
             entries[name] = value.rstrip(b"\0").decode("utf-8", "replace") if name == RUNTIME else value
         return entries
 
-    def _look_for_files(self) -> None:
-        """Say which files are appended as a zip archive."""
+    def _report_associated_files(self) -> None:
+        """Add a finding if files are appended as a zip archive."""
         if self.source.size < _ZIP_TAIL or bytes(self.source.read_at(self.source.size - _ZIP_TAIL, 4)) != END_MAGIC:
             return
         try:
             names = listed([repr(name) for name in ZipArchive(self.source).entries], 6)
         except CkptconvError as error:
             names = f"which does not open: {error.message}"
-        if not names:  # as some writers of metadata leave it
+        if not names:  # some writers of metadata leave an empty archive
             return
         message = f"a zip archive of files is appended to it, and stays behind: {names}"
         self.findings.append(Finding("associated-files", "warning", "", message))

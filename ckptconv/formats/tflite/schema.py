@@ -1,4 +1,4 @@
-"""The schema of TensorFlow Lite: fields of its tables by their numbers, element types, operators.
+"""The schema of TensorFlow Lite: the field numbers of its tables, its element types and operators.
 
 Source: tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3c), and LiteRT 2.3's.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from ckptconv.core.dtypes import DType
 
 VERSION = 3
-"""Of the files that start with TFL3; 3a to 3c are marked by nothing but what is in them."""
+"""The version of files with the identifier TFL3; nothing in a file marks the versions 3a to 3c."""
 
 DTYPES: dict[int, DType] = {
     0: DType.F32, 1: DType.F16, 2: DType.I32, 3: DType.U8, 4: DType.I64, 6: DType.BOOL, 7: DType.I16, 8: DType.C64,
@@ -35,26 +35,26 @@ class SubGraph:
 
 
 class Tensor:
-    """Fields of a tensor. `BUFFER` is a number among the model's buffers, of which the first is empty."""
+    """Fields of a tensor. `BUFFER` is an index into the model's buffers, of which the first is empty."""
 
     SHAPE, TYPE, BUFFER, NAME, QUANTIZATION = range(5)
     SPARSITY, SIGNATURE, EXTERNAL = 6, 7, 10
 
 
 class Buffer:
-    """Fields of a buffer: its bytes, or where in the file they are (past the FlatBuffer, which ends at 2 GiB)."""
+    """Fields of a buffer: its bytes, or where in the file they are (after the FlatBuffer, which ends at 2 GiB)."""
 
     DATA, OFFSET, SIZE = range(3)
 
 
 class Quantization:
-    """Fields of the parameters of a quantized tensor; `DETAILS` is a union, for what scales alone do not say."""
+    """Fields of the quantization parameters; `DETAILS` is a union, for schemes with more than scales."""
 
     SCALES, ZERO_POINTS, KIND, DETAILS, AXIS = range(2, 7)
 
 
 class Details:
-    """Fields of the tables of that union; scales and zero points are numbers of tensors."""
+    """The tables in that union, and their fields; scales and zero points are numbers of tensors."""
 
     CUSTOM, BLOCKWISE, MULTI_AXIS = range(1, 4)
     SCALES, ZERO_POINTS, BLOCK_SIZE, DIMENSIONS = range(4)
@@ -82,13 +82,13 @@ class Signature:
 
 
 class Operator:
-    """Fields of an operator: its code's number, and what a custom one is told, here or elsewhere in the file."""
+    """Fields of an operator: the index of its code, and a custom operator's options, here or elsewhere in the file."""
 
     CODE, OPTIONS, FAR, FAR_SIZE = 0, 5, 9, 10
 
 
 class Code:
-    """Fields of an operator code: the number of a builtin operator in one of two fields, or a custom one's name."""
+    """Fields of an operator code: a builtin operator's number, in one of two fields, or a custom operator's name."""
 
     SHORT, CUSTOM, _, LONG = range(4)
 

@@ -1,9 +1,9 @@
-"""Sparse tensors, read as the dense ones that they stand for (as the operator DENSIFY makes them).
+"""Sparse tensors, read as the dense tensors that they stand for (as the operator DENSIFY makes them).
 
-    order      a permutation of the n dimensions, then one of k dimensions within a block, numbered from n on
+    order      a permutation of the n dimensions, then one of the k dimensions within a block, numbered from n
     block map  for each dimension of a block, which of the n it divides
-    levels     for each dimension of the order: dense, of a size; or CSR, with a vector of segments (for each entry of
-               the level before where its own start, and where the last one's end) and one of coordinates
+    levels     for each dimension, in this order: dense, with a size; or CSR, with a vector of segments (where those of
+               each entry of the level before start, and where the last ones end) and a vector of coordinates
     buffer     the values, one for each entry of the last level
 
 The vectors are i32, u16 or u8. Source: the schema's comments; tensorflow/lite/kernels/internal/utils/
@@ -20,7 +20,7 @@ from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U8, Table, Vector, bad
 from ckptconv.formats.tflite.schema import Sparsity
-from ckptconv.formats.tflite.tensors import Header, info_of
+from ckptconv.formats.tflite.tensors import Header, tensor_info
 from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_RANK
 
 if TYPE_CHECKING:
@@ -30,16 +30,19 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import SpanFile
 
 _WIDTHS = {1: 4, 2: 2, 3: 1}
-"""Bytes of an index, by its kind."""
+"""The bytes of an index, by the type of the vector."""
 
-MOST = 1 << 24
-"""Values of a tensor, each of which takes some 30 bytes while it is read."""
+MAX_VALUES = 1 << 24
+"""The most values of a sparse tensor; each takes some 30 bytes of memory while it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One dimension in the order of storage: `size` entries under each of the level before, `stride` elements apart;
-    of a CSR level so many at most, which its vectors name.
+    """A dimension, in the order of storage.
+
+    size:              how many entries there are below each entry of the level before; at most so many in a CSR level.
+    stride:            how far these are apart in the dense tensor, in elements.
+    segments, indices: the vectors of a CSR level.
     """
 
     size: int
@@ -48,9 +51,9 @@ class Level:
     indices: Vector | None = None
 
 
-def sparse(header: Header, table: Table, alias: Hashable) -> LazyTensor:
-    """The dense tensor. The vectors are read with the values, and checked then."""
-    info = info_of(header)
+def build_sparse(header: Header, table: Table, alias: Hashable) -> LazyTensor:
+    """Make the dense tensor. The vectors are read, and checked, together with the values."""
+    info = tensor_info(header)
     if info.dtype.bits < 8:
         raise UnsupportedError(
             f"{header.name!r} is a sparse tensor of {info.dtype}, which is not read", hint="convert the model densely"
@@ -62,7 +65,8 @@ def sparse(header: Header, table: Table, alias: Hashable) -> LazyTensor:
         raise bad(
             f"{header.name!r} holds {header.data.count:,} bytes, and its {entries:,} values take {entries * width:,}"
         )
-    stored = header.data.count + sum(one.nbytes for level in levels for one in (level.segments, level.indices) if one)
+    vectors = [vector for level in levels for vector in (level.segments, level.indices) if vector]
+    stored = header.data.count + sum(vector.nbytes for vector in vectors)
     if info.nbytes > stored * MAX_INFLATED_RATIO:
         raise _too_many(header, entries)
     span = ByteSpan(table.buffer.source, header.data.start, header.data.count)
@@ -71,13 +75,13 @@ def sparse(header: Header, table: Table, alias: Hashable) -> LazyTensor:
 
 
 def _entries(header: Header, levels: list[Level]) -> int:
-    """The entries of the last level. Raises CorruptFileError where a level has segments for another number of them."""
+    """The number of entries in the last level. Raises CorruptFileError if segments do not fit the level before."""
     entries = 1
     for level in levels:
         if level.segments and level.segments.count != entries + 1:
             raise bad(f"the sparse tensor {header.name!r} has segments that do not fit its shape")
         entries = level.indices.count if level.indices else entries * level.size
-        if entries > MOST:
+        if entries > MAX_VALUES:
             raise _too_many(header, entries)
     return entries
 
@@ -91,44 +95,45 @@ def _levels(header: Header, table: Table, info: TensorInfo) -> list[Level]:
     order, blocks = table.ints(Sparsity.ORDER), table.ints(Sparsity.BLOCK_MAP)
     tables = table.tables(Sparsity.DIMENSIONS)
     rank = len(info.shape)
-    whole = sorted(order[:rank]) == list(range(rank)) and sorted(order) == list(range(rank + len(blocks)))
-    mapped = len(set(blocks)) == len(blocks) and all(0 <= dim < rank for dim in blocks)
-    if not whole or not mapped or len(tables) != len(order) or len(order) > 2 * MAX_RANK:
+    is_permutation = sorted(order[:rank]) == list(range(rank)) and sorted(order) == list(range(rank + len(blocks)))
+    is_mapped = len(set(blocks)) == len(blocks) and all(0 <= dim < rank for dim in blocks)
+    if not is_permutation or not is_mapped or len(tables) != len(order) or len(order) > 2 * MAX_RANK:
         raise bad(f"{header.name!r} is a sparse tensor of dimensions in no order")
-    found = dict(zip(order, tables, strict=True))
-    sizes = {dim: found[rank + i].number(Sparsity.SIZE, I32) for i, dim in enumerate(blocks)}
-    if any(size < 1 or info.shape[dim] % size for dim, size in sizes.items()):
+    table_of = dict(zip(order, tables, strict=True))
+    block_sizes = {dim: table_of[rank + i].number(Sparsity.SIZE, I32) for i, dim in enumerate(blocks)}
+    if any(size < 1 or info.shape[dim] % size for dim, size in block_sizes.items()):
         raise bad(f"{header.name!r} is a sparse tensor that is not a whole number of blocks")
     strides = contiguous_strides(info.shape)
     levels = []
-    for dim, level in found.items():
+    for dim, level in table_of.items():
         if dim < rank:
-            size = sizes.get(dim, 1)
-            levels.append(_level(header, level, info.shape[dim] // size, strides[dim] * size))
+            block = block_sizes.get(dim, 1)
+            levels.append(_read_level(header, level, info.shape[dim] // block, strides[dim] * block))
         else:
-            levels.append(_level(header, level, sizes[blocks[dim - rank]], strides[blocks[dim - rank]]))
+            divided = blocks[dim - rank]
+            levels.append(_read_level(header, level, block_sizes[divided], strides[divided]))
     return levels
 
 
-def _level(header: Header, table: Table, size: int, stride: int) -> Level:
+def _read_level(header: Header, table: Table, size: int, stride: int) -> Level:
     if table.number(Sparsity.FORMAT, I8) != Sparsity.CSR:
         if table.number(Sparsity.SIZE, I32) != size:
             raise bad(f"{header.name!r} is a sparse tensor of other sizes than its shape")
         return Level(size, stride)
-    segments = _indices(header, table, Sparsity.SEGMENTS_KIND, Sparsity.SEGMENTS)
-    return Level(size, stride, segments, _indices(header, table, Sparsity.INDICES_KIND, Sparsity.INDICES))
+    segments = _index_vector(header, table, Sparsity.SEGMENTS_KIND, Sparsity.SEGMENTS)
+    return Level(size, stride, segments, _index_vector(header, table, Sparsity.INDICES_KIND, Sparsity.INDICES))
 
 
-def _indices(header: Header, table: Table, kind: int, field: int) -> Vector:
-    width, found = _WIDTHS.get(table.number(kind, U8)), table.table(field)
-    if width is None or found is None:
+def _index_vector(header: Header, table: Table, kind: int, field: int) -> Vector:
+    width, holder = _WIDTHS.get(table.number(kind, U8)), table.table(field)
+    if width is None or holder is None:
         raise bad(f"{header.name!r} is a sparse tensor without its indices")
-    return found.vector(0, width) or Vector(0, 0, width)
+    return holder.vector(0, width) or Vector(0, 0, width)
 
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """Reads ranges of the dense image; finds where every value belongs each time."""
+    """Reads ranges of the dense tensor; each read computes the positions of all values."""
 
     name: str
     info: TensorInfo
@@ -140,35 +145,36 @@ class Scatter:
 
         width = self.info.dtype.bits // 8
         first, last = start // width, -(-stop // width)
-        places = self._places()
-        inside = (places >= first) & (places < last)
+        positions = self._positions()
+        inside = (positions >= first) & (positions < last)
         raw = self.values.file.read_at(self.values.offset, self.values.length)
         image = np.zeros((last - first, width), np.uint8)
-        image[places[inside] - first] = np.frombuffer(raw, np.uint8).reshape(-1, width)[inside]
+        image[positions[inside] - first] = np.frombuffer(raw, np.uint8).reshape(-1, width)[inside]
         begin = start - first * width
         return image.reshape(-1).data[begin : begin + stop - start]
 
-    def _places(self) -> Array:
-        """The place of each value in the dense tensor, in elements."""
+    def _positions(self) -> Array:
+        """The position of each value in the dense tensor, in elements."""
         import numpy as np
 
-        places = np.zeros(1, np.int64)
+        positions = np.zeros(1, np.int64)
         for level in self.levels:
             if level.segments is None or level.indices is None:
                 steps = np.arange(level.size) * level.stride
-                places = (places[:, None] + steps).reshape(-1)
+                positions = (positions[:, None] + steps).reshape(-1)
                 continue
-            segments, indices = (_read(self.values.file, one) for one in (level.segments, level.indices))
+            segments = _read_indices(self.values.file, level.segments)
+            indices = _read_indices(self.values.file, level.indices)
             counts = np.diff(segments)
             if segments[0] or segments[-1] != len(indices) or (counts < 0).any():
                 raise bad(f"the segments of the sparse tensor {self.name!r} do not fit its coordinates")
             if len(indices) and not 0 <= indices.min() <= indices.max() < level.size:
                 raise bad(f"the sparse tensor {self.name!r} has coordinates outside of its shape")
-            places = np.repeat(places, counts) + indices * level.stride
-        return places
+            positions = np.repeat(positions, counts) + indices * level.stride
+        return positions
 
 
-def _read(file: SpanFile, vector: Vector) -> Array:
+def _read_indices(file: SpanFile, vector: Vector) -> Array:
     import numpy as np
 
     kind = {4: "<i4", 2: "<u2", 1: "u1"}[vector.width]

@@ -1,13 +1,13 @@
 """The constants of a model as tensors, quantized ones with their scales and zero points.
 
-    w               the elements as they lie
-    w.scale         F32 [C], one for each index of the quantized dimension; of the whole tensor one number, as F64 []
+    w               the elements as they are stored
+    w.scale         F32 [C], one for each index of the quantized dimension; or F64 [], one for the whole tensor
     w.zero_point    I64 [C] or I64 []
 
-Where torch has such a quantized tensor (of I8, U8 and I32), the three are its parts. How others are quantized is
-said in words: `scheme`, of a tensor or of what TensorFlow Lite calls its details.
+If torch has such a quantized tensor (of I8, U8 and I32), the three are its parts. How others are quantized is described
+in the metadata: `scheme`, and what TensorFlow Lite calls the details.
 
-Two tensors of one buffer, type, shape and quantization are the same tensor under two names.
+Two tensors with the same buffer, type, shape and quantization are one tensor under two names.
 
 Sources: tensorflow/lite/core/interpreter_builder.cc (`ParseTensors`, `ParseQuantization`), lite/core/subgraph.cc
 (`BytesRequired`, `SetTensorParametersReadOnly`), lite/string_util.h.
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
 
 QUANTIZED = {DType.I8: DType.QI8, DType.U8: DType.QU8, DType.I32: DType.QI32}
-"""Integers of which torch has a quantized type."""
+"""The integer types for which torch has a quantized type."""
 
 _SCHEMES = {Details.CUSTOM: "custom", Details.BLOCKWISE: "blockwise", Details.MULTI_AXIS: "multi_axis"}
 
 
 class Buffers:
-    """Where the buffers' bytes are; None: nowhere, as of what is computed."""
+    """Where the data of each buffer is; None if it has none, as for computed tensors."""
 
     def __init__(self, tables: Tables, size: int) -> None:
         self._tables, self._size = tables, size
@@ -61,7 +61,7 @@ class Buffers:
         table = self._tables[number]
         data = table.vector(Buffer.DATA, 1)
         offset, size = table.number(Buffer.OFFSET, U64), table.number(Buffer.SIZE, U64)
-        if data is not None or offset <= 1:  # a writer's placeholder is 1
+        if data is not None or offset <= 1:  # writers use 1 as a placeholder
             return data
         if size > self._size or offset > self._size - size:
             raise bad(
@@ -72,7 +72,12 @@ class Buffers:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A tensor that has data: its element type by number, its shape, where its bytes are, and how it is sparse."""
+    """A tensor that has data.
+
+    code:     its element type.
+    data:     where its bytes are.
+    sparsity: how they are arranged, if it is sparse.
+    """
 
     name: str
     code: int
@@ -83,12 +88,12 @@ class Header:
 
     @property
     def place(self) -> Hashable:
-        """The same for tensors of one buffer, type and shape."""
+        """Equal for tensors with the same buffer, type and shape."""
         return self.data.start, self.code, self.shape
 
 
 def read_header(table: Table, name: str, data: Vector) -> Header:
-    """The header of a tensor. Raises UnsupportedError where its bytes are in another file."""
+    """Read the header of a tensor. Raises UnsupportedError if its data is in another file."""
     if table.number(Tensor.EXTERNAL, U32):
         raise UnsupportedError(
             f"{name!r} is in an external buffer, outside of the file, which is not read",
@@ -100,68 +105,70 @@ def read_header(table: Table, name: str, data: Vector) -> Header:
     return Header(name, table.number(Tensor.TYPE, I8), shape, data, table, table.table(Tensor.SPARSITY))
 
 
-def info_of(header: Header) -> TensorInfo:
-    """Its type, shape and size. Raises UnsupportedError for a type that is not known."""
+def tensor_info(header: Header) -> TensorInfo:
+    """The tensor's type, shape and size. Raises UnsupportedError for an unknown type."""
     return header_info(repr(header.name), header.code, header.shape, dtypes=DTYPES, library="LiteRT 2.3", bad=bad)
 
 
-def dense(header: Header, alias: Hashable) -> LazyTensor:
-    """The tensor that is where its buffer is. Raises CorruptFileError where it has another size."""
-    info = info_of(header)
+def build_dense(header: Header, alias: Hashable) -> LazyTensor:
+    """Make a tensor whose elements are its buffer's bytes. Raises CorruptFileError if the buffer has another size."""
+    info = tensor_info(header)
     if header.data.count != info.nbytes:
         raise bad(f"{header.name!r} holds {header.data.count:,} bytes, and {info.dtype} of shape {list(info.shape)} "
                   f"takes {info.nbytes:,}")  # fmt: skip
-    return _run(header.table.buffer, info, header.data.start, alias)
+    return _tensor_in_file(header.table.buffer, info, header.data.start, alias)
 
 
-def _run(buffer: FlatBuffer, info: TensorInfo, start: int, alias: Hashable) -> LazyTensor:
+def _tensor_in_file(buffer: FlatBuffer, info: TensorInfo, start: int, alias: Hashable) -> LazyTensor:
     return in_file(info, ByteSpan(buffer.source, start, info.nbytes), alias if info.nbytes else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """The scales and zero points of a tensor, and the dimension along which they are; None: one for the whole."""
+    """The scales and zero points of a tensor, and the dimension along which they differ; None: one for the whole."""
 
     scales: Vector
     points: Vector
     axis: int | None
 
     def read(self, buffer: FlatBuffer) -> tuple[Hashable, ...]:
-        """What it says, to compare with another one's."""
-        return self.axis, *(buffer.read(one.start, one.nbytes) for one in (self.scales, self.points))
+        """The values, to compare with those of another tensor."""
+        return self.axis, *(buffer.read(vector.start, vector.nbytes) for vector in (self.scales, self.points))
 
     def parts(self, buffer: FlatBuffer, alias: Hashable) -> dict[str, LazyTensor]:
-        """Scale and zero point as tensors."""
-        aliases = {role: (alias, role) for role in ("scale", "zero_point")}
+        """The scale and the zero point as tensors."""
         if self.axis is None:
-            (scale,) = unpack("<f", buffer.read(self.scales.start, 4))
-            one = in_memory(TensorInfo.of(DType.F64, ()), pack("<d", scale), aliases["scale"])
-            sizes: tuple[int, ...] = ()
+            shape: tuple[int, ...] = ()
+            (value,) = unpack("<f", buffer.read(self.scales.start, 4))
+            scale = in_memory(TensorInfo.of(DType.F64, shape), pack("<d", value), (alias, "scale"))
         else:
-            sizes = (self.scales.count,)
-            one = _run(buffer, TensorInfo.of(DType.F32, sizes), self.scales.start, aliases["scale"])
-        other = _run(buffer, TensorInfo.of(DType.I64, sizes), self.points.start, aliases["zero_point"])
-        return {"scale": one, "zero_point": other}
+            shape = (self.scales.count,)
+            scale = _tensor_in_file(buffer, TensorInfo.of(DType.F32, shape), self.scales.start, (alias, "scale"))
+        info = TensorInfo.of(DType.I64, shape)
+        return {
+            "scale": scale,
+            "zero_point": _tensor_in_file(buffer, info, self.points.start, (alias, "zero_point")),
+        }
 
     def composite(self, names: dict[str, str], info: TensorInfo) -> Quantized | None:
-        """What values, scale and zero point make; None where torch has nothing like it."""
+        """The quantized tensor of values, scale and zero point; None if torch has no such type."""
         if info.dtype not in QUANTIZED:
             return None
         return Quantized(names, info.shape, QUANTIZED[info.dtype], self.scheme, self.axis)
 
     @property
     def scheme(self) -> str:
-        """As torch calls it."""
+        """The scheme, in torch's terms."""
         return PER_TENSOR if self.axis is None else PER_CHANNEL
 
 
 def is_scaled(dtype: DType) -> bool:
-    """Whether scales say something of such elements: integers, and floats of 8 bits."""
+    """Whether scales apply to such elements: integers, and floats of at most 8 bits."""
     return dtype.kind in ("int", "uint") or (dtype.kind == "float" and dtype.bits <= 8)
 
 
-def affine(header: Header, table: Table) -> Affine | None:
-    """The scales of a tensor, if it has any. Raises CorruptFileError where they do not fit it."""
+def read_affine(header: Header, table: Table) -> Affine | None:
+    """The scales of a tensor, if it has any. Raises CorruptFileError if they do not fit it."""
     scales, points = table.vector(Quantization.SCALES, 4), table.vector(Quantization.ZERO_POINTS, 8)
     if table.number(Quantization.KIND, U8) or scales is None or not scales.count:
         return None
@@ -175,33 +182,39 @@ def affine(header: Header, table: Table) -> Affine | None:
     return Affine(scales, points, axis)
 
 
-def in_words(table: Table, name_of: Callable[[int], str | None], text: Callable[[Vector], bytes]) -> MetaNode:
-    """What the details of a quantization say; None where there are none. Other tensors are called by their names."""
+def describe_quantization(
+    table: Table, name_of: Callable[[int], str | None], text: Callable[[Vector], bytes]
+) -> MetaNode:
+    """The details of a quantization as metadata; None if there are none.
+
+    name_of: the name of a tensor by its number; None if it does not belong to the model.
+    text:    reads bytes.
+    """
     kind, details = table.number(Quantization.KIND, U8), table.table(Quantization.DETAILS)
     if not kind or details is None:
         return None
     if kind not in _SCHEMES:
         return {"scheme": f"details of type {kind}"}
-    said: dict[str, MetaNode] = {"scheme": _SCHEMES[kind]}
+    described: dict[str, MetaNode] = {"scheme": _SCHEMES[kind]}
     if kind == Details.CUSTOM:
         custom = details.vector(0, 1)
-        return said | {"custom": text(custom) if custom else b""}
+        return described | {"custom": text(custom) if custom else b""}
     for key, field in (("scales", Details.SCALES), ("zero_points", Details.ZERO_POINTS)):
         number = details.number(field, I32)
-        if (number or field == Details.SCALES) and (name := name_of(number)):  # 0 is what is left out
-            said[key] = name
-    said["block_size"] = details.number(Details.BLOCK_SIZE, I32)
+        if (number or field == Details.SCALES) and (name := name_of(number)):  # 0: there are no zero points
+            described[key] = name
+    described["block_size"] = details.number(Details.BLOCK_SIZE, I32)
     if dimensions := details.ints(Details.DIMENSIONS):
-        said["block_shape" if kind == Details.BLOCKWISE else "axes"] = list(dimensions)
+        described["block_shape" if kind == Details.BLOCKWISE else "axes"] = list(dimensions)
     if kind == Details.BLOCKWISE:
-        said["axis"] = table.number(Quantization.AXIS, I32)
-    return said
+        described["axis"] = table.number(Quantization.AXIS, I32)
+    return described
 
 
-def texts(header: Header, data: bytes) -> MetaNode:
-    """The strings of a tensor, as lists of lists of bytes.
+def read_strings(header: Header, data: bytes) -> MetaNode:
+    """Read the strings of a tensor, as nested lists of bytes.
 
-    Its data: their number, the offset of each, that of the end, all as i32, and their bytes.
+    The data: the number of strings, the offset of each, the offset of the end, all as i32; then the strings' bytes.
     """
     if len(data) < 4:
         raise bad(f"{header.name!r} is a tensor of strings in {len(data)} bytes")
@@ -218,7 +231,7 @@ def texts(header: Header, data: bytes) -> MetaNode:
 
 
 def part_names(name: str, taken: set[str]) -> dict[str, str]:
-    """Names for the parts of a quantized tensor, none of which is taken."""
+    """Unique names for the parts of a quantized tensor; adds them to `taken`."""
     names = {VALUES: name}
     for role in ("scale", "zero_point"):
         names[role] = numbered(f"{name}.{role}", taken)
