@@ -1,4 +1,11 @@
-"""OpenVINO: a graph in XML, its constants in a file beside it; read, not written."""
+"""OpenVINO: a graph in XML, its constants in a file beside it; read, not written.
+
+Begin with `read`, which has the layout of both files.
+
+    read        the reader: the graph's constants as tensors
+    document    parsing the XML
+    quantized   constants that form one compressed weight
+"""
 
 from ckptconv.formats.base import Format
 

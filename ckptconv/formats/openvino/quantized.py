@@ -1,14 +1,14 @@
-"""Weights that a graph computes of integers, as NNCF compresses them: which constants belong together.
+"""Find weights that NNCF compressed: which constants are the integers, scales and zero points of one weight.
 
     values   Const → Convert                 integers, or floats of 4 and 8 bits
-             Gather (codebook, Const → …)    what integers stand for
-    less     Subtract (values, Const)        the zero point
+             Gather (codebook, Const → …)    the values that integers stand for
+    minus    Subtract (values, Const)        the zero point
     times    Multiply (…, Const)             the scale, or two: Multiply (Const, Const of one number)
     then     Reshape
 
-Each Const may be behind a Convert. Subtract and Reshape may be missing. A dimension of the scale is one, or that of the
-integers. What is computed otherwise is no such weight, nor are integers that two of these take. NF4 becomes the type
-in which the graph computes.
+There may be a Convert after each Const. Subtract and Reshape may be missing. Each dimension of the scale is 1, or that
+of the integers. Other arithmetic is no such weight, and neither are integers that two of these use. NF4 becomes the
+type in which the graph computes.
 
 Source: github.com/openvinotoolkit/nncf, openvino/algorithms/weight_compression (openvino_backend.py).
 """
@@ -32,8 +32,10 @@ CODES = frozenset(("u8", "u4", "u2"))
 
 
 def find_quantized(net: Net, names: Mapping[int, str]) -> tuple[QuantizedWeight, ...]:
-    """The weights; `names` are those of the constants by their numbers."""
-    reshapes = {one.inputs["0"].number: one for one in net.layers if one.type == "Reshape" and "0" in one.inputs}
+    """Find the weights; `names`: of the constants, by their layers' numbers."""
+    reshapes = {
+        layer.inputs["0"].number: layer for layer in net.layers if layer.type == "Reshape" and "0" in layer.inputs
+    }
     found: dict[str, QuantizedWeight | None] = {}
     for layer in net.layers:
         if layer.type != "Multiply":
@@ -44,21 +46,18 @@ def find_quantized(net: Net, names: Mapping[int, str]) -> tuple[QuantizedWeight,
         reshape = reshapes.get(layer.number)
         if reshape is not None and layer.feeds == 1:
             details["shape"] = [*_sizes(reshape.dims)]
-        called = {role: names[part.number] for role, part in parts.items()}
-        name = called["values"]
-        known = name in found
-        found[name] = None if known else QuantizedWeight(_plain(called), "affine", called, details, WITH_SCALES)
-    used = {part for one in found.values() if one for role, part in one.parts.items() if role != "values"}
-    return tuple(one for name, one in found.items() if one is not None and name not in used)
-
-
-def _plain(called: Mapping[str, str]) -> str:
-    """What the weight is called: as its codebook, where it has one, which NNCF puts in its place."""
-    return called.get("codebook", called["values"])
+        part_names = {role: names[part.number] for role, part in parts.items()}
+        values = part_names["values"]
+        name = part_names.get("codebook", values)  # NNCF gives a codebook the name of the weight
+        weight = QuantizedWeight(name, "affine", part_names, details, WITH_SCALES)
+        found[values] = None if values in found else weight
+    weights = {values: weight for values, weight in found.items() if weight is not None}
+    used = {part for weight in weights.values() for role, part in weight.parts.items() if role != "values"}
+    return tuple(weight for values, weight in weights.items() if values not in used)
 
 
 def _parts(product: Layer) -> tuple[dict[str, Layer], dict[str, Json]]:
-    """What a Multiply makes a weight of; nothing where it makes none."""
+    """The parts and details of the weight that a Multiply makes; empty if it makes none."""
     for first, second in (("0", "1"), ("1", "0")):
         steps, scales = product.inputs.get(first), _scales(product.inputs.get(second))
         parts: dict[str, Layer] = {}
@@ -69,13 +68,14 @@ def _parts(product: Layer) -> tuple[dict[str, Layer], dict[str, Json]]:
             parts["zero_point"] = zero
         values, details = _values(steps)
         if values and scales:
-            half = "FP16" if product.precision == "FP16" and "factor" in scales else ""
-            return {**values, **scales, **parts}, details | ({"computed": "F16"} if half else {})
+            if product.precision == "FP16" and "factor" in scales:
+                details["computed"] = "F16"
+            return {**values, **scales, **parts}, details
     return {}, {}
 
 
 def _values(layer: Layer | None) -> tuple[dict[str, Layer], dict[str, Json]]:
-    """The integers, or their codes and what these stand for, and how they are stored."""
+    """The values of a weight, or their codes and the codebook; and how they are stored."""
     if layer is None:
         return {}, {}
     if layer.type == "Gather":
@@ -89,12 +89,12 @@ def _values(layer: Layer | None) -> tuple[dict[str, Layer], dict[str, Json]]:
         return {}, {}
     if _kind(values) != "nf4":
         return {"values": values}, {}
-    half = layer.data.get("destination_type", "").lower() == "f16"
-    return {"values": values}, {"codes": "nf4-f16" if half else "nf4", "size": [*_sizes(_shape(values).split(","))]}
+    codes = "nf4-f16" if layer.data.get("destination_type", "").lower() == "f16" else "nf4"
+    return {"values": values}, {"codes": codes, "size": [*_sizes(_shape(values).split(","))]}
 
 
 def _scales(layer: Layer | None) -> dict[str, Layer]:
-    """The scale; where it is multiplied with a number, that too."""
+    """The scale, and the factor that it is multiplied by, if any."""
     if (constant := _constant(layer)) is not None:
         return {"scale": constant}
     if layer is not None and layer.type == "Convert":
@@ -108,7 +108,7 @@ def _scales(layer: Layer | None) -> dict[str, Layer]:
 
 
 def _constant(layer: Layer | None) -> Layer | None:
-    """The constant that a layer is, or converts."""
+    """The constant that a layer is or converts; None if it is neither."""
     if layer is not None and layer.type == "Convert":
         layer = layer.inputs.get("0")
     return layer if layer is not None and layer.type == "Const" else None
@@ -123,6 +123,6 @@ def _shape(layer: Layer) -> str:
 
 
 def _sizes(texts: list[str]) -> list[int]:
-    """Dimensions; what is none is told where they are used."""
-    found = [number_in(text.strip()) for text in texts if text.strip()]
-    return [-1 if size is None else size for size in found]
+    """The dimensions; -1 for what is not a size, which is reported where they are used."""
+    sizes = [number_in(text.strip()) for text in texts if text.strip()]
+    return [-1 if size is None else size for size in sizes]

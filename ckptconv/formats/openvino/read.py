@@ -1,18 +1,18 @@
-"""Reader of OpenVINO's IR: the constants of its graphs as a state_dict. The graphs stay behind.
+"""Reader of OpenVINO's IR: the constants of a model's graphs as a state_dict. The graphs stay behind.
 
     NAME.xml    the graph (`document`): of each constant its element type, shape, offset and size
     NAME.bin    the bytes of the constants, little-endian; equal ones are stored once
 
-A folder is the model in it: ``openvino_model.xml``, as optimum-intel calls it, else the only such pair of files.
+In a folder, the model is ``openvino_model.xml``, optimum-intel's name for it, or else the only such pair of files.
 
-Names are the graph's: what comes twice gets a number (``w#2``), constants in a body of a loop or a branch that of its
-operator as a prefix. A constant ``w_compressed`` behind which only a Convert ``w`` stands that OpenVINO marks as a
-decompression is ``w``, in the type in which it is stored. Shapes and axes that operators take are constants as weights
-are. Constants of the same bytes, type and shape are ties: OpenVINO's writer stores what is equal once. What all of them
-come to is bounded by what they share.
+Names are the graph's. One that occurs twice gets a number (``w#2``); constants in the body of a loop or a branch have
+the operator's name as a prefix. A constant ``w_compressed`` that only feeds a Convert ``w`` which OpenVINO marks as a
+decompression is called ``w``, and keeps the type in which it is stored. Shapes and axes are constants too, like
+weights. Constants with the same bytes, type and shape are ties: OpenVINO's writer stores equal ones once. Their total
+size is limited by the size of the file.
 
-Elements of fewer than 8 bits are packed, the first in the lowest bits. NF4, and those of 1, 3 and 6 bits, which are
-packed otherwise, are bytes; the metadata has their type and shape under ``packed``. Texts are metadata.
+Elements of fewer than 8 bits are packed, the first in the lowest bits. NF4, and elements of 1, 3 and 6 bits, which are
+packed differently, are read as bytes; the metadata has their type and shape under ``packed``. Texts become metadata.
 
 Sources: openvino/src/core/src/op/constant.cpp, type/element_iterator.hpp, runtime/string_aligned_buffer.cpp;
 optimum/intel/openvino/utils.py.
@@ -54,17 +54,17 @@ DTYPES: dict[str, DType] = {
     "i64": DType.I64, "i32": DType.I32, "i16": DType.I16, "i8": DType.I8, "i4": DType.I4,
     "u64": DType.U64, "u32": DType.U32, "u16": DType.U16, "u8": DType.U8, "u4": DType.U4, "u2": DType.U2,
 }  # fmt: skip
-"""By `element_type`."""
+"""The element types, by `element_type`."""
 
 PACKED = {"u1": (8, 1), "u3": (8, 3), "u6": (4, 3), "nf4": (2, 1)}
-"""Types that are read as bytes: how many elements are in how many bytes."""
+"""The types that are read as bytes: how many elements are in how many bytes."""
 
 STRING = "string"
 SUFFIX, WEIGHTS = ".xml", ".bin"
 _STATE_DICT = "state_dict"
 USUAL = "openvino_model.xml"
 TEXT_A_BYTE, FREE_TEXT = 4, 1 << 20
-"""Bytes that texts may have altogether for each byte of the weights, and beside that: constants may share their bytes,
+"""All texts together may have so many bytes per byte of the weights, and so many more: constants may share their bytes,
 which are read for each.
 """
 
@@ -77,21 +77,21 @@ _HINT = "an OpenVINO model is moved together with its .bin"
 
 
 def claims(source: Source | Folder) -> bool:
-    """Whether its root element is a <net>, or it is a folder with such a file and its weights."""
+    """Whether the root element is <net>, or this is a folder with such a file and its weights."""
     if isinstance(source, Folder):
-        name = _in_folder(source)
+        name = _model_in(source)
         return name is not None and claims(source.open(name))
     return _START.match(bytes(source.read_at(0, min(_NEAR, source.size)))) is not None
 
 
 def read(source: Source | Folder) -> Checkpoint:
-    """Open the model: the document is read, and of its weights texts alone.
+    """Open the model: read the document, and of the weights only texts.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError (the weights are missing).
+    Raises CorruptFileError, LimitError, UnsupportedError, and FileAccessError if the weights are missing.
     """
     if not isinstance(source, Folder):
         return _Reader(Folder.around(source), source.path.name).read(source)
-    name = _in_folder(source)
+    name = _model_in(source)
     if name is None:
         raise UnsupportedError("there is no .xml with a .bin of the same name in it", hint="name a file in it")
     document = source.open(name)
@@ -99,8 +99,8 @@ def read(source: Source | Folder) -> Checkpoint:
         return _Reader(source, name).read(document)
 
 
-def _in_folder(folder: Folder) -> str | None:
-    """The file in it that is the model."""
+def _model_in(folder: Folder) -> str | None:
+    """The name of a folder's model; None if there is none, or several."""
     names = set(folder.names)
     pairs = [name for name in folder.names if name.endswith(SUFFIX) and f"{name[: -len(SUFFIX)]}{WEIGHTS}" in names]
     models = [name for name in pairs if name not in _TOKENIZERS]
@@ -122,31 +122,31 @@ class _Reader:
     def read(self, document: Source) -> Checkpoint:
         names = GraphNames(document.size)
         net = parse(document, names)
-        undone = {layer.name for layer in net.layers if layer.decompresses and layer.type == "Convert"}
+        decompressed = {layer.name for layer in net.layers if layer.decompresses and layer.type == "Convert"}
         for layer in net.layers:
             if layer.type == "Const":
                 plain = layer.name.removesuffix(_COMPRESSED)
-                self._constant(names.unique(plain if plain in undone else layer.name, self.taken), layer)
+                self._add_constant(names.unique(plain if plain in decompressed else layer.name, self.taken), layer)
         if self.tensors:
             check_shared(self.tensors.values(), self.folder.open(self.file).size)
-        noted = _facts(net)
-        findings = (stays_behind(f"the graph of {noted['nodes']} nodes", "constants"), *read_as_bytes(self.packed))
+        facts = _graph_facts(net)
+        findings = (stays_behind(f"the graph of {facts['nodes']} nodes", "constants"), *read_as_bytes(self.packed))
         return Checkpoint(
             self.tensors, root=self._root(net), format="openvino",
-            notes=Notes(source="openvino", graph=noted, quantized=find_quantized(net, self.names)),
+            notes=Notes(source="openvino", graph=facts, quantized=find_quantized(net, self.names)),
             findings=findings, file=self.folder,
         )  # fmt: skip
 
-    def _constant(self, name: str, layer: Layer) -> None:
+    def _add_constant(self, name: str, layer: Layer) -> None:
         self.taken.add(name)
         self.names[layer.number] = name
         kind, shape = layer.data.get("element_type", "").lower(), _shape(name, layer.data.get("shape", ""))
         offset, size = (_number(name, key, layer.data.get(key, "")) for key in ("offset", "size"))
         if kind == STRING:
-            self.strings[name] = self._texts(name, shape, self._span(name, offset, size))
+            self.strings[name] = self._read_texts(name, shape, self._span(name, offset, size))
             return
         info = _info(name, kind, shape)
-        if size != info.nbytes and info.nbytes:  # of an empty one OpenVINO stores a byte
+        if size != info.nbytes and info.nbytes:  # for an empty constant, OpenVINO stores a byte
             raise bad(f"{name!r} has {size:,} bytes, and {kind} of shape {list(shape)} takes {info.nbytes:,}")
         if kind in PACKED:
             self.packed[name] = {"element_type": kind, "shape": list(shape)}
@@ -163,32 +163,32 @@ class _Reader:
             raise bad(f"{name!r} ends at byte {offset + size:,} of {self.file!r}, which has {data.size:,}")
         return ByteSpan(data, offset, size)
 
-    def _texts(self, name: str, shape: tuple[int, ...], span: ByteSpan) -> MetaNode:
-        """A constant of texts: their number, where each begins and the last one ends, all as i32, and their bytes."""
+    def _read_texts(self, name: str, shape: tuple[int, ...], span: ByteSpan) -> MetaNode:
+        """Read a constant of texts: their number, where each begins and the last ends, all as i32; then the bytes."""
         self.text_read += span.length
-        whole = self.folder.open(self.file).size
-        most = min(MAX_OPENVINO_TEXT, TEXT_A_BYTE * whole + FREE_TEXT)
-        if self.text_read > most:
-            raise LimitError(f"its texts have more than {most:,} bytes, of a file of {whole:,}")
+        file_size = self.folder.open(self.file).size
+        limit = min(MAX_OPENVINO_TEXT, TEXT_A_BYTE * file_size + FREE_TEXT)
+        if self.text_read > limit:
+            raise LimitError(f"its texts have more than {limit:,} bytes, of a file of {file_size:,}")
         if len(shape) > MAX_TEXT_RANK:
             raise LimitError(f"{name!r} has {len(shape)} dimensions of texts")
         data, count = bytes(span.file.read_at(span.offset, span.length)), prod(shape)
-        head = 4 * (count + 2)
-        if head > len(data) or int.from_bytes(data[:4], "little") != count:
+        header = 4 * (count + 2)
+        if header > len(data) or int.from_bytes(data[:4], "little") != count:
             raise bad(f"{name!r} of shape {list(shape)} has other texts than these")
-        places = [place for (place,) in iter_unpack("<i", data[4:head])]
-        if places[0] != 0 or places != sorted(places) or head + places[-1] > len(data):
+        bounds = [bound for (bound,) in iter_unpack("<i", data[4:header])]
+        if bounds[0] != 0 or bounds != sorted(bounds) or header + bounds[-1] > len(data):
             raise bad(f"the texts of {name!r} lie outside of it")
-        texts = [data[head + start : head + stop] for start, stop in pairwise(places)]
+        texts = [data[header + start : header + stop] for start, stop in pairwise(bounds)]
         return nested_texts(texts, shape) if texts else []
 
     def _root(self, net: Net) -> MetaNode:
         own: dict[str, MetaNode] = {"strings": self.strings, PACKED_KEY: self.packed}
-        said = {key: value for key, value in own.items() if value}
-        for key, value in net.about.items():  # whose names are the file's, and may be ours
+        metadata = {key: value for key, value in own.items() if value}
+        for key, value in net.rt_info.items():  # the file's own names, which may clash with ours
             if value:
-                said[free_key(key, {_STATE_DICT, *own, *said})] = value
-        return {_STATE_DICT: StateDict(), **said} if said else StateDict()
+                metadata[free_key(key, {_STATE_DICT, *own, *metadata})] = value
+        return {_STATE_DICT: StateDict(), **metadata} if metadata else StateDict()
 
 
 def _info(name: str, kind: str, shape: tuple[int, ...]) -> TensorInfo:
@@ -196,16 +196,18 @@ def _info(name: str, kind: str, shape: tuple[int, ...]) -> TensorInfo:
         count = prod(shape)
         if count > MAX_DIM // 64:
             raise bad(f"{name!r} has the shape {list(shape[:8])}")
-        elements, nbytes = PACKED[kind]
-        whole = -(-count // elements) * nbytes
-        return TensorInfo(DType.U8, (whole,), whole)
+        elements, group_bytes = PACKED[kind]
+        nbytes = -(-count // elements) * group_bytes
+        return TensorInfo(DType.U8, (nbytes,), nbytes)
     return header_info(repr(name), kind, shape, dtypes=DTYPES, library="OpenVINO 2026.4", bad=bad)
 
 
 def _shape(name: str, text: str) -> tuple[int, ...]:
     if text.count(",") >= MAX_RANK:
         raise LimitError(f"{name!r} has more than {MAX_RANK} dimensions")
-    return tuple(_number(name, "shape", size.strip()) for size in text.split(",")) if text.strip() else ()
+    if not text.strip():
+        return ()
+    return tuple(_number(name, "shape", size.strip()) for size in text.split(","))
 
 
 def _number(name: str, key: str, text: str) -> int:
@@ -215,28 +217,27 @@ def _number(name: str, key: str, text: str) -> int:
     return number
 
 
-def _facts(net: Net) -> dict[str, MetaNode]:
-    """What `inspect` shows of the graph: its operators, what goes in and comes out."""
+def _graph_facts(net: Net) -> dict[str, MetaNode]:
+    """What `inspect` shows of the graph: its operators, inputs and outputs."""
     operators = Counter(layer.type for layer in net.layers if layer.type not in ("Const", "Parameter", "Result"))
-    found: dict[str, MetaNode] = {
+    outer = [layer for layer in net.layers if not layer.scope]
+    facts: dict[str, MetaNode] = {
         "name": net.name,
         "version": net.version,
-        "inputs": [_value(layer, layer.data.get("element_type", ""), _sizes(layer.data.get("shape", "")))
-                   for layer in net.layers if layer.type == "Parameter" and not layer.scope],
-        "outputs": [_value(layer, layer.precision, layer.dims)
-                    for layer in net.layers if layer.type == "Result" and not layer.scope],
+        "inputs": [_input(layer) for layer in outer if layer.type == "Parameter"],
+        "outputs": [_value(layer, layer.precision, layer.dims) for layer in outer if layer.type == "Result"],
         **operator_counts(operators),
-    }  # fmt: skip
-    return without_empty(found)
+    }
+    return without_empty(facts)
 
 
-def _sizes(text: str) -> list[str]:
-    """The dimensions of an input, as far as a tensor has so many."""
-    return text.split(",", MAX_RANK)[:MAX_RANK]
+def _input(layer: Layer) -> dict[str, MetaNode]:
+    sizes = layer.data.get("shape", "").split(",", MAX_RANK)[:MAX_RANK]
+    return _value(layer, layer.data.get("element_type", ""), sizes)
 
 
 def _value(layer: Layer, kind: str, sizes: list[str]) -> dict[str, MetaNode]:
-    """Dimensions are sizes, or None where they are open."""
+    """The name, type and shape of an input or output; open dimensions are None."""
     dtype = DTYPES[kind.lower()].name if kind.lower() in DTYPES else kind.upper().replace("FP", "F")
     shape: list[MetaNode] = [number_in(size.strip()) for size in sizes if size.strip()]
     return {"name": layer.names or layer.name, "dtype": dtype, "shape": shape}
