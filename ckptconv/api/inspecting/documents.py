@@ -91,7 +91,7 @@ class Documents:
     def _programs_in_saved_model(self, path: str) -> Iterator[Program]:
         """What a SavedModel runs that lies below the folder, or beside other weights in it."""
         home = path.removesuffix(saved_model.GRAPH)
-        programs, findings = saved_model.look(self.place.folder(home))
+        programs, findings = saved_model.find_programs(self.place.folder(home))
         self.findings.extend(replace(finding, where=home + finding.where) for finding in findings)
         for program in programs:
             yield replace(program, where=home + program.where)

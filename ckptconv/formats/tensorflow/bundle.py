@@ -1,4 +1,4 @@
-"""What the index says, and the graph of objects that `tf.train.Checkpoint` keeps as a text: protobuf messages.
+"""The messages in the index, and the object graph that `tf.train.Checkpoint` stores as a text.
 
     BundleHeaderProto   1 num_shards  2 endianness (1: big)  3 version: 1 producer  2 min_consumer
     BundleEntryProto    1 dtype  2 shape: 2* dim: 1 size; 3 unknown_rank   3 shard_id  4 offset  5 size  6 crc32c
@@ -6,8 +6,8 @@
 
     TrackableObjectGraph   1* nodes: 2* attributes (SerializedTensor): 1 name  2 full_name  3 checkpoint_key
 
-A star: repeated. What is absent is 0. An entry with slices has no bytes of its own: they are under the keys of
-`slice_key`. Other fields are passed over, as protobuf's readers do.
+A star marks repeated fields. What is absent is 0. An entry with slices has no bytes of its own: they are under the keys
+that `slice_key` makes. Other fields are skipped, as protobuf's readers do.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 Data = TypeVar("Data", bytes, memoryview)
 
 Extent = tuple[int, int | None]
-"""Where a slice begins in a dimension, and its length there; None: to the end."""
+"""Where a slice begins in a dimension, and its length; None: to the end."""
 
 KNOWN_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """How many files of data there are, and whether their numbers are big-endian."""
+    """The number of data files, and whether their numbers are big-endian (`swapped`)."""
 
     shards: int
     swapped: bool
@@ -41,8 +41,12 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor: the number of its type, its shape, where its bytes are and the CRC-32C that is recorded of them; its
-    slices, where it is stored in such.
+    """A tensor in the index.
+
+    dtype:  the number of its type.
+    shard, offset, size: where its bytes are; `shard` is the number of the data file.
+    crc32c: the recorded checksum of these bytes.
+    slices: the extents of its slices, if it is stored in slices.
     """
 
     dtype: int
@@ -55,8 +59,8 @@ class Entry:
 
 
 def read_header(data: bytes) -> Header:
-    """The header. Raises CorruptFileError, LimitError, UnsupportedError for a version that needs a newer reader."""
-    shards = endianness = needed = 0
+    """Parse the header. Raises CorruptFileError, LimitError, UnsupportedError if it requires a newer reader."""
+    shards = endianness = min_consumer = 0
     for number, value in fields(data):
         match number, value:
             case 1, int():
@@ -64,10 +68,10 @@ def read_header(data: bytes) -> Header:
             case 2, int():
                 endianness = value
             case 3, bytes():
-                needed = next((v for n, v in fields(value) if n == 2 and isinstance(v, int)), 0)
-    if needed > KNOWN_VERSION:
+                min_consumer = next((v for n, v in fields(value) if n == 2 and isinstance(v, int)), 0)
+    if min_consumer > KNOWN_VERSION:
         raise UnsupportedError(
-            f"the checkpoint has version {needed} of its format; known is {KNOWN_VERSION}", hint=UPGRADE
+            f"the checkpoint has version {min_consumer} of its format; known is {KNOWN_VERSION}", hint=UPGRADE
         )
     if endianness not in (0, 1):
         raise bad("its byte order is neither little nor big")
@@ -77,7 +81,7 @@ def read_header(data: bytes) -> Header:
 
 
 def read_entry(data: bytes) -> Entry:
-    """An entry. Raises CorruptFileError, LimitError."""
+    """Parse an entry. Raises CorruptFileError, LimitError."""
     dtype = shard = offset = size = crc = 0
     shape: tuple[int, ...] = ()
     slices: list[tuple[Extent, ...]] = []
@@ -127,8 +131,9 @@ def _extent(data: bytes) -> Extent:
 
 
 def variable_names(graph: bytes) -> dict[str, str]:
-    """The names that variables have of their own, by the keys that a graph of objects gives them; several may have one
-    name. Raises CorruptFileError.
+    """The variables' own names, by their keys in the checkpoint, from the object graph. Several may share a name.
+
+    Raises CorruptFileError.
     """
     names: dict[str, str] = {}
     for node in _messages(graph, 1):
@@ -139,12 +144,12 @@ def variable_names(graph: bytes) -> dict[str, str]:
     return names
 
 
-def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    return (value for number, value in fields(data) if number == wanted and isinstance(value, bytes))
+def _messages(data: bytes, field_number: int) -> Iterator[bytes]:
+    return (value for number, value in fields(data) if number == field_number and isinstance(value, bytes))
 
 
 def fields(data: Data) -> Iterator[tuple[int, int | Data]]:
-    """Number and payload of each field of a message, a view of it where that is one. Raises CorruptFileError."""
+    """The number and the payload of each field of a message; views, if `data` is one. Raises CorruptFileError."""
     for number, wire, begin, end in fields_in(data, 0, len(data), bad):
         if wire == VARINT:
             yield number, begin
@@ -153,29 +158,29 @@ def fields(data: Data) -> Iterator[tuple[int, int | Data]]:
             yield number, payload if wire == LEN else int.from_bytes(payload, "little")
 
 
-# -- Keys of slices: numbers and texts as bytes that sort as they do (tensorflow/core/lib/strings/ordered_code.cc)
+# -- Keys of slices: numbers and texts, encoded so that they sort alike (tensorflow/core/lib/strings/ordered_code.cc)
 
 
 def slice_key(name: bytes, extents: tuple[Extent, ...]) -> bytes:
-    """The key under which a slice of a tensor has its entry (tensorflow/core/util/saved_tensor_slice_util.cc)."""
+    """The key of a slice's entry in the index (tensorflow/core/util/saved_tensor_slice_util.cc)."""
     text = b"".join(_ESCAPED.get(byte, bytes([byte])) for byte in name)
-    key = _number(0) + text + b"\0\1" + _number(len(extents))
+    key = _encode_unsigned(0) + text + b"\0\1" + _encode_unsigned(len(extents))
     for start, length in extents:
-        key += _signed(start) + _signed(-1 if length is None else length)
+        key += _encode_signed(start) + _encode_signed(-1 if length is None else length)
     return key
 
 
 _ESCAPED = {0x00: b"\0\xff", 0xFF: b"\xff\0"}
 
 
-def _number(value: int) -> bytes:
-    """How many bytes it takes, then these, the highest first."""
+def _encode_unsigned(value: int) -> bytes:
+    """The number of bytes, then the bytes, highest first."""
     size = (value.bit_length() + 7) // 8
     return bytes([size]) + value.to_bytes(size, "big")
 
 
-def _signed(value: int) -> bytes:
-    """Two's complement of 7 bits a byte, the highest first; ones before it say how many bytes, the sign turns them."""
+def _encode_signed(value: int) -> bytes:
+    """Two's complement, 7 bits per byte, highest first, after as many one bits as bytes (zero bits, if negative)."""
     size = (value if value >= 0 else ~value).bit_length() // 7 + 1
     ones = ((1 << size) - 1) << (7 * size)
     image = value & ((1 << 8 * size) - 1)

@@ -1,10 +1,11 @@
-"""Reader of TensorFlow's checkpoints: the index; of the files of data only texts.
+"""Reader of TensorFlow's checkpoints: reads the index, and of the data files only texts.
 
-Names are TensorFlow's, slashes and all. `tf.train.Checkpoint` calls a variable by the way to it through its objects
-(``model/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE``), and keeps the variable's own name (``dense/kernel``)
-in its graph of these: that is its name here, where no other variable has it. What Keras exports twice is read once: the
-index shows that it is the same (name, type, shape, checksum). An optimizer's variables are extras, and texts (the graph
-is one) metadata. The CRC-32C of a tensor is checked as its bytes pass, that of a text as it is read.
+Names are TensorFlow's, slashes included. `tf.train.Checkpoint` names a variable after the path to it through its
+objects (``model/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE``), and keeps the variable's own name
+(``dense/kernel``) in its object graph: that name is used here, if no other variable has it. Variables that Keras
+exports twice are read once: the index shows that they are the same (name, type, shape, checksum). An optimizer's
+variables are extras; texts, of which the object graph is one, are metadata. The CRC-32C of a tensor is checked while
+its bytes are read, that of texts when the checkpoint is opened.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ DTYPES = {
     24: DType.F8_E5M2, 25: DType.F8_E4M3, 26: DType.F8_E4M3FNUZ, 28: DType.F8_E5M2FNUZ,
     11: DType.I8, 12: DType.U8, 13: DType.I32, 15: DType.I16, 16: DType.U16,
 }  # fmt: skip
-"""By the numbers of tensorflow/core/framework/types.proto."""
+"""The element types, by the numbers of tensorflow/core/framework/types.proto."""
 
 QUANTIZED = {11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16"}
-"""Integers whose scale the checkpoint does not have: they are read as the integers that they are."""
+"""Quantized types, whose scale is not in the checkpoint: they are read as plain integers."""
 
 STRING = 7
 _OTHERS = {
@@ -72,48 +73,48 @@ INDEX = ".index"
 STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]*)"', re.MULTILINE)
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_NO_MODELS = re.compile(
+_NOT_THE_MODEL = re.compile(
     r"optimizer/(?!_trainable_variables/)|.*/\.OPTIMIZER_SLOT/|save_counter/|keras_api/metrics/|global_step$|beta\d_power"
 )
-"""Keys of what an optimizer holds, of metrics, and of counts. A model's own variables may be named by the way that
-leads to them through the optimizer, as Keras 3 has it: TensorFlow takes the first way that it finds.
+"""Keys of an optimizer's variables, of metrics, and of counters. TensorFlow names a variable after the first path that
+it finds, so that with Keras 3 the path to the model's own variables may lead through the optimizer.
 """
 
 EXPORTED, EXPORTED_AGAIN = "variables/", "_all_variables/"
-"""How the keys of variables begin that Keras' ``Model.export`` stores, and those of the copies that its layers hold."""
+"""The prefixes of the variables that Keras' ``Model.export`` stores, and of their copies below its layers."""
 
 MAX_TEXT = 64 << 20
-"""Bytes of all texts together, which are read as the checkpoint is opened."""
+"""The most bytes of all texts together, which are read when the checkpoint is opened."""
 
 
 def claims(source: Source | Folder) -> bool:
-    """Whether it ends as such a table does, or is a folder with the index of a checkpoint."""
+    """Whether it ends with the table's magic number, or is a folder with the index of a checkpoint."""
     if isinstance(source, Folder):
         return bool(_prefixes(saved_model.variables_of(source) or source))
     return source.size >= FOOTER and bytes(source.read_at(source.size - len(MAGIC), len(MAGIC))) == MAGIC
 
 
 def read(source: Source | Folder) -> Checkpoint:
-    """Open the checkpoint of this index, or that of this folder which its ``checkpoint`` says is the latest.
+    """Open the checkpoint of an index, or the latest one in a folder, according to its file ``checkpoint``.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError (a file of data is missing), UsageError (a
-    folder with several).
+    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError if a data file is missing, and UsageError for
+    a folder with several.
     """
     if not isinstance(source, Folder):
-        return _opened(Folder.around(source), source)
+        return _open(Folder.around(source), source)
     variables = saved_model.variables_of(source)
     folder = variables or source
-    found = _opened(folder, folder.open(_latest(folder) + INDEX))
-    return saved_model.with_graph(found, source) if variables else found
+    checkpoint = _open(folder, folder.open(_latest(folder) + INDEX))
+    return saved_model.with_graph(checkpoint, source) if variables else checkpoint
 
 
-def _opened(folder: Folder, index: Source) -> Checkpoint:
+def _open(folder: Folder, index: Source) -> Checkpoint:
     with located(index.path):
         return _Reader(folder, index).read()
 
 
 def _prefixes(folder: Folder) -> list[str]:
-    """What stands before ``.index`` in the names of files that have their data beside them."""
+    """The names, without ``.index``, of the index files that have data files beside them."""
     names = folder.names
     found = [name.removesuffix(INDEX) for name in names if name.endswith(INDEX)]
     return [prefix for prefix in found if any(name.startswith(f"{prefix}.data-0") for name in names)]
@@ -124,8 +125,8 @@ def _latest(folder: Folder) -> str:
     if len(prefixes) > 1 and STATE in folder.names:
         state = folder.open(STATE)
         text = bytes(state.read_at(0, min(state.size, 1 << 20))).decode("utf-8", "replace")
-        named = _LATEST.search(text)
-        if named and (latest := named[1].rpartition("/")[2]) in prefixes:
+        match = _LATEST.search(text)
+        if match and (latest := match[1].rpartition("/")[2]) in prefixes:
             return latest
     if not prefixes:
         raise UsageError("the folder has no index of a checkpoint", path=folder.path, hint="name a file in it")
@@ -159,26 +160,26 @@ class _Reader:
                 f"the table is not a checkpoint in TensorFlow's second version: {error.message}",
                 hint="load it with TensorFlow, and save it again",
             ) from error
-        self.entries = self._parsed(rows)
+        self.entries = self._parse_entries(rows)
         tensors: dict[str, LazyTensor] = {}
         texts: dict[str, MetaNode] = {}
         for key, entry in self.entries.items():
-            if key[:1] == b"\0":  # a slice, which its tensor's entry names
+            if key[:1] == b"\0":  # a slice, which its tensor's entry lists
                 continue
             name = self._name(key)
             if entry.dtype == STRING:
-                texts[name] = self._texts(name, entry)
+                texts[name] = self._read_texts(name, entry)
             else:
-                tensors[name] = self._tensor(name, key, entry)
+                tensors[name] = self._build_tensor(name, key, entry)
         return self._checkpoint(tensors, texts)
 
-    def _parsed(self, rows: Iterable[tuple[bytes, bytes]]) -> dict[bytes, Entry]:
-        parsed: dict[bytes, Entry] = {}
+    def _parse_entries(self, rows: Iterable[tuple[bytes, bytes]]) -> dict[bytes, Entry]:
+        entries_by_key: dict[bytes, Entry] = {}
         for key, value in rows:
-            parsed[key] = read_entry(value)
-            if len(parsed) > MAX_TENSORS:
+            entries_by_key[key] = read_entry(value)
+            if len(entries_by_key) > MAX_TENSORS:
                 raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
-        return parsed
+        return entries_by_key
 
     def _name(self, key: bytes) -> str:
         try:
@@ -188,14 +189,14 @@ class _Reader:
 
     def _checkpoint(self, tensors: dict[str, LazyTensor], texts: dict[str, MetaNode]) -> Checkpoint:
         graph = texts.get(GRAPH)
-        said = variable_names(graph) if isinstance(graph, bytes) else {}
-        for key in self._copies(said):
+        variables = variable_names(graph) if isinstance(graph, bytes) else {}
+        for key in self._find_copies(variables):
             tensors.pop(key, None)
-        counts = Counter(name for key, name in said.items() if key in tensors)
-        names = {key: name for key, name in said.items() if counts[name] == 1 and name not in tensors}
-        beside = {key for key in tensors if _NO_MODELS.match(key) or _is_slot(key, tensors)}
-        extras = {names.get(key, key): tensor for key, tensor in tensors.items() if key in beside}
-        model = {names.get(key, key): tensor for key, tensor in tensors.items() if key not in beside}
+        counts = Counter(name for key, name in variables.items() if key in tensors)
+        names = {key: name for key, name in variables.items() if counts[name] == 1 and name not in tensors}
+        extra_keys = {key for key in tensors if _NOT_THE_MODEL.match(key) or _is_slot(key, tensors)}
+        extras = {names.get(key, key): tensor for key, tensor in tensors.items() if key in extra_keys}
+        model = {names.get(key, key): tensor for key, tensor in tensors.items() if key not in extra_keys}
         root: MetaNode = StateDict()
         if texts or extras:
             root = {"state_dict": root, **texts, **{name: TensorRef(name) for name in extras}}
@@ -204,14 +205,14 @@ class _Reader:
             format="tensorflow", notes=Notes(source="tensorflow"), findings=tuple(self.findings), file=self.folder,
         )  # fmt: skip
 
-    def _copies(self, names: Mapping[str, str]) -> list[str]:
-        """The keys under which Keras' ``Model.export`` stores variables that it lists, and has stored, once already."""
-        seen = Counter(self._content(key, name) for key, name in names.items() if key.startswith(EXPORTED))
+    def _find_copies(self, names: Mapping[str, str]) -> list[str]:
+        """The keys under which Keras' ``Model.export`` stores variables a second time. Adds a finding about them."""
+        exported = Counter(self._content(key, name) for key, name in names.items() if key.startswith(EXPORTED))
         copies = []
         for key, name in names.items():
             content = self._content(key, name)
-            if key.startswith(EXPORTED_AGAIN) and content is not None and seen[content]:
-                seen[content] -= 1
+            if key.startswith(EXPORTED_AGAIN) and content is not None and exported[content]:
+                exported[content] -= 1
                 copies.append(key)
         if copies:
             count = "a variable is" if len(copies) == 1 else f"{len(copies):,} variables are"
@@ -220,14 +221,14 @@ class _Reader:
         return copies
 
     def _content(self, key: str, name: str) -> Hashable:
-        """What is equal where two keys are of one variable, as far as the index says it; None where it does not."""
+        """What the index states about a variable; equal for copies of one. None if it states too little."""
         entry = self.entries.get(key.encode())
         if entry is None or entry.slices:
             return None
         return name, entry.dtype, entry.shape, entry.size, entry.crc32c
 
     def _span(self, name: str, entry: Entry) -> ByteSpan:
-        """Where an entry's bytes are."""
+        """Where an entry's bytes are. Opens the data file."""
         if entry.shard >= self.header.shards:
             raise bad(f"{name!r} is in the file {entry.shard} of {self.header.shards}")
         file = f"{self.prefix}.data-{entry.shard:05d}-of-{self.header.shards:05d}"
@@ -254,30 +255,30 @@ class _Reader:
             raise bad(f"{name!r} takes more bytes than a file can have")
         return TensorInfo.of(dtype, shape)
 
-    def _tensor(self, name: str, key: bytes, entry: Entry) -> LazyTensor:
+    def _build_tensor(self, name: str, key: bytes, entry: Entry) -> LazyTensor:
         info = self._info(name, entry, entry.shape)
         if entry.dtype in QUANTIZED:
             message = f"{name!r} is {QUANTIZED[entry.dtype]}, whose scale is not in the file: read as {info.dtype}"
             self.findings.append(Finding("read-as", "info", name, message, QUANTIZED[entry.dtype], info.dtype.name))
         if entry.slices:
-            return self._joined(name, key, entry, info)
-        return self._placed(name, entry, info)
+            return self._join_slices(name, key, entry, info)
+        return self._tensor_in_file(name, entry, info)
 
-    def _placed(self, name: str, entry: Entry, info: TensorInfo) -> LazyTensor:
+    def _tensor_in_file(self, name: str, entry: Entry, info: TensorInfo) -> LazyTensor:
         span = self._span(name, entry)
         if span.length != info.nbytes:
             raise bad(f"{name!r} has {span.length:,} bytes, and its type and shape ask for {info.nbytes:,}")
         return laid_out(info, span, (self.index.path, name), swapped=self.header.swapped)
 
-    def _joined(self, name: str, key: bytes, entry: Entry, info: TensorInfo) -> LazyTensor:
-        """A tensor that is stored in slices."""
+    def _join_slices(self, name: str, key: bytes, entry: Entry, info: TensorInfo) -> LazyTensor:
+        """Make a tensor that is stored in slices."""
         tiles = []
         for extents in entry.slices:
-            begin, size = _box(name, entry.shape, extents)
+            begin, size = _start_and_size(name, entry.shape, extents)
             part = self.entries.get(slice_key(key, extents))
             if part is None or part.slices or part.dtype != entry.dtype or part.shape != size:
                 raise bad(f"a slice of {name!r} is missing, or of another type or shape")
-            tiles.append(Tile(begin, size, self._placed(name, part, self._info(name, part, size))))
+            tiles.append(Tile(begin, size, self._tensor_in_file(name, part, self._info(name, part, size))))
         try:
             check_tiling(entry.shape, [(tile.begin, tile.size) for tile in tiles])
         except CkptconvError as error:
@@ -286,8 +287,8 @@ class _Reader:
         reader = Mosaic(entry.shape, info.dtype.bits // 8, tiles)
         return LazyTensor(info, reader, None, (self.index.path, name), depends)
 
-    def _texts(self, name: str, entry: Entry) -> MetaNode:
-        """An array of texts, which is read."""
+    def _read_texts(self, name: str, entry: Entry) -> MetaNode:
+        """Read an array of texts."""
         span = self._span(name, entry)
         self.text_left -= span.length
         if self.text_left < 0:
@@ -302,15 +303,18 @@ class _Reader:
 
 
 def _is_slot(key: str, tensors: Mapping[str, LazyTensor]) -> bool:
-    """Whether it is what an optimizer, or a moving average, of the first Python interface keeps for a variable: it is
-    called after it, ``kernel/Adam_1``, and of its shape.
+    """Whether a TensorFlow 1 optimizer, or moving average, keeps it for a variable.
+
+    Such a slot has the variable's shape, and a name below the variable's: ``kernel/Adam_1``.
     """
-    of = tensors.get(key.rpartition("/")[0])
-    return of is not None and of.info.shape == tensors[key].info.shape
+    variable = tensors.get(key.rpartition("/")[0])
+    return variable is not None and variable.info.shape == tensors[key].info.shape
 
 
-def _box(name: str, shape: tuple[int, ...], extents: tuple[Extent, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where a slice begins, and its size; that it lies in the shape is checked with all others."""
+def _start_and_size(
+    name: str, shape: tuple[int, ...], extents: tuple[Extent, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where a slice begins, and its size. That it is inside of the shape is checked later, with all other slices."""
     if len(extents) != len(shape):
         raise bad(f"a slice of {name!r} has {len(extents)} dimensions, and the tensor {len(shape)}")
     pairs = zip(extents, shape, strict=True)

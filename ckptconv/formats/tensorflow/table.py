@@ -1,14 +1,14 @@
-"""The sorted table of TensorFlow, which is LevelDB's.
+"""TensorFlow's sorted table, which is LevelDB's.
 
-    file     blocks of entries, a block of metadata (none here), the index block, the footer
-    footer   48 bytes: handles of the metadata's and of the index's block, zeros, the magic number (8 bytes)
-    handle   two varints: where a block is, and its length without the 5 bytes behind it
-    block    entries; uint32 for each restart, where it is; uint32, how many; then a byte of compression (0: none), and
-             uint32, the masked CRC-32C of all that
+    file     blocks of entries, a metadata block (empty here), the index block, the footer
+    footer   48 bytes: handles of the metadata block and of the index block, zeros, the magic number (8 bytes)
+    handle   two varints: where a block is, and its length without the 5 bytes after it
+    block    entries; a uint32 for each restart: where it is; uint32: how many; then a byte of compression (0: none),
+             and uint32: the masked CRC-32C of all of it
     entry    varints: bytes shared with the key before, further bytes of the key, bytes of the value; then these two
 
-The index block's values are the handles of the others, in their order. Numbers are little-endian; a varint is
-protobuf's. Every CRC is checked, and the keys have to rise.
+The values in the index block are the handles of the other blocks, in order. Numbers are little-endian; varints are
+protobuf's. Every CRC is checked, and the keys must be sorted.
 
 Source: tensorflow/core/lib/io (table.cc, format.cc, block.cc), hash/crc32c.h.
 """
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER = 48
 TRAILER = 5
-"""Bytes behind a block: how it is compressed, and its CRC."""
+"""Bytes after a block: its compression, and its CRC."""
 
 MAX_KEYS = 4 * MAX_INDEX_BYTES
-"""Bytes of all keys: each may share all but a byte with the one before, so that a small file has large ones."""
+"""The most bytes of all keys: keys may share nearly all bytes with the one before, so a small file can have large ones.
+"""
 
 
 def bad(what: str) -> CorruptFileError:
@@ -42,7 +43,7 @@ def bad(what: str) -> CorruptFileError:
 
 
 def entries(source: Source) -> Iterator[tuple[bytes, bytes]]:
-    """Every key and its value, in their order. Reads the whole file, a block at a time."""
+    """All keys and their values, in order. Reads the whole file, one block at a time."""
     if source.size > MAX_INDEX_BYTES:
         raise LimitError(f"an index of {source.size:,} bytes")
     if source.size < FOOTER:
@@ -50,21 +51,21 @@ def entries(source: Source) -> Iterator[tuple[bytes, bytes]]:
     footer = bytes(source.read_at(source.size - FOOTER, FOOTER))
     _, at = _handle(footer, 0)
     index, _ = _handle(footer, at)
-    end = keys = 0
+    end = key_bytes = 0
     last: bytes | None = None
     for _, value in _block(source, *index):
         (offset, length), _ = _handle(value, 0)
         if offset < end:
             raise bad("its blocks overlap")
         end = offset + length + TRAILER
-        for key, found in _block(source, offset, length):
+        for key, entry in _block(source, offset, length):
             if last is not None and key <= last:
                 raise bad("its keys do not rise")
             last = key
-            keys += len(key)
-            if keys > MAX_KEYS:
+            key_bytes += len(key)
+            if key_bytes > MAX_KEYS:
                 raise LimitError(f"its keys have more than {MAX_KEYS:,} bytes")
-            yield key, found
+            yield key, entry
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
@@ -98,7 +99,7 @@ def _block(source: Source, offset: int, length: int) -> Iterator[tuple[bytes, by
 
 
 def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The varint at `at`, and where it ends. Raises CorruptFileError past the data's end and past 64 bits."""
+    """Read the varint at `at`. Returns it and where it ends. Raises CorruptFileError past the end or 64 bits."""
     try:
         return plain_varint(data, at)
     except (IndexError, OverflowError):
@@ -106,6 +107,6 @@ def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def unmasked(stored: int) -> int:
-    """A CRC-32C of how it is stored, which is so that the CRC of data with CRCs in it stays a good one."""
-    turned = (stored - 0xA282EAD8) & 0xFFFFFFFF
-    return (turned >> 17 | turned << 15) & 0xFFFFFFFF
+    """The CRC-32C that is stored masked; masking keeps CRCs of data that contains CRCs useful."""
+    rotated = (stored - 0xA282EAD8) & 0xFFFFFFFF
+    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF

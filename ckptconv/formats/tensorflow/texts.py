@@ -1,11 +1,11 @@
-"""Arrays of texts in TensorFlow's files of data.
+"""Arrays of texts in TensorFlow's data files.
 
     varints   the length of each text
     4 bytes   u32 little-endian: the masked CRC-32C of these lengths
     …         the texts, one after another
 
-The entry's CRC-32C is of the lengths as numbers of four bytes, of eight from 2^32 on, in the byte order of the file, of
-the four bytes behind them, and of the texts.
+The entry's CRC-32C covers the lengths, as numbers of four bytes (eight from 2^32 on) in the byte order of the file, and
+the four bytes and the texts after them.
 
 Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc (`ReadStringTensor`, `WriteStringTensor`).
 """
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def read_texts(name: str, data: bytes, entry: Entry, *, swapped: bool) -> MetaNode:
-    """The texts as lists of lists of bytes; an array has at most as many as it has bytes. Raises CorruptFileError."""
+    """Read the texts, as nested lists of bytes. `entry` must have no more texts than bytes. Raises CorruptFileError."""
     lengths, at = [], 0
     for _ in range(prod(entry.shape)):
         length, at = varint(data, at)
         lengths.append(length)
-    sums, at = data[at : at + 4], at + 4
+    lengths_crc, at = data[at : at + 4], at + 4
     if at + sum(lengths) != len(data):
         raise bad(f"{name!r} has {len(data):,} bytes, and its texts ask for {at + sum(lengths):,}")
     order: Literal["big", "little"] = "big" if swapped else "little"
     numbers = (length.to_bytes(4 if length < 1 << 32 else 8, order) for length in lengths)
-    if crc32c(b"".join((*numbers, sums, data[at:]))) != entry.crc32c:
+    if crc32c(b"".join((*numbers, lengths_crc, data[at:]))) != entry.crc32c:
         raise CorruptFileError(f"the texts of {name!r} fail their recorded checksum", hint=COPY_ALL_AGAIN)
     texts = []
     for length in lengths:
