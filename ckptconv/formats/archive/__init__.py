@@ -1,4 +1,11 @@
-"""Archives with a checkpoint in them: NVIDIA NeMo's, and whatever else people pack."""
+"""Archives with a checkpoint inside: NVIDIA NeMo's, and zip and tar files of any other origin.
+
+Begin with `read`, which finds the checkpoint in an archive.
+
+    read                the reader of archives, and what `nemo` shares with it
+    torchserve          TorchServe's manifest
+    nemo  nemo_config   NeMo's archive, and what its configuration would run
+"""
 
 from ckptconv.formats.base import Format
 

@@ -1,11 +1,11 @@
-"""Reader of NVIDIA NeMo's ``.nemo``: a tar archive, since NeMo 1.7 not compressed, with gzip before.
+"""Reader of NVIDIA NeMo's ``.nemo``: a tar archive, compressed with gzip before NeMo 1.7.
 
     ./model_config.yaml     the model's configuration, by OmegaConf
-    ./model_weights.ckpt    torch.save of its state_dict; of Megatron's models a folder model_weights/ of
-                            torch.distributed.checkpoint instead, or mp_rank_XX/model_weights.ckpt for each rank
+    ./model_weights.ckpt    torch.save of its state_dict; for Megatron's models, instead, a folder model_weights/ of
+                            torch.distributed.checkpoint, or mp_rank_XX/model_weights.ckpt for each rank
     ./…                     tokenizers, vocabularies and the like, which the configuration names
 
-The configuration is a text here; what NeMo makes of it, `ckptconv.formats.archive.nemo_config` says.
+The configuration is not parsed; `nemo_config` searches it for what NeMo would run.
 
 Source: NeMo, nemo/core/connectors/save_restore_connector.py.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, first_of
 from ckptconv.formats.archive.nemo_config import CONFIG, NAME, programs_in
-from ckptconv.formats.archive.read import opened_file, opened_folder
+from ckptconv.formats.archive.read import open_file, open_folder
 from ckptconv.formats.detect import detect
 from ckptconv.io.archive import Archive
 from ckptconv.io.limits import MAX_CONFIG
@@ -29,7 +29,7 @@ WEIGHTS, FOLDER = "model_weights.ckpt", "model_weights"
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a tar archive with NeMo's configuration and weights. One that is compressed is inflated."""
+    """Whether this is a tar archive with NeMo's configuration and weights. Inflates a compressed one."""
     try:
         archive = Archive.of(source)
     except CkptconvError:
@@ -42,15 +42,15 @@ def _weights(archive: Archive) -> list[str]:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, its texts, and the weights as their own format does.
+    """Open the archive: read its directory and its configuration, and open the weights with their format's reader.
 
-    Raises CorruptFileError, LimitError, UnsupportedError (weights in slices), and what the weights' reader raises.
+    Raises CorruptFileError, LimitError, UnsupportedError for weights in slices, and what the weights' reader raises.
     """
     archive = Archive.of(source)
     weights = _weights(archive)
     programs = tuple(programs_in(archive.text(CONFIG, MAX_CONFIG).decode("utf-8-sig", "replace")))
     if weights == [WEIGHTS]:
-        return opened_file(archive, WEIGHTS, NAME, programs)
+        return open_file(archive, WEIGHTS, NAME, programs)
     if weights:
         home = archive.source.path
         raise UnsupportedError(
@@ -60,4 +60,4 @@ def read(source: Source) -> Checkpoint:
     if archive.level(FOLDER) is None:
         raise CorruptFileError(f"the archive has no {WEIGHTS!r}")
     folder = archive.folder(FOLDER)
-    return opened_folder(archive, folder, detect(folder), NAME, programs)
+    return open_folder(archive, folder, detect(folder), NAME, programs)

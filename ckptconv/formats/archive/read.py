@@ -1,9 +1,13 @@
-"""Reader of archives with one checkpoint in them, of whatever format that has.
+"""Reader of archives with one checkpoint inside, in any other format.
 
-What in it is the checkpoint: the file that TorchServe's manifest names; else all of it, or all of the one folder in it,
-where that is a checkpoint of several files (or one by the rules for folders); else the only file in it that is called
-as checkpoints are. Where there are several they are listed, and each can be named as if the archive were a folder:
-``archive.zip/policy.pth``. Archives in archives are not opened. See `ckptconv.io.archive` for what is refused.
+The checkpoint is the first of these that the archive has:
+
+    the file that TorchServe's manifest names
+    the whole archive, or the only folder in it, if a format claims that as a folder
+    the only file with a checkpoint's suffix; without such names, the only file that a format claims by its bytes
+
+If there are several, they are listed; each can be named as if the archive were a folder: ``archive.zip/policy.pth``.
+Archives in archives are not opened. `ckptconv.io.archive` says what is refused.
 
     MAR-INF/MANIFEST.json   TorchServe: {"model": {"serializedFile": "model.pt", "handler": …, "modelFile": …}}
     *.tflite                MediaPipe: a task is a zip of such models
@@ -34,38 +38,42 @@ if TYPE_CHECKING:
 
 NAME = "archive"
 
-MOST_NAMES = 12
-"""Members that an error lists."""
+MAX_LISTED = 12
+"""The most members that an error lists."""
 
-MOST_ASKED = 100
-"""Members whose bytes are looked at where no name says which is the checkpoint."""
+MAX_EXAMINED = 100
+"""The most members whose bytes are examined if no name tells which is the checkpoint."""
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, and the checkpoint in it as its own format does.
+    """Open the archive: read its directory, and open the checkpoint in it with its format's reader.
 
-    Raises UsageError where there are several, UnknownFormatError where there is none, and what either's reader raises.
+    Raises UsageError if there are several, UnknownFormatError if there is none, and what the readers raise.
     """
-    found = _read(source)
+    checkpoint = _read(source)
     if is_program(source):
         message = "it is a program as well, which is not looked at: what it does when it is started is not said here"
-        found.findings = (Finding("program", "warning", "", message), *found.findings)
-    return found
+        checkpoint.findings = (Finding("program", "warning", "", message), *checkpoint.findings)
+    return checkpoint
 
 
 def _read(source: Source) -> Checkpoint:
     archive = Archive.of(source)
-    served = torchserve.Manifest.of(archive)
-    if served is not None:
-        return _opened(archive, served.file, served.programs(archive))
-    folder = _folder(archive)
+    manifest = torchserve.Manifest.of(archive)
+    if manifest is not None:
+        return open_file(archive, manifest.file, NAME, manifest.programs(archive))
+    folder = _find_folder(archive)
     if folder is not None:
-        return opened_folder(archive, *folder, NAME)
-    return _opened(archive, _the_one(archive))
+        return open_folder(archive, *folder, NAME)
+    return open_file(archive, _find_file(archive), NAME)
 
 
-def opened_file(archive: Archive, path: str, format: str, programs: tuple[Program, ...] = ()) -> Checkpoint:
-    """The checkpoint that is this member. Raises as its reader does, with its path."""
+def open_file(archive: Archive, path: str, format: str, programs: tuple[Program, ...] = ()) -> Checkpoint:
+    """Open a member as the archive's checkpoint. Raises what its reader raises, with its path.
+
+    format:   the name of the archive's own format.
+    programs: what else loading the archive would run.
+    """
     member = archive.open(path)
     with located(member.path):
         inner = detect(member).read(member)
@@ -76,30 +84,28 @@ def opened_file(archive: Archive, path: str, format: str, programs: tuple[Progra
     return found
 
 
-def opened_folder(
+def open_folder(
     archive: Archive, folder: MemberFolder, inner: Format, format: str, programs: tuple[Program, ...] = ()
 ) -> Checkpoint:
-    """The checkpoint that is a folder of the archive, or one file by the rules for folders.
+    """Open a folder as the archive's checkpoint, with its format `inner`. Raises what its reader raises.
 
-    Raises as its reader does.
+    format:   the name of the archive's own format.
+    programs: what else loading the archive would run.
     """
     checkpoint = inner.read(folder)
     used = folder.used
     uses = dict.fromkeys(used, MODEL)
     found = contained(checkpoint, archive, format, uses, documents(archive, uses), programs)
     where = f"the folder {folder.inner!r}" if folder.inner else "all of it"
-    where = repr(used[0]) if len(used) == 1 else where
+    if len(used) == 1:
+        where = repr(used[0])
     message = f"{where} is read, as {checkpoint.format}"
     found.findings = (Finding("member", "info", folder.inner, message), *found.findings)
     return found
 
 
-def _opened(archive: Archive, path: str, programs: tuple[Program, ...] = ()) -> Checkpoint:
-    return opened_file(archive, path, NAME, programs)
-
-
-def _folder(archive: Archive) -> tuple[MemberFolder, Format] | None:
-    """The outermost folder that some format claims, of those in which there is nothing but the next."""
+def _find_folder(archive: Archive) -> tuple[MemberFolder, Format] | None:
+    """The archive itself, or the only folder in it (and so on), if a format claims it; and that format."""
     folder = archive.folder("")
     while True:
         one = claimed(folder)
@@ -110,24 +116,24 @@ def _folder(archive: Archive) -> tuple[MemberFolder, Format] | None:
         folder = folder.inside(folder.folders[0])
 
 
-def _the_one(archive: Archive) -> str:
+def _find_file(archive: Archive) -> str:
     """The member that is the checkpoint. Raises UsageError, UnknownFormatError."""
-    formats = [
-        one for one in registry.all_formats() if not one.holds.single
-    ]  # an array beside weights is no second one
-    suffixes = tuple(dict.fromkeys(suffix for one in formats for suffix in one.suffixes))
-    inner = tuple(suffix for one in registry.ARCHIVES for suffix in one.suffixes)
+    # formats of a single array do not count: an array beside weights is not a second checkpoint
+    formats = [format for format in registry.all_formats() if not format.holds.single]
+    suffixes = tuple(dict.fromkeys(suffix for format in formats for suffix in format.suffixes))
+    archive_suffixes = tuple(suffix for format in registry.ARCHIVES for suffix in format.suffixes)
     found = [path for path in archive.members if path.lower().endswith(suffixes)]
-    archives = [path for path in found if path.lower().endswith(inner)]
-    files = [path for path in found if not path.lower().endswith(inner)]
-    files = files or ([] if archives else _by_bytes(archive))
+    archives = [path for path in found if path.lower().endswith(archive_suffixes)]
+    files = [path for path in found if not path.lower().endswith(archive_suffixes)]
+    if not files and not archives:
+        files = _find_by_bytes(archive)
     if len(files) == 1:
         return files[0]
     home = archive.source.path
     if files:
         raise UsageError(
             f"there are {len(files):,} checkpoints in this archive", path=home,
-            hint=f"name one of them, such as {home / files[0]}", details=first_of(files, MOST_NAMES),
+            hint=f"name one of them, such as {home / files[0]}", details=first_of(files, MAX_LISTED),
         )  # fmt: skip
     if archives:
         raise UnknownFormatError(
@@ -142,11 +148,10 @@ def _the_one(archive: Archive) -> str:
     )  # fmt: skip
 
 
-def _by_bytes(archive: Archive) -> list[str]:
-    """Members that some format claims, where their names say nothing; compressed ones of a zip would have to be
-    inflated.
-    """
-    packed = archive.kind == "zip"
-    found = [path for path, one in archive.members.items() if one.size and not (packed and one.compressed)][:MOST_ASKED]
-    known = {path: claimed(archive.open(path)) for path in found if not path.endswith(TEXTS)}
-    return [path for path, one in known.items() if one is not None and not one.holds.single]
+def _find_by_bytes(archive: Archive) -> list[str]:
+    """Members that a format claims by their bytes. Compressed members of a zip are left out: each must be inflated."""
+    is_zip = archive.kind == "zip"
+    members = archive.members.items()
+    found = [path for path, member in members if member.size and not (is_zip and member.compressed)][:MAX_EXAMINED]
+    formats = {path: claimed(archive.open(path)) for path in found if not path.endswith(TEXTS)}
+    return [path for path, format in formats.items() if format is not None and not format.holds.single]

@@ -1,8 +1,8 @@
-"""What TorchServe's manifest says of a ``.mar``: which file has the weights, and what of the archive it runs.
+"""TorchServe's manifest in a ``.mar``: which file has the weights, and what TorchServe would run.
 
-TorchServe loads the handler, and the module of the model's class, from the archive as Python, and installs its
-requirements where it is told to. Handlers of its own are named without ``.py``. Its archiver writes a ``.tar.gz``, too
-(``--archive-format tgz``), in which all stands in a folder that is called as the model.
+TorchServe loads the handler, and the module with the model's class, as Python from the archive, and installs its
+requirements if it is configured to. Its own handlers are named without ``.py``. Its archiver also writes ``.tar.gz``
+(``--archive-format tgz``), in which everything is in a folder with the model's name.
 
 Source: pytorch/serve, model-archiver/model_archiver/manifest_components/model.py and model_packaging_utils.py;
 ts/model_loader.py.
@@ -29,7 +29,12 @@ _RUN = ("handler", "modelFile", "requirementsFile")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The part of it that is about the model; `home` is what stands before the members' names, or nothing."""
+    """The manifest's part about the model.
+
+    file:  the member with the weights.
+    model: the manifest's entries about the model.
+    home:  the prefix of the members' names; "" if there is none.
+    """
 
     file: str
     model: dict[str, Any]
@@ -37,7 +42,10 @@ class Manifest:
 
     @classmethod
     def of(cls, archive: Archive) -> Manifest | None:
-        """None where there is none. Raises CorruptFileError, LimitError, UnsupportedError (no weights are named)."""
+        """Read an archive's manifest; None if it has none.
+
+        Raises CorruptFileError, LimitError, and UnsupportedError if it names no weights.
+        """
         home = _home(archive)
         if home is None:
             return None
@@ -57,19 +65,21 @@ class Manifest:
         return cls(home + file, model, home)
 
     def programs(self, archive: Archive) -> tuple[Program, ...]:
-        """What TorchServe would run of the archive."""
-        found = []
+        """The files of the archive that TorchServe would run."""
+        programs = []
         for key in _RUN:
-            said = self.model.get(key)
-            file = said.partition(":")[0] if isinstance(said, str) else ""
-            own = next((name for name in (file, f"{file}.py") if self.home + name in archive.members), None)
-            if file and own is not None:
-                found.append(Program(f"{self.home}{MANIFEST}: model.{key}", Opaque(own, "called"), "TorchServe"))
-        return tuple(found)
+            value = self.model.get(key)
+            file = value.partition(":")[0] if isinstance(value, str) else ""
+            member = next((name for name in (file, f"{file}.py") if self.home + name in archive.members), None)
+            if file and member is not None:
+                programs.append(Program(f"{self.home}{MANIFEST}: model.{key}", Opaque(member, "called"), "TorchServe"))
+        return tuple(programs)
 
 
 def _home(archive: Archive) -> str | None:
-    """The folder that the manifest's names are of, with its slash: none, or the one that all is in."""
+    """The folder that the manifest's names are relative to, with a slash; "" for the archive itself; None if there is
+    no manifest.
+    """
     if MANIFEST in archive.members:
         return ""
     tops = {path.partition("/")[0] for path in archive.members}

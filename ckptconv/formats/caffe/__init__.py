@@ -1,4 +1,4 @@
-"""Caffe: the .caffemodel of its networks; read, not written."""
+"""Caffe: the .caffemodel of its networks; read, not written (`read`)."""
 
 from ckptconv.formats.base import Format
 

@@ -1,15 +1,15 @@
-"""Reader of Caffe's .caffemodel: the blobs of its layers as a state_dict. The network stays behind.
+"""Reader of Caffe's .caffemodel: the blobs of a network's layers as a state_dict. The network stays behind.
 
-    NetParameter        1 name  100* layer; of before 2014: 2* layers
+    NetParameter        1 name  100* layer; before 2014: 2* layers
     LayerParameter      1 name  2 type  7* blobs
     V1LayerParameter    4 name  5 type, a number  6* blobs
     BlobProto           7 shape (1* dim, packed), else 1 num  2 channels  3 height  4 width
                         5 data (packed F32)  8 double_data (packed F64)
 
-Blobs are called by their layer and what they are to it: ``conv1.weight``, ``conv1.bias``, ``bn1.mean``; by their number
-where the layer is of another type. What comes twice gets a number (``fc#2.weight``). Shapes are the file's: of the
-older form four dimensions always. Refused by name: layers of before 2014 (V0), and HDF5 files, which are the format
-hdf5's.
+A blob's name is that of its layer and its role there: ``conv1.weight``, ``conv1.bias``, ``bn1.mean``; its number, if
+the layer's type is not known. A layer's name that occurs twice gets a number (``fc#2.weight``). Shapes are the file's:
+the older form always has four dimensions. Refused by name: layers of Caffe's first version (V0). HDF5 files belong to
+the format hdf5.
 
 Source: caffe/src/caffe/proto/caffe.proto; layers/*.cpp (`LayerSetUp`).
 """
@@ -40,7 +40,7 @@ _NET_WIRES = {1: LEN, 2: LEN, 3: LEN, 4: VARINT, 5: VARINT, 6: LEN, 7: VARINT, 8
 _CLAIMED_FIELDS = 64
 MAX_LAYERS = 100_000
 MAX_BLOBS = 200_000
-"""An empty one takes two bytes: so many more would take a thousand times that in memory."""
+"""An empty blob takes two bytes in the file, and a thousand times that in memory."""
 
 _WEIGHTED = ("weight", "bias")
 ROLES: dict[str, tuple[str, ...]] = {
@@ -49,10 +49,10 @@ ROLES: dict[str, tuple[str, ...]] = {
     "LSTM": ("weight", "bias", "recurrent_weight"), "RNN": ("weight", "bias", "recurrent_weight", "output_weight",
                                                             "output_bias"),
 }  # fmt: skip
-"""What the blobs of a layer are, by its type."""
+"""The roles of a layer's blobs, by the layer's type."""
 
 OLD_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
-"""Types with blobs by their numbers in files of before 2014; the others have none."""
+"""The types of layers with blobs, by their numbers in files from before 2014."""
 
 
 def bad(what: str) -> CorruptFileError:
@@ -62,7 +62,7 @@ def bad(what: str) -> CorruptFileError:
 
 @dataclass(slots=True)
 class _Layer:
-    """A layer: where its blobs lie."""
+    """A layer, and where its blobs are."""
 
     name: str = ""
     type: str = ""
@@ -70,7 +70,7 @@ class _Layer:
 
 
 def claims(source: Source) -> bool:
-    """Whether its fields are those of a network, up to a layer with a name and a type."""
+    """Whether the first fields are those of a network, up to a layer with a name and a type."""
     if source.size < 8:
         return False
     wire = Wire(source, bad)
@@ -88,7 +88,7 @@ def claims(source: Source) -> bool:
 
 
 def _is_layer(wire: Wire, number: int, begin: int, end: int) -> bool:
-    """Whether it has a name and a type, at the places of a layer of its kind."""
+    """Whether a message has a name and a type, in the fields of a new or an old layer."""
     wanted = {1: LEN, 2: LEN} if number == LAYERS else {4: LEN, 5: VARINT}
     seen = set()
     for inner, kind, start, stop in wire.fields(begin, 1 << 62):
@@ -106,7 +106,7 @@ def _is_layer(wire: Wire, number: int, begin: int, end: int) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the model: its messages are walked, no number of a blob is read.
+    """Open the model: walk its messages, without reading the blobs' values.
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
@@ -116,20 +116,22 @@ def read(source: Source) -> Checkpoint:
         if number == NAME:
             name = wire.text(begin, end)
         else:
-            layers.append(_old_layer(wire, begin, end) if number == OLD_LAYERS else _layer(wire, begin, end))
+            layers.append(
+                _parse_old_layer(wire, begin, end) if number == OLD_LAYERS else _parse_layer(wire, begin, end)
+            )
         if len(layers) > MAX_LAYERS:
             raise LimitError(f"it has more than {MAX_LAYERS:,} layers")
     if not layers:
         raise bad("it has no layers")
-    noted: dict[str, MetaNode] = {"name": name, **operator_counts(Counter(layer.type for layer in layers))}
-    told = stays_behind(f"the network of {len(layers):,} layers", "blobs")
+    facts: dict[str, MetaNode] = {"name": name, **operator_counts(Counter(layer.type for layer in layers))}
+    finding = stays_behind(f"the network of {len(layers):,} layers", "blobs")
     return Checkpoint(
-        _tensors(wire, layers), format="caffe", notes=Notes(source="caffe", graph=noted),
-        findings=(told,), file=source,
+        _build_tensors(wire, layers), format="caffe", notes=Notes(source="caffe", graph=facts),
+        findings=(finding,), file=source,
     )  # fmt: skip
 
 
-def _layer(wire: Wire, start: int, stop: int) -> _Layer:
+def _parse_layer(wire: Wire, start: int, stop: int) -> _Layer:
     layer = _Layer()
     for number, begin, end in wire.known(start, stop, {1: LEN, 2: LEN, 7: LEN}):
         if number == 1:
@@ -141,7 +143,7 @@ def _layer(wire: Wire, start: int, stop: int) -> _Layer:
     return layer
 
 
-def _old_layer(wire: Wire, start: int, stop: int) -> _Layer:
+def _parse_old_layer(wire: Wire, start: int, stop: int) -> _Layer:
     layer = _Layer()
     for number, kind, begin, end in wire.fields(start, stop):
         if number == 1 and kind == LEN and end > begin:
@@ -161,51 +163,52 @@ def _old_layer(wire: Wire, start: int, stop: int) -> _Layer:
     return layer
 
 
-def _tensors(wire: Wire, layers: list[_Layer]) -> dict[str, LazyTensor]:
-    found: dict[str, LazyTensor] = {}
+def _build_tensors(wire: Wire, layers: list[_Layer]) -> dict[str, LazyTensor]:
+    tensors: dict[str, LazyTensor] = {}
     names, taken = GraphNames(wire.source.size), set[str]()
     for layer in layers:
         if not layer.blobs:
             continue
-        own = names.unique(layer.name, taken)
-        taken.add(own)
+        layer_name = names.unique(layer.name, taken)
+        taken.add(layer_name)
         roles = ROLES.get(layer.type, ())
         for index, place in enumerate(layer.blobs):
-            name = names.join(own, ".", roles[index] if index < len(roles) else str(index))
-            if name in found:
+            name = names.join(layer_name, ".", roles[index] if index < len(roles) else str(index))
+            if name in tensors:
                 raise bad(f"two blobs are called {name!r}")
-            if len(found) >= MAX_BLOBS:
+            if len(tensors) >= MAX_BLOBS:
                 raise LimitError(f"it has more than {MAX_BLOBS:,} blobs")
-            found[name] = _blob(wire, name, place)
-    return found
+            tensors[name] = _build_tensor(wire, name, place)
+    return tensors
 
 
-def _blob(wire: Wire, name: str, place: tuple[int, int]) -> LazyTensor:
-    sizes, shape = {1: 0, 2: 0, 3: 0, 4: 0}, None
+def _build_tensor(wire: Wire, name: str, place: tuple[int, int]) -> LazyTensor:
+    """Make the tensor of the BlobProto at `place`."""
+    old_sizes: dict[int, int] = {1: 0, 2: 0, 3: 0, 4: 0}
+    shape: tuple[int, ...] | None = None
     data: tuple[int, int] | None = None
     dtype = DType.F32
-    for number, begin, end in wire.known(*place, dict.fromkeys(sizes, VARINT) | {5: LEN, 7: LEN, 8: LEN}):
-        if number in sizes:
-            sizes[number] = signed(begin)
+    for number, begin, end in wire.known(*place, dict.fromkeys(old_sizes, VARINT) | {5: LEN, 7: LEN, 8: LEN}):
+        if number in old_sizes:
+            old_sizes[number] = signed(begin)
         elif number == 7:
-            shape = _shape(wire, name, begin, end)
+            shape = _parse_shape(wire, name, begin, end)
         elif data:
             raise bad(f"the values of {name!r} come in pieces")
         else:
             data, dtype = (begin, end), DType.F32 if number == 5 else DType.F64
-    sizes_now = tuple(sizes.values()) if shape is None else shape
+    if shape is None:
+        shape = tuple(old_sizes.values())
     start, stop = data or (place[0], place[0])
-    if min(sizes_now, default=0) < 0 or prod(sizes_now) * 64 > MAX_DIM:
-        raise bad(f"{name!r} has the shape {list(sizes_now[:8])}")
-    info = TensorInfo.of(dtype, sizes_now)
+    if min(shape, default=0) < 0 or prod(shape) * 64 > MAX_DIM:
+        raise bad(f"{name!r} has the shape {list(shape[:8])}")
+    info = TensorInfo.of(dtype, shape)
     if info.nbytes != stop - start:
-        raise bad(
-            f"{name!r} holds {stop - start:,} bytes, and {dtype} of shape {list(sizes_now)} takes {info.nbytes:,}"
-        )
+        raise bad(f"{name!r} holds {stop - start:,} bytes, and {dtype} of shape {list(shape)} takes {info.nbytes:,}")
     return in_file(info, ByteSpan(wire.source, start, info.nbytes), (id(wire.source), name))
 
 
-def _shape(wire: Wire, name: str, start: int, stop: int) -> tuple[int, ...]:
+def _parse_shape(wire: Wire, name: str, start: int, stop: int) -> tuple[int, ...]:
     sizes: list[int] = []
     for number, kind, begin, end in wire.fields(start, stop):
         if number != 1:

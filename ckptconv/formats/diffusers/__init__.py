@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: a folder for each model."""
+"""diffusers' pipelines: folders with a folder for each model; read, not written."""
 
 from ckptconv.formats.base import Format
 
@@ -11,4 +11,4 @@ DIFFUSERS = Format(
     takes=("folder",),
     dialect="to-ldm",
 )
-"""Asked after those that claim a folder for a file of weights in it, as snapshots of the hub have beside a pipeline."""
+"""Asked after the formats that claim a folder for a file of weights in it: the hub has such files beside pipelines."""

@@ -1,16 +1,16 @@
-"""Reader of the folders that diffusers' ``DiffusionPipeline.save_pretrained`` writes: one checkpoint of several models.
+"""Reader of the folders that diffusers' ``DiffusionPipeline.save_pretrained`` writes: several models as one checkpoint.
 
     model_index.json     {"unet": ["diffusers", "UNet2DConditionModel"], "image_encoder": [null, null], …}
-    unet/                each name with a library and a class is a component, and a folder: config.json beside weights
-    text_encoder/        that are a checkpoint by themselves, one file or shards
-    scheduler/           schedulers, tokenizers and processors have no weights, and are passed over
+    unet/                each name with a library and a class is a component, with a folder: config.json, and weights
+    text_encoder/        that are a checkpoint of their own, one file or shards
+    scheduler/           schedulers, tokenizers and processors have no weights, and are skipped
 
-A tensor is called by its component and its name in it, ``unet.conv_in.weight``: as the attributes of a pipeline are,
-and as ``--translate ldm`` calls what is in a single file. Metadata that a component's file has stand under its name.
-Each folder can be opened by itself as well.
+A tensor's name is that of its component and its name there, ``unet.conv_in.weight``: like the attributes of a pipeline,
+and the names that ``--translate ldm`` gives to the tensors of a single file. A component's metadata is under its name.
+Each component's folder can also be opened by itself.
 
-Refused: components that the index names and that are not there, models without weights, and pipelines in pipelines.
-Modules of Python in the folder are never looked at.
+Refused: components without a folder, models without weights, and pipelines in pipelines. Python modules in the folder
+are never read.
 
 Source: diffusers, pipelines/pipeline_utils.py (`save_pretrained`, `register_modules`).
 """
@@ -42,28 +42,28 @@ if TYPE_CHECKING:
 NAME = "diffusers"
 INDEX = "model_index.json"
 
-MOST_COMPONENTS = 64
-"""Models of a pipeline; diffusers' largest have seven."""
+MAX_COMPONENTS = 64
+"""The most models of a pipeline; diffusers' largest have seven."""
 
 _WEIGHTLESS = ("Scheduler", "Tokenizer", "Processor", "FeatureExtractor")
-"""What is in the names of classes that have no weights."""
+"""Words in the names of classes that have no weights."""
 
 
 def claims(folder: Folder) -> bool:
     """Whether there is an index that names models."""
     try:
-        return INDEX in folder.names and bool(_components(folder))
+        return INDEX in folder.names and bool(_component_names(folder))
     except CkptconvError:
         return False
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the index, and each component as its own format does.
+    """Open the index, and each component with its format's reader.
 
     Raises CorruptFileError, UnsupportedError, and what the components' readers raise, with their paths.
     """
-    whole = _Whole()
-    for name in _components(folder):
+    pipeline = _Pipeline()
+    for name in _component_names(folder):
         if "." in name or name not in folder.folders:
             why = "which is no component's" if "." in name else "and there is no such folder"
             raise CorruptFileError(f"{INDEX} names {name!r}, {why}", path=folder.path, hint=COPY_ALL_AGAIN)
@@ -73,18 +73,18 @@ def read(folder: Folder) -> Checkpoint:
             if one is not None and one.name == NAME:
                 raise UnsupportedError("it is a pipeline in a pipeline", hint="name its folder by itself")
             if one is not None:
-                whole.add(name, one.read(inside))
-            elif CONFIG in inside.names:  # a scheduler's, a tokenizer's and a processor's are called otherwise
+                pipeline.add(name, one.read(inside))
+            elif CONFIG in inside.names:  # schedulers, tokenizers and processors have configurations of other names
                 raise CorruptFileError(f"there are no weights beside its {CONFIG}", hint=COPY_ALL_AGAIN)
-    return whole.checkpoint(folder)
+    return pipeline.checkpoint(folder)
 
 
-def _components(folder: Folder) -> list[str]:
-    """The names of the models. Raises CorruptFileError where the index is none, and where it has too many."""
+def _component_names(folder: Folder) -> list[str]:
+    """The names of the models. Raises CorruptFileError if the index is invalid, or has too many."""
     with located(folder.path):
-        said = strict_json.object_of(folder.open(INDEX).read_all(MAX_CONFIG), INDEX, hint=COPY_ALL_AGAIN)
-    found = [name for name, value in said.items() if _is_model(name, value)]
-    if len(found) > MOST_COMPONENTS:
+        index = strict_json.object_of(folder.open(INDEX).read_all(MAX_CONFIG), INDEX, hint=COPY_ALL_AGAIN)
+    found = [name for name, value in index.items() if _is_model(name, value)]
+    if len(found) > MAX_COMPONENTS:
         raise CorruptFileError(f"{INDEX} names {len(found):,} models", path=folder.path, hint="do not trust it")
     return found
 
@@ -97,8 +97,8 @@ def _is_model(name: str, value: object) -> bool:
 
 
 @dataclass(slots=True)
-class _Whole:
-    """What the components say together."""
+class _Pipeline:
+    """Collects the components' contents under prefixed names."""
 
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
     extras: dict[str, LazyTensor] = field(default_factory=dict)
@@ -109,39 +109,39 @@ class _Whole:
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, name: str, part: Checkpoint) -> None:
-        """A component."""
-        before = f"{name}."
+        """Add the checkpoint of a component."""
+        prefix = f"{name}."
 
-        def prefixed(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, LazyTensor]]:
+        def with_prefix(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, LazyTensor]]:
             for key, tensor in tensors.items():
                 alias = None if tensor.alias is None else (name, tensor.alias)
-                yield before + key, replace(tensor, alias=alias)
+                yield prefix + key, replace(tensor, alias=alias)
 
-        def referred(node: MetaNode) -> MetaNode:
-            return TensorRef(before + node.name) if isinstance(node, TensorRef) else node
+        def prefix_reference(node: MetaNode) -> MetaNode:
+            return TensorRef(prefix + node.name) if isinstance(node, TensorRef) else node
 
-        self.tensors |= prefixed(part)
-        self.extras |= prefixed(part.extras)
+        self.tensors |= with_prefix(part)
+        self.extras |= with_prefix(part.extras)
         self.composites |= {
-            before + key: replace(one, parts={role: before + tensor for role, tensor in one.parts.items()})
-            for key, one in part.composites.items()
+            prefix + key: replace(whole, parts={role: prefix + tensor for role, tensor in whole.parts.items()})
+            for key, whole in part.composites.items()
         }
         if metadata := part.metadata:
-            self.metadata[name] = rebuilt(metadata, referred)
+            self.metadata[name] = rebuilt(metadata, prefix_reference)
         for _, node in walk(part.root):
             if isinstance(node, StateDict) and isinstance(node.versions, dict):
-                inside = before + node.prefix
-                self.versions |= {f"{inside}{path}".rstrip("."): entry for path, entry in node.versions.items()}
-        self._note(name, part.notes)
-        self.findings += [replace(one, message=f"{name}: {one.message}") for one in part.findings]
+                module = prefix + node.prefix
+                self.versions |= {f"{module}{path}".rstrip("."): entry for path, entry in node.versions.items()}
+        self._add_notes(name, part.notes)
+        self.findings += [replace(finding, message=f"{name}: {finding.message}") for finding in part.findings]
 
-    def _note(self, name: str, notes: Notes) -> None:
-        ours, before = self.notes, f"{name}."
+    def _add_notes(self, name: str, notes: Notes) -> None:
+        ours, prefix = self.notes, f"{name}."
         self.notes = replace(
             ours,
-            tensors={**ours.tensors, **{before + key: note for key, note in notes.tensors.items()}},
-            strides={**ours.strides, **{before + key: strides for key, strides in notes.strides.items()}},
-            attributes={**ours.attributes, **{before + key: node for key, node in notes.attributes.items()}},
+            tensors={**ours.tensors, **{prefix + key: note for key, note in notes.tensors.items()}},
+            strides={**ours.strides, **{prefix + key: strides for key, strides in notes.strides.items()}},
+            attributes={**ours.attributes, **{prefix + key: node for key, node in notes.attributes.items()}},
             versions={**ours.versions, **{(name, *path): node for path, node in notes.versions.items()}},
             globals=tuple(dict.fromkeys((*ours.globals, *notes.globals))),
             unseen=(*ours.unseen, *notes.unseen),
@@ -149,7 +149,7 @@ class _Whole:
         )
 
     def checkpoint(self, folder: Folder) -> Checkpoint:
-        """All of them."""
+        """The checkpoint of the whole pipeline."""
         hole = StateDict(versions=self.versions or None)
         root = {**self.metadata, free_key("state_dict", self.metadata): hole} if self.metadata else hole
         return Checkpoint(

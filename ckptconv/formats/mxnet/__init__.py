@@ -1,4 +1,4 @@
-"""MXNet: the .params of its models; read, not written."""
+"""MXNet: the .params of its models; read, not written (`read`)."""
 
 from ckptconv.formats.base import Format
 

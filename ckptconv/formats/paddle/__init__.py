@@ -1,6 +1,7 @@
 """PaddlePaddle's inference models: .pdiparams, and the program beside it; read, not written.
 
-What ``paddle.save`` writes (.pdparams) is a bare pickle, of the format of that name.
+Begin with `read`, which has the layout; `program` and `variable` read names, types and shapes from the program. Files
+of ``paddle.save`` (.pdparams) are bare pickles, and read as such.
 """
 
 from ckptconv.formats.base import Format

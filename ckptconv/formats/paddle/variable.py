@@ -1,8 +1,8 @@
-"""PaddlePaddle's TensorDesc: element type and shape, of a tensor in the file or of a variable of the program.
+"""PaddlePaddle's TensorDesc: the element type and shape of a tensor in the file, or of a variable of the program.
 
-    1 data_type  2* dims, packed or a field each; in a program -1 where it is open
+    1 data_type  2* dims, packed or in a field each; in a program, -1 if open
 
-In a program in JSON the type has a name, after the number of its dialect: ``0.t_f32``.
+In a JSON program, types have names, after the number of a dialect: ``0.t_f32``.
 
 Sources: paddle/phi/core/framework/framework.proto; paddle/fluid/pir/serialize_deserialize/include/schema.h.
 """
@@ -35,16 +35,16 @@ OPEN = -1
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A parameter of a program. dtype: None where it is none that is known."""
+    """A parameter of a program. `dtype` is None if the type is unknown."""
 
     name: str
     dtype: DType | None
     shape: tuple[int, ...]
 
-    def has(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape is it."""
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape can be this parameter."""
         return len(shape) == len(self.shape) and all(
-            said in (OPEN, size) for said, size in zip(self.shape, shape, strict=True)
+            stated in (OPEN, size) for stated, size in zip(self.shape, shape, strict=True)
         )
 
 
@@ -53,8 +53,8 @@ def bad(what: str) -> CorruptFileError:
     return CorruptFileError(f"the PaddlePaddle model is invalid: {what}")
 
 
-def description(data: bytes, whose: str) -> tuple[int, tuple[int, ...]]:
-    """Element type by number, and shape, of a TensorDesc; sizes may be negative."""
+def parse_description(data: bytes, whose: str) -> tuple[int, tuple[int, ...]]:
+    """The number of the element type, and the shape, in a TensorDesc. Sizes may be negative; `whose` is for errors."""
     code, sizes, at = -1, list[int](), 0
     try:
         while at < len(data):

@@ -1,6 +1,11 @@
 """TensorFlow.js: a model.json, or a manifest of weights, and the files beside it; read, not written.
 
-Begin with `manifest`, which says what the document has; `values` are those that are stored in fewer bits.
+Begin with `read`.
+
+    read      the reader: the document and the weights as tensors
+    manifest  parsing the document
+    group     the bytes of a group of weights, across several files
+    values    weights that are stored in 8 or 16 bits
 """
 
 from ckptconv.formats.base import Format

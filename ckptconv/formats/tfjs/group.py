@@ -1,4 +1,4 @@
-"""The bytes that some files have together, taken from the first one on."""
+"""The bytes of several files as one sequence, from which tensors are taken in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GroupBytes:
-    """Takes runs of bytes, each behind the one before, without reading them."""
+    """Takes consecutive runs of bytes, without reading them. `left`: how many remain."""
 
     def __init__(self, files: Sequence[Source]) -> None:
         self._files = files
@@ -24,16 +24,16 @@ class GroupBytes:
         self.left = sum(file.size for file in files)
 
     def take(self, info: TensorInfo, name: str) -> LazyTensor:
-        """The tensor whose bytes come next. Raises CorruptFileError where there are too few."""
+        """The tensor whose bytes come next. Raises CorruptFileError if too few are left."""
         spans = self._spans(info.nbytes, repr(name))
         if len(spans) == 1:
             return in_file(info, spans[0], (id(self), name))
-        bytes_of = [in_file(TensorInfo.of(DType.U8, (span.length,)), span) for span in spans]
-        pieces = Pieces([Piece(one, 0, one.info.nbytes) for one in bytes_of])
+        parts = [in_file(TensorInfo.of(DType.U8, (span.length,)), span) for span in spans]
+        pieces = Pieces([Piece(part, 0, part.info.nbytes) for part in parts])
         return LazyTensor(info, pieces, alias=(id(self), name), depends=pieces.depends)
 
     def bytes(self, length: int) -> bytes:
-        """The next bytes, read."""
+        """Read the next bytes."""
         return b"".join(bytes(span.file.read_at(span.offset, span.length)) for span in self._spans(length, "a text"))
 
     def _spans(self, length: int, whose: str) -> list[ByteSpan]:

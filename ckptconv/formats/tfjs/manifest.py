@@ -1,10 +1,12 @@
-"""The documents of TensorFlow.js: what they say of weights, and of the model.
+"""Parse the documents of TensorFlow.js: what they state about the weights and the model.
 
     model.json               {"format", "modelTopology", "weightsManifest": GROUPS, …}
     …weights_manifest.json   GROUPS
     GROUPS                   [{"paths": [FILE, …], "weights": [WEIGHT, …]}, …]
     WEIGHT                   {"name", "shape", "dtype", "group"?: "optimizer", "quantization"?: HOW}
     HOW                      {"dtype": "uint8" | "uint16", "scale", "min"}, or {"dtype": "float16"}
+
+The weights of a group are in the concatenation of its files, one after another.
 
 Source: tfjs-core/src/io/types.ts.
 """
@@ -34,7 +36,12 @@ _STORED = ("uint8", "uint16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight, as it is described; `stored` is the type of its bytes, where that is not its own."""
+    """A weight's description.
+
+    stored:    the type of its bytes, if that is not `dtype`; else "".
+    scale:     how its values are computed from integers.
+    optimizer: whether it belongs to the optimizer.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -46,7 +53,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Weights that lie one after the other in the bytes that some files have together."""
+    """The weights that are in the concatenation of some files, one after another."""
 
     files: tuple[str, ...]
     weights: tuple[Weight, ...]
@@ -54,10 +61,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The groups of weights, and what else the document says."""
+    """The groups of weights, and all other entries of the document."""
 
     groups: tuple[Group, ...]
-    about: dict[str, Json]
+    other_entries: dict[str, Json]
 
 
 def bad(what: str) -> CorruptFileError:
@@ -66,7 +73,7 @@ def bad(what: str) -> CorruptFileError:
 
 
 def looks_like_one(source: Source) -> bool:
-    """Whether the document begins like one, and speaks of weights."""
+    """Whether the document begins like one of these, and mentions weights."""
     start = bytes(source.read_at(0, min(_NEAR, source.size)))
     if _LIST.match(start):
         return b'"paths"' in start or source.size > _NEAR
@@ -83,15 +90,15 @@ def read_manifest(source: Source) -> Manifest:
         raise bad(f"it has no {_KEY}")
     if len(groups) > MAX_FILES:
         raise LimitError(f"it has {len(groups):,} groups of weights; the limit is {MAX_FILES:,}")
-    made = tuple(_group(group) for group in groups)
-    if sum(len(group.weights) for group in made) > MAX_TENSORS:
+    parsed = tuple(_parse_group(group) for group in groups)
+    if sum(len(group.weights) for group in parsed) > MAX_TENSORS:
         raise LimitError(f"it has more than {MAX_TENSORS:,} weights")
-    if sum(len(group.files) for group in made) > MAX_FILES:
+    if sum(len(group.files) for group in parsed) > MAX_FILES:
         raise LimitError(f"it names more than {MAX_FILES:,} files")
-    return Manifest(made, document if isinstance(document, dict) else {})
+    return Manifest(parsed, document if isinstance(document, dict) else {})
 
 
-def _group(group: Json) -> Group:
+def _parse_group(group: Json) -> Group:
     if not isinstance(group, dict):
         raise bad("a group of weights is not an object")
     files, weights = group.get("paths"), group.get("weights")
@@ -99,10 +106,10 @@ def _group(group: Json) -> Group:
         raise bad("a group of weights has no paths, or no weights")
     if not all(isinstance(file, str) for file in files):
         raise bad("a path is not text")
-    return Group(tuple(str(file) for file in files), tuple(_weight(weight) for weight in weights))
+    return Group(tuple(str(file) for file in files), tuple(_parse_weight(weight) for weight in weights))
 
 
-def _weight(weight: Json) -> Weight:
+def _parse_weight(weight: Json) -> Weight:
     if not isinstance(weight, dict) or not isinstance(name := weight.get("name"), str):
         raise bad("a weight has no name")
     shape, dtype = weight.get("shape"), weight.get("dtype")
@@ -112,16 +119,18 @@ def _weight(weight: Json) -> Weight:
         raise bad(f"{name!r} has {len(shape):,} dimensions")
     if not isinstance(dtype, str):
         raise bad(f"{name!r} has no type")
-    stored, scale = _quantization(name, dtype, weight["quantization"]) if "quantization" in weight else ("", None)
+    stored, scale = "", None
+    if "quantization" in weight:
+        stored, scale = _parse_quantization(name, dtype, weight["quantization"])
     sizes = tuple(size for size in shape if isinstance(size, int))
     return Weight(name, sizes, dtype, stored, scale, weight.get("group") == "optimizer")
 
 
-def _quantization(name: str, dtype: str, said: Json) -> tuple[str, Scale | None]:
-    """How a weight is stored in fewer bits: the type, and what makes values of its integers."""
-    if not isinstance(said, dict):
+def _parse_quantization(name: str, dtype: str, quantization: Json) -> tuple[str, Scale | None]:
+    """How a weight is stored in fewer bits: the type of its bytes, and the scale of integers."""
+    if not isinstance(quantization, dict):
         raise bad(f"the quantization of {name!r} is not an object")
-    stored, scale, least = said.get("dtype"), said.get("scale"), said.get("min")
+    stored, scale, least = quantization.get("dtype"), quantization.get("scale"), quantization.get("min")
     if stored not in _STORED or dtype not in (("float32",) if stored == "float16" else ("float32", "int32")):
         raise UnsupportedError(
             f"{name!r} is {dtype} stored as {stored!r}, which TensorFlow.js 4.22 does not know",
@@ -129,7 +138,7 @@ def _quantization(name: str, dtype: str, said: Json) -> tuple[str, Scale | None]
         )  # fmt: skip
     if stored == "float16":
         return stored, None
-    numbers = [float(one) for one in (scale, least) if isinstance(one, int | float) and abs(one) < 2**1023]
+    numbers = [float(number) for number in (scale, least) if isinstance(number, int | float) and abs(number) < 2**1023]
     if len(numbers) != 2 or isinstance(scale, bool) or isinstance(least, bool):
         raise bad(f"the scale or the min of {name!r} is not a number")
     return str(stored), Scale(*numbers)

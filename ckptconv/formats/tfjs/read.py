@@ -1,14 +1,15 @@
-"""Reader of TensorFlow.js' models: layers models and graph models, and manifests of weights alone.
+"""Reader of TensorFlow.js: layers models, graph models, and manifests of weights without a model.
 
-    model.json              the model, and what weights there are (`manifest`); a folder is the model in it
-    group1-shard1of2.bin …  bytes of the weights, little-endian, one after the other; a weight may begin in one file
+    model.json              the model, and a list of its weights (`manifest`); or the folder that it is in
+    group1-shard1of2.bin …  the bytes of the weights, little-endian, one after another; a weight may begin in one file
                             and end in the next
 
-A weight that is stored in fewer bits is what TensorFlow.js makes of it as it loads (`values`), which is told. Texts are
-metadata: each is a u32 of its length and its bytes. Of a layers model the configuration of Keras' is metadata, as
-``model_config``; the graph of a graph model stays behind. Weights of the group ``optimizer`` are extras.
+A weight that is stored in fewer bits is read as what TensorFlow.js computes from it on loading (`values`), and that is
+reported. Texts become metadata; each is stored as a u32 of its length and its bytes. The Keras configuration of a
+layers model is metadata, as ``model_config``; the graph of a graph model stays behind. Weights of the group
+``optimizer`` are extras.
 
-Refused: files that are missing, elsewhere than in this folder, or too short; names that come twice.
+Refused: files that are missing, outside of this folder, or too short; names that occur twice.
 
 Source: tfjs-core/src/io/io_utils.ts, weights_loader.ts; tensorflowjs/write_weights.py.
 """
@@ -34,7 +35,7 @@ from ckptconv.formats.tensors.headers import header_info
 from ckptconv.formats.tensors.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.formats.tfjs.group import GroupBytes
 from ckptconv.formats.tfjs.manifest import Manifest, Weight, bad, looks_like_one, read_manifest
-from ckptconv.formats.tfjs.values import loaded
+from ckptconv.formats.tfjs.values import unpacked
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
@@ -51,25 +52,25 @@ DTYPES = {
 STRING = "string"
 USUAL, MANIFEST = "model.json", "weights_manifest.json"
 MAX_TEXT = 64 << 20
-"""Bytes of texts: they are read when the model is opened."""
+"""The most bytes of texts, which are read when the model is opened."""
 
 
 def claims(source: Source | Folder) -> bool:
-    """Whether it is such a document, or a folder with one."""
+    """Whether this is a document of TensorFlow.js, or a folder with one."""
     if isinstance(source, Folder):
-        name = _in_folder(source)
+        name = _model_in(source)
         return name is not None and claims(source.open(name))
     return source.once(looks_like_one, lambda: looks_like_one(source))
 
 
 def read(source: Source | Folder) -> Checkpoint:
-    """Open the model: its document, and of its weights texts alone.
+    """Open the model: read its document, and of its weights only texts.
 
     Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError.
     """
     if not isinstance(source, Folder):
         return _Reader(Folder.around(source)).read(source)
-    name = _in_folder(source)
+    name = _model_in(source)
     if name is None:
         raise UnsupportedError(f"there is no {USUAL} or …{MANIFEST} in it, or several", hint="name a file in it")
     document = source.open(name)
@@ -77,10 +78,12 @@ def read(source: Source | Folder) -> Checkpoint:
         return _Reader(source).read(document)
 
 
-def _in_folder(folder: Folder) -> str | None:
-    """The document in it."""
-    found = [name for name in folder.names if name.endswith(MANIFEST)]
-    return USUAL if USUAL in folder.names else found[0] if len(found) == 1 else None
+def _model_in(folder: Folder) -> str | None:
+    """The name of a folder's document; None if there is none, or several."""
+    if USUAL in folder.names:
+        return USUAL
+    manifests = [name for name in folder.names if name.endswith(MANIFEST)]
+    return manifests[0] if len(manifests) == 1 else None
 
 
 class _Reader:
@@ -99,17 +102,17 @@ class _Reader:
         for group in manifest.groups:
             data = GroupBytes([opened[file] for file in group.files])
             for weight in group.weights:
-                self._weight(weight, data)
+                self._add_weight(weight, data)
             if data.left:
                 message = f"{quoted(group.files, 3)}: {plural(data.left, 'byte')} behind the last weight belong to none"
                 self.findings.append(Finding("unused-bytes", "warning", "", message))
-        graph, said = _model(manifest.about)
-        self._tell(graph)
-        programs = tuple(programs_in(said))
+        graph, metadata = _graph_and_metadata(manifest.other_entries)
+        self._add_findings(graph)
+        programs = tuple(programs_in(metadata))
         return Checkpoint(
-            self.tensors, extras=self.extras, root=self._root(said), format="tfjs",
+            self.tensors, extras=self.extras, root=self._root(metadata), format="tfjs",
             notes=Notes(source="tfjs", graph=graph, programs=programs),
-            findings=(*self.findings, *findings_in(said)), file=self.folder,
+            findings=(*self.findings, *findings_in(metadata)), file=self.folder,
         )  # fmt: skip
 
     def _open(self, document: Source, manifest: Manifest) -> dict[str, Source]:
@@ -122,22 +125,25 @@ class _Reader:
             )  # fmt: skip
         return opened
 
-    def _weight(self, weight: Weight, data: GroupBytes) -> None:
+    def _add_weight(self, weight: Weight, data: GroupBytes) -> None:
         name = weight.name
         if name in self.tensors or name in self.extras or name in self.strings:
             raise bad(f"the weight {name!r} comes twice")
         if weight.dtype == STRING:
-            self.strings[name] = self._texts(weight, data)
+            self.strings[name] = self._read_texts(weight, data)
             return
         kind = weight.stored or weight.dtype
         info = header_info(repr(name), kind, weight.shape, dtypes=DTYPES, library="TensorFlow.js 4.22", bad=bad)
         tensor = data.take(info, name)
         if weight.stored:
             self.stored[weight.stored] += 1
-            tensor = loaded(tensor, DTYPES[weight.dtype], weight.scale)
-        (self.extras if weight.optimizer else self.tensors)[name] = tensor
+            tensor = unpacked(tensor, DTYPES[weight.dtype], weight.scale)
+        if weight.optimizer:
+            self.extras[name] = tensor
+        else:
+            self.tensors[name] = tensor
 
-    def _texts(self, weight: Weight, data: GroupBytes) -> MetaNode:
+    def _read_texts(self, weight: Weight, data: GroupBytes) -> MetaNode:
         count = prod(weight.shape)
         if count * 4 > data.left or len(weight.shape) > MAX_TEXT_RANK:
             raise bad(f"{weight.name!r} has more texts, or dimensions of them, than can be")
@@ -150,37 +156,41 @@ class _Reader:
             texts.append(data.bytes(length))
         return nested_texts(texts, weight.shape) if texts else []
 
-    def _tell(self, graph: MetaNode) -> None:
+    def _add_findings(self, graph: MetaNode) -> None:
         if isinstance(graph, dict):
             self.findings.append(stays_behind(f"the graph of {graph['nodes']} nodes"))
         for stored, count in self.stored.items():
             message = f"{plural(count, 'weight')} stored as {stored}: read as what TensorFlow.js makes of them"
             self.findings.append(Finding("read-as", "info", "", message))
 
-    def _root(self, said: dict[Hashable, MetaNode]) -> MetaNode:
+    def _root(self, metadata: dict[Hashable, MetaNode]) -> MetaNode:
+        items: list[tuple[Hashable, MetaNode]] = list(metadata.items())
+        if self.strings:
+            items.append(("strings", self.strings))
+        items += [(name, TensorRef(name)) for name in self.extras]
         entries: dict[Hashable, MetaNode] = {}
-        own: dict[Hashable, MetaNode] = {"strings": self.strings} if self.strings else {}
-        for key, value in (*said.items(), *own.items(), *((name, TensorRef(name)) for name in self.extras)):
+        for key, value in items:
             entries[free_key(str(key), entries)] = value
         if not entries:
             return StateDict()
         return {**entries, free_key("state_dict", entries): StateDict(container="dict")}
 
 
-def _model(about: dict[str, Json]) -> tuple[MetaNode, dict[Hashable, MetaNode]]:
-    """What is said of the graph of a graph model, and what else the document says: of a layers model the configuration
-    of Keras', under the keys that Keras' own files have.
+def _graph_and_metadata(entries: dict[str, Json]) -> tuple[MetaNode, dict[Hashable, MetaNode]]:
+    """The facts about a graph model's graph, and the metadata in the document's other entries.
+
+    The metadata of a layers model is its Keras configuration, under the keys that Keras' own files have.
     """
-    topology = about.get("modelTopology")
-    said: dict[Hashable, MetaNode] = {key: value for key, value in about.items() if key != "modelTopology"}
-    if "trainingConfig" in said:
-        said[free_key("training_config", said)] = said.pop("trainingConfig")
+    topology = entries.get("modelTopology")
+    metadata: dict[Hashable, MetaNode] = {key: value for key, value in entries.items() if key != "modelTopology"}
+    if "trainingConfig" in metadata:
+        metadata[free_key("training_config", metadata)] = metadata.pop("trainingConfig")
     graph: MetaNode = None
     if isinstance(topology, dict) and isinstance(nodes := topology.get("node"), list):
         graph = operator_counts(Counter(str(node.get("op")) for node in nodes if isinstance(node, dict)))
     elif isinstance(topology, dict) and "model_config" in topology:
-        said = {**{key: value for key, value in topology.items() if key not in said}, **said}
+        metadata = {**{key: value for key, value in topology.items() if key not in metadata}, **metadata}
     elif topology is not None:
-        said[free_key("model_config", said)] = topology
-    check_depth(said, "what it says of the model")
-    return graph, said
+        metadata[free_key("model_config", metadata)] = topology
+    check_depth(metadata, "what it says of the model")
+    return graph, metadata

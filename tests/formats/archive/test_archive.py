@@ -348,7 +348,7 @@ def test_a_manifest_that_is_none_is_refused(text: bytes, tmp_path: Path) -> None
 def test_many_files_of_which_none_is_named_so_are_not_all_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_reader, "MOST_ASKED", 2)
+    monkeypatch.setattr(archive_reader, "MAX_EXAMINED", 2)
     path = zipped(tmp_path / "x.zip", {"a": b"1", "b": b"2", "c": saved_bytes(state())})
     with pytest.raises(UnknownFormatError, match="no file in this archive"):
         ckptconv.open(path)
