@@ -1,7 +1,7 @@
-"""Cutting a file short and flipping its bits, and judging what a reader makes of the result.
+"""Truncate a file and flip its bits, and judge how a reader handles the result.
 
-A reader may refuse with a CkptconvError, or read exactly what the format's reference reader reads. Anything else is a
-failure: another exception, short data, more than `SECONDS` of CPU or `BYTES` of memory.
+A reader may refuse the file with a CkptconvError, or read exactly what the format's reference reader reads. Anything
+else is a failure: another exception, missing data, more than `SECONDS` of CPU time or `BYTES` of memory.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 SECONDS = 2.0
 BYTES = 256 << 20
 
-Seen = tuple[str, tuple[int, ...], bytes]
-"""A tensor that was read: the name of its dtype, its shape, its image."""
+TensorReading = tuple[str, tuple[int, ...], bytes]
+"""A tensor that was read: the name of its dtype, its shape, its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader makes of a file. If `metadata` is None, the reference does not say, and it is not compared."""
+    """What a reader read from a file. `metadata` is not compared if it is None."""
 
-    tensors: Mapping[str, Seen]
+    tensors: Mapping[str, TensorReading]
     metadata: MetaNode = None
 
 
 @dataclass(slots=True)
 class Verdicts:
-    """How many damaged files were refused and how many read; `failures` has a line for each that ended otherwise."""
+    """How many damaged files were refused and how many were read; `failures` has a line for each other outcome."""
 
     refused: int = 0
     read: int = 0
     failures: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """The failures for an assertion's message, with the first in full."""
+        """The number of failures and the first of them, for an assertion's message."""
         return f"{len(self.failures)} of {self.refused + self.read} damaged files:\n" + "\n".join(self.failures[:12])
 
 
@@ -59,23 +59,23 @@ class Judge:
     """Reads damaged versions of one file, and collects the verdicts."""
 
     def __init__(self, format: Format, path: Path, reference: Callable[[Path], Reading | None]) -> None:
-        """`path` is a whole file of the format; it is copied beside itself, and the copy is damaged."""
+        """Prepare to damage a copy of `path`, which is an intact file of the format; the copy is made beside it."""
         self.verdicts = Verdicts()
         self._format = format
         self._reference = reference
         self._whole = path.read_bytes()
         self._victim = path.with_name("damaged" + path.suffix)
-        self._outcome(path)  # whatever is imported late is imported now
+        self._outcome(path)  # do all late imports now
 
     def header_bytes(self, path: Path) -> list[int]:
-        """Offsets of all bytes of the file that belong to no tensor."""
+        """The offsets of all bytes in the file that do not belong to a tensor."""
         with Source(path) as source, self._format.read(source) as checkpoint:
             spans = [span for tensor in checkpoint.all_tensors.values() for span in tensor.depends]
             data = {at for span in spans if span.file is source for at in range(span.offset, span.offset + span.length)}
         return [at for at in range(len(self._whole)) if at not in data]
 
     def truncations(self) -> None:
-        """Judge the file cut at every length."""
+        """Judge the file, truncated to every length."""
         self._victim.write_bytes(self._whole)
         for size in reversed(range(len(self._whole))):
             os.truncate(self._victim, size)
@@ -98,7 +98,7 @@ class Judge:
         try:
             with limited_memory(BYTES):
                 ours = self._outcome(self._victim)
-        except Exception as error:  # the very thing that is looked for
+        except Exception as error:  # what this suite is there to find
             self.verdicts.failures.append(f"{damage}: {type(error).__name__}: {error}")
             return
         if process_time() - start > SECONDS:
@@ -111,7 +111,7 @@ class Judge:
             self.verdicts.failures.append(f"{damage}: {what}")
 
     def _outcome(self, path: Path) -> Reading | None:
-        """What our reader reads, and our writer, if there is one, can write again; None if either refuses."""
+        """What our reader reads; None if it refuses the file, or if our writer, if any, refuses to write it again."""
         try:
             with Source(path) as source, self._format.read(source) as checkpoint:
                 if any(isinstance(node, Opaque) for _, node in walk(checkpoint.root)):
@@ -125,7 +125,7 @@ class Judge:
 
 
 def reading(checkpoint: Checkpoint) -> Reading:
-    """Everything in the checkpoint. Raises AssertionError if a tensor gives fewer bytes than its header says."""
+    """Read everything in the checkpoint. Raises AssertionError if a tensor has fewer bytes than its header says."""
     tensors = {}
     for name, tensor in checkpoint.all_tensors.items():
         image = bytes(tensor.read())
@@ -135,7 +135,7 @@ def reading(checkpoint: Checkpoint) -> Reading:
 
 
 def disagreement(ours: Reading, path: Path, reference: Callable[[Path], Reading | None]) -> str | None:
-    """How the reference reader's view of the file differs from ours; None if it does not."""
+    """How the reference reader's result differs from ours; None if it does not, or if there is no reference."""
     try:
         theirs = reference(path)
     except Exception as error:
@@ -154,9 +154,9 @@ def disagreement(ours: Reading, path: Path, reference: Callable[[Path], Reading 
 
 @contextmanager
 def limited_memory(more: int) -> Iterator[None]:
-    """Within the block, the process may use `more` bytes than it has; beyond that it gets a MemoryError.
+    """Within the block, the process may allocate `more` bytes; beyond that, it gets a MemoryError.
 
-    On Linux only, and only where there is a /proc.
+    Has no effect except on Linux with a /proc.
     """
     if sys.platform != "linux" or not os.path.exists("/proc/self/statm"):
         yield

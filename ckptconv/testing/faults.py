@@ -1,4 +1,4 @@
-"""Making the operating system fail at a chosen call, to see what is left on disk."""
+"""Make the operating system fail at a chosen call, to see what is left on disk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 CALLS = ("open", "pwrite", "write", "ftruncate", "statvfs", "fchmod", "chmod", "fsync", "link", "rename", "replace")
-"""Functions of `os` that a file is made with; those that clean up are left alone."""
+"""The functions of `os` that create and write files; those that clean up are not touched."""
 
 
 class Counter:
-    """How many of the calls were made; the one numbered `fail_at` raises `error` before it takes effect."""
+    """Counts the calls; the one numbered `fail_at` raises `error` before it takes effect."""
 
     def __init__(self, fail_at: int = 0, error: BaseException | None = None) -> None:
         self.calls = 0
@@ -24,7 +24,7 @@ class Counter:
         self._error = error
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, counted."""
+        """A function that counts its calls and calls `function`."""
 
         def counted(*args: Any, **keywords: Any) -> Any:
             self.calls += 1
@@ -45,7 +45,7 @@ def failing(fail_at: int = 0, error: BaseException | None = None) -> Iterator[Co
 
 @contextmanager
 def short_writes(most: int = 7) -> Iterator[None]:
-    """Within the block, no write accepts more than `most` bytes, as a kernel may do."""
+    """Within the block, no write accepts more than `most` bytes at a time, as a kernel is allowed to do."""
     write, pwrite = os.write, getattr(os, "pwrite", None)
     functions: dict[str, Callable[..., Any]] = {"write": lambda fd, data: write(fd, memoryview(data)[:most])}
     if pwrite is not None:
@@ -60,7 +60,7 @@ def _replaced(functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
     with ExitStack() as stack:
         for name, new in functions.items():
             stack.enter_context(patch.object(os, name, new))
-        # `os.chmod in os.supports_fd` asks for the function itself
+        # `os.chmod in os.supports_fd` compares the functions themselves
         for group in ("supports_fd", "supports_follow_symlinks", "supports_dir_fd"):
             members = getattr(os, group)
             stack.enter_context(patch.object(os, group, members | {new for old, new in supported if old in members}))

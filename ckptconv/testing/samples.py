@@ -1,4 +1,4 @@
-"""Checkpoints in memory, for finding out what a format gives back."""
+"""Checkpoints in memory, to find out what a format gives back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plain:
-    """A tensor as it is: `data` is its image. The same object under two names is a tie."""
+    """A tensor; `data` are its bytes. The same object under two names is a tie."""
 
     dtype: DType
     shape: tuple[int, ...]
@@ -41,16 +41,14 @@ class Plain:
 
     @classmethod
     def counting(cls, dtype: DType, *shape: int) -> Plain:
-        """A tensor whose bytes show where they belong; booleans are 0 and 1."""
+        """A tensor whose bytes count up, so that misplaced ones are noticed; booleans are 0 and 1."""
         top = 2 if dtype.kind == "bool" else 251
         return cls(dtype, shape, bytes(islice(cycle(range(top)), dtype.nbytes(prod(shape)))))
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A checkpoint to be written: `tensors` in their order, and the tree around them as in `Checkpoint.root`;
-    `composites` as in `Checkpoint.composites`.
-    """
+    """A checkpoint to be written. `root` and `composites` are as in `Checkpoint`."""
 
     name: str
     tensors: Mapping[str, Plain]
@@ -61,16 +59,16 @@ class Sample:
     def open(self) -> Checkpoint:
         """The sample as a checkpoint."""
         return Checkpoint(
-            {name: _lazy(plain) for name, plain in self.tensors.items()},
-            extras={name: _lazy(plain) for name, plain in self.extras.items()},
-            composites={name: from_dict(one.to_dict()) for name, one in self.composites.items()},
+            {name: _lazy_tensor(plain) for name, plain in self.tensors.items()},
+            extras={name: _lazy_tensor(plain) for name, plain in self.extras.items()},
+            composites={name: from_dict(whole.to_dict()) for name, whole in self.composites.items()},
             root=self.root,
             format="memory",
         )
 
 
-def _lazy(plain: Plain) -> LazyTensor:
-    dtype = DTYPES.get(plain.dtype.name, plain.dtype)  # a copy from another process stands for the one in the table
+def _lazy_tensor(plain: Plain) -> LazyTensor:
+    dtype = DTYPES.get(plain.dtype.name, plain.dtype)  # from another process it is a copy of the one in the table
     return in_memory(TensorInfo.of(dtype, plain.shape), plain.data, alias=id(plain))
 
 
@@ -93,22 +91,22 @@ NAMES = (
     "lone\ud800surrogate",
     "x" * 300,
 )
-"""Names that formats trip over. A state_dict may hold any string."""
+"""Names that formats get wrong; a state_dict may hold any string."""
 
 _F32 = DType.F32
 
 
-def _plain(holds: Holds) -> DType:
-    """The usual element type of a format with these abilities."""
+def _usual_dtype(holds: Holds) -> DType:
+    """The element type for samples in which the type does not matter."""
     return next((dtype for dtype in (_F32, DType.U8) if dtype in holds.dtypes), next(iter(holds.dtypes)))
 
 
 def samples_for(holds: Holds) -> list[Sample]:
     """The samples that a format with these abilities has to give back."""
-    plain = _plain(holds)
+    plain = _usual_dtype(holds)
     if holds.single:
-        types = [_alone(dtype.name, Plain.counting(dtype, 3, 8)) for dtype in holds.dtypes]
-        return [*types, *(_alone(str(shape), Plain.counting(plain, *shape)) for shape in _SHAPES)]
+        types = [_single(dtype.name, Plain.counting(dtype, 3, 8)) for dtype in holds.dtypes]
+        return [*types, *(_single(str(shape), Plain.counting(plain, *shape)) for shape in _SHAPES)]
     found = [
         Sample("no-tensors", {}),
         Sample("dtypes", {dtype.name: Plain.counting(dtype, 3, max(8, 2 * dtype.block)) for dtype in holds.dtypes}),
@@ -116,23 +114,23 @@ def samples_for(holds: Holds) -> list[Sample]:
         Sample("names", {name: Plain.counting(plain, 2, 1 + at) for at, name in enumerate(NAMES)}),
     ]
     if holds.ties:
-        found.append(_tied(plain))
+        found.append(_tied_sample(plain))
     if holds.metadata != "none":
         found.append(Sample("metadata", {"weight": Plain.counting(plain, 2)}, {**METADATA, "state_dict": StateDict()}))
     if holds.composites:
-        found.append(_composed())
+        found.append(_composite_sample())
     if holds.metadata != "none" and holds.extras:
-        found += [_training(plain), _listed(plain)]
+        found += [_training_sample(plain), _list_sample(plain)]
     if holds.opaque:
         found.append(Sample("opaque", {"weight": Plain.counting(plain, 2)}, {"o": _OPAQUE, "state_dict": StateDict()}))
     return found
 
 
 def small_sample(holds: Holds) -> Sample:
-    """One small enough for damaging every bit of its header."""
-    plain = _plain(holds)
+    """A sample so small that every bit of its header can be damaged."""
+    plain = _usual_dtype(holds)
     if holds.single:
-        return _alone("small", Plain.counting(plain, 2, 3))
+        return _single("small", Plain.counting(plain, 2, 3))
     tensors = {"a.weight": Plain.counting(plain, 2, 3), "b": Plain.counting(plain), "c": Plain.counting(plain, 0, 2)}
     if holds.metadata == "none":
         return Sample("small", tensors)
@@ -140,39 +138,36 @@ def small_sample(holds: Holds) -> Sample:
 
 
 def large_sample(holds: Holds) -> Sample:
-    """One with much more data than any header."""
-    plain = _plain(holds)
+    """A sample with much more data than any header."""
+    plain = _usual_dtype(holds)
     if holds.single:
-        return _alone("large", Plain.counting(plain, 1 << 20))
+        return _single("large", Plain.counting(plain, 1 << 20))
     return Sample("large", {"a": Plain.counting(plain, 1 << 20), "b": Plain.counting(plain, 1 << 10, 1 << 8)})
 
 
 def rich_sample(holds: Holds) -> Sample:
-    """One with a tie, an extra and metadata, whether the format holds them or not; no tie if there is only one
-    tensor.
-    """
-    tied = _training(_plain(holds))
-    shared = next(iter(tied.tensors.values()))
-    if holds.single:
-        return Sample("rich", {ALONE: shared}, tied.root, tied.extras)
-    return Sample("rich", {**tied.tensors, "head.weight": shared}, tied.root, tied.extras)
+    """A sample with a tie, an extra and metadata, even if the format cannot hold them; for single tensors, no tie."""
+    training = _training_sample(_usual_dtype(holds))
+    shared = next(iter(training.tensors.values()))
+    tensors = {ALONE: shared} if holds.single else {**training.tensors, "head.weight": shared}
+    return Sample("rich", tensors, training.root, training.extras)
 
 
 _SHAPES = ((), (1,), (0,), (3, 0, 4), (1, 1, 1), (2, 3), (2, 3, 4, 6), (1,) * 12)
 
 
-def _alone(name: str, tensor: Plain) -> Sample:
-    """A tensor and nothing else."""
+def _single(name: str, tensor: Plain) -> Sample:
+    """A sample of one tensor and nothing else."""
     return Sample(name, {ALONE: tensor}, TensorRef(ALONE))
 
 
-def _tied(dtype: DType) -> Sample:
+def _tied_sample(dtype: DType) -> Sample:
     shared, other = Plain.counting(dtype, 4, 2), Plain.counting(dtype, 3, 1)
     names = {"embed.weight": shared, "x.weight": other, "head.weight": shared, "y": other, "last.weight": shared}
     return Sample("ties", {**names, "alone": Plain.counting(dtype, 4, 2)})
 
 
-def _composed() -> Sample:
+def _composite_sample() -> Sample:
     """A matrix quantized as a whole, one by columns, and a sparse one, between plain tensors."""
     table = {
         "first": Plain.counting(_F32, 2),
@@ -196,7 +191,7 @@ def _composed() -> Sample:
     return Sample("composites", table, composites=made)
 
 
-def _training(dtype: DType) -> Sample:
+def _training_sample(dtype: DType) -> Sample:
     moments = {f"optimizer.state.0.exp_avg{end}": Plain.counting(dtype, 2, 2) for end in ("", "_sq")}
     state = {"step": 3.0, "exp_avg": TensorRef(next(iter(moments))), "exp_avg_sq": TensorRef(list(moments)[1])}
     root = {
@@ -207,7 +202,7 @@ def _training(dtype: DType) -> Sample:
     return Sample("training", {"bn.weight": Plain.counting(dtype, 2, 2)}, root, moments)
 
 
-def _listed(dtype: DType) -> Sample:
+def _list_sample(dtype: DType) -> Sample:
     plain = ((1, "extra_state", {"calls": 2}), (3, "note", "text"))
     root: MetaNode = [StateDict(container="dict", plain=plain), {"lr": 0.1}, ("a", TensorRef("2.1"))]
     return Sample("list", {"w": Plain.counting(dtype, 2), "b": Plain.counting(dtype)}, root, {
@@ -255,7 +250,7 @@ METADATA: dict[Hashable, MetaNode] = {
     "\ud800": "key with a lone surrogate",
     7: "an int key",
 }
-"""One of everything that a metadata tree may hold."""
+"""An example of everything that a metadata tree may hold."""
 
 _OPAQUE = Opaque(
     "some.module.Config", "object", ("arg",), {"key": 1}, {"width": 3}, [1, (2,)], [("k", OrderedDict([(1, 2)]))]

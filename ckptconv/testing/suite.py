@@ -1,4 +1,4 @@
-"""What every format has to do. Each test is a sentence about a format."""
+"""The tests that every format has to pass. Each name is a sentence about a format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.base import Format
 
 HEADER_ROOM = 256 << 10
-"""Bytes that opening a file of a few tensors may read: a zip's directory is looked for in the last 64 KiB."""
+"""The most bytes that opening a file of a few tensors may read: a zip's directory is searched in the last 64 KiB."""
 
 OLD = b"what the target held before"
 
@@ -42,14 +42,12 @@ FOREIGN: dict[str, bytes] = {
 
 
 class FormatTests:
-    """Inherit, and set `format`; see `ckptconv.testing`."""
+    """Inherit from this, and set `format`; see `ckptconv.testing`."""
 
     format: ClassVar[Format]
 
     def reference(self, path: Path) -> Reading | None:
-        """What another reader of the format makes of the file, with any exception it raises; None if there is no
-        other.
-        """
+        """What another reader of the format reads; it may raise any exception. None if there is no other reader."""
         return None
 
     def samples(self) -> list[Sample]:
@@ -57,7 +55,7 @@ class FormatTests:
         return samples_for(self.format.holds)
 
     def needed(self, sample: Sample) -> Sample:
-        """The sample with what the format cannot be written without (`Format.needs`)."""
+        """The sample, with what the format requires of a checkpoint (`Format.needs`) added."""
         return sample
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
@@ -72,16 +70,16 @@ class FormatTests:
     # What it says of itself
 
     def test_its_passport_names_functions_that_load(self) -> None:
-        one = self.format
-        for function in (one.claims, one.reader, one.writer, one.notices, one.needs):
-            assert not function or callable(self.format._load(function)), function
+        format = self.format
+        for function in (format.claims, format.reader, format.writer, format.notices, format.needs):
+            assert not function or callable(format._load(function)), function
 
     def test_its_passport_reads_well(self) -> None:
         assert self.format.name == self.format.name.lower().strip()
         assert self.format.name.isprintable()
         assert self.format.summary
         assert not self.format.summary.endswith(".")
-        for suffix in self.format.suffixes:  # ".pth", or a whole name that its files have, "model.json"
+        for suffix in self.format.suffixes:  # ".pth", or a whole file name, "model.json"
             assert "." in suffix[:-1]
             assert suffix == suffix.lower()
 
@@ -110,7 +108,7 @@ class FormatTests:
     def test_the_reference_reader_reads_the_same_tensors(self, sample: Sample, tmp_path: Path) -> None:
         path = self._written(sample, tmp_path)
         if sample.name == "names" or (other := self.reference(path)) is None:
-            return  # names may be escaped, which the reference cannot know
+            return  # names may be escaped, which the reference does not undo
         with Source(path) as source, self.format.read(source) as found:
             ours = reading(found)
         tied = {name for names in sample.open().ties for name in names[1:]}
@@ -170,11 +168,11 @@ class FormatTests:
 
     def test_two_processes_write_the_same_bytes(self, tmp_path: Path) -> None:
         rich = self.needed(rich_sample(self.format.holds))
-        rich = next((one for one in self.samples() if one.name == "metadata"), rich)
-        here = self._written(rich, tmp_path)
+        sample = next((sample for sample in self.samples() if sample.name == "metadata"), rich)
+        here = self._written(sample, tmp_path)
         for seed in (0, 1):
             there = tmp_path / f"there-{seed}{self._suffix}"
-            write_elsewhere(self.format, rich, there, hash_seed=seed)
+            write_elsewhere(self.format, sample, there, hash_seed=seed)
             assert there.read_bytes() == here.read_bytes()
 
     def test_a_failing_disk_leaves_the_old_file_or_none(self, tmp_path: Path) -> None:
@@ -184,7 +182,7 @@ class FormatTests:
     def test_an_interrupt_leaves_the_old_file_or_none(self, tmp_path: Path) -> None:
         self._fail_at_every_call(tmp_path, KeyboardInterrupt(), KeyboardInterrupt)
 
-    def test_short_writes_are_gone_on_with(self, tmp_path: Path) -> None:
+    def test_short_writes_are_continued(self, tmp_path: Path) -> None:
         sample = self.needed(small_sample(self.format.holds))
         whole, path = self._written(sample, tmp_path), tmp_path / f"short{self._suffix}"
         with short_writes():

@@ -1,4 +1,4 @@
-"""Writes a sample in a process of its own: ``python -m ckptconv.testing.worker TARGET``, with the work on stdin."""
+"""Write a sample in another process: ``python -m ckptconv.testing.worker TARGET``, with the pickled sample on stdin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(format: Format, sample: Sample, path: Path, *, replace: bool = False) 
 
 
 def write_elsewhere(format: Format, sample: Sample, path: Path, *, hash_seed: int) -> None:
-    """The same in a new process, whose sets iterate in another order."""
+    """The same in a new process, in which sets iterate in another order."""
     environment = {
         **os.environ,
         "PYTHONHASHSEED": str(hash_seed),

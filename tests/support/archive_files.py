@@ -1,4 +1,4 @@
-"""Archives as people and tools pack them, with Python's own zipfile and tarfile."""
+"""Archives as people and tools pack them, made with Python's zipfile and tarfile."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def tarred(path: Path, members: Mapping[str, bytes], mode: str = "w:", **options
 
 
 def nemo(path: Path, folder: Path, mode: str = "w:") -> Path:
-    """What NeMo's ``SaveRestoreConnector._make_nemo_file_from_folder`` makes of a folder."""
+    """Pack a folder as NeMo's ``SaveRestoreConnector._make_nemo_file_from_folder`` does."""
     with tarfile.open(path, mode) as file:  # type: ignore[call-overload]
         file.add(folder, arcname=".")
     return path
 
 
 def nemo_folder(folder: Path, config: str = CONFIG) -> Path:
-    """What NeMo's ``save_to`` puts into it: the configuration, the weights, a tokenizer."""
+    """Make a folder with what NeMo's ``save_to`` packs: the configuration, the weights, a tokenizer."""
     folder.mkdir()
     (folder / "model_config.yaml").write_text(config)
     torch.save(state(), folder / "model_weights.ckpt")
@@ -63,12 +63,12 @@ def nemo_folder(folder: Path, config: str = CONFIG) -> Path:
     return folder
 
 
-def mar(path: Path, method: int = zipfile.ZIP_DEFLATED, **said: str) -> Path:
-    """What TorchServe's model archiver makes."""
+def mar(path: Path, method: int = zipfile.ZIP_DEFLATED, **model_entries: str) -> Path:
+    """Make an archive as TorchServe's model archiver does; `model_entries` change the manifest."""
     manifest = {
         "createdOn": "01/01/2024 00:00:00", "runtime": "python", "archiverVersion": "0.12.0",
         "model": {"modelName": "net", "serializedFile": "net.pt", "handler": "image_classifier", "modelVersion": "1.0"},
     }  # fmt: skip
-    manifest["model"] |= said  # type: ignore[operator]
+    manifest["model"] |= model_entries  # type: ignore[operator]
     members = {"net.pt": saved_bytes(state()), "handler.py": b"print(1)\n", "index_to_name.json": b'{"0": "cat"}'}
     return zipped(path, {**members, "MAR-INF/MANIFEST.json": json.dumps(manifest).encode()}, method)

@@ -1,4 +1,4 @@
-"""Quantized and sparse tensors as torch makes them, and an equality that looks at all of their parts."""
+"""torch's quantized and sparse tensors, and an equality that compares all of their parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPARSE_LAYOUTS = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sp
 
 
 def quiet(make: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """What `make` makes, without torch's warnings that such tensors are experimental."""
+    """Call `make`, without torch's warnings that such tensors are experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return make()
@@ -25,12 +25,12 @@ def _matrix() -> torch.Tensor:
 
 
 def per_tensor(dtype: torch.dtype) -> torch.Tensor:
-    """A matrix that is quantized by one scale."""
+    """A matrix that is quantized with one scale."""
     return quiet(lambda: torch.quantize_per_tensor(_matrix(), 0.1, 3, dtype))
 
 
 def per_channel(dtype: torch.dtype, axis: int, *, floats: bool = False) -> torch.Tensor:
-    """A matrix that is quantized by a scale for each index of a dimension."""
+    """A matrix that is quantized with a scale for each index of a dimension."""
     count = _matrix().shape[axis]
     points = torch.arange(count) / 8 if floats else torch.arange(count)
     return quiet(lambda: torch.quantize_per_channel(_matrix(), torch.arange(count) / 7 + 0.1, points, axis, dtype))
@@ -79,31 +79,31 @@ MAKERS: dict[str, Callable[[], torch.Tensor]] = {
     "a Parameter": lambda: torch.nn.Parameter(_matrix().to_sparse()),
     "a quantized Parameter": lambda: torch.nn.Parameter(per_channel(torch.qint8, 0), requires_grad=False),
 }
-"""A tensor of every kind, by what it proves."""
+"""A tensor of every kind, by what is special about it."""
 
 
 def parts(tensor: torch.Tensor) -> list[object]:
-    """Everything that makes the tensor what it is; plain tensors among it are compared by `same_tensor`."""
-    said: list[object] = [type(tensor), tensor.layout, tensor.dtype, tuple(tensor.shape), tensor.requires_grad]
+    """Everything that defines the tensor, including the plain tensors that it consists of."""
+    header: list[object] = [type(tensor), tensor.layout, tensor.dtype, tuple(tensor.shape), tensor.requires_grad]
     tensor = tensor.detach()
     if tensor.is_quantized:
         steps = [step for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n > 1]
-        said += [tensor.qscheme(), steps, tensor.int_repr()]
+        header += [tensor.qscheme(), steps, tensor.int_repr()]
         if tensor.qscheme() == torch.per_tensor_affine:
-            return [*said, tensor.q_scale(), tensor.q_zero_point()]
+            return [*header, tensor.q_scale(), tensor.q_zero_point()]
         return [
-            *said,
+            *header,
             tensor.q_per_channel_axis(),
             tensor.q_per_channel_scales(),
             tensor.q_per_channel_zero_points(),
         ]
     if tensor.layout == torch.sparse_coo:
-        return [*said, tensor.is_coalesced(), tensor._indices(), tensor._values()]
+        return [*header, tensor.is_coalesced(), tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return [*said, tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+        return [*header, tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return [*said, tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return [*said, tensor]
+        return [*header, tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [*header, tensor]
 
 
 def _same_part(a: object, b: object) -> bool:
@@ -111,14 +111,14 @@ def _same_part(a: object, b: object) -> bool:
         return a == b
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    one, other = (part.clone(memory_format=torch.contiguous_format) for part in (a, b))
-    return bytes(one.untyped_storage()) == bytes(other.untyped_storage())
+    left, right = (part.clone(memory_format=torch.contiguous_format) for part in (a, b))
+    return bytes(left.untyped_storage()) == bytes(right.untyped_storage())
 
 
 def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors of any layout are equal in kind, in every part, and in bits."""
-    one, other = quiet_parts(a), quiet_parts(b)
-    return len(one) == len(other) and all(map(_same_part, one, other))
+    left, right = quiet_parts(a), quiet_parts(b)
+    return len(left) == len(right) and all(map(_same_part, left, right))
 
 
 def quiet_parts(tensor: torch.Tensor) -> list[object]:

@@ -1,4 +1,4 @@
-"""Archives put together by hand: a pickle and its records in a zip, as torch.save lays them out, or nearly."""
+"""Archives assembled by hand: a pickle and its records in a zip, as torch.save lays them out, or nearly so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def archive(
     method: int = zipfile.ZIP_STORED,
     root: str = "archive",
 ) -> Path:
-    """Write a checkpoint archive with Python's zipfile, for which CRCs are right and headers agree."""
+    """Write a checkpoint archive with Python's zipfile, so that CRCs are right and headers agree."""
     records = {"data.pkl": data_pkl, **{f"data/{key}": data for key, data in (storages or {}).items()}}
     with zipfile.ZipFile(path, "w", method) as file:
         for name, data in {**SMALL_RECORDS, **records, **(extra or {})}.items():
@@ -48,7 +48,7 @@ def repacked(source: Path, target: Path, *, method: int = zipfile.ZIP_STORED, **
 
 
 def saved(path: Path, value: object, **options: object) -> Path:
-    """torch.save, and the path."""
+    """Call torch.save, and return the path."""
     import torch
 
     torch.save(value, path, **options)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def tensor(
     storage: str = "FloatStorage",
     device: str = "cpu",
 ) -> bytes:
-    """A pickled tensor: four floats of storage "0", unless something else is asked for."""
+    """A pickled tensor: by default, the four floats of storage "0"."""
     held = bare_storage(key, numel, storage=storage, device=device)
     return (
         b"ctorch._utils\n_rebuild_tensor_v2\n(" + held + offset + size + stride + b"\x89ccollections\nOrderedDict\n)RtR"
@@ -79,7 +79,7 @@ def tensor(
 
 
 def bare_storage(key: str = "0", numel: int = 4, *, storage: str = "FloatStorage", device: str = "cpu") -> bytes:
-    """A pickled storage, which a tensor would view."""
+    """A pickled storage, without a tensor that views it."""
     return b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text(device) + _int(numel) + b"tQ"
 
 

@@ -55,8 +55,8 @@ def optimizer_states(groups: Sequence[Group], rank: int, ranks: int, stage: int,
         }  # fmt: skip
     else:
         sizes = [sum(tensor.numel() for tensor in group.values()) for group in groups]
-        # As stage_1_and_2.py has it: the last rank says all of a group's padding, and cuts its partition by that
-        # much from the end, also where the ranks before it have some of the padding.
+        # As in stage_1_and_2.py: the last rank states all of a group's padding, and cuts its partition by that much
+        # from the end, even if the ranks before it have some of the padding.
         paddings = [
             ranks * flat.numel() - size if rank == ranks - 1 else 0 for flat, size in zip(flats, sizes, strict=True)
         ]

@@ -27,7 +27,7 @@ WORLD = 4
 
 
 def whole() -> dict[str, torch.Tensor]:
-    """The tensors, before they are cut."""
+    """The tensors, before they are distributed."""
     generator = torch.Generator().manual_seed(7)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -50,7 +50,7 @@ def whole() -> dict[str, torch.Tensor]:
 
 
 def cut(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Each of them as this process's part of a DTensor."""
+    """Each tensor as this process's part of a DTensor."""
     line, grid = init_device_mesh("cpu", (WORLD,)), init_device_mesh("cpu", (2, 2))
     how: dict[str, tuple[DeviceMesh, list[Any]]] = {
         "rows": (line, [Shard(0)]),

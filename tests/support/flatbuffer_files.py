@@ -1,4 +1,4 @@
-"""The layout of FlatBuffers, and of TensorFlow Lite's models, written out by hand."""
+"""FlatBuffers, and TensorFlow Lite's models, assembled by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from struct import calcsize, pack
 from typing import Any
 
 Number = tuple[str, int | float]
-"""`struct`'s code, and a number."""
+"""A `struct` code, and a number."""
 
 Table = dict[int, Any]
 """Fields by number: a Number, bytes (text, or a vector of bytes), a tuple of a width and bytes (a vector of such
@@ -31,7 +31,7 @@ def flatbuffer(root: Table, identifier: bytes = b"TFL3") -> bytes:
 
 
 def _table(out: bytearray, fields: Table) -> int:
-    """Append a table and all that it points at, after its vtable; where it is."""
+    """Append a vtable, its table, and everything that the table refers to. Returns the table's position."""
     offsets, inline, pointers = [0] * (max(fields, default=-1) + 1), bytearray(4), []
     for number, value in fields.items():
         offsets[number] = len(inline)
@@ -74,19 +74,19 @@ def _target(out: bytearray, value: Any) -> int:
 
 
 def numbers(code: str, *values: float) -> tuple[int, bytes]:
-    """A vector of numbers."""
+    """The value of a field that is a vector of numbers."""
     return calcsize("<" + code), pack(f"<{len(values)}{code}", *values)
 
 
 def tensor(name: bytes, shape: tuple[int, ...], kind: int, buffer: int, **more: Any) -> Table:
-    """A tensor; `more` are its fields by names."""
+    """A tensor; `more` are further fields, by name."""
     fields = {"quantization": 4, "variable": 5, "sparsity": 6, "external": 10}
     made: Table = {0: numbers("i", *shape), 1: ("b", kind), 2: ("I", buffer), 3: name}
     return made | {fields[key]: value for key, value in more.items()}
 
 
 def model(tensors: list[Table], *buffers: bytes | Table, **more: Any) -> Table:
-    """A model of one graph, whose buffers are numbered from 1 on."""
+    """A model of one graph, whose buffers are numbered from 1; `more` are further fields, by name."""
     fields = {"version": 0, "codes": 1, "graphs": 2, "description": 3, "metadata": 6, "signatures": 7}
     stored = [{}, *({0: one} if isinstance(one, bytes) else one for one in buffers)]
     made: Table = {0: ("I", 3), 2: [{0: tensors, 4: b"main"}], 4: stored}
@@ -94,12 +94,12 @@ def model(tensors: list[Table], *buffers: bytes | Table, **more: Any) -> Table:
 
 
 def quantized(scales: list[float], points: list[int], axis: int = 0) -> Table:
-    """The parameters of a quantization."""
+    """Quantization parameters."""
     return {2: numbers("f", *scales), 3: numbers("q", *points), 6: ("i", axis)}
 
 
 def sparsity(order: tuple[int, ...], *levels: Table, blocks: tuple[int, ...] = ()) -> Table:
-    """How a tensor is sparse."""
+    """The sparsity of a tensor: the order of its dimensions, its levels, and which dimensions have blocks."""
     return {0: numbers("i", *order), 2: list(levels)} | ({1: numbers("i", *blocks)} if blocks else {})
 
 
@@ -109,7 +109,7 @@ def every(size: int) -> Table:
 
 
 def some(segments: list[int], indices: list[int], code: str = "i") -> Table:
-    """A dimension of which there are some coordinates."""
+    """A CSR dimension, with these segments and coordinates."""
     kind = {"i": 1, "H": 2, "B": 3}[code]
     made = {0: ("b", 1), 2: ("B", kind), 3: {0: numbers(code, *segments)}, 4: ("B", kind)}
     return made | {5: {0: numbers(code, *indices)}}

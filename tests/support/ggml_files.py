@@ -1,4 +1,4 @@
-"""ggml's files of before GGUF, put together by hand."""
+"""ggml files that predate GGUF, assembled by hand."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def tokens(texts: Iterable[bytes], *, scored: bool = False) -> bytes:
 
 
 def tensor(name: str, dims: Sequence[int], code: int, data: bytes, *, at: int | None = None) -> bytes:
-    """`dims` from the innermost on; `at` is where it begins, where its data is aligned."""
+    """A tensor. `dims`: innermost first; `at`: its position, if the format aligns data."""
     head = pack(f"<3i{len(dims)}i", len(dims), len(name), code, *dims) + name.encode()
     return head + (b"" if at is None else bytes(-(at + len(head)) % 32)) + data
 
 
 def llama(magic: bytes, version: int | None, *, ftype: int = 0, code: int = F32, data: bytes = ONE_TWO) -> bytes:
-    """A file of llama.cpp's with one tensor, of two elements or of one block."""
+    """A llama.cpp file with one tensor, of two elements or of one block."""
     head = magic + (b"" if version is None else pack("<i", version)) + pack("<7i", 3, 2, 256, 1, 1, 2, ftype)
     head += tokens([b"<unk>", b"\xff", b"c"], scored=version is not None)
     dims = [2] if code in (F32, F16) else [32]

@@ -1,4 +1,4 @@
-"""A small model as it lies on the Hugging Face hub, made without transformers."""
+"""A small model as found on the Hugging Face hub, made without transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYER = {
 
 
 def small_qwen2(folder: Path) -> Path:
-    """Weights, configuration and tokenizer of a Qwen2ForCausalLM of two layers."""
+    """Write the weights, configuration and tokenizer of a Qwen2ForCausalLM with two layers."""
     folder.mkdir()
     config: dict[str, Any] = json.loads(FIXTURE.read_text("utf-8"))["qwen2"]["config"]
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (300, 64), "model.norm.weight": (64,)}
@@ -35,7 +35,7 @@ def small_qwen2(folder: Path) -> Path:
 
 
 def small_adapter(folder: Path) -> Path:
-    """A LoRA of its q, as peft saves it."""
+    """Write a LoRA of its q_proj, as peft saves it."""
     folder.mkdir()
     stem = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
     factors = {f"{stem}A.weight": np.ones((2, 64), "f4"), f"{stem}B.weight": np.ones((64, 2), "f4")}

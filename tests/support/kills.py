@@ -1,4 +1,4 @@
-"""A conversion that is killed, as a machine that loses its power would: as it places or removes a file, or any time."""
+"""Kill a conversion, like a loss of power would: while it places or removes a file, or at any other time."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ NEVER = 1 << 30
 
 
 class Killable:
-    """Converts the one into the other as often as it is asked, each time in a child of a process that is its own."""
+    """Converts the source into the target when asked to, each time in a child of a process of its own."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def begin(self, moment: int = NEVER) -> int:
-        """Start one that dies at its `moment`-th link, replace or unlink; the number of its process."""
+        """Start a conversion that dies at its `moment`-th link, replace or unlink. Returns the process id."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{moment}\n")
         self.process.stdin.flush()
         return self._number()
 
     def end(self) -> bool:
-        """Wait for it: whether it was killed; it may not have failed."""
+        """Wait for the conversion. Returns whether it was killed; fails if it ended with an error."""
         code = self._number()
         assert code in {0, -signal.SIGKILL}, "its error is on standard error"
         return code != 0
 
     def __call__(self, moment: int) -> bool:
-        """Begin one that dies at a moment, and wait for it."""
+        """Run a conversion that dies at this moment. Returns whether it was killed."""
         self.begin(moment)
         return self.end()
 
@@ -76,7 +76,7 @@ class Killable:
 
 @contextmanager
 def killable(source: Path, target: Path, *, shard_size: int = 0, setup: str = "") -> Iterator[Killable]:
-    """The process is made ready by `setup`, before it imports this package."""
+    """Start the process. `setup` is code that it runs before it imports this package."""
     command = [sys.executable, "-c", SCRIPT.format(setup=setup), str(source), str(target), str(shard_size)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Killable(process)

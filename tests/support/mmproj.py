@@ -1,4 +1,4 @@
-"""Small models with towers for pictures or sounds: what llama.cpp's converter made of them, and folders of them."""
+"""Small models with image or audio towers: what llama.cpp's converter made from them, and how to write folders."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CASES: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "fixtures" / "others" / "llama-cpp-mmproj.json").read_text("utf-8")
 )
 BREAK = 12
-"""The number of [IMG_BREAK] in all of them."""
+"""The token id of [IMG_BREAK] in all of them."""
 
 _NESTED = "vision_tower.vision_model."
 
 
 def apart(found: dict[str, Any]) -> dict[str, Any]:
-    """Names as they are, of those that are written once for all numbers."""
+    """Expand the names with ``{}``, which are written once for all layer numbers."""
     rows = (
         [(name.replace("{}", str(number)), value[1]) for number in range(value[0])] if "{}" in name else [(name, value)]
         for name, value in found.items()
@@ -34,7 +34,7 @@ def apart(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def state(case: str) -> Arrays:
-    """Weights of a model under the names that released files have."""
+    """The weights of a model, under the names in released files."""
     rng = np.random.default_rng(0)
     return {name: rng.standard_normal(shape, "f4") for name, shape in apart(CASES[case]["source"]).items()}
 
@@ -60,7 +60,7 @@ LAYOUTS: dict[str, Callable[[str], str]] = {
 
 
 def folder_of(case: str, path: Path, weights: Arrays | None = None, **changed: Any) -> Path:
-    """A folder of a model, with what is `changed` in its configuration, None for what is not there."""
+    """Write the folder of a model. `changed`: entries of its configuration; None removes one."""
     path.mkdir(exist_ok=True)
     save_file(weights or state(case), path / "model.safetensors")
     config = {key: value for key, value in (CASES[case]["config"] | changed).items() if value is not None}

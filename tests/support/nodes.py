@@ -1,4 +1,4 @@
-"""What torch loads, as a metadata tree of ours: for comparing the two in value and in type."""
+"""What torch loads, converted to our metadata tree, to compare the two in value and in type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONSTANTS = {torch.dtype: "dtype", torch.qscheme: "qscheme", torch.memory_forma
 
 
 def as_node(value: object) -> MetaNode:
-    """The node that stands for a Python object without tensors; raises TypeError on anything else."""
+    """The node for a Python object without tensors. Raises TypeError on anything else."""
     match value:
         case None | bool() | int() | float() | complex() | str() | bytes() | bytearray() if (
             type(value).__module__ == "builtins"
@@ -88,13 +88,13 @@ def as_python(node: MetaNode) -> object:
 
 
 def image(tensor: torch.Tensor) -> bytes:
-    """The tensor's elements in C order, little-endian."""
+    """The bytes of the tensor's elements in C order, little-endian."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
 def same_object(ours: object, theirs: object) -> bool:
-    """Equal in value and type all the way down, the order of dicts included; tensors by header and bits."""
+    """Whether both are equal in value and type at every level, dict order included; tensors by header and bits."""
     if type(ours) is not type(theirs):
         return False
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
@@ -110,11 +110,11 @@ def same_object(ours: object, theirs: object) -> bool:
 
 
 def load(path: Path, *, weights_only: bool = True) -> Any:
-    """What torch makes of a .pth."""
+    """Load a .pth with torch."""
     return torch.load(path, map_location="cpu", weights_only=weights_only)
 
 
 def plain_text(error: BaseException) -> bool:
-    """Whether an error reads as one line for people: no line feed, no full stop, lower case."""
+    """Whether an error is one line for people: no line feed, no full stop, lower case."""
     text = str(error)
     return bool(text) and "\n" not in text and not text.endswith(".") and not re.match(r"[A-Z][a-z]+ ", text)

@@ -1,4 +1,4 @@
-"""The layout of Orbax's folders and of TensorStore's OCDBT, written out by hand."""
+"""Orbax's folders and TensorStore's OCDBT, assembled by hand."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MANIFEST, NODE = 0x0CDB3A2A, 0x0CDB20DE
 NOTHING = (1 << 64) - 1
 DATA = "d/0"
 BETWEEN = b"\n--\n"
-"""What stands between the list of a tree and a node, where they are one file."""
+"""The separator between the list of a tree and a node in one file."""
 
 Value = bytes | tuple[int, int]
-"""A value in its node, or the offset and length of one in the file of data."""
+"""A value that is in its node, or the offset and length of one in the data file."""
 
 
 def unpack(version: str, folder: Path) -> Path:
-    """The checkpoints that this version of Orbax wrote."""
+    """Extract the checkpoints that this version of Orbax wrote."""
     with zipfile.ZipFile(FIXTURES / f"orbax-{version}.zip") as archive:
         archive.extractall(folder)
     return folder
@@ -45,7 +45,7 @@ def sealed(magic: int, body: bytes, version: int = 0, compression: int = 0) -> b
 
 
 def files(*paths: str) -> bytes:
-    """A table of files that share nothing."""
+    """A table of file names without shared prefixes."""
     data = [path.encode() for path in paths]
     return (
         varint(len(data)) + varints(*(0 for _ in data[1:])) + varints(*map(len, data)) + varints(*(0 for _ in data))
@@ -57,7 +57,7 @@ def manifest(
     root: tuple[int, int] | None, path: str = DATA, *, height: int = 0, kind: int = 0, arity: int = 4,
     generations: Sequence[int] = (1,),
 ) -> bytes:  # fmt: skip
-    """A manifest of versions whose root is a node of this offset and length; of one, if not said otherwise."""
+    """A manifest whose root is the node at this offset, of this length. It has one version by default."""
     offset, length = root or (NOTHING, NOTHING)
     config = bytes(16) + bytes([kind]) + varints(1024, 1 << 20) + bytes([arity]) + varint(0)
     count = len(generations)
@@ -67,7 +67,7 @@ def manifest(
 
 
 def keys(names: Sequence[bytes]) -> bytes:
-    """Columns of keys that share nothing."""
+    """The columns for keys without shared prefixes."""
     return varints(*(0 for _ in names[1:])) + varints(*map(len, names))
 
 
@@ -112,7 +112,7 @@ def zarray(shape: Sequence[int | str], **changed: Any) -> bytes:
 
 
 def zarr_json(shape: Sequence[int], codecs: Sequence[Any] = ("bytes",), **changed: Any) -> bytes:
-    """A ``zarr.json``, likewise."""
+    """A ``zarr.json`` of one chunk of F32 that is not compressed."""
     document = {
         "zarr_format": 3, "node_type": "array", "shape": list(shape), "data_type": "float32", "fill_value": 0.0,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shape)}},
@@ -122,12 +122,12 @@ def zarr_json(shape: Sequence[int], codecs: Sequence[Any] = ("bytes",), **change
 
 
 def write_store(folder: Path, entries: Mapping[str, Value], data: bytes = b"") -> Path:
-    """A store of one leaf, which lies behind `data`."""
+    """Write a store of one leaf, which follows `data`."""
     return write_node(folder, leaf(dict(sorted(entries.items()))), data)
 
 
 def write_node(folder: Path, body: bytes, data: bytes = b"") -> Path:
-    """A store of one node of this body."""
+    """Write a store of one node with this body."""
     (folder / "d").mkdir(parents=True, exist_ok=True)
     node = sealed(NODE, body)
     (folder / DATA).write_bytes(data + node)
@@ -138,7 +138,7 @@ def write_node(folder: Path, body: bytes, data: bytes = b"") -> Path:
 def write_tree(
     folder: Path, listed: Mapping[str, Any], entries: Mapping[str, Value], data: bytes = b"", **more: Any
 ) -> Path:
-    """A store, and the list of a tree."""
+    """Write a store, and the list of a tree."""
     write_store(folder, entries, data)
     (folder / "_METADATA").write_text(json.dumps({"tree_metadata": listed, **more}))
     return folder

@@ -22,7 +22,7 @@ CLASSES = {
 def save_pipeline(
     folder: Path, parts: Mapping[str, Mapping[str, np.ndarray[Any, Any]]], scheduler: Mapping[str, object] | None = None
 ) -> Path:
-    """A pipeline of these components, with a scheduler, a tokenizer, and one that it does without."""
+    """Write a pipeline of these components, with a scheduler, a tokenizer, and a component that is left out."""
     for part, arrays in parts.items():
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Protobuf messages, put together by hand."""
+"""Protobuf messages, assembled by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph with weights that are quantized in each way that a reader of ONNX knows."""
+"""An ONNX graph with weights that are quantized in every way that our reader knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ I8, U8, I4, F32 = TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorP
 
 
 def quantized_onnx() -> bytes:
-    """Its bytes; what it computes makes no sense."""
+    """The model's bytes; what the graph computes makes no sense."""
     sizes = {
         "w_quantized": (I4, (3, 5)), "s": (F32, (3, 2)), "z": (I4, (3, 2)), "conv": (I8, (2, 3)), "conv_s": (F32, (2,)),
         "one": (F32, ()), "bias": (TensorProto.INT32, (2,)), "m": (U8, (4, 2)), "m_s": (F32, (2,)), "m_z": (U8, (2,)),

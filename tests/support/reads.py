@@ -1,4 +1,4 @@
-"""What a file is read for, and what its tensors give of it."""
+"""Checks of how much is read from a file, and of ranges of its tensors."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 def bytes_read(checkpoint: Checkpoint) -> int:
-    """Of its file, or of all files of its folder, so far."""
+    """How many bytes were read so far, from the checkpoint's file or all files of its folder."""
     assert isinstance(checkpoint.file, (Source, Folder))
     return checkpoint.file.bytes_read
 
 
 def expect_any_range(tensor: LazyTensor, whole: bytes, count: int = 40) -> None:
-    """Any range of a tensor is that part of its image."""
-    chance = random.Random(0)
+    """Check `count` random ranges of a tensor against its bytes, `whole`."""
+    rng = random.Random(0)
     for _ in range(count):
-        start, stop = sorted(chance.randrange(len(whole) + 1) for _ in range(2))
+        start, stop = sorted(rng.randrange(len(whole) + 1) for _ in range(2))
         assert bytes(tensor.read(start, stop)) == whole[start:stop]
 
 
 def expect_no_cut_to_open(path: Path, whole: bytes, format: str | None = None) -> None:
-    """The file is refused, wherever it is cut short."""
+    """Check that the file is refused when it is truncated to any length."""
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(CkptconvError):

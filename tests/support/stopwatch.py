@@ -1,9 +1,9 @@
-"""Bounds on time that hold on a slow or busy machine, and still tell what is quadratic.
+"""Time limits that hold on a slow or busy machine, and still catch what is quadratic.
 
-What is timed is this process's CPU, so what runs beside it takes nothing of it; the garbage that other tests left is
-not collected on its time. A busy neighbour on the same core still makes each second do less, by two times and more, so
-a bound is in seconds of a machine that does `a_piece_of_work` in `USUAL` seconds: whoever goes past it is asked how
-fast the machine is right now, and is let off by no more than that.
+Only this process's CPU time is measured, so other processes do not count, and neither does collecting the garbage of
+other tests. A busy neighbour on the same core still slows each second down, by a factor of two and more. A limit is
+therefore in seconds of a machine that does `a_piece_of_work` in `USUAL` seconds: if it is exceeded, the machine's
+current speed is measured, and the limit is extended in proportion.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-USUAL = 0.03  # seconds of CPU that `a_piece_of_work` takes where little else runs
+USUAL = 0.03  # CPU seconds that `a_piece_of_work` takes when little else runs
 
 
 def a_piece_of_work() -> int:
-    """What opening a checkpoint is made of: texts cut and joined, small objects, a dictionary."""
+    """Work like that of opening a checkpoint: splitting and joining texts, small objects, a dictionary."""
     found: dict[str, tuple[str, list[int]]] = {}
     for i in range(20_000):
         name = f"model.layers.{i}.weight"
@@ -29,7 +29,7 @@ def a_piece_of_work() -> int:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of this process that `work` takes once."""
+    """The CPU seconds of this process that one call of `work` takes."""
     leave_garbage()
     start = time.process_time()
     work()
@@ -37,19 +37,19 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def leave_garbage() -> None:
-    """Collect what others left, and walk through what they hold in no collection from now on."""
+    """Collect the garbage of other tests, and exclude what they still hold from later collections."""
     gc.collect()
     gc.freeze()
 
 
 def slowness() -> float:
-    """How many times as long as usual this machine takes now for a piece of work; at least 1."""
+    """How many times slower than usual the machine is right now; at least 1."""
     return max(1.0, sorted(cpu_seconds(a_piece_of_work) for _ in range(5))[2] / USUAL)
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Fail where the block takes more CPU than `seconds` of a machine of usual speed."""
+    """Fail if the block takes more CPU time than `seconds` of a machine of usual speed."""
     leave_garbage()
     start = time.process_time()
     yield
@@ -57,14 +57,14 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def within(seconds: float, work: Callable[[], object], what: str = "it") -> None:
-    """Fail where `work` takes more than that three times in a row."""
+    """Fail if `work` takes more than `seconds` of a machine of usual speed, three times in a row."""
     spent = cpu_seconds(work)
     if spent > seconds:
         expect(min(spent, cpu_seconds(work), cpu_seconds(work)), seconds, what)
 
 
 def expect(spent: float, seconds: float, what: str = "it") -> None:
-    """Fail where `spent` is more CPU than `seconds` of a machine of usual speed."""
+    """Fail if `spent` CPU seconds are more than `seconds` of a machine of usual speed."""
     if spent > seconds:
         slower = slowness()
         assert spent <= seconds * slower, (

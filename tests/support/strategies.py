@@ -1,4 +1,4 @@
-"""Random checkpoints: metadata trees of every kind, tensor names, tensors in every layout."""
+"""hypothesis strategies for checkpoints: metadata trees of every kind, tensor names, tensors in every layout."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def containers(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
 
 
 METADATA = st.recursive(PLAIN | st.binary(max_size=12).map(bytearray), containers, max_leaves=20)
-"""Trees that `torch.load(weights_only=True)` gives back."""
+"""Trees that `torch.load(weights_only=True)` accepts."""
 
 NUMPY = st.one_of(
     st.sampled_from(["<f8", "<f4", "<i8", "|b1", "|u1", "<c16", ">f4", "<U3", "|S4"]).flatmap(
@@ -56,7 +56,7 @@ NUMPY = st.one_of(
 
 
 def typed_containers(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
-    """Those, and the kinds that need `weights_only=False`."""
+    """The same containers, and those that require `weights_only=False`."""
     factories = st.sampled_from([None, list, dict, set, int, float, str, tuple, OrderedDict])
     items = st.lists(st.tuples(KEYS, inner), max_size=3)
     return st.one_of(
@@ -68,7 +68,7 @@ def typed_containers(inner: st.SearchStrategy[object]) -> st.SearchStrategy[obje
 
 HUGE = st.integers(4301, 6000).map(lambda digits: 7 ** int(digits / 0.8451))
 TYPED = st.recursive(PLAIN | NUMPY | HUGE | st.complex_numbers(), typed_containers, max_leaves=12)
-"""Trees that need `torch.load(weights_only=False)`."""
+"""Trees that require `torch.load(weights_only=False)`."""
 
 NAMES = (
     st.text(st.characters(exclude_categories=()), max_size=20)
@@ -88,7 +88,7 @@ DTYPES = [
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    """A tensor of any dtype and shape, as any kind of view that torch.save keeps."""
+    """A tensor of any dtype and shape, as any kind of view that torch.save preserves."""
     dtype = draw(st.sampled_from(DTYPES))
     shape = draw(st.lists(st.integers(0, 4), min_size=dtype is torch.float4_e2m1fn_x2, max_size=4))
     count = torch.Size(shape).numel()

@@ -1,4 +1,4 @@
-"""Other operating and file systems, as far as Python can tell the difference, on Linux."""
+"""Imitate other operating and file systems on Linux, as far as Python can tell the difference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def like_windows(patch: pytest.MonkeyPatch) -> None:
-    """No reading and writing at a position, no unnamed files, no handles of folders; what is open stays where it is."""
+    """No reading or writing at a position, no unnamed files, no handles of folders; open files cannot be moved."""
     without_unnamed_files(patch)
     for name in ("pread", "preadv", "pwrite", "pwritev", "statvfs", "fstatvfs", "fchmod"):
         patch.delattr(os, name, raising=False)
@@ -25,21 +25,21 @@ def like_windows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(access, "HELD_BY_HANDLES", True)
     patch.setattr(tempfile, "TemporaryFile", tempfile.NamedTemporaryFile)
     patch.setattr("shutil._use_fd_functions", False)  # it opens folders
-    patch.setattr("shutil._rmtree_impl", vars(shutil)["_rmtree_unsafe"], raising=False)  # so Python 3.14 chooses, once
+    patch.setattr("shutil._rmtree_impl", vars(shutil)["_rmtree_unsafe"], raising=False)  # Python 3.14 chooses only once
     patch.setattr("shutil.disk_usage", lambda _path: type("usage", (), {"free": 1 << 40}))
     for name in ("unlink", "remove", "rename", "replace"):
         patch.setattr(os, name, _refused_while_open(getattr(os, name)))
-    patch.setattr(os, "open", _files_alone(os.open))
+    patch.setattr(os, "open", _refuses_folders(os.open))
 
 
 def without_unnamed_files(patch: pytest.MonkeyPatch) -> None:
-    """Neither we nor the standard library get any."""
+    """No unnamed files, neither for us nor for the standard library."""
     patch.delattr(os, "O_TMPFILE", raising=False)
     patch.setattr("tempfile._O_TMPFILE_WORKS", False)
 
 
 def without_links(patch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
-    """FAT, or a network drive."""
+    """No hard links, as on FAT or a network drive."""
     without_unnamed_files(patch)
 
     def refuse(*_: object, **__: object) -> None:
@@ -55,7 +55,7 @@ def full(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_locks(patch: pytest.MonkeyPatch) -> None:
-    """A file system that knows no flock."""
+    """No flock."""
     without_unnamed_files(patch)
 
     def refuse(*_: object) -> None:
@@ -75,7 +75,7 @@ def _refused_while_open(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_open(path: Any) -> bool:
-    """Whether this process has a handle of that name: by any other link of the file it may be removed."""
+    """Whether this process has the file open under this name; another link to the file may be removed."""
     wanted = os.path.realpath(path)
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -86,7 +86,7 @@ def _is_open(path: Any) -> bool:
     return False
 
 
-def _files_alone(real: Callable[..., int]) -> Callable[..., int]:
+def _refuses_folders(real: Callable[..., int]) -> Callable[..., int]:
     def call(path: Any, *rest: Any, **options: Any) -> int:
         if not isinstance(path, int) and os.path.isdir(path):
             raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))

@@ -1,4 +1,4 @@
-"""Checkpoints in the tar layout of torch before 0.1.12, which no torch of today writes: put together by hand."""
+"""Checkpoints in the tar layout of torch before 0.1.12, assembled by hand, as no current torch writes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STORAGE_CLASSES = {
 
 
 def tar_saved(path: Path, value: object, *, views: bool = False, protocol: int = PROTOCOL) -> Path:
-    """Write `value` as torch 0.1 did. `views`: every storage is listed as a part of another that is longer by 2 + 3."""
+    """Write `value` as torch 0.1 did. `views`: list each storage as a view of one with 2 elements before and 3 more."""
     tensors: dict[int, torch.Tensor] = {}
 
     class Pickler(pickle.Pickler):
@@ -51,7 +51,7 @@ def tar_saved(path: Path, value: object, *, views: bool = False, protocol: int =
 
 
 def tar_file(path: Path, members: dict[str, bytes], **options: Any) -> Path:
-    """A tar archive of these members; a time with a fraction gives each an extended header, as torch's had."""
+    """Write a tar archive. A fractional time gives each member an extended header, as torch's archives had."""
     with tarfile.open(path, "w:", format=options.pop("format", tarfile.PAX_FORMAT)) as file:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -60,7 +60,7 @@ def tar_file(path: Path, members: dict[str, bytes], **options: Any) -> Path:
                 setattr(info, key, changed)
             file.addfile(info, io.BytesIO(data))
         end = file.offset + 2 * tarfile.BLOCKSIZE
-    with path.open("r+b") as shorter:  # the zeros that fill up a record of 20 blocks
+    with path.open("r+b") as shorter:  # remove the zeros that pad a record to 20 blocks
         shorter.truncate(end)
     return path
 

@@ -1,4 +1,4 @@
-"""The layout of TensorFlow's checkpoints, written out by hand."""
+"""TensorFlow's checkpoints, assembled by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def masked(data: bytes) -> bytes:
-    """The CRC-32C as it is stored."""
+    """The CRC-32C of the data, masked as it is stored."""
     crc = crc32c(data)
     return pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
@@ -24,12 +24,12 @@ def entry(dtype: int, shape: tuple[int, ...], offset: int, size: int, shard: int
 
 
 def summed(data: bytes) -> bytes:
-    """The field of an entry that says the checksum of its bytes."""
+    """The field of an entry with the checksum of its bytes."""
     return varint(6 << 3 | 5) + masked(data)
 
 
 def text(value: bytes) -> tuple[bytes, bytes]:
-    """The bytes of a text, and the field of their checksum."""
+    """The bytes of a text, and the field with their checksum."""
     length = pack("<I", len(value))
     sums = masked(length)
     return varint(len(value)) + sums + value, summed(length + sums + value)
@@ -44,7 +44,7 @@ def rows(entries: Mapping[bytes, bytes]) -> bytes:
 
 
 def block(rows: bytes, compression: int = 0) -> bytes:
-    """Entries with a restart, a kind of compression, and their checksum."""
+    """A block: entries, one restart, the compression, and the checksum."""
     body = rows + pack("<II", 0, 1) + bytes([compression])
     return body + masked(body)
 
