@@ -183,12 +183,12 @@ def _composite_sample() -> Sample:
         "last": Plain.counting(_F32, 1),
     }
     integers, compressed = ("scale", "zero_point"), ("crow_indices", "col_indices", VALUES)
-    made: dict[str, Composite] = {
+    composites: dict[str, Composite] = {
         "w": Quantized({VALUES: "w", **{r: f"w.{r}" for r in integers}}, (2, 3), DType.QI8, PER_TENSOR),
         "c": Quantized({VALUES: "c", **{r: f"c.{r}" for r in integers}}, (2, 3), DType.QU8, FLOAT_QPARAMS, 1),
         "e": Sparse({role: f"e.{role}" for role in compressed}, (3, 5), _F32, "sparse_csr"),
     }
-    return Sample("composites", table, composites=made)
+    return Sample("composites", table, composites=composites)
 
 
 def _training_sample(dtype: DType) -> Sample:

@@ -155,7 +155,7 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "bytes that are read of one": (flatbuffer, "FREE_FLATBUFFER_BYTES", -10_000, ".tflite", honest("tflite")[0]),
     "texts in one": (tflite, "MAX_TFLITE_TEXT", 50, ".tflite", honest("tflite")[0]),
     "tensors of one": (tflite, "MAX_TENSORS", 5, ".tflite", honest("tflite")[0]),
-    "values of a sparse tensor": (sparse, "MOST", 5, ".tflite", SPARSE.read_bytes()),
+    "values of a sparse tensor": (sparse, "MAX_VALUES", 5, ".tflite", SPARSE.read_bytes()),
     "names of a .pth": (names, "MAX_NAMES", 1, ".pth", checkpoint(TWO_TENSORS)),
     "names of Flax": (names, "MAX_NAMES", 5, ".msgpack", honest("flax")[0]),
     "fields": (protobuf, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),

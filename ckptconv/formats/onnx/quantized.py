@@ -101,9 +101,9 @@ class Quantized:
         """Where the parts of all weights are."""
         return {place for weight in self.weights.values() if weight for place in weight.parts.values()}
 
-    def named(self, names: Mapping[Place, str]) -> tuple[tuple[QuantizedWeight, ...], tuple[str, ...]]:
+    def with_names(self, names: Mapping[Place, str]) -> tuple[tuple[QuantizedWeight, ...], tuple[str, ...]]:
         """The weights, and the numbers for activations, by the names of the tensors (`names`)."""
-        made: dict[str, QuantizedWeight] = {}
+        named: dict[str, QuantizedWeight] = {}
         found = [weight for weight in self.weights.values() if weight]
         stored = {names[weight.parts["values"]] for weight in found if weight.parts["values"] in names}
         for weight in found:
@@ -112,12 +112,12 @@ class Quantized:
             parts = {role: names[place] for role, place in weight.parts.items()}
             values = parts["values"]
             name = _SUFFIX.sub("", values) or values
-            if name in made or name in stored:
+            if name in named or name in stored:
                 name = values
-            made[name] = QuantizedWeight(name, weight.scheme, parts, weight.details, SUMMARIES[weight.scheme])
-        used = {part for weight in made.values() for part in weight.parts.values()}
+            named[name] = QuantizedWeight(name, weight.scheme, parts, weight.details, SUMMARIES[weight.scheme])
+        used = {part for weight in named.values() for part in weight.parts.values()}
         between = dict.fromkeys(names[place] for place in self.between if place in names)
-        return tuple(made.values()), tuple(name for name in between if name not in used)
+        return tuple(named.values()), tuple(name for name in between if name not in used)
 
 
 def find_quantized(graph: Graph, window: Window) -> Quantized:

@@ -87,7 +87,7 @@ def _read_checkpoint(model: Model, graph: Graph, window: Window, files: ModelFil
         findings += name_findings(tensors, names)
     checkpoint = make_checkpoint(tensors, model.metadata, record, findings, files)
     new_names = {entry.place: names.new_name(name) for name, entry in stored.items()}
-    weights, between = quantized.named({place: name for place, name in new_names.items() if name in tensors})
+    weights, between = quantized.with_names({place: name for place, name in new_names.items() if name in tensors})
     checkpoint.notes = replace(
         checkpoint.notes, source=checkpoint.notes.source or "onnx", graph=facts, quantized=weights, between=between
     )

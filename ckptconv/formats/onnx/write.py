@@ -50,13 +50,12 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     keeps_record = not options.plain or _is_needed(record)
     _set_metadata(model, record, weights, PLACEHOLDER if keeps_record else None)
     sizes = {name: image.info.nbytes for name, image in weights.images.items()}
+    external: dict[str, External] = {}
     hashes: dict[str, str] = {}
     if own.external_data.endswith(".safetensors"):
         external = point_into_safetensors(checkpoint, target, options, own.external_data, weights)
     elif own.external_data or _exceeds_message_limit(model, sizes):
         external = write_data_file(target, options, own.external_data, weights, hashes)
-    else:
-        external = {}
     embedded = {name: size for name, size in sizes.items() if name not in external}
     if _exceeds_message_limit(model, embedded):
         raise UnsupportedError("the graph and what it embeds have more than 2 GiB", hint="-O external-data=FILE")
@@ -149,6 +148,6 @@ def _check_with_onnx(
 def _copy(model: ModelProto) -> ModelProto:
     from onnx import ModelProto
 
-    made = ModelProto()
-    made.CopyFrom(model)
-    return made
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy

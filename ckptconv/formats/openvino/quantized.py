@@ -89,8 +89,8 @@ def _values(layer: Layer | None) -> tuple[dict[str, Layer], dict[str, Json]]:
         return {}, {}
     if _kind(values) != "nf4":
         return {"values": values}, {}
-    codes = "nf4-f16" if layer.data.get("destination_type", "").lower() == "f16" else "nf4"
-    return {"values": values}, {"codes": codes, "size": [*_sizes(_shape(values).split(","))]}
+    element_type = "nf4-f16" if layer.data.get("destination_type", "").lower() == "f16" else "nf4"
+    return {"values": values}, {"codes": element_type, "size": [*_sizes(_shape(values).split(","))]}
 
 
 def _scales(layer: Layer | None) -> dict[str, Layer]:

@@ -1,11 +1,22 @@
 """Reader of TensorFlow's checkpoints: reads the index, and of the data files only texts.
 
+    PREFIX.index                    a sorted table (`table`): "" → a header, a tensor's name → where its bytes are
+    PREFIX.data-00000-of-0000N …    the bytes of the tensors, one after another
+    checkpoint                      text: which prefix is the latest
+    saved_model.pb                  a SavedModel's graph (`saved_model`), beside a folder, variables, with these files
+
 Names are TensorFlow's, slashes included. `tf.train.Checkpoint` names a variable after the path to it through its
 objects (``model/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE``), and keeps the variable's own name
 (``dense/kernel``) in its object graph: that name is used here, if no other variable has it. Variables that Keras
 exports twice are read once: the index shows that they are the same (name, type, shape, checksum). An optimizer's
 variables are extras; texts, of which the object graph is one, are metadata. The CRC-32C of a tensor is checked while
 its bytes are read, that of texts when the checkpoint is opened.
+
+A tensor may be stored in slices (`bundle`), each under its own key. Refused by name: the previous version of the format
+(V1, one file), other files of the same table format (LevelDB's), compressed blocks, which TensorFlow never writes,
+four-bit integers, and values that are not tensors (resources, variants).
+
+Sources: tensorflow/core/util/tensor_bundle (tensor_bundle.cc, naming.cc), protobuf/tensor_bundle.proto.
 """
 
 from __future__ import annotations

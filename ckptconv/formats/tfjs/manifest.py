@@ -119,7 +119,8 @@ def _parse_weight(weight: Json) -> Weight:
         raise bad(f"{name!r} has {len(shape):,} dimensions")
     if not isinstance(dtype, str):
         raise bad(f"{name!r} has no type")
-    stored, scale = "", None
+    stored = ""
+    scale: Scale | None = None
     if "quantization" in weight:
         stored, scale = _parse_quantization(name, dtype, weight["quantization"])
     sizes = tuple(size for size in shape if isinstance(size, int))

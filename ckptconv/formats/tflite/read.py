@@ -38,6 +38,7 @@ from ckptconv.formats.tflite.flatbuffer import U32, FlatBuffer, Table, Vector, b
 from ckptconv.formats.tflite.schema import OTHERS, STRING, VERSION, Model, Pair, SubGraph, Tensor
 from ckptconv.formats.tflite.sparse import build_sparse
 from ckptconv.formats.tflite.tensors import (
+    Affine,
     Buffers,
     Header,
     build_dense,
@@ -79,6 +80,11 @@ def read(source: Source) -> Checkpoint:
     if not claims(source):
         raise bad("the identifier TFL3 is missing")
     return _Reader(source).read()
+
+
+def _describe(affine: Affine) -> dict[str, MetaNode]:
+    axis: dict[str, MetaNode] = {} if affine.axis is None else {"axis": affine.axis}
+    return {"scheme": affine.scheme, **axis}
 
 
 class _Reader:
@@ -176,9 +182,7 @@ class _Reader:
             if composite:
                 composites[name] = composite
             else:
-                description = {"scheme": affine.scheme}
-                if affine.axis is not None:
-                    description["axis"] = affine.axis
+                description = _describe(affine)
         if description:
             self.quantization[name] = description
 

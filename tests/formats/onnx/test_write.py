@@ -281,7 +281,7 @@ def test_a_graph_that_cannot_be_placed_takes_its_data_along(tmp_path: Path, monk
     def fail(*args: object) -> None:
         (tmp_path / "a.onnx").write_bytes(b"someone was faster")
 
-    monkeypatch.setattr(write, "_check", fail)
+    monkeypatch.setattr(write, "_check_with_onnx", fail)
     with pytest.raises(TargetExistsError):
         ckptconv.convert(METADATA, tmp_path / "a.onnx", arch="mlp", options={"external-data": "a.bin"})
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
