@@ -17,7 +17,7 @@ from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats.caffe import read as caffe
 from ckptconv.formats.flax import arrays as flax
 from ckptconv.formats.flax import msgpack
-from ckptconv.formats.gguf import layout as gguf
+from ckptconv.formats.gguf import cursor as gguf
 from ckptconv.formats.hdf5 import chunk_index, chunks, heaps, superblock, tree
 from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk

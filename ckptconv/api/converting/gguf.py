@@ -26,10 +26,10 @@ from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
 from ckptconv.edits.types import asked_mixture
 from ckptconv.errors import EditError, UnsupportedError, UsageError, located
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
-from ckptconv.formats.gguf.hub.adapter import adapter_of as adapter_made
+from ckptconv.formats.gguf.hub.adapter import adapter_contents
 from ckptconv.formats.gguf.hub.documents import Documents
-from ckptconv.formats.gguf.hub.mmproj import mmproj_of
-from ckptconv.formats.gguf.hub.model import made_of
+from ckptconv.formats.gguf.hub.mmproj import mmproj_contents
+from ckptconv.formats.gguf.hub.model import model_contents
 from ckptconv.formats.gguf.metadata import SOURCE
 from ckptconv.io.folder import Folder, folder_of
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from ckptconv.api.editing.edits import Moves
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
-    from ckptconv.formats.gguf.hub.model import Made
+    from ckptconv.formats.gguf.hub.model import Contents
 
 
-_MAKERS = {TO_GGUF: made_of, TO_MMPROJ: mmproj_of}
+_MAKERS = {TO_GGUF: model_contents, TO_MMPROJ: mmproj_contents}
 
 
 def check_target(wanted: Format, dialect: str) -> None:
@@ -84,13 +84,13 @@ class AdapterForLlamaCpp:
         """The configuration, as translations take it."""
         return dict[object, MetaNode](self.config.items())
 
-    def convert(self, checkpoint: Checkpoint, moves: Moves, order: Order) -> Made:
+    def convert(self, checkpoint: Checkpoint, moves: Moves, order: Order) -> Contents:
         """The tensors and metadata for llama.cpp. `checkpoint` has what the edits left. Raises CkptconvError."""
         kept = {old for name in checkpoint for old in moves.origins.get(name, ())}
         tensors = {name: tensor for name, tensor in self.adapter.tensors.items() if name in kept}
         adapter = Adapter.of(self.adapter.label, tensors, self.adapter.configs)
         with located(order.request.source):
-            return adapter_made(adapter, self.config, checkpoint, order.metadata)
+            return adapter_contents(adapter, self.config, checkpoint, order.metadata)
 
 
 def _check_adapter(checkpoint: Checkpoint, order: Order) -> None:

@@ -153,9 +153,9 @@ def _metadata_to_set(named: Checkpoint, order: Order) -> Mapping[str, MetaNode]:
     """The metadata that was asked for; for a GGUF, with the keys that have to change along with it."""
     if order.format.dialect != GGUF or order.edits.for_llama_cpp:
         return order.metadata
-    from ckptconv.formats.gguf.said import settled_for
+    from ckptconv.formats.gguf.overrides import coerce_overrides
 
-    return settled_for(named, order.metadata)
+    return coerce_overrides(named, order.metadata)
 
 
 def _fit_architecture(described: Checkpoint, order: Order, adapter: AdapterForLlamaCpp | None) -> Fitting | None:

@@ -23,7 +23,7 @@ from ckptconv.edits.select import name_edits
 from ckptconv.edits.translate import left_alone
 from ckptconv.edits.types import asked_mixture, asked_of_all, cast_edits
 from ckptconv.errors import UsageError, located
-from ckptconv.formats.gguf.filetype import told_types
+from ckptconv.formats.gguf.filetype import update_file_type
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -73,7 +73,7 @@ def apply_edits(
         result.root = dequantize.without_quantization_keys(result.root)
         if checkpoint.notes.quantized:
             result = dequantize.without_packed_parts(result, dequantizing)
-    result.root = told_types(result.root, checkpoint.values(), result.values(), asked_mixture(edits.dtype))
+    result.root = update_file_type(result.root, checkpoint.values(), result.values(), asked_mixture(edits.dtype))
     return result, Moves(state.origins, state.merged)
 
 

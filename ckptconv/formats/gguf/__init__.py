@@ -1,15 +1,18 @@
-"""GGUF: ggml's file of typed metadata and tensors, quantized ones among them.
+"""GGUF: ggml's and llama.cpp's files of typed metadata and tensors, which may be quantized.
 
-Begin with `layout`, which says what is in a file, and with `read`.
+Begin with `layout`, which describes the file, then `read`.
 
-    layout  metadata  values   the header; typed metadata as a tree; its types
-    read  write                one file
-    parts  write_parts         a model in several
-    stored                     tensors that GGUF has no type, no shape or no name for
-    filetype  said  templates  what most matrices are; what a person says; chat templates that would run code
-    reference                  the gguf package's reader, which has to open what was written
-    hub                        what lies beside a model of the hub, as llama.cpp has it in a GGUF
-    legacy                     ggml's files of before
+    layout  cursor              the header: its layout, and how its parts are read
+    values  metadata            the types of metadata values; typed metadata to and from the metadata tree
+    read  write                 one file
+    parts  write_parts          a model in several files
+    stored                      tensors that GGUF has no type, shape or name for
+    filetype                    ``general.file_type``: which type most matrices have
+    overrides                   metadata that the user sets with ``--meta``, in the types that llama.cpp expects
+    templates                   chat templates that would run code
+    reference                   a check of each written file by the gguf package's reader
+    hub                         metadata for a GGUF from a transformers model's config.json and tokenizer
+    legacy                      ggml's files that predate GGUF
 """
 
 from ckptconv.core.dtypes import DTYPES

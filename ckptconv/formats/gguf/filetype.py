@@ -1,8 +1,8 @@
-"""``general.file_type``: of which type most of a model's matrices are, as llama.cpp numbers it.
+"""``general.file_type``: the dtype that most of a model's matrices have, by llama.cpp's numbers.
 
-Whoever changes the types has to change the number, and to say by which version of ggml's blocks they were quantized
-(``general.quantization_version``). llama.cpp takes the number for the name of a model; where it is missing, it takes
-the type that the most tensors have. Here those of one dimension do not count: a GPT-2 has more biases than matrices.
+If tensors change their dtypes, the number has to change with them, and ``general.quantization_version`` has to state
+the version of ggml's blocks. llama.cpp derives the name of a model from the number; without it, from the dtype that
+most tensors have. Tensors of one dimension don't count here: a GPT-2 has more biases than matrices.
 
 Source: llama.cpp's include/llama.h (`llama_ftype`), src/llama-model-loader.cpp; ggml's docs/gguf.md.
 """
@@ -31,42 +31,48 @@ FILE_TYPES = {
     "Q5_K": 17, "Q6_K": 18, "IQ2_XXS": 19, "IQ2_XS": 20, "IQ3_XXS": 23, "IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26,
     "IQ2_S": 28, "IQ4_XS": 30, "IQ1_M": 31, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "MXFP4": 38, "NVFP4": 39, "Q1_0": 40,
 }  # fmt: skip
-"""By type; of K-quants, which come in several mixtures, the one that llama.cpp guesses."""
+"""The number for each dtype; of the K-quants, which come in several mixtures, the mixture that llama.cpp guesses."""
 
 
-def most(tensors: Iterable[LazyTensor]) -> DType | None:
-    """The type that most of these have, those of one dimension left out where there are others; the first of equals."""
+def most_common_dtype(tensors: Iterable[LazyTensor]) -> DType | None:
+    """The dtype that most of the tensors have, and the first of several that are equally frequent.
+
+    Tensors of one dimension count only if there are no others.
+    """
     infos = [tensor.info for tensor in tensors]
     counted = Counter(info.dtype for info in infos if len(info.shape) > 1) or Counter(info.dtype for info in infos)
     return max(counted, key=counted.__getitem__, default=None)
 
 
-def told_types(
+def update_file_type(
     root: MetaNode, before: Iterable[LazyTensor], after: Iterable[LazyTensor], mixture: Mixture | None = None
 ) -> MetaNode:
-    """A GGUF's metadata once its tensors have other types, those of `mixture` if one was asked for: what it says of
-    them says the truth, or is not said.
+    """A GGUF's metadata after its tensors changed their dtypes: what it states about them is corrected, or removed.
+
+    before, after: all tensors.
+    mixture:       the mixture of dtypes that the user asked for, if any.
     """
     if not isinstance(root, dict):
         return root
     old, new = list(before), list(after)
-    said: dict[str, int | None] = {}
+    changes: dict[str, int | None] = {}
     if mixture is not None and ARCHITECTURE_KEY in root:
-        said[FILE_TYPE_KEY] = mixture.number
-    elif FILE_TYPE_KEY in root and (kind := most(new)) is not most(old):
-        said[FILE_TYPE_KEY] = FILE_TYPES.get(kind.name) if kind else None
-    if ARCHITECTURE_KEY in root and _block_types(new) - _block_types(old):
-        said[VERSION_KEY] = QUANTIZATION_VERSION
-    if not said:
+        changes[FILE_TYPE_KEY] = mixture.number
+    elif FILE_TYPE_KEY in root and (dtype := most_common_dtype(new)) is not most_common_dtype(old):
+        changes[FILE_TYPE_KEY] = FILE_TYPES.get(dtype.name) if dtype else None
+    if ARCHITECTURE_KEY in root and _block_dtypes(new) - _block_dtypes(old):
+        changes[VERSION_KEY] = QUANTIZATION_VERSION
+    if not changes:
         return root
     changed = root.copy()
-    for key, number in said.items():
-        changed[key] = number
+    for key, number in changes.items():
         if number is None:
             del changed[key]
+        else:
+            changed[key] = number
     return changed
 
 
-def _block_types(tensors: Iterable[LazyTensor]) -> set[DType]:
-    """The types of those that are quantized."""
+def _block_dtypes(tensors: Iterable[LazyTensor]) -> set[DType]:
+    """The dtypes of quantized tensors."""
     return {tensor.info.dtype for tensor in tensors if tensor.info.dtype.block > 1}

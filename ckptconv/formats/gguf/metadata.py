@@ -1,16 +1,17 @@
-"""GGUF's typed metadata ↔ the metadata tree.
+"""GGUF's typed metadata to and from the metadata tree.
 
-Each top-level key is an entry of its own: of GGUF's type where it has one for the value, else a readable string. The
-type that an entry came with is kept as a note, so that it gets it again. What the entries cannot say is in the record,
-the string ``ckptconv``, as in safetensors; a file whose metadata came from a GGUF and says it all needs none.
+Each top-level key is an entry: with a type of GGUF's if one fits the value, else as a readable string. The type that an
+entry was read with is kept as a note, so that it is written with the same type. What entries cannot express is in the
+record, a string under the key ``ckptconv``, as in safetensors. Metadata that was read from a GGUF, and that entries
+express completely, needs no record.
 
-``general.architecture`` has to be there, and ``general.quantization_version`` beside quantized tensors. Where nothing
-says the first, it is ``unknown``, the other the one that there is, and both are read as nothing.
+``general.architecture`` is mandatory, and so is ``general.quantization_version`` beside quantized tensors. Without a
+known architecture, ``unknown`` and the only such version are written, and ignored on reading.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from ckptconv.core import record as records
 from ckptconv.core.metadata import MetaNode, StateDict
@@ -20,23 +21,26 @@ from ckptconv.core.record_edits import take_edits
 from ckptconv.core.spelling import is_utf8
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.layout import ALIGNMENT_KEY, is_alignment
-from ckptconv.formats.gguf.values import Typed, fits, is_exact, natural, spell
+from ckptconv.formats.gguf.values import Typed, default_type, encode, fits, is_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Container, Hashable, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.record import Record
 
 UNKNOWN: dict[str, Typed] = {ARCHITECTURE_KEY: ("string", "unknown"), VERSION_KEY: ("uint32", QUANTIZATION_VERSION)}
-"""What is written where nothing says what the model is."""
+"""Entries that are written for a model whose architecture is not known."""
 
 MAX_KEY = 65_535
 SOURCE = "gguf"
 
 
 def entry(key: str, value: MetaNode, types: Mapping[str, str]) -> Typed | None:
-    """The entry that stands for a top-level value; None where its key cannot have one."""
+    """The entry for a top-level value; None if its key cannot be an entry's.
+
+    types: the types that entries were read with, by key.
+    """
     if not 0 < len(key.encode("utf-8")) <= MAX_KEY:
         return None
     if key == ALIGNMENT_KEY:
@@ -45,27 +49,34 @@ def entry(key: str, value: MetaNode, types: Mapping[str, str]) -> Typed | None:
         return "string", records.readable(value)
     name = types.get(key)
     if name is None or not fits(name, value):
-        name = natural(value)
+        name = default_type(value)
     return ("string", records.readable(value)) if name is None else (name, value)
 
 
 def entries(record: Record, *, quantized: bool) -> dict[str, Typed]:
-    """All entries but the record itself; `quantized` says that there are blocks among the tensors."""
-    root = record.root if isinstance(record.root, dict) else {}
-    found = {
-        key: entry(key, value, record.notes.types)
-        for key, value in root.items()
-        if type(key) is str and key != records.KEY and is_utf8(key) and not isinstance(value, StateDict)
-    }
-    said = {key: one for key, one in found.items() if one is not None}
-    if ARCHITECTURE_KEY in said:
-        return said
-    unknown = {key: one for key, one in UNKNOWN.items() if quantized or key != VERSION_KEY}
-    return {**unknown, **said}
+    """All entries except the record itself.
+
+    quantized: whether any of the tensors is.
+    """
+    found: dict[str, Typed] = {}
+    for key, value in record.root.items() if isinstance(record.root, dict) else ():
+        if not _can_be_key(key) or isinstance(value, StateDict):
+            continue
+        typed = entry(key, value, record.notes.types)
+        if typed is not None:
+            found[key] = typed
+    if ARCHITECTURE_KEY in found:
+        return found
+    unknown = {key: typed for key, typed in UNKNOWN.items() if quantized or key != VERSION_KEY}
+    return {**unknown, **found}
 
 
-def says_it_all(checkpoint: Checkpoint) -> bool:
-    """Whether entries alone give the metadata and the notes back, of a checkpoint that came from a GGUF."""
+def _can_be_key(key: Hashable) -> TypeGuard[str]:
+    return type(key) is str and key != records.KEY and is_utf8(key)
+
+
+def needs_no_record(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint came from a GGUF, and entries alone bring back its metadata and notes."""
     notes = checkpoint.notes
     if notes != Notes(source=SOURCE, types=notes.types, programs=notes.programs) or checkpoint.extras:
         return False
@@ -77,55 +88,56 @@ def says_it_all(checkpoint: Checkpoint) -> bool:
     plain = {key: value for key, value in root.items() if not isinstance(value, StateDict)}
     holes = {key: value for key, value in root.items() if key not in plain}
     hole = {free_key("state_dict", plain): StateDict()}
-    return holes == hole and all(_is_said(*item, notes.types) for item in plain.items())
+    return holes == hole and all(_is_exact_entry(*item, notes.types) for item in plain.items())
 
 
-def _is_said(key: Hashable, value: MetaNode, types: Mapping[str, str]) -> bool:
-    if type(key) is not str or key == records.KEY or not is_utf8(key):
+def _is_exact_entry(key: Hashable, value: MetaNode, types: Mapping[str, str]) -> bool:
+    if not _can_be_key(key):
         return False
-    one = entry(key, value, types)
-    return one is not None and one[1] is value and is_exact(*one)
+    typed = entry(key, value, types)
+    return typed is not None and typed[1] is value and is_exact(*typed)
 
 
 def foreign_root(values: Mapping[str, Typed]) -> MetaNode:
-    """The tree of a file that others wrote."""
-    if all(UNKNOWN.get(key) == one for key, one in values.items()):
+    """The metadata tree of a file without a record."""
+    if all(UNKNOWN.get(key) == typed for key, typed in values.items()):
         return StateDict()
     found: dict[str, MetaNode] = {key: value for key, (_, value) in values.items()}
     return {**found, free_key("state_dict", found): StateDict()}
 
 
-def types_of(values: Mapping[str, Typed], kept: Mapping[str, object]) -> dict[str, str]:
-    """The types that entries have and would not get again from their values alone, of keys that are `kept`."""
-    return {key: name for key, (name, value) in values.items() if key in kept and name != natural(value)}
+def types_to_note(values: Mapping[str, Typed], keys: Container[object]) -> dict[str, str]:
+    """The types of entries, among `keys`, whose values alone would get another type."""
+    return {key: name for key, (name, value) in values.items() if key in keys and name != default_type(value)}
 
 
 def recorded_root(record: Record, values: Mapping[str, Typed]) -> MetaNode:
-    """The record's tree, after what other tools did to the entries."""
+    """The record's metadata tree, with the changes that other tools made to the entries."""
     known = dict(records.visible(record))
     strings: dict[str, str] = {}
     for key, value in known.items():
         expected = entry(key, value, record.notes.types)
-        if expected is None or (key in values and _same(values[key], expected)):
+        if expected is None or (key in values and _is_same(values[key], expected)):
             strings[key] = records.readable(value)
         elif key in values:
-            name, found = values[key]
-            strings[key] = found if name == "string" and isinstance(found, str) else records.readable(found)
-    unchanged = take_edits(record, strings)
+            name, changed = values[key]
+            strings[key] = changed if name == "string" and isinstance(changed, str) else records.readable(changed)
+    edited = take_edits(record, strings)
     hidden = {key for key in record.root if key not in known} if isinstance(record.root, dict) else set()
     new = {
         key: value
         for key, (name, value) in values.items()
         if key not in known and key not in hidden and key != records.KEY and UNKNOWN.get(key) != (name, value)
     }
-    return _with(unchanged, new)
+    return _with_keys(edited, new)
 
 
-def _same(one: Typed, other: Typed) -> bool:
-    return one[0] == other[0] and spell(*one) == spell(*other)
+def _is_same(left: Typed, right: Typed) -> bool:
+    """Compares types and bytes, so that NaN equals NaN, and 0.0 differs from -0.0."""
+    return left[0] == right[0] and encode(*left) == encode(*right)
 
 
-def _with(root: MetaNode, new: Mapping[str, MetaNode]) -> MetaNode:
+def _with_keys(root: MetaNode, new: Mapping[str, MetaNode]) -> MetaNode:
     if not new:
         return root
     if not isinstance(root, dict):

@@ -1,8 +1,8 @@
-"""The gguf package's own reader, which has to open what was written.
+"""Opens a written file with the gguf package's own reader, as a check.
 
-It makes an array of numpy's for each item of a list, which takes a vocabulary of 150,000 tokens twenty seconds and a
-gigabyte. Of long lists only the size is told to it: the items are walked here, as they lie. Of a tensor it keeps eight
-arrays, two and a half kilobytes: it is given one after the other here, and keeps the last.
+That reader makes a numpy array of each item of a list: twenty seconds and a gigabyte for a vocabulary of 150,000
+tokens. So of long lists it gets only the size here; the items are walked without it. It also keeps eight arrays for
+each tensor, two and a half kilobytes: it gets the tensors one by one here, and keeps only the last.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from os import PathLike
 
-MOST_ITEMS = 1000
-"""Items of a list that it is given."""
+MAX_ITEMS = 1000
+"""The gguf package reads lists of up to this many items itself."""
 
 
 def open_with_gguf(path: str | PathLike[str]) -> None:
-    """Raises ModuleNotFoundError where the package is not installed, and what its reader raises."""
+    """Open the file with the gguf package. Raises ModuleNotFoundError without it, and whatever its reader raises."""
     import numpy as np
     from gguf import GGUFReader, GGUFValueType
 
     class Reader(GGUFReader):
-        """One to which a long list is its type and the number of its items, and the file an array like others: six
-        slices of a memmap for each tensor take 4 kB.
-        """
+        """Skips the items of long lists, and reads the file as a plain array: six slices of a memmap take 4 kB."""
 
         @property
         def data(self) -> Any:
@@ -42,14 +40,14 @@ def open_with_gguf(path: str | PathLike[str]) -> None:
             kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
             items = GGUFValueType(kind[0])
             width = self.gguf_scalar_to_np.get(items)
-            if int(count[0]) <= MOST_ITEMS or (width is None and items is not GGUFValueType.STRING):
+            if int(count[0]) <= MAX_ITEMS or (width is None and items is not GGUFValueType.STRING):
                 return super()._get_field_parts(orig_offs, raw_type)
             start, number = orig_offs + 12, int(count[0])
-            size = np.dtype(width).itemsize * number if width is not None else _texts(self.data, start, number)
+            size = np.dtype(width).itemsize * number if width is not None else _strings_size(self.data, start, number)
             return 12 + size, [kind, count], [], [GGUFValueType.ARRAY, items]
 
         def _build_tensor_info(self, offs: int, count: int) -> tuple[int, Any]:
-            return _after_tensors(self.data, offs, int(count)), self._tensor_fields(offs, int(count))
+            return _tensor_list_end(self.data, offs, int(count)), self._tensor_fields(offs, int(count))
 
         def _tensor_fields(self, offs: int, count: int) -> Iterator[Any]:
             for _ in range(count):
@@ -68,11 +66,11 @@ def open_with_gguf(path: str | PathLike[str]) -> None:
     Reader(path)
 
 
-def _after_tensors(data: Any, start: int, count: int) -> int:
-    """Where the list of tensors ends that begins at `start`. Raises ValueError where the file ends before."""
+def _tensor_list_end(data: Any, start: int, count: int) -> int:
+    """The end of the list of `count` tensors that begins at `start`. Raises ValueError if the file ends before."""
     view, at = memoryview(data), start
     for _ in range(count):
-        at += _texts(data, at, 1)
+        at += _strings_size(data, at, 1)
         if at + 4 > len(view):
             raise ValueError("the list of tensors is longer than the file")
         (rank,) = unpack_from("<I", view, at)
@@ -80,8 +78,8 @@ def _after_tensors(data: Any, start: int, count: int) -> int:
     return at
 
 
-def _texts(data: Any, start: int, count: int) -> int:
-    """Bytes that so many strings take. Raises ValueError where the file ends before."""
+def _strings_size(data: Any, start: int, count: int) -> int:
+    """The bytes that the `count` strings from `start` on take. Raises ValueError if the file ends before."""
     view, at = memoryview(data), start
     for _ in range(count):
         if at + 8 > len(view):

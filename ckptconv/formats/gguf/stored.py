@@ -1,8 +1,8 @@
-"""Tensors that GGUF has no type, no shape or no name for: stored as what it has, and in the record what they are.
+"""How tensors are stored that GGUF has no type, shape or name for; the record says what they really are.
 
-Unsigned integers, booleans and 8-bit floats keep their shape, as signed integers of their width; complex numbers are
-pairs of floats; anything else is its bytes, as I8. Of more than four dimensions the outermost become one; a BF16
-without dimensions gets one.
+Unsigned integers, booleans and 8-bit floats are stored as signed integers of the same width, complex numbers as pairs
+of floats, anything else as bytes in I8. If there are more than four dimensions, the outermost are merged; a BF16 scalar
+gets one dimension.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
 
 MAX_NAME = 63
-"""Bytes: ``GGML_MAX_NAME`` is 64, and the last one is 0."""
+"""In bytes. ``GGML_MAX_NAME`` is 64, with the NUL at the end."""
 
 _SIGNED = {8: DType.I8, 16: DType.I16, 32: DType.I32, 64: DType.I64}
 
 
 def stored_as(info: TensorInfo) -> TensorInfo:
-    """The header under which a tensor is stored; `info` itself where the format has such tensors."""
-    if info.dtype is DType.BF16 and not info.shape:  # the gguf package cannot read one without dimensions
+    """The dtype and shape that a tensor is stored with; equal to `info` if the format has such tensors."""
+    if info.dtype is DType.BF16 and not info.shape:  # the gguf package cannot read a BF16 scalar
         return TensorInfo(info.dtype, (1,), info.nbytes)
     if info.dtype.name in CODE_BY_NAME and (info.dtype.block == 1 or _has_whole_rows(info)):
         return TensorInfo(info.dtype, _shape(info.shape), info.nbytes)
@@ -48,19 +48,19 @@ def _has_whole_rows(info: TensorInfo) -> bool:
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """At most four dimensions; ggml divides by all but the innermost, which none may therefore be 0."""
+    """The shape with at most four dimensions. (0,) if any is 0, since ggml divides by all but the innermost."""
     if 0 in shape:
         return (0,)
     return shape if len(shape) <= MAX_RANK else (prod(shape[: 1 - MAX_RANK]), *shape[1 - MAX_RANK :])
 
 
 def accepted(name: str, taken: Container[str]) -> str:
-    """The name as ggml takes it: UTF-8 of up to 63 bytes without NUL; a cut one ends in ``#`` and a number."""
+    """The name as ggml accepts it: up to 63 bytes of UTF-8 without NUL. A cut name ends in ``#`` and a number."""
     return name if is_text(name, MAX_NAME) else replacement_name(name, taken, most=MAX_NAME)
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
-    """What other readers of the file will not see as it is."""
+    """What other readers of the file will see differently: types, names, shapes."""
     found = other_types(checkpoint, stored_as, "GGUF")
     tensors = checkpoint.all_tensors
     if long := [name for name in tensors if not is_text(name, MAX_NAME)]:

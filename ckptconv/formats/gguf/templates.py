@@ -1,4 +1,4 @@
-"""Chat templates in a file's metadata: ``tokenizer.chat_template``, and ``tokenizer.chat_template.NAME`` of more."""
+"""Chat templates in the metadata: ``tokenizer.chat_template``, and named ones, ``tokenizer.chat_template.NAME``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = re.compile(r"tokenizer\.chat_template(\..+)?")
 
 
 def programs_in(values: Mapping[str, Typed]) -> Iterator[Program]:
-    """Those that are attacks."""
+    """The chat templates that attack whoever renders them."""
     for key, (_, text) in values.items():
         if isinstance(text, str) and KEY.fullmatch(key) and (found := program_in(key, text)) is not None:
             yield found

@@ -1,8 +1,8 @@
-"""The types of GGUF's metadata: which Python value each is, and its bytes.
+"""The types of GGUF's metadata values, and how values are encoded.
 
-Types are named ``uint8 … int64 float32 float64 bool string``, an array of them ``float32[]``, an array of arrays
-``int32[][]``. An array of ``uint8`` is `bytes`; any other a list. Strings are UTF-8; other bytes in them become lone
-surrogates, and bytes again.
+Types are named ``uint8 … int64 float32 float64 bool string``; arrays ``float32[]``, arrays of arrays ``int32[][]``. An
+array of ``uint8`` is `bytes`, any other array a list. Strings are UTF-8; bytes that are not become lone surrogates,
+which are written as those bytes again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TYPES: dict[int, str] = dict(
          "uint64", "int64", "float64")
     )
 )  # fmt: skip
-"""``gguf_metadata_value_type``."""
+"""Types by the numbers of ``gguf_metadata_value_type``."""
 
 CODES: dict[str, int] = {name: code for code, name in TYPES.items()}
 
@@ -29,7 +29,7 @@ FORMAT: dict[str, str] = {
     "uint8": "B", "int8": "b", "uint16": "H", "int16": "h", "uint32": "I", "int32": "i", "uint64": "Q", "int64": "q",
     "float32": "f", "float64": "d",
 }  # fmt: skip
-"""How `struct` and `array` call the numbers."""
+"""The format characters of `struct` and `array`."""
 
 WIDTH: dict[str, int] = {name: array(code).itemsize for name, code in FORMAT.items()} | {"bool": 1}
 
@@ -40,16 +40,17 @@ RANGES: dict[str, range] = {
 }  # fmt: skip
 
 F32_LIMIT = 3.4028235677973366e38
-"""What rounds to a finite F32 is smaller."""
+"""Doubles below this limit round to a finite F32."""
 
 Typed = tuple[str, "MetaNode"]
-"""A type's name, and a value of it."""
+"""The name of a type, and a value of that type."""
 
 
-def natural(value: MetaNode) -> str | None:
-    """The type that a value gets which does not come with one; None where GGUF has none for it.
+def default_type(value: MetaNode) -> str | None:
+    """The type for a value that comes without one; None if GGUF has no type for it.
 
-    Those that llama.cpp looks for: sizes are ``uint32``, fractions ``float32``, lists of integers ``int32[]``.
+    The types are those that llama.cpp expects: ``uint32`` for sizes, ``float32`` for fractions, ``int32[]`` for lists
+    of integers.
     """
     if type(value) is int:
         return next((name for name in ("uint32", "int32", "uint64", "int64") if value in RANGES[name]), None)
@@ -69,8 +70,8 @@ def fits(name: str, value: MetaNode) -> bool:
             return type(value) is bytes
         if type(value) is not list:
             return False
-        if inner in RANGES:  # a loop of C, for lists of a million
-            return _all_of(value, int) and (not value or (min(value) in RANGES[inner] and max(value) in RANGES[inner]))
+        if inner in RANGES:  # min and max loop in C, which matters for lists of a million items
+            return _are_ints(value) and (not value or (min(value) in RANGES[inner] and max(value) in RANGES[inner]))
         return all(fits(inner, item) for item in value)
     if name in RANGES:
         return type(value) is int and value in RANGES[name]
@@ -80,15 +81,15 @@ def fits(name: str, value: MetaNode) -> bool:
         return type(value) is float
     if name == "bool":
         return type(value) is bool
-    return name == "string" and type(value) is str and _is_text(value)
+    return name == "string" and type(value) is str and _is_encodable(value)
 
 
-def _all_of(items: list[MetaNode], kind: type) -> TypeGuard[list[int]]:
-    return set(map(type, items)) <= {kind}
+def _are_ints(items: list[MetaNode]) -> TypeGuard[list[int]]:
+    return set(map(type, items)) <= {int}
 
 
-def _is_text(text: str) -> bool:
-    """Whether a string comes back from its bytes as it is."""
+def _is_encodable(text: str) -> bool:
+    """Whether decoding the string's bytes gives the same string."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -100,7 +101,7 @@ def _is_text(text: str) -> bool:
 
 
 def is_exact(name: str, value: MetaNode) -> bool:
-    """Whether a value that fits the type is not rounded by it."""
+    """Whether the type stores a value that fits it without rounding."""
     if not name.startswith("float32"):
         return True
     items = value if isinstance(value, list) else [value]
@@ -109,8 +110,8 @@ def is_exact(name: str, value: MetaNode) -> bool:
     return array("d", array("f", items)).tobytes() == array("d", items).tobytes()
 
 
-def spell(name: str, value: MetaNode) -> bytes:
-    """A value's bytes, little-endian, without its type. It has to fit."""
+def encode(name: str, value: MetaNode) -> bytes:
+    """The little-endian bytes of a value that fits its type, without the type's code."""
     if name.endswith("[]"):
         assert isinstance(value, (list, bytes))
         inner = name.removesuffix("[]")
@@ -122,21 +123,21 @@ def spell(name: str, value: MetaNode) -> bytes:
             if sys.byteorder == "big":
                 numbers.byteswap()
             return head + numbers.tobytes()
-        return head + b"".join(spell(inner, item) for item in value)
+        return head + b"".join(encode(inner, item) for item in value)
     if name == "string":
         assert isinstance(value, str)
-        return spell_text(value)
+        return encode_text(value)
     if name == "bool":
         return b"\1" if value else b"\0"
     return pack("<" + FORMAT[name], value)
 
 
-def spell_text(text: str) -> bytes:
-    """A string: its length in eight bytes, and its bytes."""
+def encode_text(text: str) -> bytes:
+    """A string's bytes, behind their number as a u64."""
     data = text.encode("utf-8", "surrogateescape")
     return pack("<Q", len(data)) + data
 
 
-def code_of(name: str) -> int:
-    """The number that stands for a type."""
+def type_code(name: str) -> int:
+    """The number of a type in a file; all arrays share one."""
     return CODES["array" if name.endswith("[]") else name]

@@ -1,7 +1,7 @@
-"""Writer of a GGUF file: version 3, little-endian.
+"""Writer of a single GGUF file: version 3, little-endian.
 
-As for safetensors, all is planned from headers, tensors are streamed to their places, and the header goes in last, with
-the content digest where there is a record to hold it. Tensors keep their order, and blocks are copied as they are.
+As for safetensors, everything is planned from headers, tensors are streamed to their places, and the header is written
+last, with the content digest if there is a record to hold it. Tensors keep their order; blocks are copied unchanged.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import LimitError, RejectedOutputError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.gguf.layout import CODE_BY_NAME, MAGIC, VERSION, alignment_of
-from ckptconv.formats.gguf.metadata import entries, says_it_all
+from ckptconv.formats.gguf.metadata import entries, needs_no_record
 from ckptconv.formats.gguf.reference import open_with_gguf
 from ckptconv.formats.gguf.stored import accepted, stored_as
-from ckptconv.formats.gguf.values import Typed, code_of, spell, spell_text
+from ckptconv.formats.gguf.values import Typed, encode, encode_text, type_code
 from ckptconv.formats.targets.header_first import write_behind
 from ckptconv.formats.targets.plan import plan
 from ckptconv.io.digest import PLACEHOLDER
@@ -37,28 +37,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Planned:
-    """What will be in the file: tensors, and the metadata."""
+class FilePlan:
+    """What will be written: tensors, metadata, and whether our record is among the metadata."""
 
     plan: Plan
     keeps_record: bool
 
     def values(self, digest: str | None) -> dict[str, Typed]:
-        """The file's metadata."""
+        """The metadata entries of the file, or of the first file of several."""
         record = replace(self.plan.record, root=self.plan.root, digest=digest)
-        said = entries(record, quantized=any(info.dtype.block > 1 for info in self.plan.infos.values()))
-        return {**said, records.KEY: ("string", record.spell(self.plan.infos))} if self.keeps_record else said
+        values = entries(record, quantized=any(info.dtype.block > 1 for info in self.plan.infos.values()))
+        if self.keeps_record:
+            values[records.KEY] = ("string", record.spell(self.plan.infos))
+        return values
 
 
-def planned(checkpoint: Checkpoint, *, plain: bool) -> Planned:
-    """Decide names, types and metadata. `plain` leaves the record out where the tensors can do without it."""
-    silent = plain or says_it_all(checkpoint)
-    made = plan(checkpoint, accepted, stored_as, keeps_metadata=not silent)
-    return Planned(made, not silent or made.needs_record or bool(made.record.ties))
+def plan_file(checkpoint: Checkpoint, *, plain: bool) -> FilePlan:
+    """Decide names, types and metadata. `plain` leaves the record out if the tensors don't need it."""
+    keeps_metadata = not plain and not needs_no_record(checkpoint)
+    made = plan(checkpoint, accepted, stored_as, keeps_metadata=keeps_metadata)
+    return FilePlan(made, keeps_metadata or made.needs_record or bool(made.record.ties))
 
 
 def _offsets(infos: dict[str, TensorInfo], alignment: int) -> tuple[dict[str, int], int]:
-    """Offsets within the data, by name, and its size."""
+    """The tensors' offsets within the data, and the size of the data."""
     offsets, position = {}, 0
     for name, info in infos.items():
         offsets[name] = position
@@ -69,11 +71,11 @@ def _offsets(infos: dict[str, TensorInfo], alignment: int) -> tuple[dict[str, in
 def _header(infos: dict[str, TensorInfo], values: dict[str, Typed], offsets: dict[str, int]) -> bytes:
     parts = [MAGIC, pack("<IQQ", VERSION, len(infos), len(values))]
     for key, (name, value) in values.items():
-        parts += [spell_text(key), pack("<I", code_of(name)), spell(name, value)]
+        parts += [encode_text(key), pack("<I", type_code(name)), encode(name, value)]
     for name, info in infos.items():
         dims = info.shape[::-1]
         code = CODE_BY_NAME[info.dtype.name]
-        parts += [spell_text(name), pack(f"<I{len(dims)}QIQ", len(dims), *dims, code, offsets[name])]
+        parts += [encode_text(name), pack(f"<I{len(dims)}QIQ", len(dims), *dims, code, offsets[name])]
     text = b"".join(parts)
     if len(text) > MAX_GGUF_HEADER:
         raise LimitError(
@@ -85,39 +87,39 @@ def _header(infos: dict[str, TensorInfo], values: dict[str, Typed], offsets: dic
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
-    made = planned(checkpoint, plain=options.plain)
+    file_plan = plan_file(checkpoint, plain=options.plain)
     digest = None
 
     def values(hashes: Hashes | None) -> dict[str, Typed]:
         nonlocal digest
-        digest = made.plan.digest(checkpoint, hashes) if made.keeps_record and hashes is not None else None
-        return made.values(digest or PLACEHOLDER)
+        digest = file_plan.plan.digest(checkpoint, hashes) if file_plan.keeps_record and hashes is not None else None
+        return file_plan.values(digest or PLACEHOLDER)
 
-    size, _ = write_file(target, made, made.plan.stored, values, options.progress)
-    return WriteResult(size, digest, checked(target))
+    size, _ = write_file(target, file_plan, file_plan.plan.stored, values, options.progress)
+    return WriteResult(size, digest, check_with_gguf(target))
 
 
 def write_file(
-    target: Target, made: Planned, names: Iterable[str],
+    target: Target, file_plan: FilePlan, names: Iterable[str],
     values: Callable[[Hashes | None], dict[str, Typed]], progress: Progress | None,
 ) -> tuple[int, Hashes]:  # fmt: skip
-    """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
+    """Write one file with the stored tensors of these names. Returns its size, and the tensors' content hashes.
 
-    values: the file's metadata; asked before any byte is written, and with the hashes when all are. Both answers have
-            the same length.
+    values: gives the file's metadata; called with None before the first byte is written, and with the hashes when all
+            tensors are. Both results have to be of the same length.
     """
-    stored = {name: made.plan.stored[name] for name in names}
-    infos = {name: made.plan.infos[name] for name in stored}
+    stored = {name: file_plan.plan.stored[name] for name in names}
+    infos = {name: file_plan.plan.infos[name] for name in stored}
     offsets, length = _offsets(infos, alignment_of(values(None)))
 
     def header(hashes: Hashes | None) -> bytes:
         return _header(infos, values(hashes), offsets)
 
-    return write_behind(target, header, stored, offsets, length, content=made.keeps_record, progress=progress)
+    return write_behind(target, header, stored, offsets, length, content=file_plan.keeps_record, progress=progress)
 
 
-def checked(target: Target) -> tuple[Finding, ...]:
-    """Let the reference reader open the file before it gets its name; a finding where it is not installed."""
+def check_with_gguf(target: Target) -> tuple[Finding, ...]:
+    """Let the gguf package open the file before it gets its name. Returns a finding if the package is not installed."""
     try:
         open_with_gguf(target.readable_path)
     except ModuleNotFoundError:

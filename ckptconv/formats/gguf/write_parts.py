@@ -1,7 +1,7 @@
-"""Writer of a GGUF in several files: `ckptconv.formats.gguf.parts` says what they are, `.write` what one is.
+"""Writer of a model in several GGUF files, as `parts` reads them; `write` writes each.
 
-Tensors keep their order, as there is no index to say it. All metadata is in the first file, with our record where there
-is one; the others say which part they are, and no more.
+Tensors keep their order, since no index could state it. The first file has all metadata, with our record if there is
+one; the others only say which part they are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.gguf.layout import ALIGNMENT
-from ckptconv.formats.gguf.write import checked, planned, write_file
+from ckptconv.formats.gguf.write import check_with_gguf, plan_file, write_file
 from ckptconv.formats.sets import numbered
 from ckptconv.formats.sets.split import DEFAULT_SIZE, Shard, split_in_order
 from ckptconv.io.digest import PLACEHOLDER
@@ -28,50 +28,51 @@ if TYPE_CHECKING:
 
 
 def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
-    """The names of the tensors in each of the files that there would be, those without their ties."""
-    plan = planned(checkpoint, plain=plain).plan
+    """The names of the tensors that each file would have; of tied tensors only the one that is stored."""
+    plan = plan_file(checkpoint, plain=plain).plan
     return plan.own_names(_split(plan, limit))
 
 
 def _split(plan: Plan, limit: int) -> list[list[str]]:
-    return plan.named(split_in_order([info.nbytes + -info.nbytes % ALIGNMENT for info in plan.infos.values()], limit))
+    sizes = [info.nbytes + -info.nbytes % ALIGNMENT for info in plan.infos.values()]
+    return plan.named(split_in_order(sizes, limit))
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
-    """Write all parts, `target` as the first of those that its name speaks of; where these are one more than the
-    tensors take, it has the metadata alone. Raises as the writer of a single file does.
+    """Write all parts, with `target` as the first. If its name counts one part more than the tensors take, the first
+    part has only metadata. Raises what the writer of a single file raises.
     """
-    made = planned(checkpoint, plain=options.plain)
+    file_plan = plan_file(checkpoint, plain=options.plain)
     hashes: dict[str, str] = {}
     findings: dict[Finding, None] = {}
     digest: str | None = None
 
-    def first_values(of_first: dict[str, str] | None) -> dict[str, Typed]:
+    def values_of_first(written: dict[str, str] | None) -> dict[str, Typed]:
         nonlocal digest
-        if of_first is not None and made.keeps_record:
-            digest = made.plan.digest(checkpoint, hashes | of_first)
-        return made.values(digest or PLACEHOLDER)
+        if written is not None and file_plan.keeps_record:
+            digest = file_plan.plan.digest(checkpoint, hashes | written)
+        return file_plan.values(digest or PLACEHOLDER)
 
     def shard(names: Sequence[str], number: int, count: int) -> Shard:
-        place: dict[str, Typed] = {
+        split: dict[str, Typed] = {
             "split.no": ("uint16", number), "split.count": ("uint16", count),
-            "split.tensors.count": ("int32", len(made.plan.infos)),
+            "split.tensors.count": ("int32", len(file_plan.plan.infos)),
         }  # fmt: skip
 
         def values(written: dict[str, str] | None) -> dict[str, Typed]:
-            return place if number else first_values(written) | place
+            return split if number else values_of_first(written) | split
 
-        def write_one(other: Target, progress: Progress | None) -> int:
-            size, content = write_file(other, made, names, values, progress)
+        def write_shard(file: Target, progress: Progress | None) -> int:
+            size, content = write_file(file, file_plan, names, values, progress)
             hashes.update(content)
-            findings.update(dict.fromkeys(checked(other)))
+            findings.update(dict.fromkeys(check_with_gguf(file)))
             return size
 
-        return Shard(names, sum(made.plan.infos[name].nbytes for name in names), write_one)
+        return Shard(names, sum(file_plan.plan.infos[name].nbytes for name in names), write_shard)
 
-    parts = _split(made.plan, options.shard_size or DEFAULT_SIZE)
-    named = numbered.parse(target.path.name)
-    if named is not None and named.count == len(parts) + 1:
+    parts = _split(file_plan.plan, options.shard_size or DEFAULT_SIZE)
+    part = numbered.parse(target.path.name)
+    if part is not None and part.count == len(parts) + 1:
         parts = [[], *parts]
     shards = [shard(names, number, len(parts)) for number, names in enumerate(parts)]
     size = numbered.write_parts(target, shards, options.progress)

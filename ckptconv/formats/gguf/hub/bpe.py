@@ -1,12 +1,14 @@
-"""A tokenizer.json of byte-pair encoding, or vocab.json and merges.txt: the two kinds that llama.cpp has.
+"""Vocabularies with byte-pair encoding, from a tokenizer.json, or from vocab.json and merges.txt.
 
-    bytes    texts are letters that stand for bytes, cut by patterns, and merged in the order of the merges: "gpt2"
-    pieces   texts are characters with U+2581 for spaces, those without a token bytes as <0x0A>: "llama"
+llama.cpp has two kinds:
 
-The second is what becomes of SentencePiece's models. llama.cpp merges such by the scores of what comes out, which a
-tokenizer.json does not have; the merges are in the order of these scores, so that what is made first gets the highest.
-Merges that make one piece in several places of that order have no such scores, and are refused, but for those that
-make an added token (Gemma's line feeds): it is found before anything is merged.
+    "gpt2"    byte-level: bytes are spelled as letters, texts are split by patterns, and merged in the merges' order
+    "llama"   SentencePiece's: U+2581 for spaces; characters without a token become bytes, such as <0x0A>
+
+llama.cpp merges the second kind by the scores of the resulting pieces, which a tokenizer.json does not have. But its
+merges are in the order of these scores, so the piece that is merged first gets the highest score. If the merges of one
+piece are not adjacent, no scores express their order, and the tokenizer is refused. Merges of added tokens (Gemma's
+line feeds) don't matter: those are found before anything is merged.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.hub.documents import GO_WITHOUT, bad, steps, utf8
 from ckptconv.formats.gguf.hub.pre import pre_name, uses_bytes
 from ckptconv.formats.gguf.hub.sentencepiece import BYTE, NORMAL, UNKNOWN
-from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, Vocabulary, added_tokens, identity
+from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, Vocabulary, added_tokens, token_id
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
@@ -27,7 +29,7 @@ _PLAIN_PRE = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
 
 
 def from_json(document: dict[str, Any], documents: Documents, rows: int, pre: str | None) -> tuple[Vocabulary, str]:
-    """The vocabulary, and the name of its cutting; `pre` is what a person says it is. Raises CorruptFileError,
+    """The vocabulary, and the value of ``tokenizer.ggml.pre``; `pre` is the user's. Raises CorruptFileError,
     UnsupportedError.
     """
     model = document["model"]
@@ -35,18 +37,22 @@ def from_json(document: dict[str, Any], documents: Documents, rows: int, pre: st
     merges = _pairs(model.get("merges"))
     if uses_bytes(document.get("pre_tokenizer")):
         name = pre or pre_name(document)
-        documents.findings.extend(_normalized(document.get("normalizer")))
+        documents.findings.extend(_normalizer_findings(document.get("normalizer")))
         return _of_bytes(vocab, merges, rows), name
     if model.get("byte_fallback") is True:
-        added = {one.text for one in added_tokens(documents).values()}
-        return _of_pieces(document, vocab, [pair for pair in merges if "".join(pair) not in added], rows), "default"
+        added = {token.text for token in added_tokens(documents).values()}
+        merges = [pair for pair in merges if "".join(pair) not in added]
+        return _with_scores(document, vocab, merges, rows), "default"
     raise UnsupportedError(
         "llama.cpp has no byte-pair encoding that is neither of bytes nor falls back to them", hint=GO_WITHOUT
     )
 
 
 def from_lists(documents: Documents, kind: str, rows: int, pre: str | None) -> tuple[Vocabulary, str] | None:
-    """From vocab.json and merges.txt, as tokenizers had them before; None where they are not there."""
+    """From vocab.json and merges.txt, which predate tokenizer.json. None if they are not there.
+
+    kind: the tokenizer's class.
+    """
     vocab, lines = documents.object("vocab.json"), documents.text("merges.txt")
     if vocab is None or lines is None:
         return None
@@ -61,16 +67,18 @@ def from_lists(documents: Documents, kind: str, rows: int, pre: str | None) -> t
 
 
 def _of_bytes(vocab: dict[str, int], merges: list[tuple[str, str]], rows: int) -> Vocabulary:
-    made = Vocabulary.of("gpt2", rows, scores=False)
+    vocabulary = Vocabulary.of("gpt2", rows, scores=False)
     for text, number in vocab.items():
-        made.put(number, text, NORMAL)
-    made.merges = [f"{left} {right}" for left, right in merges]
-    return made
+        vocabulary.put(number, text, NORMAL)
+    vocabulary.merges = [f"{left} {right}" for left, right in merges]
+    return vocabulary
 
 
-def _of_pieces(document: dict[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]], rows: int) -> Vocabulary:
-    made = Vocabulary.of("llama", rows, scores=True)
-    order: dict[str, int] = {}
+def _with_scores(
+    document: dict[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]], rows: int
+) -> Vocabulary:
+    vocabulary = Vocabulary.of("llama", rows, scores=True)
+    order: dict[str, int] = {}  # piece → its place among the pieces that merges make
     last = ""
     for left, right in merges:
         piece = left + right
@@ -83,19 +91,19 @@ def _of_pieces(document: dict[str, Any], vocab: dict[str, int], merges: list[tup
         last = piece
     unknown = document["model"].get("unk_token")
     for text, number in vocab.items():
-        kind = UNKNOWN if text == unknown else BYTE if text in BYTES else NORMAL
-        made.put(number, text, kind, -float(order[text]) if text in order else 0.0)
-    made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", _prepends(document))
-    return made
+        kind = BYTE if text in BYTES else NORMAL
+        if text == unknown:
+            kind = UNKNOWN
+        vocabulary.put(number, text, kind, -float(order[text]) if text in order else 0.0)
+    vocabulary.entries["tokenizer.ggml.add_space_prefix"] = ("bool", _adds_space_prefix(document))
+    return vocabulary
 
 
-def _prepends(document: dict[str, Any]) -> bool:
+def _adds_space_prefix(document: dict[str, Any]) -> bool:
     """Whether a space is put before a text."""
-    before, cut = (
-        steps(document.get("normalizer"), "normalizers"),
-        steps(document.get("pre_tokenizer"), "pretokenizers"),
-    )
-    for step in (*before, *cut):
+    normalizers = steps(document.get("normalizer"), "normalizers")
+    pre_tokenizers = steps(document.get("pre_tokenizer"), "pretokenizers")
+    for step in (*normalizers, *pre_tokenizers):
         if step.get("type") == "Prepend" and step.get("prepend") == SPACE:
             return True
         if step.get("type") == "Metaspace":
@@ -104,8 +112,8 @@ def _prepends(document: dict[str, Any]) -> bool:
     return False
 
 
-def _normalized(node: object) -> list[Finding]:
-    """A word where texts are changed before they are cut, which llama.cpp does not do."""
+def _normalizer_findings(node: object) -> list[Finding]:
+    """A finding if texts are normalized before they are split, which llama.cpp does not do."""
     kinds = [str(step.get("type")) for step in steps(node, "normalizers")]
     if not kinds:
         return []
@@ -114,16 +122,17 @@ def _normalized(node: object) -> list[Finding]:
 
 
 def _ids(vocab: object) -> dict[str, int]:
+    """The ids of the tokens by text. Raises CorruptFileError."""
     if not isinstance(vocab, dict) or not vocab:
         raise bad(f"{TOKENIZER} has no vocabulary")
-    found = {text: identity(number, TOKENIZER) for text, number in vocab.items()}
+    found = {text: token_id(number, TOKENIZER) for text, number in vocab.items()}
     if len(set(found.values())) != len(found):
         raise bad(f"{TOKENIZER}: two tokens have one id")
     return found
 
 
 def _pairs(merges: object) -> list[tuple[str, str]]:
-    """Merges as pairs: lists of two, or texts with a space between."""
+    """Merges as pairs; the file has them as lists of two, or as texts with a space between. Raises CorruptFileError."""
     if not isinstance(merges, list) or not merges:
         raise bad(f"{TOKENIZER} has no merges")
     found: list[tuple[str, str]] = []

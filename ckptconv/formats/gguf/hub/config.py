@@ -1,8 +1,8 @@
-"""A config.json, whose every value is checked as it is asked for.
+"""A config.json, each of whose values is checked when it is read.
 
-The configuration of a language model may be a part of another's (``text_config``); what it says outranks the rest.
-Rotary embeddings are spelled in two ways: keys of their own (``rope_theta``, ``rope_scaling``), or all in
-``rope_parameters``, which may have a set for each kind of attention.
+The configuration of a language model may be nested in that of a larger model (``text_config``), and outranks the rest.
+Rotary embeddings are stated in two ways: by keys of their own (``rope_theta``, ``rope_scaling``), or all in
+``rope_parameters``, which may have a set of values for each kind of attention.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _PARTIAL = ("partial_rotary_factor", "rotary_pct", "rope_pct")
 MAX_LAYERS = 100_000
 
 
-_UNSAID: Mapping[str, Mapping[str, Any]] = {
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Gemma3ForConditionalGeneration": {
         "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
         "rms_norm_eps": 1e-6, "max_position_embeddings": 131_072, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
         "sliding_window": 4096,
     },
 }  # fmt: skip
-"""What configurations leave out where it is what transformers' class takes by itself: those of a part of another."""
+"""The defaults of transformers' classes, which configurations leave out of a nested ``text_config``."""
 
 
-def unlike(arch: str, key: str, value: object, why: str, dialect: str = "to-gguf") -> UnsupportedError:
-    """The error for what llama.cpp does not compute."""
+def unsupported(arch: str, key: str, value: object, why: str, dialect: str = "to-gguf") -> UnsupportedError:
+    """The error for a value of a configuration that llama.cpp does not implement; `why` says what it computes."""
     return UnsupportedError(
         f"--translate {dialect}: llama.cpp's {arch} has no {key} {str(value)[:60]!r}: {why}",
         hint="the file would load, and compute something else",
@@ -45,19 +45,19 @@ def unlike(arch: str, key: str, value: object, why: str, dialect: str = "to-gguf
 
 
 class Config:
-    """What a configuration says. Methods take keys, of which the first that is there counts, and None is not there.
+    """The values of a configuration. Methods take several keys; the first one whose value is not None counts.
 
-    Raise CorruptFileError for a value of another kind, and where there is none and no default.
+    They raise CorruptFileError for a value of another type, and for a missing one without a default.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         values = text_config(document)  # type: ignore[arg-type]
         classes = values.get("architectures")
-        named = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
-        self.values: Mapping[Any, Any] = {**_UNSAID.get(named, {}), **values}
+        name = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
+        self.values: Mapping[Any, Any] = {**_DEFAULTS.get(name, {}), **values}
 
     def get(self, *keys: str) -> Any:
-        """The value as it is, None where there is none."""
+        """The value, unchecked; None if there is none."""
         return next((self.values[key] for key in keys if self.values.get(key) is not None), None)
 
     def has(self, *keys: str) -> bool:
@@ -85,9 +85,9 @@ class Config:
         return number(default if value is None else value, f"{CONFIG}: {keys[0]}")
 
     @staticmethod
-    def number_of(said: Mapping[str, Any], key: str) -> float:
-        """A number in what is said of the rotary embeddings."""
-        return number(said.get(key), f"{CONFIG}: {key}")
+    def number_of(rope: Mapping[str, Any], key: str) -> float:
+        """A finite number among the values that `rope` returned."""
+        return number(rope.get(key), f"{CONFIG}: {key}")
 
     def flag(self, *keys: str, default: bool = False) -> bool:
         value = self.get(*keys)
@@ -124,37 +124,39 @@ class Config:
 
     @property
     def context(self) -> int:
-        """The length of the longest text."""
+        """The longest context, in tokens."""
         return self.positive(*CONTEXT)
 
     @property
     def head_width(self) -> int:
-        """Of q and k."""
+        """The width of one head of q and k."""
         return self.positive("head_dim", default=max(1, self.width // self.heads))
 
     def rope(self, kind: str = "full_attention") -> dict[str, Any]:
-        """What is said of the rotary embeddings of one kind of attention; ``rope_type`` "default" where nothing is."""
-        said = self.get("rope_parameters", "rope_scaling") or {}
-        if not isinstance(said, dict):
-            raise self._wrong(("rope_parameters",), said, "an object")
-        by_kind = isinstance(said.get("full_attention"), dict) or isinstance(said.get("sliding_attention"), dict)
-        one = said.get(kind) if by_kind else said if kind == "full_attention" else None
-        if one is not None and not isinstance(one, dict):
-            raise self._wrong((f"rope_parameters of {kind}",), one, "an object")
-        found = {key: value for key, value in (one or {}).items() if value is not None}
+        """The values for the rotary embeddings of one kind of attention; ``rope_type`` is "default" if not stated."""
+        stated = self.get("rope_parameters", "rope_scaling") or {}
+        if not isinstance(stated, dict):
+            raise self._wrong(("rope_parameters",), stated, "an object")
+        if isinstance(stated.get("full_attention"), dict) or isinstance(stated.get("sliding_attention"), dict):
+            stated = stated.get(kind)
+        elif kind != "full_attention":
+            stated = None
+        if stated is not None and not isinstance(stated, dict):
+            raise self._wrong((f"rope_parameters of {kind}",), stated, "an object")
+        rope = {key: value for key, value in (stated or {}).items() if value is not None}
         theta = self.get(*_THETA) if kind == "full_attention" else self.get(*_LOCAL)
         if theta is not None:
-            found.setdefault("rope_theta", theta)
-        found.setdefault("rope_type", found.get("type", "default"))
-        return found
+            rope.setdefault("rope_theta", theta)
+        rope.setdefault("rope_type", rope.get("type", "default"))
+        return rope
 
     def partial_rotary(self, default: float) -> float:
-        """The part of a head that is turned."""
+        """The fraction of a head's dimensions that have rotary embeddings."""
         value = self.rope().get("partial_rotary_factor", self.get(*_PARTIAL))
-        part = number(default if value is None else value, f"{CONFIG}: {_PARTIAL[0]}")
-        if not 0 < part <= 1:
-            raise self._wrong(_PARTIAL, part, "a number from 0 to 1")
-        return part
+        fraction = number(default if value is None else value, f"{CONFIG}: {_PARTIAL[0]}")
+        if not 0 < fraction <= 1:
+            raise self._wrong(_PARTIAL, fraction, "a number from 0 to 1")
+        return fraction
 
     @staticmethod
     def _wrong(keys: tuple[str, ...], value: object, wanted: str) -> Exception:
@@ -164,10 +166,10 @@ class Config:
 
 
 def number(value: object, what: str) -> float:
-    """A finite number of JSON as a float. Raises CorruptFileError."""
+    """A number from JSON as a float that fits a float32. Raises CorruptFileError, which names `what` it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise bad(f"{what} is {str(value)[:80]!r}, and no number")
-    made = float(value) if abs(value) < F32_LIMIT else math.inf
-    if not math.isfinite(made):
+    result = float(value) if abs(value) < F32_LIMIT else math.inf
+    if not math.isfinite(result):
         raise bad(f"{what} is out of range")
-    return made
+    return result

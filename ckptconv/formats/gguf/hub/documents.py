@@ -1,13 +1,13 @@
-"""The documents beside a model's weights, each read when it is asked for, once.
+"""The files beside a model's weights (config.json, tokenizers), each read once, on demand.
 
-JSON of any size up to a limit that the largest vocabularies stay under, with no key twice and no more values than
-metadata may have. A document that is missing is None; one that is not what it should be is an error with its path.
+Sizes and the number of JSON values are limited, to more than the largest vocabularies have; duplicate keys are refused.
+A missing file is None; an invalid one is an error with its path.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 Object = dict[str, Any]
+_Parsed = TypeVar("_Parsed")
 
 HINT = "download the model's files again"
 GO_WITHOUT = "--meta tokenizer.ggml.model=none goes on without a tokenizer"
-"""The hint where llama.cpp has no such tokenizer."""
+"""The hint for a tokenizer that llama.cpp does not have."""
 
 
 class Documents:
-    """Those of one folder. `findings` are what a person should know of them."""
+    """The files of one folder. `findings` collects what the user should know about them."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -37,54 +38,48 @@ class Documents:
         self._objects: dict[str, Object | None] = {}
 
     def object(self, name: str) -> Object | None:
-        """A JSON object. Raises CorruptFileError, LimitError."""
+        """The file, as a JSON object. Raises CorruptFileError, LimitError."""
         if name not in self._objects:
             self._objects[name] = self._read(name, _object)
         return self._objects[name]
 
     def config(self, translation: str) -> Object:
-        """What the model's configuration says. Raises CorruptFileError, EditError where there is none, LimitError."""
-        found = self.object(CONFIG)
-        if found is None:
+        """The model's config.json. Raises CorruptFileError, LimitError, EditError if there is none."""
+        config = self.object(CONFIG)
+        if config is None:
             raise EditError(
                 f"--translate {translation}: there is no {CONFIG} beside the weights",
                 path=self.folder.path,
                 hint=f"copy the model's {CONFIG} and tokenizer into that folder",
             )
-        return found
+        return config
 
     def text(self, name: str) -> str | None:
-        """A text in UTF-8. Raises CorruptFileError, LimitError."""
-        found: str | None = self._read(name, _text)
-        return found
+        """The file, as a text in UTF-8. Raises CorruptFileError, LimitError."""
+        return self._read(name, _text)
 
     def data(self, name: str) -> bytes | None:
-        """Any bytes. Raises LimitError."""
-        found: bytes | None = self._read(name, lambda source: source.read_all(MAX_TOKENIZER))
-        return found
+        """The file, as bytes. Raises LimitError."""
+        return self._read(name, lambda source: source.read_all(MAX_TOKENIZER))
 
-    def named(self, name: str) -> str:
-        """Where a document is, for errors."""
-        return str(self.folder.path / name)
-
-    def _read(self, name: str, how: Callable[[Source], Any]) -> Any:
+    def _read(self, name: str, parse: Callable[[Source], _Parsed]) -> _Parsed | None:
         if name not in self.folder.names:
             return None
         source = self.folder.open(name)
         with located(source.path):
-            return how(source)
+            return parse(source)
 
 
 def steps(node: object, key: str) -> list[Object]:
-    """The steps of a normalizer or a pre_tokenizer: those under `key` of a sequence, or the one that it is itself."""
+    """The steps of a tokenizer's normalizer or pre_tokenizer: those under `key` of a Sequence, else `node` itself."""
     if not isinstance(node, dict):
         return []
     inner = node.get(key) if node.get("type") == "Sequence" else [node]
-    return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
+    return [step for step in inner if isinstance(step, dict)] if isinstance(inner, list) else []
 
 
 def utf8(text: object, what: str) -> str:
-    """The text, where it is one: JSON can spell halves of a character. Raises CorruptFileError."""
+    """The text, if it can be UTF-8: JSON can spell lone surrogates. Raises CorruptFileError."""
     if isinstance(text, str):
         with suppress(UnicodeEncodeError):
             text.encode("utf-8")
@@ -93,7 +88,7 @@ def utf8(text: object, what: str) -> str:
 
 
 def bad(what: str) -> CorruptFileError:
-    """The error for a document that contradicts itself."""
+    """The error for an invalid file."""
     return CorruptFileError(what, hint=HINT)
 
 

@@ -1,5 +1,4 @@
-"""Encoders, and those with a decoder: what llama.cpp has to know of them, such as kinds of tokens, and how the vectors
-of a sentence become one.
+"""Hyperparameters of encoders (BERT's kind) and encoder-decoders (T5), with pooling and token types.
 
 Sources: llama.cpp's conversion/ (bert.py, t5.py), src/models/ (bert.cpp, modern-bert.cpp, t5.cpp, t5encoder.cpp).
 """
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
-from ckptconv.formats.gguf.hub.config import unlike
+from ckptconv.formats.gguf.hub.config import unsupported
 from ckptconv.formats.gguf.hub.documents import bad
-from ckptconv.formats.gguf.hub.shared import check_said
+from ckptconv.formats.gguf.hub.shared import check_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,53 +22,53 @@ if TYPE_CHECKING:
     Entries = dict[str, Typed]
 
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
-"""``llama_pooling_type``, by sentence-transformers' words, which were keys before: ``pooling_mode_mean_tokens``."""
+"""``llama_pooling_type``, by sentence-transformers' names; older files have keys such as ``pooling_mode_mean_tokens``."""
 _ENDINGS = ("", "_token", "_tokens")
-_KINDS = ("bert", "nomic-bert")
-"""Those that tell kinds of tokens apart."""
+_WITH_TOKEN_TYPES = ("bert", "nomic-bert")
+"""Architectures that have token types, as embeddings."""
 
 
 def token_types(arch: str, config: Config) -> dict[str, Typed]:
-    """How many kinds of tokens BERT tells apart: it is the tokenizer's in llama.cpp, whatever the tokenizer."""
+    """The number of BERT's token types, which llama.cpp has among the tokenizer's entries."""
     count: Typed = ("uint32", config.integer("type_vocab_size", default=1))
-    return {"tokenizer.ggml.token_type_count": count} if arch in _KINDS else {}
+    return {"tokenizer.ggml.token_type_count": count} if arch in _WITH_TOKEN_TYPES else {}
 
 
 def pooling(arch: str, document: Mapping[str, object] | None) -> dict[str, Typed]:
-    """How the vectors of a sentence's tokens become one, as sentence-transformers says it beside the model."""
+    """How token vectors become one sentence vector. `document` is sentence-transformers' for the pooling, if any."""
     if document is None:
         return {}
-    kind = next((number for word, number in _POOLING.items() if _pools(document, word)), None)
-    joined = [key for key, value in document.items() if key.startswith("pooling_mode_") and value is True]
-    if kind is None or len(joined) > 1:
+    kind = next((number for mode, number in _POOLING.items() if _has_mode(document, mode)), None)
+    modes = [key for key, value in document.items() if key.startswith("pooling_mode_") and value is True]
+    if kind is None or len(modes) > 1:
         raise bad("the pooling is not one of mean, cls and lasttoken, which are llama.cpp's")
     return {f"{arch}.pooling_type": ("uint32", kind)}
 
 
-def _pools(document: Mapping[str, object], word: str) -> bool:
+def _has_mode(document: Mapping[str, object], mode: str) -> bool:
     if document.get("pooling_mode") is not None:
-        return document["pooling_mode"] == word
-    return any(document.get(f"pooling_mode_{word}{ending}") is True for ending in _ENDINGS)
+        return document["pooling_mode"] == mode
+    return any(document.get(f"pooling_mode_{mode}{ending}") is True for ending in _ENDINGS)
 
 
 def bert(config: Config) -> Entries:
-    """BERT, whose positions are added to the tokens."""
+    """BERT, which adds learned positions to its token embeddings."""
     if config.text("position_embedding_type", default="absolute") != "absolute":
-        raise unlike("bert", "position_embedding_type", config.get("position_embedding_type"), "they are absolute")
+        raise unsupported("bert", "position_embedding_type", config.get("position_embedding_type"), "they are absolute")
     if config.flag("is_decoder"):
-        raise unlike("bert", "is_decoder", True, "it is an encoder")
+        raise unsupported("bert", "is_decoder", True, "it is an encoder")
     return {"attention.causal": ("bool", False)}
 
 
 def nomic_bert(config: Config) -> Entries:
-    """Nomic's, whose heads are turned. Its released configurations say more positions than it was trained for."""
+    """Nomic BERT, with rotary embeddings. Its configurations state more positions than it was trained for."""
     for key, wanted, why in (
         ("moe_every_n_layers", 0, "it has no experts"), ("prenorm", False, "norms come last"),
         ("rotary_emb_fraction", 1.0, "heads are turned whole"), ("rotary_emb_interleaved", False, "halves are turned"),
         ("rotary_scaling_factor", None, "positions are not scaled"), ("causal", False, "it is an encoder"),
         ("qkv_proj_bias", False, "its projections have no biases"), ("mlp_fc1_bias", False, "nor has what follows"),
     ):  # fmt: skip
-        check_said("nomic-bert", config, key, wanted, why)
+        check_value("nomic-bert", config, key, wanted, why)
     trained = config.integer("max_trained_positions", default=0)
     return {
         "attention.causal": ("bool", False),
@@ -78,14 +77,14 @@ def nomic_bert(config: Config) -> Entries:
 
 
 def modern_bert(config: Config) -> Entries:
-    """ModernBERT, some of whose layers attend to a window on both sides."""
+    """ModernBERT, some of whose layers attend to a window to both sides."""
     for key in ("attention_bias", "mlp_bias", "norm_bias"):
-        check_said("modern-bert", config, key, False, "nothing has a bias")
+        check_value("modern-bert", config, key, False, "nothing has a bias")
     period = config.positive("global_attn_every_n_layers", default=3)
-    said = config.items("layer_types")
-    wanted = ["sliding_attention" if layer % period else "full_attention" for layer in range(config.layers)]
-    if said is not None and said != wanted:
-        raise unlike("modern-bert", "layer_types", said, f"of {period} layers the first attends to all")
+    stated = config.items("layer_types")
+    expected = ["sliding_attention" if layer % period else "full_attention" for layer in range(config.layers)]
+    if stated is not None and stated != expected:
+        raise unsupported("modern-bert", "layer_types", stated, f"of {period} layers the first attends to all")
     return {
         "attention.layer_norm_epsilon": ("float32", config.number("norm_eps", "layer_norm_eps", default=1e-5)),
         "attention.causal": ("bool", False),
@@ -113,11 +112,11 @@ def t5(config: Config, findings: list[Finding]) -> Entries:
 
 
 def t5_encoder(config: Config, findings: list[Finding]) -> Entries:
-    """T5's encoder alone, and what it shares with the whole."""
-    feed = config.text("feed_forward_proj", default="relu")
-    if feed not in ("relu", "gated-gelu"):
-        raise unlike("t5", "feed_forward_proj", feed, "it is relu, or gated-gelu")
-    check_said("t5", config, "relative_attention_max_distance", 128, "positions further apart than 128 are alike")
+    """T5's encoder on its own; T5 has these entries, too."""
+    projection = config.text("feed_forward_proj", default="relu")
+    if projection not in ("relu", "gated-gelu"):
+        raise unsupported("t5", "feed_forward_proj", projection, "it is relu, or gated-gelu")
+    check_value("t5", config, "relative_attention_max_distance", 128, "positions further apart than 128 are alike")
     width, epsilon = config.positive("d_kv"), config.number("layer_norm_epsilon", default=1e-6)
     return {
         "context_length": ("uint32", config.positive("n_positions", default=512)),

@@ -1,7 +1,7 @@
-"""A configuration as llama.cpp's hyperparameters, each of the type with which llama.cpp asks for it.
+"""llama.cpp's hyperparameters from a config.json, in the types that llama.cpp expects.
 
-What all architectures say alike is here; what one has besides, and what is refused of it, in `architectures`; what the
-configuration says of sizes is compared with the tensors in `sizes`.
+Here are those that all architectures have. `architectures` has those of single ones, and refuses what llama.cpp does
+not implement; `sizes` compares them with the tensors.
 
 Sources: llama.cpp's conversion/ (`set_gguf_parameters`), src/models/ (what each reads), gguf-py's constants.
 """
@@ -14,7 +14,7 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.edits.dialects.gguf_config import EXPERTS, GROUPS, USED, written_as
 from ckptconv.edits.dialects.gguf_table import architectures
-from ckptconv.formats.gguf.hub.architectures import OWN, WHOLE, check_activation
+from ckptconv.formats.gguf.hub.architectures import COMPLETE_ENTRIES, SPECIFIC_ENTRIES, check_activation
 from ckptconv.formats.gguf.hub.rope import rope_entries
 from ckptconv.formats.gguf.hub.sizes import check_sizes
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     Entries = dict[str, Typed]
 
 _FEED = ("intermediate_size", "n_inner", "ffn_dim")
-_MIXED_ALONE = "qwen35moe"
-"""All of its layers are mixtures, and configurations say no other width."""
+_ONLY_EXPERTS = "qwen35moe"
+"""All of its layers have experts, and its configurations state no other feed-forward width."""
 _RMS = ("rms_norm_eps", "norm_eps")
 _EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
@@ -37,31 +37,33 @@ _EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 def hyperparameters(
     arch: str, config: Config, tensors: Mapping[str, TensorInfo], findings: list[Finding]
 ) -> dict[str, Typed]:
-    """The entries under the architecture's name in a file. Raises CorruptFileError, EditError, UnsupportedError."""
+    """The entries, under keys that start with the architecture's name.
+
+    Raises CorruptFileError, EditError, UnsupportedError.
+    """
     check_activation(arch, config)
-    if whole := WHOLE.get(arch):
-        entries = whole(config, findings)
+    if complete := COMPLETE_ENTRIES.get(arch):
+        entries = complete(config, findings)
     else:
         entries = _common(config) | rope_entries(arch, config, findings)
-        if more := OWN.get(arch):
-            entries |= more(config)
-        entries |= _further(arch, config, tensors)
-        if arch == _MIXED_ALONE and not config.has(*_FEED):
+        if specific := SPECIFIC_ENTRIES.get(arch):
+            entries |= specific(config)
+        entries |= _next_token_layers(arch, config, tensors)
+        if arch == _ONLY_EXPERTS and not config.has(*_FEED):
             del entries["feed_forward_length"]
     entries["vocab_size"] = ("uint32", config.positive("vocab_size"))
-    findings.extend(_windows(arch, config, entries))
+    findings.extend(_window_findings(arch, config, entries))
     check_sizes(arch, entries, tensors)
     name = written_as(arch, config.values)
     return {f"{name}.{key}": value for key, value in entries.items()}
 
 
 def _common(config: Config) -> Entries:
-    feed = config.integer(*_FEED, default=4 * config.width)
     entries: Entries = {
         "block_count": ("uint32", config.layers),
         "context_length": ("uint32", config.context),
         "embedding_length": ("uint32", config.width),
-        "feed_forward_length": ("uint32", feed),
+        "feed_forward_length": ("uint32", config.integer(*_FEED, default=4 * config.width)),
         "attention.head_count": ("uint32", config.heads),
     }
     if config.has(*GROUPS):
@@ -79,17 +81,17 @@ def _common(config: Config) -> Entries:
     return entries
 
 
-def _further(arch: str, config: Config, tensors: Mapping[str, TensorInfo]) -> Entries:
-    """The layers that predict further tokens, of which configurations tell where files may have none."""
+def _next_token_layers(arch: str, config: Config, tensors: Mapping[str, TensorInfo]) -> Entries:
+    """The number of layers that predict further tokens; 0 if the configuration states some, but they were left out."""
     if architectures()[arch].further != "kept" or not config.has("num_nextn_predict_layers"):
         return {}
-    there = any(".nextn." in name for name in tensors)
-    count = config.integer("num_nextn_predict_layers") if there else 0
+    has_layers = any(".nextn." in name for name in tensors)
+    count = config.integer("num_nextn_predict_layers") if has_layers else 0
     return {"block_count": ("uint32", config.layers + count), "nextn_predict_layers": ("uint32", count)}
 
 
-def _windows(arch: str, config: Config, entries: Entries) -> Iterator[Finding]:
-    """A word where layers attend to a window of the text, and llama.cpp's to all of it."""
+def _window_findings(arch: str, config: Config, entries: Entries) -> Iterator[Finding]:
+    """A finding if the model's layers attend to a sliding window, and llama.cpp's to all of the text."""
     used = config.has("sliding_window") and config.flag("use_sliding_window", default=True)
     window = config.integer("sliding_window") if used else 0
     if window and window < config.context and (arch == "phi3" or "attention.sliding_window" not in entries):

@@ -1,4 +1,4 @@
-"""Architectures with experts of their own kinds: DeepSeek, GLM 4.5, Llama 4, gpt-oss, ERNIE 4.5, Qwen's, Granite's.
+"""Hyperparameters of mixtures of experts: DeepSeek, GLM 4.5, Llama 4, gpt-oss, ERNIE 4.5, Qwen's, Granite's.
 
 Sources: llama.cpp's conversion/ (`set_gguf_parameters` of their classes), src/models/ (what each reads and computes).
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.gguf.hub.config import CONTEXT, unlike
-from ckptconv.formats.gguf.hub.shared import check_kinds, check_said, granite, rotary
+from ckptconv.formats.gguf.hub.config import CONTEXT, unsupported
+from ckptconv.formats.gguf.hub.shared import check_layer_types, check_value, granite, rotary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,20 +22,20 @@ _SCORES = {"softmax": 1, "sigmoid": 2}
 """``llama_expert_gating_func_type``."""
 
 _LITE = (26, 27)
-"""Numbers of layers of DeepSeek's models whose q is one matrix, as llama.cpp tells them."""
+"""The numbers of layers by which llama.cpp recognises DeepSeek models whose q is a single matrix."""
 
 _CHUNK, _NO_ROPE = 8192, 4
-"""Llama 4's, which llama.cpp takes for granted."""
+"""Llama 4's chunk of attention, and its period of layers without rotary embeddings; llama.cpp hard-codes both."""
 
 
 def mixture(arch: str, *, normed: bool) -> Callable[[Config], Entries]:
-    """Qwen's and OLMo's, whose weights are normed or not."""
+    """What reads the hyperparameters of Qwen's and OLMo's mixtures; `normed`: the experts' weights are normalized."""
 
     def entries(config: Config) -> Entries:
         if config.flag("norm_topk_prob", default=normed) != normed:
-            raise unlike(arch, "norm_topk_prob", not normed, "the weights of experts are normed otherwise")
+            raise unsupported(arch, "norm_topk_prob", not normed, "the weights of experts are normed otherwise")
         if config.items("mlp_only_layers") or config.integer("decoder_sparse_step", default=1) != 1:
-            raise unlike(arch, "mlp_only_layers", config.items("mlp_only_layers"), "all layers are mixtures")
+            raise unsupported(arch, "mlp_only_layers", config.items("mlp_only_layers"), "all layers are mixtures")
         found: Entries = {}
         if config.has("moe_intermediate_size"):
             found["expert_feed_forward_length"] = ("uint32", config.positive("moe_intermediate_size"))
@@ -48,7 +48,7 @@ def mixture(arch: str, *, normed: bool) -> Callable[[Config], Entries]:
 
 
 def granite_mixture(config: Config) -> Entries:
-    """Granite's, with experts that all tokens have or without."""
+    """Granite's mixtures, with or without shared experts."""
     found = granite(config)
     if config.has("shared_intermediate_size"):
         found["expert_shared_feed_forward_length"] = ("uint32", config.positive("shared_intermediate_size"))
@@ -56,17 +56,17 @@ def granite_mixture(config: Config) -> Entries:
 
 
 def deepseek2(config: Config) -> Entries:
-    """DeepSeek V2 and V3: k and v of all heads come from one vector, which llama.cpp keeps as the only k and v."""
+    """DeepSeek V2 and V3. Their latent attention (MLA) is a single k and v head to llama.cpp."""
     _check_deepseek2(config)
-    latent, turned = config.positive("kv_lora_rank", default=512), config.positive("qk_rope_head_dim")
+    latent, rotary_width = config.positive("kv_lora_rank", default=512), config.positive("qk_rope_head_dim")
     found: Entries = {
         "attention.head_count_kv": ("uint32", 1),
         "attention.kv_lora_rank": ("uint32", latent),
-        "attention.key_length": ("uint32", latent + turned),
+        "attention.key_length": ("uint32", latent + rotary_width),
         "attention.value_length": ("uint32", latent),
-        "attention.key_length_mla": ("uint32", config.positive("qk_nope_head_dim") + turned),
+        "attention.key_length_mla": ("uint32", config.positive("qk_nope_head_dim") + rotary_width),
         "attention.value_length_mla": ("uint32", config.positive("v_head_dim")),
-        "rope.dimension_count": ("uint32", turned),
+        "rope.dimension_count": ("uint32", rotary_width),
         **_routed(config),
         "expert_shared_count": ("uint32", config.integer("n_shared_experts", default=0)),
     }
@@ -74,14 +74,14 @@ def deepseek2(config: Config) -> Entries:
         found["attention.q_lora_rank"] = ("uint32", config.positive("q_lora_rank"))
     scores = config.text("scoring_func", default="sigmoid" if _is_v3(config) else "softmax")
     if scores not in _SCORES:
-        raise unlike("deepseek2", "scoring_func", scores, "experts are scored by softmax or sigmoid")
+        raise unsupported("deepseek2", "scoring_func", scores, "experts are scored by softmax or sigmoid")
     if _is_v3(config) or config.has("scoring_func"):
         found["expert_gating_func"] = ("uint32", _SCORES[scores])
     if not config.flag("norm_topk_prob", default=_is_v3(config)):
         found.pop("expert_weights_norm", None)
-    scaled = config.rope()
-    if scaled.get("mscale_all_dim") is not None:
-        found["rope.scaling.yarn_log_multiplier"] = ("float32", 0.1 * config.number_of(scaled, "mscale_all_dim"))
+    rope = config.rope()
+    if rope.get("mscale_all_dim") is not None:
+        found["rope.scaling.yarn_log_multiplier"] = ("float32", 0.1 * config.number_of(rope, "mscale_all_dim"))
     return found
 
 
@@ -90,21 +90,22 @@ def _is_v3(config: Config) -> bool:
 
 
 def _check_deepseek2(config: Config) -> None:
-    check_said("deepseek2", config, "rope_interleave", True, "heads are turned as neighbours")
-    check_said("deepseek2", config, "moe_layer_freq", 1, "all layers but the first are mixtures")
-    check_said("deepseek2", config, "attention_bias", False, "its projections have no biases")
+    check_value("deepseek2", config, "rope_interleave", True, "heads are turned as neighbours")
+    check_value("deepseek2", config, "moe_layer_freq", 1, "all layers but the first are mixtures")
+    check_value("deepseek2", config, "attention_bias", False, "its projections have no biases")
     if config.text("topk_method") == "group_limited_greedy" and config.integer("n_group", default=1) > 1:
-        raise unlike("deepseek2", "topk_method", "group_limited_greedy", "groups are chosen by their two best experts")
+        why = "groups are chosen by their two best experts"
+        raise unsupported("deepseek2", "topk_method", "group_limited_greedy", why)
     if (config.layers in _LITE) == config.has("q_lora_rank"):
         why = f"q is one matrix in models of {' or '.join(map(str, _LITE))} layers, and two in others"
-        raise unlike("deepseek2", "q_lora_rank", config.get("q_lora_rank"), why)
-    scaled = config.rope()
-    if scaled.get("mscale") != scaled.get("mscale_all_dim"):
-        raise unlike("deepseek2", "mscale", scaled.get("mscale"), "it is mscale_all_dim")
+        raise unsupported("deepseek2", "q_lora_rank", config.get("q_lora_rank"), why)
+    rope = config.rope()
+    if rope.get("mscale") != rope.get("mscale_all_dim"):
+        raise unsupported("deepseek2", "mscale", rope.get("mscale"), "it is mscale_all_dim")
 
 
 def _routed(config: Config) -> Entries:
-    """What DeepSeek's mixtures and those like them say of their experts."""
+    """The hyperparameters of experts in mixtures like DeepSeek's."""
     found: Entries = {
         "leading_dense_block_count": ("uint32", config.integer("first_k_dense_replace", default=0)),
         "expert_feed_forward_length": ("uint32", config.positive("moe_intermediate_size")),
@@ -130,9 +131,9 @@ def glm4_mixture(config: Config) -> Entries:
 
 
 def gpt_oss(config: Config) -> Entries:
-    """Every second layer attends to all; what comes out of gate and up is limited."""
-    check_kinds("gpt-oss", config, 2)
-    check_said("gpt-oss", config, "swiglu_limit", 7.0, "it limits to 7.0")
+    """gpt-oss: every second layer has full attention; the outputs of gate and up are clamped."""
+    check_layer_types("gpt-oss", config, 2)
+    check_value("gpt-oss", config, "swiglu_limit", 7.0, "it limits to 7.0")
     return {
         "attention.sliding_window": ("uint32", config.positive("sliding_window", default=128)),
         "expert_feed_forward_length": ("uint32", config.positive("intermediate_size")),
@@ -140,23 +141,23 @@ def gpt_oss(config: Config) -> Entries:
 
 
 def llama4(config: Config) -> Entries:
-    """Every fourth layer attends to all and turns nothing."""
+    """Llama 4: every fourth layer has full attention, and no rotary embeddings."""
     layers, step = config.layers, config.positive("interleave_moe_layer_step", default=1)
-    check_kinds("llama4", config, _NO_ROPE, "chunked_attention")
-    turned = config.items("no_rope_layers")
-    if turned and turned != [int((layer + 1) % _NO_ROPE != 0) for layer in range(layers)]:
-        raise unlike("llama4", "no_rope_layers", turned, "every fourth layer is not turned")
+    check_layer_types("llama4", config, _NO_ROPE, "chunked_attention")
+    rotates = config.items("no_rope_layers")  # 1 for a layer with rotary embeddings, despite the key
+    if rotates and rotates != [int((layer + 1) % _NO_ROPE != 0) for layer in range(layers)]:
+        raise unsupported("llama4", "no_rope_layers", rotates, "every fourth layer is not turned")
     mixed = config.items("moe_layers")
     if mixed is not None and mixed != list(range(step - 1, layers, step)):
-        raise unlike("llama4", "moe_layers", mixed, f"of {step} layers the last is a mixture")
+        raise unsupported("llama4", "moe_layers", mixed, f"of {step} layers the last is a mixture")
     normed = config.positive("num_local_experts") != 128
-    check_said("llama4", config, "use_qk_norm", normed, "q and k are normed unless there are 128 experts")
-    check_said("llama4", config, "attention_bias", False, "its projections have no biases")
-    check_said("llama4", config, "attention_chunk_size", _CHUNK, f"layers attend to {_CHUNK} tokens at a time")
+    check_value("llama4", config, "use_qk_norm", normed, "q and k are normed unless there are 128 experts")
+    check_value("llama4", config, "attention_bias", False, "its projections have no biases")
+    check_value("llama4", config, "attention_chunk_size", _CHUNK, f"layers attend to {_CHUNK} tokens at a time")
     if config.positive(*CONTEXT) > _CHUNK:
-        check_said("llama4", config, "attn_temperature_tuning", True, "longer texts have another temperature")
-        check_said("llama4", config, "floor_scale", _CHUNK, "longer texts have another temperature")
-        check_said("llama4", config, "attn_scale", 0.1, "longer texts have another temperature")
+        check_value("llama4", config, "attn_temperature_tuning", True, "longer texts have another temperature")
+        check_value("llama4", config, "floor_scale", _CHUNK, "longer texts have another temperature")
+        check_value("llama4", config, "attn_scale", 0.1, "longer texts have another temperature")
     return {
         "feed_forward_length": ("uint32", config.positive("intermediate_size_mlp")),
         "expert_feed_forward_length": ("uint32", config.positive("intermediate_size")),
@@ -166,11 +167,11 @@ def llama4(config: Config) -> Entries:
 
 
 def ernie_mixture(config: Config) -> Entries:
-    """ERNIE 4.5's: softmax, and a bias with which experts are chosen."""
-    check_said("ernie4_5-moe", config, "use_bias", False, "its projections have no biases")
+    """ERNIE 4.5's mixtures: softmax, with a bias for the choice of experts."""
+    check_value("ernie4_5-moe", config, "use_bias", False, "its projections have no biases")
     last = config.get("moe_layer_end_index")
     if last is not None and last not in (-1, config.layers - 1):
-        raise unlike("ernie4_5-moe", "moe_layer_end_index", last, "the last layers are mixtures")
+        raise unsupported("ernie4_5-moe", "moe_layer_end_index", last, "the last layers are mixtures")
     width, shared = config.positive("moe_intermediate_size"), config.integer("moe_num_shared_experts", default=0)
     found: Entries = {
         "expert_used_count": ("uint32", config.positive("moe_k")),

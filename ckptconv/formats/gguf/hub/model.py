@@ -1,4 +1,7 @@
-"""A whole model of transformers' as a GGUF: the metadata for tensors that have llama.cpp's names already."""
+"""The metadata of a transformers model as a GGUF, from its config.json and tokenizer.
+
+Its tensors were translated to llama.cpp's names before (`ckptconv.edits.dialects.to_gguf`).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from ckptconv.edits.dialects.gguf_config import architecture, written_as
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT, architectures
 from ckptconv.errors import located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
-from ckptconv.formats.gguf.hub.config import Config, unlike
+from ckptconv.formats.gguf.hub.config import Config, unsupported
 from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.encoder import pooling, token_types
-from ckptconv.formats.gguf.hub.entries import check_types, file_type, folder_name, settled
+from ckptconv.formats.gguf.hub.entries import apply_overrides, check_dtypes, file_type_entry, folder_name
 from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters
 from ckptconv.formats.gguf.hub.pre import KEY as PRE_KEY
 from ckptconv.formats.gguf.hub.rope import rope_tensors
@@ -38,14 +41,17 @@ _FLOATS = (
     "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
     "rope.scaling.yarn_ext_factor",
 )  # fmt: skip
-"""What llama.cpp takes as a float32, also where the configuration does not say it."""
+"""float32 entries that the user may set even if the configuration does not state them."""
 _POOLING = "Pooling"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What is to be written: tensors, those that llama.cpp wants besides among them, and entries with their types.
-    `rows` are tensors that are a row of another, by its name.
+class Contents:
+    """What is written to a GGUF.
+
+    tensors: under llama.cpp's names, with those that it expects and transformers does not have.
+    entries: the metadata, with types.
+    rows:    for each tensor that is one row of another, the name of that one.
     """
 
     tensors: dict[str, LazyTensor]
@@ -54,54 +60,58 @@ class Made:
     rows: Mapping[str, str] = field(default_factory=dict)
 
 
-def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]) -> Made:
-    """The file for a model in a folder whose tensors are translated; `said` are entries that a person gives, which
-    outrank these, and get their types. Reads the documents beside the weights. Raises CkptconvError, with the path of
-    what is wrong.
+def model_contents(folder: Folder, tensors: Mapping[str, LazyTensor], overrides: Mapping[str, MetaNode]) -> Contents:
+    """What is written to the GGUF of a model. Reads the files beside the weights.
+
+    folder:    the model's.
+    tensors:   the model's, under llama.cpp's names.
+    overrides: entries that the user sets.
+
+    Raises CkptconvError, with the path of the file that is wrong.
     """
     documents = Documents(folder)
     document = documents.config("to-gguf")
     with located(folder.path):
-        return _made(documents, Config(document), tensors, said)
+        return _contents(documents, Config(document), tensors, overrides)
 
 
-def _made(
-    documents: Documents, config: Config, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]
-) -> Made:
+def _contents(
+    documents: Documents, config: Config, tensors: Mapping[str, LazyTensor], overrides: Mapping[str, MetaNode]
+) -> Contents:
     arch = architecture(config.values)
-    check_types("to-gguf", tensors)
+    check_dtypes("to-gguf", tensors)
     tensors = _with_output(arch, tensors)
     infos = infos_of(tensors)
-    written = written_as(arch, config.values)
+    written_arch = written_as(arch, config.values)
     entries: dict[str, Typed] = {
-        ARCHITECTURE_KEY: ("string", written),
+        ARCHITECTURE_KEY: ("string", written_arch),
         "general.type": ("string", "model"),
         "general.name": ("string", folder_name(documents) or arch),
         **hyperparameters(arch, config, infos, documents.findings),
-        **pooling(arch, _pooling(documents)),
+        **pooling(arch, _pooling_document(documents)),
         **token_types(arch, config),
-        **file_type(tensors.values()),
+        **file_type_entry(tensors.values()),
         VERSION_KEY: ("uint32", QUANTIZATION_VERSION),
     }
-    if said.get(MODEL_KEY) not in NO_TOKENIZER:
-        pre = said.get(PRE_KEY)
+    if overrides.get(MODEL_KEY) not in NO_TOKENIZER:
+        pre = overrides.get(PRE_KEY)
         rows = infos[EMBEDDINGS].shape[0]
         entries |= tokenizer(documents, config, rows, pre if isinstance(pre, str) else None)
-    typed = settled(entries, said, dict.fromkeys((f"{written}.{key}" for key in _FLOATS), "float32"))
-    return Made(rope_tensors(arch, config) | dict(tensors), typed, tuple(documents.findings))
+    final = apply_overrides(entries, overrides, {f"{written_arch}.{key}": "float32" for key in _FLOATS})
+    return Contents(rope_tensors(arch, config) | dict(tensors), final, tuple(documents.findings))
 
 
 def _with_output(arch: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
-    """The output as llama.cpp asks for it: of its own, or none beside the embeddings."""
-    how = architectures()[arch].output
-    if how == "shared" and OUTPUT in tensors:
-        raise unlike(arch, "output of its own", "", "it is the embeddings")
-    if how == "own" and OUTPUT not in tensors and EMBEDDINGS in tensors:
+    """The tensors with an output matrix if llama.cpp expects one: a model that ties it has only the embeddings."""
+    expected = architectures()[arch].output
+    if expected == "shared" and OUTPUT in tensors:
+        raise unsupported(arch, "output of its own", "", "it is the embeddings")
+    if expected == "own" and OUTPUT not in tensors and EMBEDDINGS in tensors:
         return {**tensors, OUTPUT: replace(tensors[EMBEDDINGS], alias=None, placement=None)}
     return tensors
 
 
-def _pooling(documents: Documents) -> Mapping[str, object] | None:
-    """The document of sentence-transformers' that says how vectors are pooled, by the name that it usually has."""
+def _pooling_document(documents: Documents) -> Mapping[str, object] | None:
+    """sentence-transformers' config.json for the pooling, in the folder where it usually lies; None without one."""
     folder = f"1_{_POOLING}"
     return Documents(documents.folder.inside(folder)).object(CONFIG) if folder in documents.folder.folders else None

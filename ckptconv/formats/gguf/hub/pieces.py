@@ -1,8 +1,8 @@
-"""Vocabularies without merges: SentencePiece's own file, a tokenizer.json of unigrams, and BERT's WordPiece.
+"""Vocabularies without merges: from SentencePiece's own file, and from tokenizer.json of unigrams and WordPiece.
 
-tokenizer.model of BPE       "llama": merged by scores
-tokenizer.model of unigrams  "t5": the likeliest pieces, by scores
-WordPiece, vocab.txt         "bert": words, with U+2581 before the first piece where BERT has ## before the others
+tokenizer.model, BPE         "llama": merged by scores
+tokenizer.model, unigrams    "t5": the likeliest pieces, by scores
+WordPiece, vocab.txt         "bert": U+2581 before the first piece of a word; BERT has ## before the other pieces
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from ckptconv.formats.gguf.hub import sentencepiece
 from ckptconv.formats.gguf.hub.config import number
 from ckptconv.formats.gguf.hub.documents import GO_WITHOUT, bad, steps
 from ckptconv.formats.gguf.hub.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, USER_DEFINED
-from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, TOKENIZER_CONFIG, Vocabulary, identity
+from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, TOKENIZER_CONFIG, Vocabulary, token_id
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
+    from ckptconv.formats.gguf.values import Typed
 
 _CONTINUES = "##"
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -33,15 +34,17 @@ def from_model(data: bytes, documents: Documents, rows: int) -> Vocabulary:
         raise UnsupportedError(
             f"tokenizer.model is of type {model.kind}: llama.cpp has SentencePiece's BPE and unigrams", hint=GO_WITHOUT
         )
-    made = Vocabulary.of("llama" if model.kind == BPE else "t5", rows, scores=True)
+    vocabulary = Vocabulary.of("llama" if model.kind == BPE else "t5", rows, scores=True)
     for place, (text, score, kind) in enumerate(model.pieces):
-        made.put(place, text.replace(SPACE, " ") if kind == USER_DEFINED else text, kind, score)
-    said = (documents.object(TOKENIZER_CONFIG) or {}).get("add_prefix_space")
-    made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", said if isinstance(said, bool) else model.prefix)
+        vocabulary.put(place, text.replace(SPACE, " ") if kind == USER_DEFINED else text, kind, score)
+    stated = (documents.object(TOKENIZER_CONFIG) or {}).get("add_prefix_space")
+    adds_prefix = stated if isinstance(stated, bool) else model.prefix
+    vocabulary.entries["tokenizer.ggml.add_space_prefix"] = ("bool", adds_prefix)
     if model.kind == UNIGRAM:
-        documents.findings.extend(_fallback(bytes_=any(kind == BYTE for _, _, kind in model.pieces)))
-        _normalizing(made, model.charsmap, trims=model.trims)
-    return made
+        if any(kind == BYTE for _, _, kind in model.pieces):
+            documents.findings.append(_byte_fallback_finding())
+        vocabulary.entries |= _normalizer_entries(model.charsmap, trims=model.trims)
+    return vocabulary
 
 
 def from_unigrams(document: dict[str, Any], documents: Documents, rows: int) -> Vocabulary:
@@ -51,34 +54,38 @@ def from_unigrams(document: dict[str, Any], documents: Documents, rows: int) -> 
     if not isinstance(pieces, list) or not pieces:
         raise bad(f"{TOKENIZER} has no vocabulary")
     falls_back = model.get("byte_fallback") is True
-    documents.findings.extend(_fallback(bytes_=falls_back))
-    made = Vocabulary.of("t5", rows, scores=True)
+    if falls_back:
+        documents.findings.append(_byte_fallback_finding())
+    vocabulary = Vocabulary.of("t5", rows, scores=True)
     for place, piece in enumerate(pieces):
         if not isinstance(piece, list) or len(piece) != 2 or not isinstance(piece[0], str):
             raise bad(f"{TOKENIZER}: {str(piece)[:40]!r} is not a piece with its score")
-        kind = UNKNOWN if place == model.get("unk_id") else BYTE if falls_back and piece[0] in BYTES else NORMAL
-        made.put(place, piece[0], kind, number(piece[1], f"{TOKENIZER}: a score"))
-    maps = [step.get("precompiled_charsmap") for step in steps(document.get("normalizer"), "normalizers")]
-    text = next((one for one in maps if isinstance(one, str)), "")
+        kind = BYTE if falls_back and piece[0] in BYTES else NORMAL
+        if place == model.get("unk_id"):
+            kind = UNKNOWN
+        vocabulary.put(place, piece[0], kind, number(piece[1], f"{TOKENIZER}: a score"))
+    charsmaps = [step.get("precompiled_charsmap") for step in steps(document.get("normalizer"), "normalizers")]
+    text = next((charsmap for charsmap in charsmaps if isinstance(charsmap, str)), "")
     try:
         charsmap = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error) as error:
         raise bad(f"{TOKENIZER}: precompiled_charsmap is not base64") from error
-    _normalizing(made, charsmap, trims=True)
-    made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", True)
-    return made
+    vocabulary.entries |= _normalizer_entries(charsmap, trims=True)
+    vocabulary.entries["tokenizer.ggml.add_space_prefix"] = ("bool", True)
+    return vocabulary
 
 
-def _fallback(*, bytes_: bool) -> list[Finding]:
-    """A word where a text that no piece has becomes bytes: llama.cpp's unigrams make one unknown token of it."""
+def _byte_fallback_finding() -> Finding:
+    """For unigrams that fall back to bytes: llama.cpp makes one unknown token of a text that has no pieces."""
     message = "what no piece has becomes bytes, and an unknown token in llama.cpp: such texts come out otherwise"
-    return [Finding("byte-fallback", "warning", "", message)] if bytes_ else []
+    return Finding("byte-fallback", "warning", "", message)
 
 
-def _normalizing(made: Vocabulary, charsmap: bytes, *, trims: bool) -> None:
-    made.entries["tokenizer.ggml.remove_extra_whitespaces"] = ("bool", trims)
+def _normalizer_entries(charsmap: bytes, *, trims: bool) -> dict[str, Typed]:
+    entries: dict[str, Typed] = {"tokenizer.ggml.remove_extra_whitespaces": ("bool", trims)}
     if charsmap:
-        made.entries["tokenizer.ggml.precompiled_charsmap"] = ("uint8[]", charsmap)
+        entries["tokenizer.ggml.precompiled_charsmap"] = ("uint8[]", charsmap)
+    return entries
 
 
 def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
@@ -91,33 +98,36 @@ def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
         raise UnsupportedError(
             f"llama.cpp's WordPiece has no other mark than {_CONTINUES} for pieces within words", hint=GO_WITHOUT
         )
-    lower = strip = False
+    lowercase = strip_accents = False
     for step in steps(document.get("normalizer"), "normalizers"):
         kind = step.get("type")
         if kind == "BertNormalizer":
-            lower = step.get("lowercase") is True
-            strip = lower if step.get("strip_accents") is None else step.get("strip_accents") is True
-        lower, strip = lower or kind == "Lowercase", strip or kind == "StripAccents"
-    words = {identity(place, TOKENIZER): text for text, place in vocab.items()}
-    return _words(words, rows, lower=lower, strip=strip)
+            lowercase = step.get("lowercase") is True
+            stated = step.get("strip_accents")
+            strip_accents = lowercase if stated is None else stated is True
+        lowercase = lowercase or kind == "Lowercase"
+        strip_accents = strip_accents or kind == "StripAccents"
+    words = {token_id(place, TOKENIZER): text for text, place in vocab.items()}
+    return _wordpiece(words, rows, lowercase=lowercase, strip_accents=strip_accents)
 
 
 def from_vocab_txt(text: str, rows: int, config: dict[str, Any]) -> Vocabulary:
-    """From a vocab.txt, a token a line."""
-    lower = config.get("do_lower_case") is not False
-    said = config.get("strip_accents")
+    """From a vocab.txt, which has one token per line; `config` is the tokenizer_config.json."""
+    lowercase = config.get("do_lower_case") is not False
+    stated = config.get("strip_accents")
+    strip_accents = stated if isinstance(stated, bool) else lowercase
     words = dict(enumerate(text.removesuffix("\n").split("\n")))
-    made = _words(words, rows, lower=lower, strip=said if isinstance(said, bool) else lower)
+    vocabulary = _wordpiece(words, rows, lowercase=lowercase, strip_accents=strip_accents)
     for place, word in words.items():
         if word in _SPECIAL:
-            made.put(place, word, CONTROL)
-    return made
+            vocabulary.put(place, word, CONTROL)
+    return vocabulary
 
 
-def _words(words: dict[int, str], rows: int, *, lower: bool, strip: bool) -> Vocabulary:
-    made = Vocabulary.of("bert", rows, scores=False)
+def _wordpiece(words: dict[int, str], rows: int, *, lowercase: bool, strip_accents: bool) -> Vocabulary:
+    vocabulary = Vocabulary.of("bert", rows, scores=False)
     for place, text in words.items():
-        made.put(place, text.removeprefix(_CONTINUES) if text.startswith(_CONTINUES) else SPACE + text, NORMAL)
-    made.entries["tokenizer.ggml.normalizer.lowercase"] = ("bool", lower)
-    made.entries["tokenizer.ggml.normalizer.strip_accents"] = ("bool", strip)
-    return made
+        vocabulary.put(place, text.removeprefix(_CONTINUES) if text.startswith(_CONTINUES) else SPACE + text, NORMAL)
+    vocabulary.entries["tokenizer.ggml.normalizer.lowercase"] = ("bool", lowercase)
+    vocabulary.entries["tokenizer.ggml.normalizer.strip_accents"] = ("bool", strip_accents)
+    return vocabulary

@@ -1,9 +1,8 @@
-"""The name by which llama.cpp knows how a text is cut before its parts are merged: ``tokenizer.ggml.pre``.
+"""``tokenizer.ggml.pre``: llama.cpp's name for how a text is split before its parts are merged.
 
-llama.cpp's converter hashes what a tokenizer makes of one text and looks the hash up, so that it knows the vocabularies
-that someone listed. What decides are the patterns, and these stand in the tokenizer.json: pre.toml has them by the
-names of llama.cpp's that do the same. A pattern that is not there is refused, since a wrong one degrades a model in
-silence.
+llama.cpp's converter tokenizes a fixed text and looks up the hash of the result, so it knows only vocabularies that
+someone has listed. What matters are the patterns in the tokenizer.json: pre.toml maps them to llama.cpp's names for the
+same patterns. Unknown patterns are refused, since a wrong name silently degrades a model.
 """
 
 from __future__ import annotations
@@ -20,48 +19,49 @@ if TYPE_CHECKING:
 
 KEY = "tokenizer.ggml.pre"
 _SPLIT, _MATCHES = "split ", "matches "
-_MOST = 32
-"""Steps of a pre_tokenizer; real ones have up to eight."""
+_MAX_STEPS = 32
+"""Of a pre_tokenizer; real ones have up to eight."""
 
 
 def pre_name(document: dict[str, Any]) -> str:
-    """The name for a tokenizer.json of byte-level BPE. Raises UnsupportedError where none is known."""
+    """The name for a tokenizer.json of byte-level BPE. Raises UnsupportedError if there is none."""
     model = document.get("model")
     whole = isinstance(model, dict) and model.get("ignore_merges") is True
     steps = tuple(_steps(document.get("pre_tokenizer")))
-    found = _names().get((whole, steps))
-    if found is None:
-        said = " + ".join(steps)[:300] or "none"
+    name = _names().get((whole, steps))
+    if name is None:
+        described = " + ".join(steps)[:300] or "none"
         raise UnsupportedError(
-            f"llama.cpp has no known name for this pre_tokenizer: {said}{', ignore_merges' if whole else ''}",
+            f"llama.cpp has no known name for this pre_tokenizer: {described}{', ignore_merges' if whole else ''}",
             hint=f"--meta {KEY}=NAME says it; llama.cpp's src/llama-vocab.cpp lists the names",
         )
-    return found
+    return name
 
 
 def uses_bytes(pre_tokenizer: object) -> bool:
-    """Whether it turns texts into the letters that stand for bytes, as GPT-2's does."""
+    """Whether the pre_tokenizer spells bytes as letters, as GPT-2's does."""
     return any(step in ("bytes", "gpt2") for step in _steps(pre_tokenizer))
 
 
 def _steps(node: object) -> Iterator[str]:
-    for one in _flat(node)[:_MOST]:
-        match one:
-            case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated"} if not one.get("invert"):
+    """The steps of a pre_tokenizer, spelled as in pre.toml."""
+    for step in _sequence(node)[:_MAX_STEPS]:
+        match step:
+            case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated"} if not step.get("invert"):
                 yield _SPLIT + regex.replace("\r", "\\r").replace("\n", "\\n")
             case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Removed", "invert": True}:
                 yield _MATCHES + regex.replace("\r", "\\r").replace("\n", "\\n")
             case {"type": "Digits", "individual_digits": True}:
                 yield "digits"
             case {"type": "ByteLevel"}:
-                yield "gpt2" if one.get("use_regex", True) else "bytes"
+                yield "gpt2" if step.get("use_regex", True) else "bytes"
             case {"type": str(name)}:
                 yield name
             case _:
                 yield "?"
 
 
-def _flat(node: object) -> list[Any]:
+def _sequence(node: object) -> list[Any]:
     if not isinstance(node, dict):
         return []
     inner = node.get("pretokenizers")
@@ -70,6 +70,7 @@ def _flat(node: object) -> list[Any]:
 
 @cache
 def _names() -> dict[tuple[bool, tuple[str, ...]], str]:
+    """llama.cpp's names, by ``ignore_merges`` and steps. A pattern without gaps may also be spelled as what it matches."""
     rows = tomllib.loads((resources.files(__package__) / "pre.toml").read_text("utf-8"))["pre"]
     found = {(row.get("whole", False), tuple(row["steps"])): row["name"] for row in rows}
     gapless = [row for row in rows if row.get("gapless")]

@@ -1,13 +1,13 @@
-"""SentencePiece's tokenizer.model: one protobuf message, ModelProto.
+"""Parser of SentencePiece's tokenizer.model: one protobuf message, ModelProto.
 
     ModelProto      1* pieces  2 trainer_spec  3 normalizer_spec
     SentencePiece   1 piece (UTF-8)  2 score (float)  3 type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused,
-                    6 byte; 1 where it is not said
-    TrainerSpec     3 model_type: 1 unigram, 2 BPE, 3 word, 4 char; 1 where it is not said
-    NormalizerSpec  2 precompiled_charsmap  3 add_dummy_prefix  4 remove_extra_whitespaces; true where they are not said
+                    6 byte; 1 by default
+    TrainerSpec     3 model_type: 1 unigram, 2 BPE, 3 word, 4 char; 1 by default
+    NormalizerSpec  2 precompiled_charsmap  3 add_dummy_prefix  4 remove_extra_whitespaces; both true by default
 
-Other fields are skipped. Refused, besides what `ckptconv.io.protobuf` refuses: known fields of other wire types, and
-pieces that are not UTF-8 or have no number as their score.
+Other fields are skipped. Refused, besides what `ckptconv.io.protobuf` refuses: known fields of other wire types, pieces
+that are not UTF-8, and scores that are not finite.
 
 Source: github.com/google/sentencepiece, src/sentencepiece_model.proto.
 """
@@ -37,7 +37,14 @@ _FLOAT = Struct("<f")
 
 @dataclass(slots=True)
 class Model:
-    """What it says: pieces as (text, score, type), in the order of their ids."""
+    """A parsed tokenizer.model.
+
+    pieces:   (text, score, type), in the order of their ids.
+    kind:     the model_type.
+    charsmap: the precompiled_charsmap.
+    prefix:   whether a space is put before a text.
+    trims:    whether extra whitespace is removed.
+    """
 
     pieces: list[tuple[str, float, int]] = field(default_factory=list)
     kind: int = UNIGRAM
@@ -47,12 +54,12 @@ class Model:
 
 
 def looks_like_a_model(data: bytes) -> bool:
-    """Whether it starts as one: with a piece. tiktoken's files, of the same name, are lines of base64."""
+    """Whether the file starts with a piece. tiktoken's files can have the same name, and are lines of base64."""
     return data[:1] == b"\x0a" and not data[1:2].isalnum()
 
 
 def parse(data: bytes) -> Model:
-    """Raises CorruptFileError, LimitError."""
+    """Parse a tokenizer.model. Raises CorruptFileError, LimitError."""
     model = Model()
     for number, wire, start, end in _fields(data, 0, len(data)):
         if number == 1:
@@ -62,9 +69,9 @@ def parse(data: bytes) -> Model:
             model.pieces.append(_piece(data, start, end))
         elif number == 2:
             _expect(wire, LEN)
-            for inner, how, value, _ in _fields(data, start, end):
+            for inner, inner_wire, value, _ in _fields(data, start, end):
                 if inner == 3:
-                    _expect(how, VARINT)
+                    _expect(inner_wire, VARINT)
                     model.kind = value
         elif number == 3:
             _expect(wire, LEN)
@@ -109,8 +116,8 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[Field]:
     return fields_in(data, start, end, _bad)
 
 
-def _expect(wire: int, wanted: int) -> None:
-    if wire != wanted:
+def _expect(wire: int, expected: int) -> None:
+    if wire != expected:
         raise _bad(f"a known field has the wire type {wire}")
 
 

@@ -1,8 +1,8 @@
-"""Tokens with a part to play, which of them are put around a text, and chat templates.
+"""Special tokens (bos, eos, …), whether they are added around a text, and chat templates.
 
-A token is named by its text in tokenizer_config.json or special_tokens_map.json, or by its id in config.json or
-generation_config.json; the first that says it counts, as in llama.cpp's converter. What is put around a text says the
-post_processor of a tokenizer.json, and ``add_bos_token`` and ``add_eos_token`` outrank it, as transformers has it.
+Special tokens are stated by text in tokenizer_config.json or special_tokens_map.json, or by id in config.json or
+generation_config.json; the first of these counts, as in llama.cpp's converter. The tokenizer.json's post_processor
+states which tokens are added around a text; ``add_bos_token`` and ``add_eos_token`` outrank it, as in transformers.
 """
 
 from __future__ import annotations
@@ -26,60 +26,70 @@ _KEYS = {
     "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
     "eot": "eot",
 }  # fmt: skip
-"""llama.cpp's words for them; it has no key for cls since its own is bos."""
+"""llama.cpp's names for the roles, misspelling included. It has no key for cls, whose role bos has."""
 
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
-"""What its tokens are called where no document says so."""
+"""BERT's special tokens, unless a file states others."""
 
 _TEMPLATE = "tokenizer.chat_template"
-_MOST = 100
-"""Chat templates, each of which is a key of the file; models have up to four."""
+_MAX_TEMPLATES = 100
+"""Each is a key of the file; models have up to four."""
 
 
-class Special:
-    """The special tokens of one model, whose vocabulary is `ids`, texts by id."""
+class SpecialTokens:
+    """The special tokens of a model.
+
+    ids:     the ids of the vocabulary's tokens, by text.
+    count:   the number of tokens.
+    texts:   the special tokens' texts, by role.
+    adds:    whether bos and eos are added around a text.
+    numbers: the special tokens' ids, by role; `entries` finds them.
+    """
 
     def __init__(self, documents: Documents, config: Config, ids: Mapping[str, int], count: int) -> None:
         self.documents, self.config, self.ids, self.count = documents, config, ids, count
-        self.said = documents.object(TOKENIZER_CONFIG) or {}
-        self.texts = {role: text for role in _KEYS if (text := self.named(role)) is not None}
+        self.tokenizer_config = documents.object(TOKENIZER_CONFIG) or {}
+        self.texts = {role: text for role in _KEYS if (text := self._stated_text(role)) is not None}
         self.adds: dict[str, bool] = {}
         self.numbers: dict[str, int] = {}
 
-    def named(self, role: str) -> str | None:
-        """The text of a token, where a document names it by that."""
-        for document in (self.said, self.documents.object("special_tokens_map.json") or {}):
+    def _stated_text(self, role: str) -> str | None:
+        for document in (self.tokenizer_config, self.documents.object("special_tokens_map.json") or {}):
             token = document.get(f"{role}_token")
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
                 return token
         return None
 
-    def entries(self, *, words: bool) -> dict[str, Typed]:
-        """Raises CorruptFileError. `words`: BERT's first and last token are llama.cpp's bos and eos."""
-        if words:
-            self.texts = {role: text for role, text in _BERT.items() if text in self.ids} | self.texts
-        for own, other in (("bos", "cls"), ("eos", "sep")):
-            if words and own not in self.texts and other in self.texts:
-                self.texts[own] = self.texts[other]
-        self.around()
-        found: dict[str, Typed] = {}
-        for role, word in _KEYS.items():
-            number = self.number(role)
-            if number is not None:
-                self.numbers[role] = number
-            if number is not None and role != "cls":
-                found[f"tokenizer.ggml.{word}_token_id"] = ("uint32", number)
+    def entries(self, *, wordpiece: bool) -> dict[str, Typed]:
+        """The metadata entries. With `wordpiece`, cls and sep are llama.cpp's bos and eos. Raises CorruptFileError."""
+        if wordpiece:
+            self._set_wordpiece_texts()
+        self._read_post_processor()
+        entries: dict[str, Typed] = {}
+        for role, name in _KEYS.items():
+            number = self._id(role)
+            if number is None:
+                continue
+            self.numbers[role] = number
+            if role != "cls":
+                entries[f"tokenizer.ggml.{name}_token_id"] = ("uint32", number)
         for role in ("bos", "eos"):
-            said = self.said.get(f"add_{role}_token")
-            if isinstance(said, bool):
-                self.adds[role] = said
+            stated = self.tokenizer_config.get(f"add_{role}_token")
+            if isinstance(stated, bool):
+                self.adds[role] = stated
             if role in self.adds:
-                found[f"tokenizer.ggml.add_{role}_token"] = ("bool", self.adds[role])
-        return found
+                entries[f"tokenizer.ggml.add_{role}_token"] = ("bool", self.adds[role])
+        return entries
 
-    def number(self, role: str) -> int | None:
-        """The id of a token; a finding where one is named that is not there."""
+    def _set_wordpiece_texts(self) -> None:
+        self.texts = {role: text for role, text in _BERT.items() if text in self.ids} | self.texts
+        for role, bert_role in (("bos", "cls"), ("eos", "sep")):
+            if role not in self.texts and bert_role in self.texts:
+                self.texts[role] = self.texts[bert_role]
+
+    def _id(self, role: str) -> int | None:
+        """The id of a special token, if a file states it; adds a finding if the vocabulary has no such token."""
         if role in self.texts:
             number = self.ids.get(self.texts[role])
             if number is not None:
@@ -93,12 +103,12 @@ class Special:
                 return number
         return None
 
-    def around(self) -> None:
-        """What a tokenizer.json puts before and behind a text."""
+    def _read_post_processor(self) -> None:
+        """Take over the tokens that the tokenizer.json adds around a text; another eos then becomes eot."""
         document = self.documents.object(TOKENIZER)
         if document is None:
             return
-        first, last = _around(document.get("post_processor"))
+        first, last = _added_around(document.get("post_processor"))
         self.adds = {"bos": first is not None, "eos": last is not None}
         if first is not None:
             self.texts["bos"] = first
@@ -108,23 +118,23 @@ class Special:
             self.texts["eos"] = last
 
 
-def _around(node: object) -> tuple[str | None, str | None]:
-    """The tokens before and behind a single text."""
-    processors = node.get("processors") if isinstance(node, dict) else None
-    for one in processors if isinstance(processors, list) else [node]:
-        if not isinstance(one, dict):
+def _added_around(post_processor: object) -> tuple[str | None, str | None]:
+    """The tokens that a post_processor adds before and behind a single text."""
+    processors = post_processor.get("processors") if isinstance(post_processor, dict) else None
+    for processor in processors if isinstance(processors, list) else [post_processor]:
+        if not isinstance(processor, dict):
             continue
-        if one.get("type") in ("RobertaProcessing", "BertProcessing"):
-            return _first_text(one.get("cls")), _first_text(one.get("sep"))
-        if one.get("type") == "TemplateProcessing":
-            single = one.get("single")
-            tokens = [_token(piece) for piece in single] if isinstance(single, list) else []
+        if processor.get("type") in ("RobertaProcessing", "BertProcessing"):
+            return _first_text(processor.get("cls")), _first_text(processor.get("sep"))
+        if processor.get("type") == "TemplateProcessing":
+            single = processor.get("single")
+            tokens = [_special_token(piece) for piece in single] if isinstance(single, list) else []
             if len(tokens) > 1:
                 return tokens[0], tokens[-1]
     return None, None
 
 
-def _token(piece: object) -> str | None:
+def _special_token(piece: object) -> str | None:
     token = piece.get("SpecialToken") if isinstance(piece, dict) else None
     text = token.get("id") if isinstance(token, dict) else None
     return text if isinstance(text, str) else None
@@ -135,29 +145,26 @@ def _first_text(pair: object) -> str | None:
 
 
 def chat_templates(documents: Documents) -> dict[str, Typed]:
-    """The template, and others by their names. Raises CorruptFileError, LimitError."""
-    said: Any = documents.text("chat_template.jinja")
-    if said is None:
-        said = (documents.object(TOKENIZER_CONFIG) or {}).get("chat_template")
-    if said is None:
-        said = (documents.object("chat_template.json") or {}).get("chat_template")
-    if said is None:
+    """The entries for the chat template, or for several named ones. Raises CorruptFileError, LimitError."""
+    stated: Any = documents.text("chat_template.jinja")
+    if stated is None:
+        stated = (documents.object(TOKENIZER_CONFIG) or {}).get("chat_template")
+    if stated is None:
+        stated = (documents.object("chat_template.json") or {}).get("chat_template")
+    if stated is None:
         return {}
-    if isinstance(said, str):
-        return {_TEMPLATE: ("string", utf8(said, "the chat_template"))}
-    if not isinstance(said, list):
+    if isinstance(stated, str):
+        return {_TEMPLATE: ("string", utf8(stated, "the chat_template"))}
+    if not isinstance(stated, list):
         raise bad(f"{TOKENIZER_CONFIG}: chat_template is not text")
-    if len(said) > _MOST:
-        message = f"{TOKENIZER_CONFIG} has {len(said):,} chat templates; the limit is {_MOST}"
-        raise LimitError(message)
-    found: dict[str, Typed] = {}
-    for one in said:
-        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+    if len(stated) > _MAX_TEMPLATES:
+        raise LimitError(f"{TOKENIZER_CONFIG} has {len(stated):,} chat templates; the limit is {_MAX_TEMPLATES}")
+    entries: dict[str, Typed] = {}
+    for template in stated:
+        if not isinstance(template, dict) or not isinstance(template.get("name"), str):
             raise bad(f"{TOKENIZER_CONFIG}: a chat_template has no name")
-        name = re.sub(r"[^A-Za-z0-9]", "_", one["name"])[:80]
-        found[_TEMPLATE if name == "default" else f"{_TEMPLATE}.{name}"] = (
-            "string",
-            utf8(one.get("template"), "a chat_template"),
-        )
-    names = [key.removeprefix(f"{_TEMPLATE}.") for key in found if key != _TEMPLATE]
-    return {"tokenizer.chat_templates": ("string[]", names), **found} if names else found
+        name = re.sub(r"[^A-Za-z0-9]", "_", template["name"])[:80]
+        key = _TEMPLATE if name == "default" else f"{_TEMPLATE}.{name}"
+        entries[key] = ("string", utf8(template.get("template"), "a chat_template"))
+    names = [key.removeprefix(f"{_TEMPLATE}.") for key in entries if key != _TEMPLATE]
+    return {"tokenizer.chat_templates": ("string[]", names), **entries} if names else entries

@@ -1,7 +1,7 @@
-"""What a configuration says of a tower for pictures or sounds, each value checked as it is asked for.
+"""The configurations of a vision or audio tower, whose values are checked when they are read.
 
-llama.cpp computes each projector in one way: what is said otherwise is refused by name, as the file would load, and
-compute something else.
+llama.cpp implements each projector in one way. A configuration that states something else is refused by name: the file
+would load, and compute something else.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.formats.gguf.hub.config import Config, unlike
+from ckptconv.formats.gguf.hub.config import Config, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,52 +17,62 @@ if TYPE_CHECKING:
     from ckptconv.edits.dialects.gguf_projectors import Projector
     from ckptconv.errors import UnsupportedError
 
-    Unsaid = Mapping[str, Mapping[str, Any]]
+    Defaults = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """Where things are said: in the whole configuration of a class, of its tower, and by the preprocessor."""
+class TowerConfigs:
+    """What describes a tower.
+
+    projector:    llama.cpp's name of the projector.
+    class_name:   transformers' class of the model.
+    model:        the model's configuration.
+    tower:        the tower's configuration, with the defaults of transformers' class.
+    preprocessor: the preprocessor's configuration.
+    """
 
     projector: str
-    named: str
-    whole: Config
+    class_name: str
+    model: Config
     tower: Config
     preprocessor: Config
 
     @classmethod
     def of(
-        cls, projector: Projector, document: Mapping[str, Any], preprocessor: Mapping[str, Any], unsaid: Unsaid
-    ) -> Said:
-        """Of a document whose projector it is; `unsaid` is what towers leave out, by their projectors."""
+        cls, projector: Projector, document: Mapping[str, Any], preprocessor: Mapping[str, Any], defaults: Defaults
+    ) -> TowerConfigs:
+        """From a model's config.json; `defaults` are those of transformers' classes, by projector."""
         tower = {key: value for key, value in document[projector.config].items() if value is not None}
-        named = document["architectures"][0]
         return cls(
-            projector.name, named, Config(document), Config({**unsaid[projector.name], **tower}), Config(preprocessor)
+            projector=projector.name,
+            class_name=document["architectures"][0],
+            model=Config(document),
+            tower=Config({**defaults[projector.name], **tower}),
+            preprocessor=Config(preprocessor),
         )
 
-    def unlike(self, key: str, value: object, why: str) -> UnsupportedError:
-        """The error for what llama.cpp does not compute."""
-        return unlike(self.projector, key, value, why, "to-mmproj")
+    def unsupported(self, key: str, value: object, why: str) -> UnsupportedError:
+        """The error for a value that llama.cpp does not implement; `why` says what it computes."""
+        return unsupported(self.projector, key, value, why, "to-mmproj")
 
-    def check(self, key: str, wanted: object, why: str) -> None:
-        """Raise UnsupportedError where the tower's configuration, or the whole, says another value."""
-        for config in (self.tower, self.whole):
-            if config.has(key) and config.get(key) != wanted:
-                raise self.unlike(key, config.get(key), why)
+    def check(self, key: str, expected: object, why: str) -> None:
+        """Raise UnsupportedError if the tower's configuration, or the model's, states another value."""
+        for config in (self.tower, self.model):
+            if config.has(key) and config.get(key) != expected:
+                raise self.unsupported(key, config.get(key), why)
 
     def activation(self, *known: str) -> str:
-        """The tower's. Raises UnsupportedError where it is none of these."""
-        found = self.tower.text("hidden_act")
-        if found not in known:
-            raise self.unlike("hidden_act", found, f"it computes with {known[0]}")
-        return found
+        """The tower's activation. Raises UnsupportedError if it is none of these."""
+        activation = self.tower.text("hidden_act")
+        if activation not in known:
+            raise self.unsupported("hidden_act", activation, f"it computes with {known[0]}")
+        return activation
 
     def side(self, key: str) -> int:
-        """One number, where there may be two for height and width. Raises UnsupportedError where these differ."""
-        found = self.tower.get(key)
-        if isinstance(found, list) and found:
-            if any(one != found[0] for one in found):
-                raise self.unlike(key, found, "pictures and patches are square")
-            return Config({key: found[0]}).positive(key)
+        """The side of a square, which may be stated as height and width. Raises UnsupportedError if these differ."""
+        sides = self.tower.get(key)
+        if isinstance(sides, list) and sides:
+            if any(side != sides[0] for side in sides):
+                raise self.unsupported(key, sides, "pictures and patches are square")
+            return Config({key: sides[0]}).positive(key)
         return self.tower.positive(key)

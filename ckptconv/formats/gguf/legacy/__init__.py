@@ -1,5 +1,5 @@
-"""ggml's files of before GGUF, which whisper.cpp still writes.
+"""ggml's files that predate GGUF; whisper.cpp still writes them.
 
-layouts  what stands before the tensors, model by model
-read     the tensors, and which of the layouts it is
+layouts  what comes before the tensors, for each kind of model
+read     the reader: finds the layout that fits, then reads the tensors
 """

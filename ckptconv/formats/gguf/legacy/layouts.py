@@ -1,11 +1,11 @@
-"""What stands before the tensors of ggml's files of before GGUF, model by model.
+"""What comes before the tensors in ggml's files that predate GGUF, for each kind of model.
 
-    i32                magic: "ggml"; "ggmf" and "ggjt", behind which an i32 has a version
-    i32 …              hyperparameters, other ones for each model
-    …                  for some: filters, a window
-    tokens             for some: i32 number of tokens; for each its i32 length, bytes, for some an f32 score
+    i32                magic: "ggml", or "ggmf" or "ggjt" followed by an i32 version
+    i32 …              hyperparameters, which differ between models
+    …                  in some: filters, a window
+    tokens             in some: i32 number of tokens; for each its i32 length and bytes, in some an f32 score
 
-Nothing in the file says which model it is of: each example of ggml's had a magic of ``ggml`` and a layout of its own.
+Nothing in a file says which model it is of: each of ggml's examples used the magic ``ggml`` with a layout of its own.
 
 Sources: whisper.cpp/models (convert-pt-to-ggml.py, convert-silero-vad-to-ggml.py, convert-parakeet-to-ggml.py);
 llama.cpp/convert_llama_ggml_to_gguf.py; ggml/examples of 2023 (gpt-2, gpt-j, dolly-v2, gpt-neox, starcoder, mpt,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ckptconv.io.forward import Forward
 
 GGML, GGMF, GGJT = b"lmgg", b"fmgg", b"tjgg"
-"""The magics as they lie in the file."""
+"""The magics, byte by byte as in the file."""
 
 MAX_NUMBER = (1 << 31) - 1
 MAX_TOKEN = 1 << 16
@@ -41,20 +41,20 @@ def bad(what: str) -> CorruptFileError:
     return CorruptFileError(f"the ggml file is invalid: {what}")
 
 
-def text_in(stream: Forward, what: str, most: int) -> str:
-    """A text, behind its length; other bytes than UTF-8 become lone surrogates, as in a GGUF."""
+def read_text(stream: Forward, what: str, most: int) -> str:
+    """Read a text behind its length. Bytes that are not UTF-8 become lone surrogates, as in a GGUF."""
     return stream.take(stream.count(f"the length of {what}", most)).decode("utf-8", "surrogateescape")
 
 
 @dataclass(slots=True)
 class Head:
-    """What stands before the tensors: values by name, and arrays of floats, by the shape and the place of each."""
+    """What was read before the tensors: values by name; of arrays of floats, the shape and the offset in the file."""
 
     values: dict[str, MetaNode] = field(default_factory=dict)
     arrays: dict[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
-        """A hyperparameter that has been read."""
+        """A hyperparameter that was read before."""
         value = self.values[name]
         assert isinstance(value, int)
         return value
@@ -65,12 +65,14 @@ Step = Callable[["Forward", Head], None]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One of them: the model's name, the steps behind magic and version, how its first tensor may be called.
+    """The layout of the files of one kind of model.
 
-    version:   behind the magic; None: the file has none.
-    aligned:   whether the elements of a tensor begin at a multiple of 32.
-    quantized: whether blocks are as ggml has them now; None: the file's type says it.
-    codes:     whose numbers the types of its tensors are.
+    steps:     what reads the parts behind magic and version, in order.
+    first:     how the name of the first tensor may start.
+    version:   the number behind the magic; None if the file has none.
+    aligned:   whether the elements of each tensor begin at a multiple of 32.
+    quantized: whether quantized blocks have ggml's current bits; None if the hyperparameter ``ftype`` says so.
+    codes:     whose type numbers the tensors have: "ggml" or "rwkv".
     """
 
     name: str
@@ -84,7 +86,7 @@ class Layout:
 
 
 def numbers(names: str) -> Step:
-    """Hyperparameters, in this order; a name in parentheses is a float's."""
+    """Reads hyperparameters in this order: i32, or f32 if the name is in parentheses."""
 
     def step(stream: Forward, head: Head) -> None:
         for name in names.split():
@@ -97,7 +99,7 @@ def numbers(names: str) -> Step:
 
 
 def floats(name: str, rank: int) -> Step:
-    """An array of floats behind its sizes."""
+    """Skips an array of floats behind its `rank` sizes, and notes where it lies."""
 
     def step(stream: Forward, head: Head) -> None:
         sizes = tuple(stream.count(f"a size of {name}", MAX_SIZES) for _ in range(rank))
@@ -110,41 +112,43 @@ def floats(name: str, rank: int) -> Step:
 
 
 def tokens(count: str = "", *, scored: bool = False) -> Step:
-    """The vocabulary: as many as the hyperparameter `count` says, or a number of its own."""
+    """Reads the vocabulary: as many tokens as the hyperparameter `count` says, or as a number before them says."""
 
     def step(stream: Forward, head: Head) -> None:
         most = min(MAX_NODES, stream.left // (8 if scored else 4))
-        many = head.number(count) if count else stream.count("the number of tokens", most)
-        if many > most:  # as another model's file seems to have
-            raise bad(f"it claims {many:,} tokens, more than fit into it")
-        found: list[str] = []
+        total = head.number(count) if count else stream.count("the number of tokens", most)
+        if total > most:  # usual when another model's layout is tried
+            raise bad(f"it claims {total:,} tokens, more than fit into it")
+        vocabulary: list[str] = []
         scores: list[float] = []
-        for _ in range(many):
-            found.append(text_in(stream, "a token", MAX_TOKEN))
+        for _ in range(total):
+            vocabulary.append(read_text(stream, "a token", MAX_TOKEN))
             if scored:
                 scores.append(stream.real())
-        head.values |= {VOCABULARY: found} | ({SCORES: scores} if scored else {})
+        head.values[VOCABULARY] = vocabulary
+        if scored:
+            head.values[SCORES] = scores
 
     return step
 
 
 def text(name: str) -> Step:
-    """A text behind its length."""
+    """Reads a text behind its length."""
 
     def step(stream: Forward, head: Head) -> None:
-        head.values[name] = text_in(stream, name, 256)
+        head.values[name] = read_text(stream, name, 256)
 
     return step
 
 
 def rows(name: str, count: str, width: int) -> Step:
-    """Rows of so many numbers, as many as a hyperparameter says."""
+    """Reads rows of `width` numbers, as many rows as the hyperparameter `count` says."""
 
     def step(stream: Forward, head: Head) -> None:
-        many = head.number(count)
-        if many > MAX_ROWS:
-            raise bad(f"{count} is {many:,}")
-        head.values[name] = [[stream.signed(4) for _ in range(width)] for _ in range(many)]
+        total = head.number(count)
+        if total > MAX_ROWS:
+            raise bad(f"{count} is {total:,}")
+        head.values[name] = [[stream.signed(4) for _ in range(width)] for _ in range(total)]
 
     return step
 
@@ -190,4 +194,4 @@ LAYOUTS = (
     *(Layout("llama", GGJT, (_LLAMA, tokens("n_vocab", scored=True)), _LLAMAS, version, aligned=True,
              quantized=version > 2) for version in (1, 2, 3)),
 )  # fmt: skip
-"""Of two that both fit, the one whose first tensor is called so is right, else the former."""
+"""If several fit, the right one is the one that knows the first tensor's name, else the earliest in this list."""

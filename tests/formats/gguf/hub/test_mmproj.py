@@ -18,8 +18,8 @@ from ckptconv.edits.dialects.gguf_projectors import projectors
 from ckptconv.edits.dialects.to_mmproj import deepstack, feature_layers
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError, UsageError
-from ckptconv.formats.gguf.hub.pictures import PICTURE_UNSAID
-from ckptconv.formats.gguf.hub.sounds import SOUND_UNSAID
+from ckptconv.formats.gguf.hub.vision import VISION_DEFAULTS
+from ckptconv.formats.gguf.hub.audio import AUDIO_DEFAULTS
 from tests.arch.real_models import transformers_module
 from tests.support.mmproj import BREAK, CASES, apart, folder_of, state
 
@@ -132,7 +132,7 @@ BY_THEMSELVES = {
 
 def test_what_configurations_leave_out_is_what_transformers_classes_take_by_themselves() -> None:
     transformers = transformers_module()
-    unsaid = {**PICTURE_UNSAID, **SOUND_UNSAID}
+    unsaid = {**VISION_DEFAULTS, **AUDIO_DEFAULTS}
     assert unsaid.keys() == BY_THEMSELVES.keys() == projectors().keys()
     for name, values in unsaid.items():
         config = getattr(transformers, BY_THEMSELVES[name])()
