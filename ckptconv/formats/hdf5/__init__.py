@@ -1,23 +1,25 @@
-"""HDF5: h5py's and Keras' files of weights, and Keras' archive around one.
+"""HDF5: files of weights by h5py and Keras, and Keras' zip archive around one.
 
-From the bytes to the tensors:
+To read the code, begin with `superblock`, then `tree` and `read`; for the writer, with `write`.
 
-    superblock  cursor  checksum        the file, its numbers, its checksums
-    headers  links  attributes          what an object says of itself, a group's members, values of attributes
-    btree  heaps  fractal               where members and values are kept
-    datatype  storage  dataset          a dataset: its elements, its messages, the tensor that it is
-    chunks  chunk_index  array_index    …in chunks, and the six ways to say where they lie
-    tree  read                          the walk from the root, and what becomes of it
-    recorded                            …where our record says that
+Reading:
+
+    superblock  cursor  checksum        the file, and reading at its addresses; numbers; checksums
+    headers  links  attributes          an object's header; the members of a group; the values of attributes
+    btree  heaps  fractal               the structures that hold members and values
+    datatype  storage  dataset          a dataset's messages: type, shape, layout; the dataset as a tensor
+    chunks  chunk_index  array_index    datasets in chunks, and the six indexes of chunks
+    tree  read                          the walk from the root group; the checkpoint
+    recorded                            …of a file with our record
     archive                             Keras' archive
 
-From the tensors to the bytes:
+Writing:
 
     write                               the writer
-    stored  placing                     names and types; which groups, datasets and attributes there will be
-    drafting  dense  messages           where all of them lie, also the links of a large group; what their headers say
-    reference                           h5py, which has to open the file
-    archive_write                       Keras' archive around it
+    stored  placing                     stored names and types; groups, datasets and attributes
+    drafting  dense  messages           where everything goes; the links of large groups; encoded messages
+    reference                           a check of each written file by h5py
+    archive_write                       Keras' archive
 """
 
 from ckptconv.core.dtypes import DTYPES

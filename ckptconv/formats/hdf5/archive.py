@@ -1,14 +1,13 @@
-"""A ``.keras`` archive: a zip with one HDF5 file of weights, and the model's configuration.
+"""Reader of a ``.keras`` archive: a zip with one HDF5 file of weights, and the model's configuration.
 
     metadata.json       the version of Keras, the date
     config.json         the model's configuration: classes of layers and their arguments
-    model.weights.h5    the weights, an HDF5 file that is read where it lies; compressed, it is inflated into a
-                        temporary file
-    assets/…            vocabularies and the like, of layers that have any
+    model.weights.h5    the weights, an HDF5 file that is read in place; if compressed, it is inflated into a temporary
+                        file
+    assets/…            vocabularies and the like, for layers that have some
 
-Keras writes entries stored. The two documents are metadata, as JSON says them, and so are the assets, as bytes.
-Nothing in a configuration is made: classes and lambdas are names and text. Tensors are checked against the CRC-32 of
-the weights.
+Keras stores entries uncompressed. The two JSON documents become metadata, and so do the assets, as bytes. Nothing in a
+configuration is built: classes and lambdas stay names and text. Reading tensors checks the CRC-32 of the weights.
 
 Source: keras/src/saving/saving_lib.py.
 """
@@ -28,6 +27,8 @@ from ckptconv.io.window import Window
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import ByteSpan, LazyTensor
@@ -47,18 +48,18 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, documents and assets, and the weights as the format `hdf5` does.
+    """Open the archive. Reads its directory, documents and assets; of the weights what the format `hdf5` reads.
 
     Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
     """
     archive = ZipArchive.of(source)
     if WEIGHTS not in archive.entries:
-        raise _without_weights(archive)
+        raise _missing_weights_error(archive)
     metadata: dict[str, MetaNode] = {}
     left = MAX_HDF5_TEXT
     for name in archive.entries:
         if name in (CONFIG, ABOUT):
-            metadata[name] = _document(name, archive.read(name, MAX_CONFIG))
+            metadata[name] = _parse_json(name, archive.read(name, MAX_CONFIG))
         elif name.startswith(ASSETS) and not name.endswith("/"):
             metadata[name] = data = archive.read(name, left)
             left -= len(data)
@@ -66,18 +67,17 @@ def read(source: Source) -> Checkpoint:
             raise UnsupportedError(f"{name!r} in the archive is not part of a Keras model", hint="save the model again")
     weights = archive.span(WEIGHTS)
     tree = walk(Hdf5File(Window(weights.file, weights.offset, weights.length), weights))
-    whole = replace(weights)
-    known: dict[int, LazyTensor] = {}
-    tree.tensors = {name: known.setdefault(id(one), _checked(one, whole)) for name, one in tree.tensors.items()}
+    tree.tensors = _with_checksum(tree.tensors, replace(weights))
     return checkpoint_of(tree, metadata, "keras", source)
 
 
-def _checked(tensor: LazyTensor, whole: ByteSpan) -> LazyTensor:
-    """The tensor, which depends on the checksum of all weights."""
-    return replace(tensor, depends=(whole,))
+def _with_checksum(tensors: Mapping[str, LazyTensor], whole: ByteSpan) -> dict[str, LazyTensor]:
+    """The tensors, made dependent on the checksum of the whole file of weights. Tied ones stay one object."""
+    checked: dict[int, LazyTensor] = {}
+    return {name: checked.setdefault(id(tensor), replace(tensor, depends=(whole,))) for name, tensor in tensors.items()}
 
 
-def _without_weights(archive: ZipArchive) -> CkptconvError:
+def _missing_weights_error(archive: ZipArchive) -> CkptconvError:
     for name in _OTHER_WEIGHTS:
         if name in archive.entries:
             return UnsupportedError(
@@ -87,7 +87,7 @@ def _without_weights(archive: ZipArchive) -> CkptconvError:
     return CorruptFileError(f"the archive has no {WEIGHTS!r}")
 
 
-def _document(name: str, text: bytes) -> MetaNode:
+def _parse_json(name: str, text: bytes) -> MetaNode:
     document: MetaNode = strict_json.document(text, repr(name), hint=COPY_AGAIN)
     strict_json.check_depth(document, repr(name))
     return document

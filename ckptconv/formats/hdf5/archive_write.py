@@ -1,8 +1,8 @@
-"""Writer of a ``.keras`` archive: the weights as the format `hdf5` writes them, stored beside Keras' own documents.
+"""Writer of a ``.keras`` archive: the weights as the format `hdf5` writes them, beside Keras' own documents.
 
-What a model is, Keras takes from its configuration alone, and the weights by their path. So a checkpoint needs both
-documents and Keras' paths, as one has that was read of such an archive, whatever it has been since. Whether the weights
-fit the configuration is Keras' to say. Entries are stored, on boundaries of 64 bytes, without times.
+Keras builds the model from its configuration, and finds the weights by their paths. So a checkpoint needs both JSON
+documents and Keras' paths, as one has that was read from such an archive, even by way of other formats. Whether the
+weights fit the configuration is not checked. Entries are stored uncompressed, aligned to 64 bytes, without times.
 
 Source: keras/src/saving/saving_lib.py (`_save_model_to_fileobj`, `H5IOStore`).
 """
@@ -20,7 +20,7 @@ from ckptconv.errors import CkptconvError, LimitError, RejectedOutputError, Unsu
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.hdf5.archive import ABOUT, ASSETS, CONFIG, WEIGHTS
 from ckptconv.formats.hdf5.reference import open_with_h5py
-from ckptconv.formats.hdf5.write import drafted
+from ckptconv.formats.hdf5.write import plan_file
 from ckptconv.io.checksum import crc32, joined_crc32
 from ckptconv.io.limits import MAX_CONFIG, MAX_HDF5_TEXT
 from ckptconv.io.stream import Streamer
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.formats.base import WriteOptions
-    from ckptconv.formats.hdf5.write import Drafted
+    from ckptconv.formats.hdf5.write import PlannedFile
     from ckptconv.io.stream import Sums
     from ckptconv.io.target import Target
     from ckptconv.io.zip_writing import Planned
 
 _VARIABLES = "vars"
-"""The group that a layer's variables are in."""
+"""The group of a layer's variables."""
 
 
 def lacking(checkpoint: Checkpoint) -> str:
-    """What of Keras' the checkpoint lacks: a configuration, paths of weights."""
+    """Says why the checkpoint can't be a ``.keras`` file: it lacks a document, or Keras' paths. "" if it can."""
     metadata = checkpoint.metadata
-    if missing := [name for name in (CONFIG, ABOUT) if _document(metadata.get(name)) is None]:
+    if missing := [name for name in (CONFIG, ABOUT) if _exact_json(metadata.get(name)) is None]:
         return f"the source has no {missing[0]} of Keras', which says what the model is"
     for name in checkpoint:
         if name.split("/")[-2:-1] != [_VARIABLES]:
@@ -52,8 +52,8 @@ def lacking(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _document(value: MetaNode) -> bytes | None:
-    """A configuration as JSON; None where it is none, or where JSON does not give it back as it was."""
+def _exact_json(value: MetaNode) -> bytes | None:
+    """A dict as JSON; None for another value, or one that JSON does not give back as it was."""
     if type(value) is not dict:
         return None
     try:
@@ -63,65 +63,66 @@ def _document(value: MetaNode) -> bytes | None:
         return None
 
 
-def _entries(metadata: Mapping[MetaNode, MetaNode]) -> dict[str, bytes]:
-    """What stands beside the weights, by name. Raises LimitError."""
-    found = {name: _document(metadata[name]) or b"" for name in (ABOUT, CONFIG)}
-    if max(map(len, found.values())) > MAX_CONFIG:
+def _documents_and_assets(metadata: Mapping[MetaNode, MetaNode]) -> dict[str, bytes]:
+    """The contents of the entries beside the weights, by name. Raises LimitError."""
+    entries = {name: _exact_json(metadata[name]) or b"" for name in (ABOUT, CONFIG)}
+    if max(map(len, entries.values())) > MAX_CONFIG:
         raise LimitError(f"the configuration would have more than {MAX_CONFIG:,} bytes")
     left = MAX_HDF5_TEXT
     for key, value in metadata.items():
         if isinstance(key, str) and _is_asset(key) and type(value) is bytes and len(value) <= left:
-            found[key] = value
+            entries[key] = value
             left -= len(value)
-    return found
+    return entries
 
 
 def _is_asset(key: str) -> bool:
-    """Whether it is the path of a file in the folder of assets, and stays in it."""
+    """Whether the key is a path within the folder of assets."""
     parts = key.split("/")
     inside = key.startswith(ASSETS) and all(part not in ("", ".", "..") and "\\" not in part for part in parts)
     return inside and is_utf8(key) and "\0" not in key
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
-    """Write the checkpoint. Raises UnsupportedError where it lacks what makes it Keras', LimitError,
-    DamagedTensorError, RejectedOutputError.
+    """Write the checkpoint.
+
+    Raises UnsupportedError if it lacks what Keras needs, LimitError, DamagedTensorError, RejectedOutputError.
     """
-    if what := lacking(checkpoint):
-        raise UnsupportedError(f"no keras file can be made: {what}", hint="a .weights.h5 has the weights alone")
-    beside = _entries(checkpoint.metadata)
-    made = drafted(checkpoint, beside, plain=options.plain)
-    sizes = {name: len(data) for name, data in beside.items()} | {WEIGHTS: made.draft.size}
+    if why := lacking(checkpoint):
+        raise UnsupportedError(f"no keras file can be made: {why}", hint="a .weights.h5 has the weights alone")
+    others = _documents_and_assets(checkpoint.metadata)
+    planned = plan_file(checkpoint, others, plain=options.plain)
+    sizes = {name: len(data) for name, data in others.items()} | {WEIGHTS: planned.draft.size}
     entries = plan_entries(list(sizes.items()))
     weights = entries[-1]
     target.reserve(end_of(entries) + directory_size(entries))
-    jobs = [replace(job, offset=job.offset + weights.data) for job in made.jobs]
-    sums = Streamer(target, crc=True, content=made.plan is not None, progress=options.progress).run(jobs)
-    digest = made.digest(checkpoint, sums)
-    target.write_at(weights.data, bytes(made.draft.head))
-    crcs = {weights.name: _crc_of(made, sums)}
-    for entry, data in zip(entries, beside.values(), strict=False):
+    jobs = [replace(job, offset=job.offset + weights.data) for job in planned.jobs]
+    sums = Streamer(target, crc=True, content=planned.plan is not None, progress=options.progress).run(jobs)
+    digest = planned.add_digest(checkpoint, sums)
+    target.write_at(weights.data, bytes(planned.draft.head))
+    crcs = {weights.name: _weights_crc(planned, sums)}
+    for entry, data in zip(entries, others.values(), strict=False):
         target.write_at(entry.data, data)
         crcs[entry.name] = crc32(data)
     size = write_headers(target, entries, crcs)
-    _check(target, entries, made.one_of_each())
+    _check(target, entries, planned.sample_paths())
     return WriteResult(size, digest)
 
 
-def _crc_of(made: Drafted, sums: Iterable[Sums]) -> int:
-    """The CRC-32 of the whole file of weights, of those of its parts and the zeros between them."""
-    found, at = crc32(bytes(made.draft.head)), len(made.draft.head)
-    for job, one in sorted(zip(made.jobs, sums, strict=True), key=lambda pair: pair[0].offset):
+def _weights_crc(planned: PlannedFile, sums: Iterable[Sums]) -> int:
+    """The CRC-32 of the file of weights, joined from those of its parts and the zeros between them."""
+    crc, at = crc32(bytes(planned.draft.head)), len(planned.draft.head)
+    for job, tensor_sums in sorted(zip(planned.jobs, sums, strict=True), key=lambda pair: pair[0].offset):
         size = job.tensor.info.nbytes
         if size:
             gap = job.offset - at
-            found = joined_crc32(joined_crc32(found, crc32(bytes(gap)), gap), one.crc32, size)
+            crc = joined_crc32(joined_crc32(crc, crc32(bytes(gap)), gap), tensor_sums.crc32, size)
             at = job.offset + size
-    return found
+    return crc
 
 
 def _check(target: Target, entries: Iterable[Planned], datasets: Iterable[str]) -> None:
-    """Let zipfile, which Keras opens archives with, list the entries, and h5py open the weights, where it is there."""
+    """Let zipfile, with which Keras opens archives, list the entries, and h5py open the weights, if it is installed."""
     *_, weights = entries
     try:
         with ZipFile(target.readable_path) as archive:

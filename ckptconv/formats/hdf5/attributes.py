@@ -1,10 +1,10 @@
-"""Attributes of groups and datasets, and datasets of text: values, as Python has them.
+"""Attributes of groups and datasets, as Python values; datasets of text have such values, too.
 
     attribute   version 1: 1, 0, sizes of name, datatype and dataspace (u16 each), these three (each padded to 8 bytes),
-                value;  2: 2, flags, likewise without padding;  3: a character set after the sizes
+                value;  2: 2, flags, the same without padding;  3: a character set after the sizes
     info        0, flags, [largest creation order u16], a fractal heap of attribute messages, and B-trees that list them
 
-A string of varying length is its length (u32), and the address and index of its bytes in a global heap.
+A variable-length string is stored as its length (u32), and the address and index of its bytes in a global heap.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.formats.hdf5 import headers
-from ckptconv.formats.hdf5.btree import records2
+from ckptconv.formats.hdf5.btree import btree2_records
 from ckptconv.formats.hdf5.cursor import Cursor, damaged
 from ckptconv.formats.hdf5.datatype import SPACES, Element, Numbers, Other, Text, read_datatype
 from ckptconv.formats.hdf5.fractal import FractalHeap
-from ckptconv.formats.hdf5.links import natural
+from ckptconv.formats.hdf5.links import natural_key
 from ckptconv.formats.hdf5.storage import read_space
 
 if TYPE_CHECKING:
@@ -37,21 +37,21 @@ _CODES = {
 
 
 def attributes_of(header: Header, heaps: GlobalHeaps) -> dict[str, MetaNode]:
-    """All attributes of an object: as they lie, and many by their creation where it is tracked, else by name.
+    """All attributes of an object: first those in its header, then dense ones, in creation order or by name.
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
     found: dict[str, MetaNode] = {}
-    few = [_attribute(cursor, header, heaps) for cursor in header.all(headers.ATTRIBUTE, "an attribute")]
-    for name, value in (*few, *_many(header, heaps)):
+    compact = [_parse_attribute(cursor, header, heaps) for cursor in header.cursors(headers.ATTRIBUTE, "an attribute")]
+    for name, value in (*compact, *_dense_attributes(header, heaps)):
         if name in found:
             raise damaged(f"an object has two attributes {name!r}")
         found[name] = value
     return found
 
 
-def _many(header: Header, heaps: GlobalHeaps) -> Iterator[tuple[str, MetaNode]]:
-    cursor = header.one(headers.ATTRIBUTE_INFO, "a list of attributes")
+def _dense_attributes(header: Header, heaps: GlobalHeaps) -> Iterator[tuple[str, MetaNode]]:
+    cursor = header.cursor(headers.ATTRIBUTE_INFO, "a list of attributes")
     if cursor is None:
         return
     cursor.expect(b"", 0)
@@ -61,17 +61,20 @@ def _many(header: Header, heaps: GlobalHeaps) -> Iterator[tuple[str, MetaNode]]:
     if heap_address is None or tree is None:
         return
     heap, found = FractalHeap(header.file, heap_address), []
-    for record in records2(header.file, tree, _BY_NAME):
+    for record in btree2_records(header.file, tree, _BY_NAME):
         key, flags, order = record.take(8), record.uint(1), record.uint(4)
         message = heap.object(key)
         if flags & 2:
-            message = headers.shared(header.file, headers.ATTRIBUTE, message)
-        found.append((order, *_attribute(message, header, heaps)))
-    found.sort(key=(lambda one: one[0]) if tracked else (lambda one: natural(one[1])))
+            message = headers.resolve_shared(header.file, headers.ATTRIBUTE, message)
+        found.append((order, *_parse_attribute(message, header, heaps)))
+    if tracked:
+        found.sort(key=lambda entry: entry[0])
+    else:
+        found.sort(key=lambda entry: natural_key(entry[1]))
     yield from ((name, value) for _, name, value in found)
 
 
-def _attribute(cursor: Cursor, header: Header, heaps: GlobalHeaps) -> tuple[str, MetaNode]:
+def _parse_attribute(cursor: Cursor, header: Header, heaps: GlobalHeaps) -> tuple[str, MetaNode]:
     version = cursor.expect(b"", 1, 2, 3)
     flags = cursor.uint(1)
     sizes = [cursor.uint(2) for _ in range(3)]
@@ -83,18 +86,18 @@ def _attribute(cursor: Cursor, header: Header, heaps: GlobalHeaps) -> tuple[str,
     name = parts[0].take(parts[0].left).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
     kinds = (headers.DATATYPE, headers.DATASPACE)
     datatype, space = (
-        headers.shared(header.file, kind, part) if version > 1 and flags >> i & 1 else part
+        headers.resolve_shared(header.file, kind, part) if version > 1 and flags >> i & 1 else part
         for i, (kind, part) in enumerate(zip(kinds, parts[1:], strict=True))
     )
     element, shape = read_datatype(datatype), read_space(space).shape
-    heaps.take(len(name))
+    heaps.count_text(len(name))
     if shape is None:
         return name, None
     return name, value_of(element, shape, cursor, heaps)
 
 
 def value_of(element: Element, shape: tuple[int, ...], cursor: Cursor, heaps: GlobalHeaps) -> MetaNode:
-    """A value, or nested lists of them; `Opaque` where it is neither number nor text. Raises CorruptFileError."""
+    """A value, or nested lists of values; `Opaque` for elements other than numbers or text. Raises CorruptFileError."""
     count = prod(shape)
     nbytes = count * element.size
     if nbytes > cursor.left:
@@ -105,12 +108,12 @@ def value_of(element: Element, shape: tuple[int, ...], cursor: Cursor, heaps: Gl
         case Text():
             values = [_text(element, cursor, heaps) for _ in range(count)]
         case _:
-            return Opaque("hdf5.attribute", "unread", (_what(element),))
-    heaps.take(8 * count)
+            return Opaque("hdf5.attribute", "unread", (_describe(element),))
+    heaps.count_text(8 * count)
     return _nested(values, shape)
 
 
-def _what(element: Element) -> str:
+def _describe(element: Element) -> str:
     return element.what if isinstance(element, Other) else "numbers that Python has no type for"
 
 
@@ -125,10 +128,10 @@ def _text(element: Text, cursor: Cursor, heaps: GlobalHeaps) -> str | bytes:
     if element.varies:
         length, address, index = cursor.uint(4), cursor.address(), cursor.uint(4)
         raw = heaps.value(address, index, length) if length and address else b""
-        heaps.take(length)
+        heaps.count_text(length)
         raw = raw.split(b"\0", 1)[0]
     else:
-        heaps.take(element.size)
+        heaps.count_text(element.size)
         raw = cursor.take(element.size)
         raw = raw.rstrip(b" " if element.padding == SPACES else b"\0") if element.padding else raw.split(b"\0", 1)[0]
     try:

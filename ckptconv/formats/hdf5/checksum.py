@@ -1,7 +1,7 @@
-"""The two checksums of HDF5: Bob Jenkins' lookup3 of metadata, Fletcher's of chunks.
+"""The two checksums of HDF5: Bob Jenkins' lookup3 for metadata, Fletcher-32 for chunks.
 
-Sources: Bob Jenkins' ``lookup3.c`` (public domain; its `hashlittle` with an initial value of 0); ``H5checksum.c`` of
-the HDF5 library for the order of the bytes in Fletcher's.
+Sources: Bob Jenkins' ``lookup3.c`` (public domain; its `hashlittle` with an initial value of 0); for the byte order in
+Fletcher-32, ``H5checksum.c`` of the HDF5 library.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ALL = 0xFFFFFFFF
-_FEWEST_AT_ONCE = 500
-"""Pieces from which on it pays to have numpy imported."""
+_VECTORIZE_FROM = 500
+"""For this many pieces or more, importing numpy pays off."""
 
 _BLOCK = 1 << 16
-"""Words that are summed at once: the sum of so many, each times its place, fits into 64 bits."""
+"""Words that are summed at once: the sum of this many, each times its position, fits into 64 bits."""
 
 
 def lookup3(data: bytes) -> int:
-    """The checksum of a piece of metadata."""
+    """The lookup3 checksum of a piece of metadata."""
     a = b = c = (0xDEADBEEF + len(data)) & _ALL
     if not data:
         return c
@@ -53,28 +53,28 @@ def lookup3(data: bytes) -> int:
 
 
 def lookup3_of_each(pieces: Sequence[bytes]) -> list[int]:
-    """The checksums of many pieces: those of one length at once, which takes a tenth of the time for each."""
-    if len(pieces) < _FEWEST_AT_ONCE:
+    """The lookup3 checksums of many pieces. Those of equal length are computed together, in a tenth of the time."""
+    if len(pieces) < _VECTORIZE_FROM:
         return list(map(lookup3, pieces))
     by_length: dict[int, list[int]] = {}
     for place, piece in enumerate(pieces):
         by_length.setdefault(len(piece), []).append(place)
-    found = [0] * len(pieces)
+    checksums = [0] * len(pieces)
     for places in by_length.values():
-        alike = [pieces[place] for place in places]
-        many = _at_once(alike) if alike[0] and len(alike) > 8 else map(lookup3, alike)
-        for place, one in zip(places, many, strict=True):
-            found[place] = one
-    return found
+        group = [pieces[place] for place in places]
+        results = _lookup3_vectorized(group) if group[0] and len(group) > 8 else map(lookup3, group)
+        for place, checksum in zip(places, results, strict=True):
+            checksums[place] = checksum
+    return checksums
 
 
-def _at_once(pieces: Sequence[bytes]) -> list[int]:
-    """As `lookup3`, of pieces of one length, each a row."""
+def _lookup3_vectorized(pieces: Sequence[bytes]) -> list[int]:
+    """The lookup3 checksums of pieces of equal length."""
     import numpy as np
 
     length = len(pieces[0])
-    room = -length % 12
-    words = np.frombuffer(b"".join(piece + bytes(room) for piece in pieces), "<u4").reshape(len(pieces), -1).T
+    padding = bytes(-length % 12)
+    words = np.frombuffer(b"".join(piece + padding for piece in pieces), "<u4").reshape(len(pieces), -1).T
     a = np.full(len(pieces), (0xDEADBEEF + length) & _ALL, np.uint32)
     b, c = a.copy(), a.copy()
 
@@ -101,7 +101,7 @@ def _at_once(pieces: Sequence[bytes]) -> list[int]:
 
 
 def fletcher32(data: bytes) -> tuple[int, int]:
-    """Fletcher's two sums, modulo 65,535, of big-endian words; an odd byte at the end is the upper half of one."""
+    """Fletcher's two sums of big-endian 16-bit words, modulo 65,535. An odd byte at the end is a word's upper half."""
     import numpy as np
 
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2")

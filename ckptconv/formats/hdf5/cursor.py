@@ -1,4 +1,4 @@
-"""Reading numbers one after the other, none of them past the end."""
+"""Reads the numbers, addresses and names in a piece of the file, never past its end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ def damaged(what: str) -> CorruptFileError:
 
 
 class Cursor(cursor.Cursor):
-    """A place in some bytes of the file. All numbers are little-endian.
+    """A position in some bytes of the file. All numbers are little-endian.
 
-    offsets: lengths: bytes of an address, and of a size, in this file.
+    offsets: the bytes of an address in this file.
+    lengths: the bytes of a length.
     """
 
     __slots__ = ("lengths", "offsets")
@@ -25,7 +26,7 @@ class Cursor(cursor.Cursor):
         self.lengths = lengths
 
     def skip(self, count: int) -> None:
-        """Move over `count` bytes."""
+        """Skip `count` bytes."""
         self.take(count)
 
     def uint(self, width: int) -> int:
@@ -37,16 +38,16 @@ class Cursor(cursor.Cursor):
         return int.from_bytes(self._data[start:end], "little")
 
     def address(self) -> int | None:
-        """An address; None where it is the undefined one, all of whose bits are set."""
-        found = self.uint(self.offsets)
-        return None if found == (1 << 8 * self.offsets) - 1 else found
+        """An address; None for the undefined one, whose bits are all set."""
+        value = self.uint(self.offsets)
+        return None if value == (1 << 8 * self.offsets) - 1 else value
 
     def length(self) -> int:
-        """A size."""
+        """A length."""
         return self.uint(self.lengths)
 
     def text(self, padded: int = 1) -> bytes:
-        """Bytes up to a NUL, and over it; then over what pads them to a multiple of `padded`."""
+        """The bytes up to a NUL, which is skipped, and so is padding to a multiple of `padded`."""
         end = self._data.find(b"\0", self.at)
         if end < 0:
             raise damaged(f"{self.what} has a name without an end")
@@ -58,7 +59,7 @@ class Cursor(cursor.Cursor):
         return Cursor(self.take(count), what, self.offsets, self.lengths)
 
     def expect(self, magic: bytes, *versions: int) -> int:
-        """Move over a signature and a version, which is returned. Raises CorruptFileError where they are others."""
+        """Skip a signature, and return the version behind it. Raises CorruptFileError if either is not as expected."""
         if magic and self.take(len(magic)) != magic:
             raise damaged(f"{self.what} does not start as one")
         version = self.uint(1)

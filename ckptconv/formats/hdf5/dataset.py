@@ -1,4 +1,4 @@
-"""A dataset as a tensor, or as the value that it is where its elements are text."""
+"""A dataset as a tensor, or as a value if its elements are text."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ckptconv.formats.hdf5.cursor import Cursor, damaged
 from ckptconv.formats.hdf5.datatype import Element, Numbers, Other, Text, read_datatype
 from ckptconv.formats.hdf5.storage import (
     Chunked,
+    Compact,
+    Contiguous,
     Filter,
-    Inline,
     Layout,
-    Run,
     Space,
     Virtual,
     read_fill,
     read_filters,
     read_layout,
     read_space,
-    unknown_filter,
+    unsupported_filter,
 )
 from ckptconv.io.gather import laid_out
 
@@ -39,35 +39,38 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_KEPT = 1024
-"""Messages of datasets that are known: types and shapes, of which a file has few."""
+_MAX_CACHED = 1024
+"""Parsed messages that are kept: datasets of dataset file share few types and shapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """A dataset of numbers. `was`: what its elements were where they are read as something else."""
+    """A dataset of numbers. `was`: what its elements are in the file, if they are read as something else."""
 
     tensor: LazyTensor
     was: str
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A dataset of text, or an empty one: its value."""
+class Value:
+    """A dataset of text, or dataset without elements."""
 
     value: MetaNode
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
-    """A dataset that cannot be read, in words: what it is."""
+class Unreadable:
+    """A dataset that cannot be read; `what` it is, in words."""
 
     what: str
 
 
+Dataset = Array | Value | Unreadable
+
+
 @dataclass(frozen=True, slots=True)
-class _Described:
-    """What the header of a dataset says. `fill` is as it lies in the file."""
+class _Description:
+    """The parsed messages of a dataset's header. `fill` is in the byte order of the file."""
 
     name: str
     element: Element
@@ -79,118 +82,124 @@ class _Described:
 
 
 class Datasets:
-    """Makes tensors of headers; no element is read but texts."""
+    """Makes tensors from object headers, without reading elements other than texts."""
 
     def __init__(self, heaps: GlobalHeaps) -> None:
         self._heaps = heaps
         self._cache = Cache()
-        self._said: dict[tuple[Callable[[Cursor], object], bytes], object] = {}
+        self._parsed: dict[tuple[Callable[[Cursor], object], bytes], object] = {}
 
-    def read(self, header: Header, name: str, alias: Hashable) -> Array | Words | Unread:
-        """The dataset of a header. Raises CorruptFileError, LimitError, UnsupportedError."""
-        datatype, space, layout = (
-            header.one(kind, what)
-            for kind, what in (
-                (headers.DATATYPE, "a datatype"), (headers.DATASPACE, "a dataspace"), (headers.LAYOUT, "a data layout")
-            )
-        )  # fmt: skip
-        if datatype is None or space is None or layout is None:
+    def read(self, header: Header, name: str, alias: Hashable) -> Dataset:
+        """The dataset that an object header describes. Raises CorruptFileError, LimitError, UnsupportedError."""
+        datatype = header.cursor(headers.DATATYPE, "a datatype")
+        dataspace = header.cursor(headers.DATASPACE, "a dataspace")
+        layout = header.cursor(headers.LAYOUT, "a data layout")
+        if datatype is None or dataspace is None or layout is None:
             raise damaged(f"{name!r} is a dataset without a type, a shape or a place")
-        element, found = self._known(read_datatype, datatype), self._known(read_space, space)
-        filters = read_filters(header.one(headers.FILTERS, "filters"))
-        if found.shape is None:
-            return Words(None)
-        fill = read_fill(header.one(headers.FILL, "a fill value"), header.one(headers.OLD_FILL, "a fill value"))
-        one = _Described(name, element, found, found.shape, read_layout(layout), filters, fill)
-        if what := _refused(one, external=header.has(headers.EXTERNAL)):
-            return Unread(what)
-        _check(one)
-        header.file.claim(name, prod(one.shape) * element.size)
+        element, space = self._cached(read_datatype, datatype), self._cached(read_space, dataspace)
+        filters = read_filters(header.cursor(headers.FILTERS, "filters"))
+        if space.shape is None:
+            return Value(None)
+        fill = read_fill(header.cursor(headers.FILL, "a fill value"), header.cursor(headers.OLD_FILL, "a fill value"))
+        dataset = _Description(name, element, space, space.shape, read_layout(layout), filters, fill)
+        if what := _why_unreadable(dataset, external=header.has(headers.EXTERNAL)):
+            return Unreadable(what)
+        _check_sizes(dataset)
+        header.file.claim(name, prod(dataset.shape) * element.size)
         if isinstance(element, Text):
-            return Words(self._text(header, one, element))
+            return Value(self._text(header, dataset, element))
         assert isinstance(element, Numbers)
-        return Array(self._tensor(header, one, element, alias), element.was)
+        return Array(self._tensor(header, dataset, element, alias), element.was)
 
-    def _known(self, read: Callable[[Cursor], T], cursor: Cursor) -> T:
-        """What a message says: most datasets of a file say the same."""
-        start, text = cursor.at, cursor.take(cursor.left)
-        found = self._said.get((read, text))
-        if found is None:
+    def _cached(self, read: Callable[[Cursor], T], cursor: Cursor) -> T:
+        """The parsed message, from the cache if an equal dataset was read before."""
+        start, data = cursor.at, cursor.take(cursor.left)
+        parsed = self._parsed.get((read, data))
+        if parsed is None:
             cursor.at = start
-            if len(self._said) >= _MOST_KEPT:
-                self._said.clear()
-            found = self._said[read, text] = read(cursor)
-        return cast("T", found)
+            if len(self._parsed) >= _MAX_CACHED:
+                self._parsed.clear()
+            parsed = self._parsed[read, data] = read(cursor)
+        return cast("T", parsed)
 
-    def _text(self, header: Header, one: _Described, element: Text) -> MetaNode:
-        nbytes = prod(one.shape) * element.size
-        self._heaps.take(nbytes)
-        match one.layout:
-            case Inline(data):
+    def _text(self, header: Header, dataset: _Description, element: Text) -> MetaNode:
+        nbytes = prod(dataset.shape) * element.size
+        self._heaps.count_text(nbytes)
+        match dataset.layout:
+            case Compact(data):
                 raw = data
-            case Run(None):
+            case Contiguous(None):
                 raw = bytes(nbytes)
-            case Run(int() as address):
+            case Contiguous(int() as address):
                 raw = header.file.read(address, nbytes)
             case _:
-                raw = bytes(self._chunks(header, one, Numbers(DType.U8))(0, nbytes)) if nbytes else b""
-        cursor = Cursor(raw, f"{one.name!r}", header.file.offsets, header.file.lengths)
-        return value_of(element, one.shape, cursor, self._heaps)
+                raw = bytes(self._chunks(header, dataset, Numbers(DType.U8))(0, nbytes)) if nbytes else b""
+        cursor = Cursor(raw, f"{dataset.name!r}", header.file.offsets, header.file.lengths)
+        return value_of(element, dataset.shape, cursor, self._heaps)
 
-    def _tensor(self, header: Header, one: _Described, element: Numbers, alias: Hashable) -> LazyTensor:
-        info = TensorInfo.of(element.dtype, one.shape)
-        fill = swap(one.fill, element.part) if element.swapped else one.fill
+    def _tensor(self, header: Header, dataset: _Description, element: Numbers, alias: Hashable) -> LazyTensor:
+        info = TensorInfo.of(element.dtype, dataset.shape)
+        fill = swap(dataset.fill, element.part) if element.swapped else dataset.fill
         if not info.nbytes:
             return in_memory(info, b"", alias)
-        match one.layout:
-            case Inline(data):
+        match dataset.layout:
+            case Compact(data):
                 return in_memory(info, swap(data[: info.nbytes], element.part) if element.swapped else data, alias)
-            case Run(None):
+            case Contiguous(None):
                 return LazyTensor(info, Filled(fill or bytes(element.size)), None, alias)
-            case Run(int() as address):
+            case Contiguous(int() as address):
                 span = header.file.span(address, info.nbytes)
                 return laid_out(info, span, alias, swapped=element.swapped)
             case _:
-                return LazyTensor(info, self._chunks(header, one, element, fill), None, alias)
+                return LazyTensor(info, self._chunks(header, dataset, element, fill), None, alias)
 
-    def _chunks(self, header: Header, one: _Described, element: Numbers, fill: bytes = b"") -> RangeReader:
-        assert isinstance(one.layout, Chunked)
+    def _chunks(self, header: Header, dataset: _Description, element: Numbers, fill: bytes = b"") -> RangeReader:
+        assert isinstance(dataset.layout, Chunked)
         return ChunkReader(
-            header.file, self._cache, one.name, one.space, one.layout, one.filters, element.dtype, element.size,
-            element.part, element.swapped, fill,
-        )  # fmt: skip
+            file=header.file,
+            cache=self._cache,
+            name=dataset.name,
+            space=dataset.space,
+            layout=dataset.layout,
+            filters=dataset.filters,
+            dtype=element.dtype,
+            unit=element.size,
+            part=element.part,
+            swapped=element.swapped,
+            fill=fill,
+        )
 
 
-def _refused(one: _Described, *, external: bool) -> str:
-    """In words, why the dataset cannot be read; "" where it can."""
+def _why_unreadable(dataset: _Description, *, external: bool) -> str:
+    """What makes the dataset unreadable, in words; "" if it can be read."""
     if external:
         return "in other files"
-    if isinstance(one.layout, Virtual):
+    if isinstance(dataset.layout, Virtual):
         return "made of other datasets (a virtual dataset)"
-    if isinstance(one.element, Other):
-        return f"of {one.element.what}"
-    if name := unknown_filter(one.filters):
+    if isinstance(dataset.element, Other):
+        return f"of {dataset.element.what}"
+    if name := unsupported_filter(dataset.filters):
         return f"compressed with {name}"
     return ""
 
 
-def _check(one: _Described) -> None:
-    """Compare what the messages say with each other. Raises CorruptFileError."""
-    size, nbytes = one.element.size, prod(one.shape) * one.element.size
-    if one.fill and len(one.fill) != size:
-        raise damaged(f"the fill value of {one.name!r} has {len(one.fill)} bytes, and an element {size}")
-    match one.layout:
-        case Inline(data) if len(data) < nbytes:
-            raise damaged(f"{one.name!r} has {len(data):,} bytes, and its type and shape ask for {nbytes:,}")
-        case Run(_, int() as given) if given != nbytes:
-            raise damaged(f"{one.name!r} has {given:,} bytes, and its type and shape ask for {nbytes:,}")
-        case Chunked(shape=shape, itemsize=itemsize) if len(shape) != len(one.shape) or itemsize != size:
-            raise damaged(f"the chunks of {one.name!r} are of another rank or type than it is")
+def _check_sizes(dataset: _Description) -> None:
+    """Raise CorruptFileError unless the dataset's messages agree on its size."""
+    size, nbytes = dataset.element.size, prod(dataset.shape) * dataset.element.size
+    if dataset.fill and len(dataset.fill) != size:
+        raise damaged(f"the fill value of {dataset.name!r} has {len(dataset.fill)} bytes, and an element {size}")
+    match dataset.layout:
+        case Compact(data) if len(data) < nbytes:
+            raise damaged(f"{dataset.name!r} has {len(data):,} bytes, and its type and shape ask for {nbytes:,}")
+        case Contiguous(_, int() as stated) if stated != nbytes:
+            raise damaged(f"{dataset.name!r} has {stated:,} bytes, and its type and shape ask for {nbytes:,}")
+        case Chunked(shape=shape, itemsize=itemsize) if len(shape) != len(dataset.shape) or itemsize != size:
+            raise damaged(f"the chunks of {dataset.name!r} are of another rank or type than it is")
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Reads ranges of an image that is one element over and over."""
+    """Reads ranges of a dataset whose elements are all the fill value."""
 
     element: bytes
     light = True
@@ -198,5 +207,5 @@ class Filled:
     def __call__(self, start: int, stop: int) -> memoryview:
         size = len(self.element)
         first = start // size
-        many = self.element * (-(-stop // size) - first)
-        return memoryview(many)[start - first * size : stop - first * size]
+        elements = self.element * (-(-stop // size) - first)
+        return memoryview(elements)[start - first * size : stop - first * size]

@@ -1,14 +1,13 @@
-"""Datatype messages: what the elements of a dataset, or the value of an attribute, are.
+"""Datatype messages: the type of a dataset's elements, or of an attribute's value.
 
     class and version   u8, the class in the lower half
     class bits          3 bytes: byte order, sign, padding, character set, number of members
     size                u32, bytes of an element
-    properties          of the class; a compound's members and an enum's base are datatypes themselves
+    properties          of the class; the members of a compound and the base of an enum are datatypes themselves
 
-Floats are known by where their sign, exponent and mantissa lie, not by a name, so that half-precision, bfloat16 and
-the 8-bit floats of HDF5 2 are what they are. h5py stores a bool as an enum of FALSE and TRUE, a complex number as a
-compound of r and i, and what numpy has no type for (bfloat16) as opaque bytes; Keras says of these in an attribute
-what they are.
+Floats have no names: they are recognised by the places of sign, exponent and mantissa, which covers half precision,
+bfloat16 and the 8-bit floats of HDF5 2. h5py stores a bool as an enum of FALSE and TRUE, a complex number as a compound
+of r and i, and what numpy has no type for (bfloat16) as opaque bytes, whose type Keras states in an attribute.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Class(IntEnum):
-    """The classes of datatypes, by their number."""
+    """The classes of datatypes, by number."""
 
     FIXED = 0
     FLOAT = 1
@@ -51,7 +50,7 @@ INTS = {
 }  # fmt: skip
 
 FLOATS = {
-    # size, sign, exponent's place and width, mantissa's place and width, bias
+    # size in bytes; in bits: place of the sign, place and width of exponent and mantissa; bias of the exponent
     (2, 15, 10, 5, 0, 10, 15): DType.F16,
     (2, 15, 7, 8, 0, 7, 127): DType.BF16,
     (4, 31, 23, 8, 0, 23, 127): DType.F32,
@@ -60,7 +59,7 @@ FLOATS = {
     (1, 7, 2, 5, 0, 2, 15): DType.F8_E5M2,
 }
 _NORMALIZED, HIDDEN_BIT = 7 << 4, 2 << 4
-"""Bits that say how a mantissa is normalized (IEEE's first bit is not stored), and the one of a VAX's byte order."""
+"""The class bits for the mantissa's normalization and for VAX byte order; IEEE's value, an implied first bit."""
 
 _COMPLEX = {component: dtype for dtype, component in COMPONENT.items()}
 
@@ -70,7 +69,7 @@ class Numbers:
     """Elements that are numbers.
 
     swapped: whether they are big-endian.
-    was:     what they were where that is not how they are read: "an enum", "opaque bytes".
+    was:     what they are in the file, if they are read as something else: "an enum", "opaque bytes".
     """
 
     dtype: DType
@@ -79,19 +78,22 @@ class Numbers:
 
     @property
     def size(self) -> int:
-        """Bytes of an element in the file."""
+        """The bytes of an element in the file."""
         return self.dtype.bits // 8
 
     @property
     def part(self) -> int:
-        """Bytes of the numbers that an element is made of, two of a complex one."""
+        """The bytes of a number in an element; a complex element has two numbers."""
         return COMPONENT.get(self.dtype, self.dtype).bits // 8
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Strings: of `size` bytes, or of any length in a heap where `varies`. `padding`: what follows where they are
-    shorter: a NUL and anything, NULs, spaces.
+    """Strings.
+
+    size:    the bytes of an element.
+    varies:  whether strings have variable lengths; they are then in a heap, and an element refers to one.
+    padding: what follows a shorter string: 0 a NUL and anything, 1 NULs, 2 spaces.
     """
 
     size: int
@@ -101,7 +103,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Elements that are neither, in words."""
+    """Elements that are not supported; `what` they are, in words."""
 
     size: int
     what: str
@@ -111,7 +113,7 @@ Element = Numbers | Text | Other
 
 
 def read_datatype(cursor: Cursor, nested: int = 0) -> Element:
-    """The datatype at the cursor, which moves on to its end. Raises CorruptFileError, LimitError."""
+    """Parse the datatype at the cursor, which moves to its end. Raises CorruptFileError, LimitError."""
     if nested > _MOST_NESTED:
         raise LimitError(f"a datatype is made of others more than {_MOST_NESTED} deep")
     kind_and_version, bits, size = cursor.uint(1), cursor.uint(3), cursor.uint(4)

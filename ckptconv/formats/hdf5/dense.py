@@ -1,10 +1,10 @@
-"""The links of a large group, kept so that one is found without looking at all of them, as the HDF5 library does.
+"""Writes the links of a large group in dense storage, in which single links are found without reading all of them.
 
-    a fractal heap of one direct block, which has the link messages
-    two B-trees of version 2, each of one leaf: the messages by the hash of their name, and by the order of creation
+    a fractal heap with one direct block, which holds the link messages
+    two B-trees of version 2 with one leaf each: the messages by the hash of their name, and by creation order
 
-How these look stands where they are read: `fractal`, `btree`. The library makes blocks of 512 bytes and more of them;
-one that is large enough is as good.
+`fractal` and `btree` describe the layout of these. The HDF5 library starts with a block of 512 bytes, and adds more; a
+single block that is large enough works as well.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ckptconv.formats.hdf5.messages import UNDEFINED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FEWEST, MOST = 500, 65_535
-"""Links from which on, and up to which, a group is kept so: a leaf counts its records in 16 bits."""
+MIN_LINKS, MAX_LINKS = 500, 65_535
+"""Groups with at least, and at most, this many links are stored like this; a leaf counts its records in 16 bits."""
 
-MOST_MESSAGE = 4096
-"""Bytes of a message that a heap of links takes as they are."""
+MAX_MESSAGE = 4096
+"""The longest message, in bytes, that a heap of links holds as a managed object."""
 
 _HEAP, _TREE, _BLOCK = 146, 38, 21
-"""Bytes of a heap's header, of a tree's, and of what a block starts with."""
+"""Bytes of a heap's header, of a tree's header, and of the start of a block."""
 
 _BY_NAME, _BY_ORDER = 5, 6
 _ID = 7
@@ -38,7 +38,7 @@ _CHECKSUMMED = 2
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Addresses of the parts, one behind the other, each on a boundary of 8 bytes, and where they end."""
+    """The addresses of the parts, which follow each other, aligned to 8 bytes; where they end; the block's size."""
 
     heap: int
     names: int
@@ -50,8 +50,8 @@ class Places:
     block_size: int
 
 
-def places(messages: Sequence[bytes], start: int) -> Places:
-    """Where the parts go, from an address on."""
+def plan_places(messages: Sequence[bytes], start: int) -> Places:
+    """Where the parts go, from the address `start` on."""
     count, size = len(messages), _block_size(messages)
     leaves = [_LEAF_ROOM + count * record for record in (_NAME_RECORD, _ORDER_RECORD)]
     starts = [start]
@@ -67,16 +67,16 @@ def _block_size(messages: Sequence[bytes]) -> int:
     return max(512, 1 << (needed - 1).bit_length())
 
 
-def spell(names: Sequence[bytes], messages: Sequence[bytes], at: Places, data: bytearray) -> None:
-    """Put the parts into their places. `messages` are by order of creation, each with its name in `names`."""
+def write_links(names: Sequence[bytes], messages: Sequence[bytes], at: Places, data: bytearray) -> None:
+    """Write the parts into `data`, at their places. `messages` are in creation order; `names` has the name of each."""
     ids, offset = [], _BLOCK
     for message in messages:
         ids.append(pack("<BIH", 0, offset, len(message)))
         offset += len(message)
     block = _block(b"".join(messages), at)
     hashed = sorted(zip(lookup3_of_each(names), names, ids, strict=True))
-    by_name = b"".join(pack("<I", key) + one for key, _, one in hashed)
-    by_order = b"".join(pack("<Q", order) + one for order, one in enumerate(ids))
+    by_name = b"".join(pack("<I", name_hash) + heap_id for name_hash, _, heap_id in hashed)
+    by_order = b"".join(pack("<Q", order) + heap_id for order, heap_id in enumerate(ids))
     for address, part in (
         (at.heap, _heap(len(messages), at)),
         (at.names, _tree(_BY_NAME, _NAME_RECORD, len(messages), at.name_leaf)),
@@ -93,9 +93,9 @@ def _with_checksum(part: bytes) -> bytes:
 
 
 def _heap(count: int, at: Places) -> bytes:
-    """No free space is told of: whoever adds a link gets a further block."""
+    """The heap's header. It states no free space: a library that adds a link will add a block."""
     size = at.block_size
-    head = b"FRHP" + pack("<BHHBI", 0, _ID, 0, _CHECKSUMMED, MOST_MESSAGE)
+    head = b"FRHP" + pack("<BHHBI", 0, _ID, 0, _CHECKSUMMED, MAX_MESSAGE)
     head += pack("<4Q", 0, UNDEFINED, 0, UNDEFINED) + pack("<8Q", size, size, size, count, 0, 0, 0, 0)
     head += pack("<HQQHHQH", 4, size, max(size, 1 << 16), _BITS, 1, at.block, 0)
     return _with_checksum(head)

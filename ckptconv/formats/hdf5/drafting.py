@@ -1,13 +1,13 @@
-"""A tree of groups and datasets as the bytes that stand before the elements of an HDF5 file.
+"""Lays out a tree of groups and datasets as an HDF5 file, and makes the bytes that come before its elements.
 
     superblock      version 2, which HDF5 1.8 (2008) and later read; the root group is the first object
-    objects         headers of version 2, each with its checksum, every 8 bytes; a group has its links in its header,
-                    a large one in a heap and two B-trees behind all headers
+    objects         headers of version 2 with checksums, aligned to 8 bytes; a group has its links in its header, a
+                    large group in a heap and two B-trees behind all headers
     global heaps    the texts of attributes
-    elements        of each dataset as one run, each on a boundary of 64 bytes; empty ones are nowhere
+    elements        of each dataset in one piece, aligned to 64 bytes; empty datasets have none
 
-Groups track the order in which their members were made, which is the tensors'. There are no times. A dataset that two
-names share is linked twice, and its header counts that.
+Groups track the creation order of their members, which is the order of the tensors. There are no times. A dataset with
+two names is linked twice, and its header has the number of links.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ckptconv.formats.hdf5.checksum import lookup3
 from ckptconv.formats.hdf5.messages import (
     HEADER_ROOM,
     UNDEFINED,
-    Said,
-    spell_attribute,
-    spell_datatype,
-    spell_headers,
-    spell_message,
-    spell_space,
+    AttributeValue,
+    encode_attribute,
+    encode_datatype,
+    encode_headers,
+    encode_message,
+    encode_space,
 )
 from ckptconv.formats.hdf5.superblock import MAGIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ckptconv.core.tensor import TensorInfo
 
 ALIGNMENT = 64
 
 _SUPERBLOCK = 48
-_MOST_IN_HEAP = 60_000
-"""Texts of one heap: their numbers have 16 bits."""
+_MAX_IN_HEAP = 60_000
+"""The most texts in one heap: their numbers have 16 bits."""
 
 _LEAST_HEAP = 4096
 _HEAP_HEAD, _TEXT_HEAD = 16, 16
@@ -48,33 +48,34 @@ _ORDERED, _UTF8 = 1 << 2, 1 << 4
 _LATE, _IF_SET = 2, 2 << 2
 _CONTIGUOUS = 1
 _LINK_ROOM = 21
-"""Bytes of a link message besides the name, at most."""
+"""The most bytes that a link message takes besides the name."""
 
 
 @dataclass(slots=True)
 class Dataset:
-    """A dataset that is to be written. `links`: how many names it has."""
+    """A dataset to be written; `links` is the number of its names."""
 
     info: TensorInfo
-    attributes: dict[str, Said] = field(default_factory=dict)
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
     links: int = 1
 
 
 @dataclass(slots=True)
 class Group:
-    """A group, with its members in their order."""
+    """A group to be written, with its members in order."""
 
     members: dict[str, Group | Dataset] = field(default_factory=dict)
-    attributes: dict[str, Said] = field(default_factory=dict)
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Draft:
-    """A file as it will be.
+    """The layout of a file to be written.
 
-    head:  all of it up to the elements. size: of the whole file.
-    spots: by dataset (its identity) where its elements go.
-    texts: where each text of an attribute stands in `head`.
+    head:  the bytes before the elements.
+    size:  the size of the whole file.
+    spots: the offset of each dataset's elements, by the dataset's identity.
+    texts: the offset in `head` of each text of an attribute.
     """
 
     head: bytearray
@@ -84,43 +85,40 @@ class Draft:
 
 
 def draft(root: Group) -> Draft:
-    """Decide where everything goes. Texts that are equal are stored once."""
+    """Decide where everything goes. Equal texts are stored once."""
     objects = list(_objects(root))
     drafter = _Drafter()
-    for one in objects:
-        drafter.collect(one)
+    for item in objects:
+        drafter.collect_texts(item)
     at = _SUPERBLOCK
-    for one in objects:
-        drafter.places[id(one)] = at
-        at += _padded(HEADER_ROOM + len(drafter.messages(one)), 8)
-    for one in objects:
-        at = drafter.place_links(one, at)
+    for item in objects:
+        drafter.places[id(item)] = at
+        at += _padded(HEADER_ROOM + len(drafter.messages(item)), 8)
+    for item in objects:
+        at = drafter.place_links(item, at)
     at = drafter.place_heaps(at)
-    head, size = _padded(at, ALIGNMENT), _padded(at, ALIGNMENT)
-    for one in objects:
-        if isinstance(one, Dataset) and one.info.nbytes:
-            start = _padded(size, ALIGNMENT)
-            drafter.spots[id(one)], size = start, start + one.info.nbytes
+    head = _padded(at, ALIGNMENT)
+    size = drafter.place_elements(objects, head)
     data = bytearray(head)
     data[:_SUPERBLOCK] = _superblock(size)
-    for one, spelled in zip(objects, spell_headers([drafter.messages(one) for one in objects]), strict=True):
-        place = drafter.places[id(one)]
-        data[place : place + len(spelled)] = spelled
-        drafter.spell_links(one, data)
-    return Draft(data, size, drafter.spots, drafter.spell_heaps(data))
+    for item, encoded in zip(objects, encode_headers([drafter.messages(item) for item in objects]), strict=True):
+        place = drafter.places[id(item)]
+        data[place : place + len(encoded)] = encoded
+        drafter.write_links(item, data)
+    return Draft(data, size, drafter.spots, drafter.write_heaps(data))
 
 
 def _objects(root: Group) -> Iterator[Group | Dataset]:
-    """Every object once, groups before what is in them."""
+    """Every object once, groups before their members."""
     waiting: list[Group | Dataset] = [root]
     seen: set[int] = set()
     while waiting:
-        one = waiting.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            if isinstance(one, Group):
-                waiting += reversed(one.members.values())
+        item = waiting.pop()
+        if id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            if isinstance(item, Group):
+                waiting += reversed(item.members.values())
 
 
 def _padded(size: int, boundary: int) -> int:
@@ -128,10 +126,10 @@ def _padded(size: int, boundary: int) -> int:
 
 
 def _shape_and_type(info: TensorInfo) -> bytes:
-    """The messages that all datasets of that header have."""
-    found = spell_message(headers.DATASPACE, spell_space(info.shape))
-    found += spell_message(headers.DATATYPE, spell_datatype(info.dtype), constant=True)
-    return found + spell_message(headers.FILL, bytes([3, _LATE | _IF_SET]), constant=True)
+    """The messages that all datasets of one shape and dtype share."""
+    messages = encode_message(headers.DATASPACE, encode_space(info.shape))
+    messages += encode_message(headers.DATATYPE, encode_datatype(info.dtype), constant=True)
+    return messages + encode_message(headers.FILL, bytes([3, _LATE | _IF_SET]), constant=True)
 
 
 def _superblock(end: int) -> bytes:
@@ -140,104 +138,114 @@ def _superblock(end: int) -> bytes:
 
 
 class _Drafter:
-    """Knows where objects are; before it does, their messages have the same length."""
+    """Collects the places of objects. An object's messages have the same length before places are known."""
 
     def __init__(self) -> None:
         self.places: dict[int, int] = {}
         self.spots: dict[int, int] = {}
-        self._links: dict[int, dense.Places] = {}
-        self._fixed: dict[TensorInfo, bytes] = {}
+        self._dense_links: dict[int, dense.Places] = {}
+        self._shared_messages: dict[TensorInfo, bytes] = {}
         self._texts: dict[bytes, int] = {}
         self._heaps: list[int] = []
 
-    def collect(self, one: Group | Dataset) -> None:
-        """Note the texts of its attributes, each by its number."""
-        for value in one.attributes.values():
+    def collect_texts(self, item: Group | Dataset) -> None:
+        """Number the texts of an object's attributes."""
+        for value in item.attributes.values():
             for text in value.texts:
                 if text:
                     self._texts.setdefault(text, len(self._texts))
 
-    def messages(self, one: Group | Dataset) -> bytes:
+    def messages(self, item: Group | Dataset) -> bytes:
         """The messages of an object's header."""
-        own = self._group(one) if isinstance(one, Group) else self._dataset(one)
-        said = (spell_attribute(name, value, self._in_heap) for name, value in one.attributes.items())
-        return own + b"".join(spell_message(headers.ATTRIBUTE, message) for message in said)
+        own = self._group_messages(item) if isinstance(item, Group) else self._dataset_messages(item)
+        attributes = (encode_attribute(name, value, self._heap_place) for name, value in item.attributes.items())
+        return own + b"".join(encode_message(headers.ATTRIBUTE, message) for message in attributes)
 
-    def _group(self, group: Group) -> bytes:
-        apart = self._links.get(id(group))
-        addresses = (apart.heap, apart.names, apart.orders) if apart else (UNDEFINED,) * 3
-        found = spell_message(headers.LINK_INFO, pack("<BBq3Q", 0, _TRACKED | _INDEXED, len(group.members), *addresses))
-        found += spell_message(headers.GROUP_INFO, b"\0\0", constant=True)
-        links = [] if self._are_apart(group) else self._link_messages(group)
-        return found + b"".join(spell_message(headers.LINK, link) for link in links)
+    def _group_messages(self, group: Group) -> bytes:
+        places = self._dense_links.get(id(group))
+        addresses = (places.heap, places.names, places.orders) if places else (UNDEFINED,) * 3
+        info = pack("<BBq3Q", 0, _TRACKED | _INDEXED, len(group.members), *addresses)
+        messages = encode_message(headers.LINK_INFO, info)
+        messages += encode_message(headers.GROUP_INFO, b"\0\0", constant=True)
+        links = [] if self._has_dense_links(group) else self._link_messages(group)
+        return messages + b"".join(encode_message(headers.LINK, link) for link in links)
 
-    def _are_apart(self, group: Group) -> bool:
-        """Whether its links are in a heap of their own."""
+    def _has_dense_links(self, group: Group) -> bool:
+        """Whether the group's links are in a heap of their own."""
         longest = max(map(len, group.members), default=0) * 4 + _LINK_ROOM
-        return dense.FEWEST <= len(group.members) <= dense.MOST and longest <= dense.MOST_MESSAGE
+        return dense.MIN_LINKS <= len(group.members) <= dense.MAX_LINKS and longest <= dense.MAX_MESSAGE
 
     def _link_messages(self, group: Group) -> list[bytes]:
-        found = []
+        messages = []
         for order, (name, member) in enumerate(group.members.items()):
             raw, place = name.encode("utf-8"), self.places.get(id(member), 0)
             width = 0 if len(raw) < 256 else 1
             link = pack("<BBqB", 1, width | _ORDERED | _UTF8, order, 1) + len(raw).to_bytes(1 << width, "little")
-            found.append(link + raw + pack("<Q", place))
-        return found
+            messages.append(link + raw + pack("<Q", place))
+        return messages
 
-    def place_links(self, one: Group | Dataset, at: int) -> int:
-        """Give the links of a large group their places, from `at` on; where they end."""
-        if isinstance(one, Dataset) or not self._are_apart(one):
+    def place_links(self, item: Group | Dataset, at: int) -> int:
+        """Place the links of a large group, from `at` on. Returns where they end."""
+        if isinstance(item, Dataset) or not self._has_dense_links(item):
             return at
-        self._links[id(one)] = found = dense.places(self._link_messages(one), at)
-        return found.end
+        self._dense_links[id(item)] = places = dense.plan_places(self._link_messages(item), at)
+        return places.end
 
-    def spell_links(self, one: Group | Dataset, data: bytearray) -> None:
-        """Put these links into their places."""
-        if isinstance(one, Group) and id(one) in self._links:
-            names = [name.encode("utf-8") for name in one.members]
-            dense.spell(names, self._link_messages(one), self._links[id(one)], data)
+    def write_links(self, item: Group | Dataset, data: bytearray) -> None:
+        """Write the links of a large group into `data`, at their places."""
+        if isinstance(item, Group) and id(item) in self._dense_links:
+            names = [name.encode("utf-8") for name in item.members]
+            dense.write_links(names, self._link_messages(item), self._dense_links[id(item)], data)
 
-    def _dataset(self, dataset: Dataset) -> bytes:
+    def _dataset_messages(self, dataset: Dataset) -> bytes:
         info = dataset.info
         place = self.spots.get(id(dataset), 0) if info.nbytes else UNDEFINED
-        fixed = self._fixed.get(info)
-        if fixed is None:
-            fixed = self._fixed[info] = _shape_and_type(info)
-        found = fixed + spell_message(headers.LAYOUT, pack("<BBQQ", 3, _CONTIGUOUS, place, info.nbytes))
+        shared = self._shared_messages.get(info)
+        if shared is None:
+            shared = self._shared_messages[info] = _shape_and_type(info)
+        messages = shared + encode_message(headers.LAYOUT, pack("<BBQQ", 3, _CONTIGUOUS, place, info.nbytes))
         if dataset.links > 1:
-            found += spell_message(headers.LINK_COUNT, pack("<BI", 0, dataset.links))
-        return found
+            messages += encode_message(headers.LINK_COUNT, pack("<BI", 0, dataset.links))
+        return messages
 
-    def _in_heap(self, text: bytes) -> tuple[int, int]:
+    def place_elements(self, objects: Sequence[Group | Dataset], at: int) -> int:
+        """Place the elements of all datasets, from `at` on. Returns where they end."""
+        for item in objects:
+            if isinstance(item, Dataset) and item.info.nbytes:
+                start = _padded(at, ALIGNMENT)
+                self.spots[id(item)], at = start, start + item.info.nbytes
+        return at
+
+    def _heap_place(self, text: bytes) -> tuple[int, int]:
+        """The address of the heap with a text, and the text's number in it."""
         number = self._texts[text]
-        heap, index = divmod(number, _MOST_IN_HEAP)
+        heap, index = divmod(number, _MAX_IN_HEAP)
         return self._heaps[heap] if self._heaps else 0, index + 1
 
-    def _parts(self) -> Iterator[list[bytes]]:
+    def _texts_by_heap(self) -> Iterator[list[bytes]]:
         texts = list(self._texts)
-        for start in range(0, len(texts), _MOST_IN_HEAP):
-            yield texts[start : start + _MOST_IN_HEAP]
+        for start in range(0, len(texts), _MAX_IN_HEAP):
+            yield texts[start : start + _MAX_IN_HEAP]
 
     def place_heaps(self, at: int) -> int:
-        """Give the heaps their places, from `at` on; where they end."""
-        for texts in self._parts():
+        """Place the heaps, from `at` on. Returns where they end."""
+        for texts in self._texts_by_heap():
             self._heaps.append(at)
             at += max(_LEAST_HEAP, _HEAP_HEAD + sum(_TEXT_HEAD + _padded(len(text), 8) for text in texts))
         return at
 
-    def spell_heaps(self, data: bytearray) -> dict[bytes, int]:
-        """Put the heaps into their places; where each text is."""
-        found: dict[bytes, int] = {}
-        for start, texts in zip(self._heaps, self._parts(), strict=True):
+    def write_heaps(self, data: bytearray) -> dict[bytes, int]:
+        """Write the heaps into `data`, at their places. Returns the offset of each text."""
+        offsets: dict[bytes, int] = {}
+        for start, texts in zip(self._heaps, self._texts_by_heap(), strict=True):
             at = start + _HEAP_HEAD
             for index, text in enumerate(texts, 1):
                 data[at : at + _TEXT_HEAD] = pack("<HH4xQ", index, 0, len(text))
-                found[text] = at + _TEXT_HEAD
+                offsets[text] = at + _TEXT_HEAD
                 data[at + _TEXT_HEAD : at + _TEXT_HEAD + len(text)] = text
                 at += _TEXT_HEAD + _padded(len(text), 8)
             size = max(_LEAST_HEAP, at - start)
             data[start : start + _HEAP_HEAD] = b"GCOL\1\0\0\0" + pack("<Q", size)
             if (left := start + size - at) >= _TEXT_HEAD:
                 data[at : at + _TEXT_HEAD] = pack("<HH4xQ", 0, 0, left)
-        return found
+        return offsets

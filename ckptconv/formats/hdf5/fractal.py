@@ -1,4 +1,4 @@
-"""Fractal heaps: where links and attributes are kept once there are many.
+"""Fractal heaps, which hold the links and attributes of objects that have many.
 
     "FRHP", 0, bytes of an id u16, bytes of filters u16, flags, largest managed object u32, huge objects' next id and
             B-tree, free space and its manager, 8 sizes and counts, columns u16, first block's size, largest direct
@@ -6,9 +6,9 @@
     "FHDB"  a direct block: 0, address of the header, its offset in the heap, [checksum], objects
     "FHIB"  an indirect block: 0, address of the header, its offset, addresses of blocks row by row, checksum
 
-The blocks of the first two rows have the first block's size, those of each further row twice the size of the row
+Blocks in the first two rows have the first block's size; those of each further row are twice as large as in the row
 before. An id says where an object is: managed (offset and length in the heap), huge (an address, or a key of the
-B-tree), tiny (in the id itself).
+B-tree), or tiny (in the id itself).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.hdf5.btree import records2
+from ckptconv.formats.hdf5.btree import btree2_records
 from ckptconv.formats.hdf5.checksum import lookup3
 from ckptconv.formats.hdf5.cursor import Cursor, damaged
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Kind(IntEnum):
-    """Where an object is, as its id says."""
+    """The kinds of objects, by number in their ids."""
 
     MANAGED = 0
     HUGE = 1
@@ -37,16 +37,16 @@ _OBJECT = "an object in a fractal heap"
 _HUGE_INDIRECT = 1
 _MOST_BITS = 64
 _KEPT_BYTES = 32 << 20
-"""Blocks that are kept: a million names take as much."""
+"""Of cached blocks; a million names take as much."""
 
 
 class FractalHeap:
-    """Objects by their id. Blocks are read when something in them is asked for, and kept."""
+    """Reads objects by id. Blocks are read on demand, and cached."""
 
     def __init__(self, file: Hdf5File, address: int) -> None:
         """Read the header. Raises CorruptFileError, UnsupportedError."""
         self._file, self._address = file, address
-        head = file.checked(address, 26 + 12 * file.lengths + 3 * file.offsets, "a fractal heap")
+        head = file.checked_cursor(address, 26 + 12 * file.lengths + 3 * file.offsets, "a fractal heap")
         head.expect(b"FRHP", 0)
         self._id_size, filters, flags, most = head.uint(2), head.uint(2), head.uint(1), head.uint(4)
         if filters:
@@ -71,29 +71,29 @@ class FractalHeap:
         self._huge: dict[int, tuple[int, int]] | None = None
 
     def object(self, key: bytes) -> Cursor:
-        """The object of an id. Raises CorruptFileError."""
+        """The object with this id. Raises CorruptFileError."""
         managed = self._offset_size + 1, self._offset_size + 1 + self._length_size
-        if len(key) >= managed[1] and not key[0] >> 4 & 3:  # nearly all are
+        if len(key) >= managed[1] and not key[0] >> 4 & 3:  # the fast path for nearly all objects
             offset, length = (int.from_bytes(part, "little") for part in (key[1 : managed[0]], key[slice(*managed)]))
-            data = self._managed(offset, length)
+            data = self._managed_object(offset, length)
             return Cursor(data, _OBJECT, self._file.offsets, self._file.lengths)
         cursor = Cursor(key, "the id of an object in a fractal heap", self._file.offsets, self._file.lengths)
         flags = cursor.uint(1)
         match flags >> 4 & 3:
             case Kind.MANAGED:
-                data = self._managed(cursor.uint(self._offset_size), cursor.uint(self._length_size))
+                data = self._managed_object(cursor.uint(self._offset_size), cursor.uint(self._length_size))
             case Kind.HUGE:
-                data = self._file.read(*self._huge_place(cursor))
+                data = self._file.read(*self._find_huge(cursor))
             case Kind.TINY:
                 length = (flags & 15) + 1
-                if self._id_size > 17:  # the length takes another byte
+                if self._id_size > 17:  # then the length takes another byte
                     length = ((flags & 15) << 8 | cursor.uint(1)) + 1
                 data = cursor.take(length)
             case _:
                 raise damaged("an object in a fractal heap is of a kind that is not known")
         return Cursor(data, _OBJECT, self._file.offsets, self._file.lengths)
 
-    def _huge_place(self, cursor: Cursor) -> tuple[int, int]:
+    def _find_huge(self, cursor: Cursor) -> tuple[int, int]:
         file = self._file
         if self._id_size - 1 >= file.offsets + file.lengths:
             address, length = cursor.address(), cursor.length()
@@ -102,7 +102,7 @@ class FractalHeap:
             return address, length
         if self._huge is None:
             self._huge = {}
-            records = records2(file, self._huge_tree, _HUGE_INDIRECT) if self._huge_tree is not None else ()
+            records = btree2_records(file, self._huge_tree, _HUGE_INDIRECT) if self._huge_tree is not None else ()
             for record in records:
                 address, length = record.address(), record.length()
                 self._huge[record.length()] = address or 0, length
@@ -111,7 +111,7 @@ class FractalHeap:
             raise damaged("an object in a fractal heap is missing")
         return place
 
-    def _managed(self, offset: int, length: int) -> bytes:
+    def _managed_object(self, offset: int, length: int) -> bytes:
         address, start, size, rows = self._root, 0, self._first, self._rows
         while rows:
             if address is None:
@@ -122,7 +122,7 @@ class FractalHeap:
         return self._block(address, start, size)[offset - start : offset - start + length]
 
     def _child(self, address: int, start: int, rows: int, offset: int) -> tuple[int | None, int, int, int]:
-        """The block that has `offset`, in the indirect block at `address`: its own address, start, size and rows."""
+        """The address, start, size and rows of the block with `offset`, below the indirect block at `address`."""
         row, size, begin = 0, self._first, start
         while offset >= begin + size * self._columns:
             begin += size * self._columns
@@ -135,15 +135,16 @@ class FractalHeap:
         head = 5 + self._file.offsets + self._offset_size
         if cursor is None:
             length = head + rows * self._columns * self._file.offsets + 4
-            cursor = self._indirect[address, rows] = self._file.checked(address, length, "a fractal heap's block")
+            cursor = self._file.checked_cursor(address, length, "a fractal heap's block")
+            self._indirect[address, rows] = cursor
         cursor.at = 0
         self._check_head(cursor, b"FHIB", start)
         cursor.at = head + (row * self._columns + column) * self._file.offsets
-        direct = size <= self._largest
-        below = 0 if direct else size.bit_length() - (self._first * self._columns).bit_length() + 1
-        if not direct and below >= rows:
+        is_direct = size <= self._largest
+        child_rows = 0 if is_direct else size.bit_length() - (self._first * self._columns).bit_length() + 1
+        if not is_direct and child_rows >= rows:
             raise damaged("a fractal heap has a block in itself")
-        return cursor.address(), begin + column * size, size, below
+        return cursor.address(), begin + column * size, size, child_rows
 
     def _block(self, address: int, start: int, size: int) -> bytes:
         data = self._blocks.get(address)

@@ -1,10 +1,10 @@
-"""The two older heaps: names of a group's members (local), and values of varying length (global).
+"""The two older heaps: local ones with the names of a group's members, global ones with variable-length values.
 
     local:   "HEAP", 0, 3 bytes, size of the data, offset of its free space, address of the data
     global:  "GCOL", 1, 3 bytes, size of the collection; then objects: index u16, links u16, 4 bytes, size, data; index
              0 is free space
 
-Each piece of a global heap is padded to a multiple of 8 bytes.
+Each part of a global heap is padded to a multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LocalHeap:
-    """Names, by their offset."""
+    """Names by offset."""
 
     def __init__(self, file: Hdf5File, address: int) -> None:
         cursor = file.cursor(address, 8 + 2 * file.lengths + file.offsets, "a local heap")
@@ -34,7 +34,7 @@ class LocalHeap:
         self._data = file.read(data, size)
 
     def text(self, offset: int) -> bytes:
-        """The bytes from there to a NUL."""
+        """The bytes from `offset` to a NUL."""
         end = self._data.find(b"\0", offset)
         if end < 0:
             raise damaged("a name in a local heap has no end")
@@ -42,35 +42,35 @@ class LocalHeap:
 
 
 class GlobalHeaps:
-    """Values of varying length, by the address of their collection and their index in it."""
+    """Variable-length values, by the address of their collection and their index in it."""
 
     def __init__(self, file: Hdf5File) -> None:
         self._file = file
-        self._known: dict[int, dict[int, bytes]] = {}
-        self._left = MAX_HDF5_TEXT
+        self._collections: dict[int, dict[int, bytes]] = {}
+        self._text_budget = MAX_HDF5_TEXT
 
     def value(self, address: int, index: int, length: int) -> bytes:
-        """The first `length` bytes of an object. Raises CorruptFileError, LimitError."""
-        if address not in self._known:
-            self._known[address] = self._collection(address)
-        data = self._known[address].get(index, b"")
+        """The first `length` bytes of a value. Raises CorruptFileError, LimitError."""
+        if address not in self._collections:
+            self._collections[address] = self._read_collection(address)
+        data = self._collections[address].get(index, b"")
         if len(data) < length:
             raise damaged(f"a value of {length:,} bytes is not in its heap")
         return data[:length]
 
-    def take(self, count: int) -> None:
-        """Count bytes of text. Raises LimitError where all together are too many."""
-        self._left -= count
-        if self._left < 0:
+    def count_text(self, nbytes: int) -> None:
+        """Count bytes of text that are read. Raises LimitError if they are too many in all."""
+        self._text_budget -= nbytes
+        if self._text_budget < 0:
             raise LimitError(f"its texts are more than {MAX_HDF5_TEXT:,} bytes", hint="save it without them")
 
-    def _collection(self, address: int) -> dict[int, bytes]:
-        file, found = self._file, dict[int, bytes]()
+    def _read_collection(self, address: int) -> dict[int, bytes]:
+        file, objects = self._file, dict[int, bytes]()
         head = file.cursor(address, 8 + file.lengths, "a global heap")
         head.expect(b"GCOL", 1)
         head.skip(3)
         size = head.length() - head.at - -head.at % 8
-        self.take(max(0, size))
+        self.count_text(max(0, size))
         cursor = file.cursor(address + head.at + -head.at % 8, size, "a global heap")
         while cursor.left >= 8 + file.lengths:
             index = cursor.uint(2)
@@ -79,6 +79,6 @@ class GlobalHeaps:
             if not index:
                 break
             cursor.skip(-file.lengths % 8)
-            found[index] = cursor.take(length)
+            objects[index] = cursor.take(length)
             cursor.skip(min(-length % 8, cursor.left))
-        return found
+        return objects

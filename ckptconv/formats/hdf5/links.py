@@ -1,4 +1,4 @@
-"""The members of a group.
+"""The members of a group, as links.
 
     symbol table   a B-tree of version 1 whose leaves are "SNOD", 1, 0, entries u16, then for each: its name's offset in
                    a local heap, its header's address, type u32 (2: a soft link), 4 bytes, 16 bytes
@@ -7,7 +7,7 @@
     link info      0, flags, [largest creation order], a fractal heap of link messages and the B-trees of version 2
                    that list them by name and by creation order
 
-Names are UTF-8, or ASCII; what other encodings old files have is kept byte for byte.
+Names are UTF-8 or ASCII. Other encodings, in old files, are kept byte for byte.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.hdf5 import headers
-from ckptconv.formats.hdf5.btree import GROUP, entries1, records2
+from ckptconv.formats.hdf5.btree import GROUP, btree1_entries, btree2_records
 from ckptconv.formats.hdf5.cursor import Cursor, damaged
 from ckptconv.formats.hdf5.fractal import FractalHeap
 from ckptconv.formats.hdf5.heaps import LocalHeap
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Kind(IntEnum):
-    """What a link message says, by its number."""
+    """The types of link messages."""
 
     HARD = 0
     SOFT = 1
@@ -43,46 +43,49 @@ _SOFT_ENTRY = 2
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A member of a group: the address of its header, the path that it stands for, or what else it is, in words.
+    """A member of a group, which has one of the first three.
 
-    order: when it was made, where the group tracks that.
+    address:     of the object header that a hard link points to.
+    path:        the path that a soft link points to.
+    description: of any other link, in words.
+    order:       the creation order, if the group tracks it.
     """
 
     name: str
     address: int | None = None
     path: str | None = None
-    other: str = ""
+    description: str = ""
     order: int | None = None
 
 
 def is_group(header: Header) -> bool:
-    """Whether the object has members, or might have."""
+    """Whether the object is a group, which may be empty."""
     return header.has(headers.SYMBOL_TABLE, headers.LINK_INFO, headers.LINK, headers.GROUP_INFO)
 
 
 def links_of(header: Header) -> list[Link]:
-    """The members of a group, in the order of their creation where it is tracked, else by name, numbers as such.
+    """The members of a group, in creation order if that is tracked, else sorted by name, with numbers by value.
 
     Raises CorruptFileError, UnsupportedError.
     """
-    found = [*_table(header), *_messages(header), *_dense(header)]
-    if found and all(link.order is not None for link in found):
-        found.sort(key=lambda link: link.order or 0)
+    links = [*_symbol_table_links(header), *_message_links(header), *_dense_links(header)]
+    if links and all(link.order is not None for link in links):
+        links.sort(key=lambda link: link.order or 0)
     else:
-        found.sort(key=lambda link: natural(link.name))
-    names = {link.name for link in found}
-    if len(names) != len(found):
+        links.sort(key=lambda link: natural_key(link.name))
+    names = {link.name for link in links}
+    if len(names) != len(links):
         raise damaged("a group has two members of one name")
-    return found
+    return links
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key for sorting: ``dense_2`` before ``dense_10``."""
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """A key that sorts ``dense_2`` before ``dense_10``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name)]
 
 
-def _table(header: Header) -> Iterator[Link]:
-    cursor = header.one(headers.SYMBOL_TABLE, "a group's symbol table")
+def _symbol_table_links(header: Header) -> Iterator[Link]:
+    cursor = header.cursor(headers.SYMBOL_TABLE, "a group's symbol table")
     if cursor is None:
         return
     file, tree, address = header.file, cursor.address(), cursor.address()
@@ -90,7 +93,7 @@ def _table(header: Header) -> Iterator[Link]:
         raise damaged("a group's symbol table has no address")
     heap = LocalHeap(file, address)
     size, last = file.lengths + file.offsets + 24, b""
-    for _, node in entries1(file, tree, GROUP, file.lengths):
+    for _, node in btree1_entries(file, tree, GROUP, file.lengths):
         head = file.cursor(node, 8, "a symbol table's node")
         head.expect(b"SNOD", 1)
         head.skip(1)
@@ -107,20 +110,20 @@ def _table(header: Header) -> Iterator[Link]:
             if kind > _SOFT_ENTRY:
                 raise damaged(f"a member of a group is of a type ({kind}) that is not known")
             if kind == _SOFT_ENTRY:
-                yield Link(_name(name), path=_text(heap.text(scratch.uint(4))))
+                yield Link(_decode_name(name), path=_decode(heap.text(scratch.uint(4))))
             elif target is None:
                 raise damaged("a member of a group has no address")
             else:
-                yield Link(_name(name), target)
+                yield Link(_decode_name(name), target)
 
 
-def _messages(header: Header) -> Iterator[Link]:
-    for cursor in header.all(headers.LINK, "a link"):
-        yield _link(cursor)
+def _message_links(header: Header) -> Iterator[Link]:
+    for cursor in header.cursors(headers.LINK, "a link"):
+        yield _parse_link(cursor)
 
 
-def _dense(header: Header) -> Iterator[Link]:
-    cursor = header.one(headers.LINK_INFO, "a group's links")
+def _dense_links(header: Header) -> Iterator[Link]:
+    cursor = header.cursor(headers.LINK_INFO, "a group's links")
     if cursor is None:
         return
     cursor.expect(b"", 0)
@@ -129,18 +132,18 @@ def _dense(header: Header) -> Iterator[Link]:
     if heap_address is None or tree is None:
         return
     heap = FractalHeap(header.file, heap_address)
-    for record in records2(header.file, tree, _BY_NAME):
+    for record in btree2_records(header.file, tree, _BY_NAME):
         record.skip(4)
-        yield _link(heap.object(record.take(record.left)))
+        yield _parse_link(heap.object(record.take(record.left)))
 
 
-def _link(cursor: Cursor) -> Link:
+def _parse_link(cursor: Cursor) -> Link:
     cursor.expect(b"", 1)
     flags = cursor.uint(1)
     kind = cursor.uint(1) if flags & 8 else Kind.HARD
     order = cursor.uint(8) if flags & 4 else None
     cursor.skip(flags >> 4 & 1)
-    name = _name(cursor.take(cursor.uint(1 << (flags & 3))))
+    name = _decode_name(cursor.take(cursor.uint(1 << (flags & 3))))
     match kind:
         case Kind.HARD:
             address = cursor.address()
@@ -148,23 +151,23 @@ def _link(cursor: Cursor) -> Link:
                 raise damaged("a member of a group has no address")
             return Link(name, address, order=order)
         case Kind.SOFT:
-            return Link(name, path=_text(cursor.take(cursor.uint(2))), order=order)
+            return Link(name, path=_decode(cursor.take(cursor.uint(2))), order=order)
         case Kind.EXTERNAL:
             target = cursor.part(cursor.uint(2), "a link to another file")
             target.skip(1)
-            other, path = _text(target.text()), _text(target.text())
-            return Link(name, other=f"a link to {path!r} in the other file {other!r}", order=order)
+            file, path = _decode(target.text()), _decode(target.text())
+            return Link(name, description=f"a link to {path!r} in the other file {file!r}", order=order)
         case _:
-            return Link(name, other=f"a link of a kind of its own ({kind})", order=order)
+            return Link(name, description=f"a link of a kind of its own ({kind})", order=order)
 
 
-def _name(raw: bytes) -> str:
-    name = _text(raw)
+def _decode_name(raw: bytes) -> str:
+    name = _decode(raw)
     if not name or "/" in name or "\0" in name:
         raise damaged(f"a member of a group is called {name!r}")
     return name
 
 
-def _text(raw: bytes) -> str:
-    """A name or a path; where it is not UTF-8, each odd byte as h5py gives it."""
+def _decode(raw: bytes) -> str:
+    """A name or a path; bytes that are not UTF-8 become what h5py gives."""
     return raw.decode("utf-8", "surrogateescape")

@@ -1,6 +1,6 @@
-"""What the headers of objects are made of, spelled: datatypes, dataspaces, values of attributes, messages.
+"""Encodes object headers and their messages: datatypes, dataspaces, attributes.
 
-How they look stands where they are read: `datatype`, `storage`, `attributes`, `headers`.
+The modules that read these describe their layout: `datatype`, `storage`, `attributes`, `headers`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
 
 UNDEFINED = (1 << 64) - 1
-"""The address of what is nowhere."""
+"""The undefined address."""
 
-MOST_VALUE = 60_000
-"""Bytes of an attribute's value: a message has at most 65,535."""
+MAX_VALUE = 60_000
+"""The longest value of an attribute, in bytes; a whole message has at most 65,535."""
 
-MOST_RANK = 32
-_MOST_NAME = 4096
+MAX_RANK = 32
+_MAX_NAME = 4096
 
 _UTF8, _STRING = 1, 1
 _VARYING = 16
-"""Bytes by which a string of varying length is represented: its length, and its place in a heap."""
+"""Bytes of a variable-length string's reference: its length, and its place in a heap."""
 
 _INT_OF = {dtype: key for key, dtype in INTS.items()}
 _FLOAT_OF = {dtype: key for key, dtype in FLOATS.items()}
 _PLAIN = {DType.I64: "q", DType.U64: "Q", DType.F64: "d"}
 
 
-def spell_datatype(dtype: DType) -> bytes:
-    """The datatype of a tensor's elements, as h5py has it: a bool an enum, a complex number a compound of r and i."""
+def encode_datatype(dtype: DType) -> bytes:
+    """The datatype of a tensor's elements, as in h5py: an enum for bools, a compound of r and i for complex numbers."""
     if dtype in _INT_OF:
         size, signed = _INT_OF[dtype]
         return _datatype(Class.FIXED, 1, 8 * signed, size) + pack("<HH", 0, 8 * size)
@@ -47,15 +47,15 @@ def spell_datatype(dtype: DType) -> bytes:
         head = _datatype(Class.FLOAT, 1, HIDDEN_BIT | sign << 8, size) + pack("<HH", 0, 8 * size)
         return head + pack("<4BI", exponent, width, mantissa, digits, bias)
     if dtype is DType.BOOL:
-        return _datatype(Class.ENUM, 3, 2, 1) + spell_datatype(DType.I8) + b"FALSE\0TRUE\0" + b"\0\1"
+        return _datatype(Class.ENUM, 3, 2, 1) + encode_datatype(DType.I8) + b"FALSE\0TRUE\0" + b"\0\1"
     part = COMPONENT[dtype]
     members = [(b"r\0", 0), (b"i\0", part.bits // 8)]
-    inner = b"".join(name + bytes([place]) + spell_datatype(part) for name, place in members)
+    inner = b"".join(name + bytes([place]) + encode_datatype(part) for name, place in members)
     return _datatype(Class.COMPOUND, 3, 2, 2 * part.bits // 8) + inner
 
 
 def has_datatype(dtype: DType) -> bool:
-    """Whether HDF5 has such elements."""
+    """Whether HDF5 has a datatype for these elements."""
     part = COMPONENT.get(dtype, dtype)
     return dtype is DType.BOOL or part in _INT_OF or part in _FLOAT_OF
 
@@ -64,19 +64,19 @@ def _datatype(kind: Class, version: int, bits: int, size: int) -> bytes:
     return bytes([version << 4 | kind]) + bits.to_bytes(3, "little") + pack("<I", size)
 
 
-_TEXT = _datatype(Class.VARIABLE, 1, _STRING | _UTF8 << 8, _VARYING) + spell_datatype(DType.U8)
+_TEXT = _datatype(Class.VARIABLE, 1, _STRING | _UTF8 << 8, _VARYING) + encode_datatype(DType.U8)
 
 
-def spell_space(shape: tuple[int, ...] | None) -> bytes:
-    """The dataspace of a shape; None has no value at all."""
+def encode_space(shape: tuple[int, ...] | None) -> bytes:
+    """The dataspace of a shape; None for no elements at all."""
     if shape is None:
         return bytes([2, 0, 0, 2])
     return bytes([2, len(shape), 0, 1 if shape else 0]) + pack(f"<{len(shape)}Q", *shape)
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """The value of an attribute: its type and shape, and its bytes, or the texts that are in a heap."""
+class AttributeValue:
+    """The encoded value of an attribute: its type and shape, and either its bytes or the texts that go into a heap."""
 
     datatype: bytes
     shape: tuple[int, ...] | None
@@ -85,34 +85,40 @@ class Said:
 
 
 def is_name(name: object) -> bool:
-    """Whether an attribute can be called so."""
-    return type(name) is str and is_utf8(name) and "\0" not in name and 0 < len(name.encode("utf-8")) < _MOST_NAME
+    """Whether an attribute can have this name."""
+    return type(name) is str and is_utf8(name) and "\0" not in name and 0 < len(name.encode("utf-8")) < _MAX_NAME
 
 
-def said(value: MetaNode) -> Said | None:
-    """The value as an attribute that gives the very same back; None where there is none: of tuples, bytes, dicts, …"""
+def attribute_value(value: MetaNode) -> AttributeValue | None:
+    """Encode a value so that it is read back exactly. None if attributes can't do that: for tuples, bytes, dicts, …"""
     if value is None:
-        return Said(spell_datatype(DType.F64), None)
+        return AttributeValue(encode_datatype(DType.F64), None)
     if type(value) is list and not value:
-        return Said(spell_datatype(DType.F64), (0,))
-    flat = _flat(value)
-    if flat is None or 0 in flat[0] or len(flat[0]) > MOST_RANK or len(flat[1]) * _VARYING > MOST_VALUE:
+        return AttributeValue(encode_datatype(DType.F64), (0,))
+    flat = _flatten(value)
+    if flat is None:
         return None
     shape, items = flat
+    if 0 in shape or len(shape) > MAX_RANK or len(items) * _VARYING > MAX_VALUE:
+        return None
     kinds = {type(item) for item in items}
     if kinds == {str}:
-        texts = tuple(item.encode("utf-8", "surrogatepass") for item in items)
-        return Said(_TEXT, shape, texts=texts) if all(is_utf8(one) and "\0" not in one for one in items) else None
+        if not all(is_utf8(text) and "\0" not in text for text in items):
+            return None
+        return AttributeValue(_TEXT, shape, texts=tuple(text.encode("utf-8") for text in items))
     if kinds == {bool}:
-        return Said(spell_datatype(DType.BOOL), shape, bytes(items))
+        return AttributeValue(encode_datatype(DType.BOOL), shape, bytes(items))
     if kinds == {complex}:
         parts = [part for item in items for part in (item.real, item.imag)]
-        return Said(spell_datatype(DType.C128), shape, pack(f"<{len(parts)}d", *parts))
-    dtype = _numbers(kinds, items)
-    return Said(spell_datatype(dtype), shape, pack(f"<{len(items)}{_PLAIN[dtype]}", *items)) if dtype else None
+        return AttributeValue(encode_datatype(DType.C128), shape, pack(f"<{len(parts)}d", *parts))
+    dtype = _number_dtype(kinds, items)
+    if dtype is None:
+        return None
+    return AttributeValue(encode_datatype(dtype), shape, pack(f"<{len(items)}{_PLAIN[dtype]}", *items))
 
 
-def _numbers(kinds: set[type], items: list[Any]) -> DType | None:
+def _number_dtype(kinds: set[type], items: list[Any]) -> DType | None:
+    """The dtype for a list of floats or ints; None for other values, and ints that don't fit into 64 bits."""
     if kinds == {float}:
         return DType.F64
     if kinds != {int}:
@@ -123,36 +129,36 @@ def _numbers(kinds: set[type], items: list[Any]) -> DType | None:
     return DType.U64 if least >= 0 and most < 2**64 else None
 
 
-def _flat(value: MetaNode) -> tuple[tuple[int, ...], list[Any]] | None:
-    """The shape of lists in lists, and what is in them; None where they are no block."""
+def _flatten(value: MetaNode) -> tuple[tuple[int, ...], list[Any]] | None:
+    """The shape and the items of nested lists; None if the lists of one level differ in shape."""
     if type(value) is not list:
         return (), [value]
-    rows = [_flat(item) for item in value]
+    rows = [_flatten(item) for item in value]
     if not rows or rows[0] is None or any(row is None or row[0] != rows[0][0] for row in rows):
         return None
     return (len(rows), *rows[0][0]), [item for row in rows if row is not None for item in row[1]]
 
 
-def spell_attribute(name: str, value: Said, in_heap: Callable[[bytes], tuple[int, int]]) -> bytes:
-    """An attribute message. `in_heap` puts a text into a heap: the heap's address, and the text's number there."""
-    raw, space = name.encode("utf-8") + b"\0", spell_space(value.shape)
+def encode_attribute(name: str, value: AttributeValue, heap_place: Callable[[bytes], tuple[int, int]]) -> bytes:
+    """An attribute message. `heap_place` gives the place of a text: the address of its heap, and its number there."""
+    raw, space = name.encode("utf-8") + b"\0", encode_space(value.shape)
     data = value.data
     for text in value.texts:
-        data += pack("<IQI", len(text), *(in_heap(text) if text else (0, 0)))
+        data += pack("<IQI", len(text), *(heap_place(text) if text else (0, 0)))
     head = pack("<BBHHHB", 3, 0, len(raw), len(value.datatype), len(space), _UTF8)
     return head + raw + value.datatype + space + data
 
 
-def spell_message(kind: int, data: bytes, *, constant: bool = False) -> bytes:
-    """A message in an object header. `constant`: that it is never changed."""
+def encode_message(kind: int, data: bytes, *, constant: bool = False) -> bytes:
+    """A message in an object header; `constant` marks it as one that is never changed."""
     return pack("<BHB", kind, len(data), constant) + data
 
 
-def spell_headers(objects: Sequence[bytes]) -> list[bytes]:
-    """Object headers of version 2, of the messages of each."""
+def encode_headers(objects: Sequence[bytes]) -> list[bytes]:
+    """Object headers of version 2, from the encoded messages of each object."""
     heads = [b"OHDR" + bytes([2, 2]) + pack("<I", len(messages)) + messages for messages in objects]
-    return [head + pack("<I", one) for head, one in zip(heads, lookup3_of_each(heads), strict=True)]
+    return [head + pack("<I", checksum) for head, checksum in zip(heads, lookup3_of_each(heads), strict=True)]
 
 
-HEADER_ROOM = len(spell_headers([b""])[0])
-"""Bytes of a header besides its messages."""
+HEADER_ROOM = len(encode_headers([b""])[0])
+"""The bytes of a header without its messages."""

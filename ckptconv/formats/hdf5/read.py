@@ -1,12 +1,11 @@
-"""Reader of an HDF5 file: which of its tensors are the model's, and where all else it says stands in the metadata.
+"""Reader of an HDF5 file: which tensors are the model's, and how everything else becomes metadata.
 
-Tensors are named by their path, as h5py names them. In a whole model of legacy Keras (``model.save("x.h5")``), the
-tensors of the group ``model_weights`` are the model's, under the names that a file of weights alone has; those of
-``optimizer_weights``, and of ``optimizer`` in the files of Keras 3, are extras, and so is the state of metrics that
-Keras 2.12 to 2.15 and tf_keras put into files of that layout. Attributes of the root group are metadata by their name;
-those of another object are a dict under its path, and so are the values of datasets of text. Where an attribute of the
-root is our record, it says what is the model's, and the attributes that others have changed since are metadata as they
-are now.
+Tensors are named by their path, as in h5py. In a whole model of legacy Keras (``model.save("x.h5")``), the tensors in
+the group ``model_weights`` are the model's, with the names that they have in a file of weights alone. Extras are those
+in ``optimizer_weights``, in ``optimizer`` in files of Keras 3, and the state of metrics, which Keras 2.12 to 2.15 and
+tf_keras write into such files. Attributes of the root group are metadata under their names; those of another object are
+a dict under its path. The values of datasets of text are under their paths as well. If an attribute of the root is our
+record, that says what is the model's; attributes that other tools changed since have their new values.
 
 Sources: keras/src/saving/saving_lib.py, keras/src/legacy/saving/legacy_h5_format.py, tf_keras/src/saving/saving_lib.py.
 """
@@ -23,7 +22,7 @@ from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.code.keras import findings_in, programs_in
-from ckptconv.formats.hdf5.recorded import recorded
+from ckptconv.formats.hdf5.recorded import checkpoint_from_record
 from ckptconv.formats.hdf5.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import MODEL, Tree, walk
 
@@ -35,14 +34,14 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 _RECORD = '{"version":'
-"""How our record starts."""
+"""The start of our record."""
 
 _OPTIMIZERS = ("optimizer_weights/", "optimizer/")
 _METRICS = re.compile(r"metrics/[^/]+/vars/\d+")
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file: its headers, attributes and texts; no other element is read.
+    """Open the file. Reads headers, attributes and texts, but no other elements.
 
     Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
     """
@@ -50,10 +49,10 @@ def read(source: Source) -> Checkpoint:
 
 
 def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, source: OpenFile | None) -> Checkpoint:
-    """What a tree holds, beside other `metadata`."""
+    """The checkpoint that a tree forms; `metadata` is what is stated outside the HDF5 file."""
     text = tree.attributes.get("", {}).get(records.KEY)
     if isinstance(text, str) and text.startswith(_RECORD):
-        return recorded(tree, records.parse(text), metadata, format, source)
+        return checkpoint_from_record(tree, records.parse(text), metadata, format, source)
     model, extras = _split(tree.tensors)
     entries: dict[Hashable, MetaNode] = {}
     for key, value in (
@@ -63,9 +62,10 @@ def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, sou
         *tree.values.items(),
         *((name, TensorRef(name)) for name in extras),
     ):
-        entries[free_key(key, entries)] = value  # an attribute may be called as a group is
-    hole = StateDict(container="dict")
-    root: MetaNode = {**entries, free_key("state_dict", entries): hole} if entries else StateDict()
+        entries[free_key(key, entries)] = value  # an attribute and a group may have the same name
+    root: MetaNode = StateDict()
+    if entries:
+        root = {**entries, free_key("state_dict", entries): StateDict(container="dict")}
     if not model and not extras and not tree.findings:
         raise UnsupportedError("the HDF5 file holds no arrays of numbers", hint="h5dump -n FILE shows what it holds")
     return Checkpoint(
@@ -75,7 +75,7 @@ def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, sou
 
 
 def _split(tensors: dict[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
-    """The model's tensors, and the others, by the names that they get."""
+    """The model's tensors, and the extras, under their final names."""
     extras = {
         name: tensor for name, tensor in tensors.items() if name.startswith(_OPTIMIZERS) or _METRICS.fullmatch(name)
     }

@@ -1,4 +1,4 @@
-"""Reading an HDF5 file that has our record, and what others did to its attributes since."""
+"""Reads an HDF5 file with our record, and takes over what other tools changed in its attributes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ckptconv.formats.hdf5.tree import Tree
 
 
-def recorded(
+def checkpoint_from_record(
     tree: Tree, record: Record, documents: Mapping[str, MetaNode], format: str, file: OpenFile | None
 ) -> Checkpoint:
-    """What the record says of the tree, beside `documents`, which are kept elsewhere."""
+    """The checkpoint that the record describes; `documents` is metadata that is kept outside the HDF5 file."""
     findings = list(tree.findings)
     tensors = own_tensors(tree.tensors, record, findings, stored_as)
     root = add_values(restore(_edited(record, tree), tensors, findings), documents)
@@ -38,16 +38,16 @@ def recorded(
 
 
 def _edited(record: Record, tree: Tree) -> MetaNode:
-    """The record's tree, with attributes that others have changed, added or taken away."""
+    """The record's metadata tree, with attributes that other tools changed, added or removed."""
     found: dict[str, MetaNode] = {**tree.values, **tree.attributes.get("", {})}
     found |= {path: attributes for path, attributes in tree.attributes.items() if path}
     found.pop(records.KEY, None)
     known = dict(visible(record))
     hidden = {key: records.readable(value) for key, value in records.visible(record) if key not in known}
-    texts = {key: _text(found.pop(key), value) for key, value in known.items() if key in found}
+    texts = {key: _readable(found.pop(key), value) for key, value in known.items() if key in found}
     return add_values(take_edits(record, {**hidden, **texts}), found)
 
 
-def _text(found: MetaNode, value: MetaNode) -> str:
-    """The readable text of what is there, which is the value's where that is unchanged."""
+def _readable(found: MetaNode, value: MetaNode) -> str:
+    """The readable text of an attribute: that of the recorded `value`, if the attribute is unchanged."""
     return records.readable(value if same(found, value) or found == as_text(value) else found)

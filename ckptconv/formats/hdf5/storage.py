@@ -1,14 +1,14 @@
-"""The messages of a dataset that say how large it is, and where and how its elements lie.
+"""The messages of a dataset that say its shape, and where and how its elements are stored.
 
     dataspace   version 1: 1, rank, flags, 5 bytes;  version 2: 2, rank, flags, type (0 scalar, 1 simple, 2 none);
-                then a size for each dimension, and where flags has 1 the largest that it may grow to
+                then a size for each dimension, and if flags has 1 the maximum size for each
     layout      version 1, 2: rank, class, …;  3: class, …;  4, 5: class, …, the index of the chunks;
-                class 0: the elements themselves; 1: address and size; 2: address of an index, sizes of a chunk;
-                3: virtual, made of other datasets
-    filters     what chunks went through, in order: id, flags, parameters
-    fill value  that of elements which were never written
+                class 0, compact: the elements themselves; 1, contiguous: address and size; 2, chunked: address of
+                an index, sizes of a chunk; 3: virtual, made of other datasets
+    filters     applied to chunks, in order: id, flags, parameters
+    fill value  of elements that were never written
 
-What else a layout says of its index stands in the index as well.
+Whatever else a layout says about its index is also in the index, and is skipped.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ckptconv.formats.hdf5.cursor import Cursor
 
 
-class Known(IntEnum):
-    """Filters that are undone, by their registered number."""
+class FilterId(IntEnum):
+    """The supported filters, by registered number."""
 
     DEFLATE = 1
     SHUFFLE = 2
@@ -38,11 +38,11 @@ _NAMES = {
     4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle",
     32013: "zfp", 32015: "zstd", 32026: "blosc2",
 }  # fmt: skip
-"""Filters that are not undone, by their registered number."""
+"""Filters that are not supported, by registered number."""
 
 
 class Index(IntEnum):
-    """How chunks are found: the first before version 4 of the layout, the others by their number in it."""
+    """The indexes of chunks. The first is for layouts before version 4, which number the others."""
 
     BTREE1 = 0
     SINGLE = 1
@@ -59,16 +59,15 @@ _INDEX_PARAMETERS = {
     Index.EXTENSIBLE_ARRAY: 5,
     Index.BTREE2: 6,
 }
-"""Bytes in the layout that say again what the index says."""
+"""Bytes in the layout that repeat what the index says."""
 
-
-_MOST_FILTERS = 32
-"""What a chunk's mask of skipped filters has bits for."""
+_MAX_FILTERS = 32
+"""A chunk's mask of skipped filters has this many bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter's registered number, and its first parameter."""
+    """A filter's registered number and first parameter."""
 
     number: int
     parameter: int
@@ -76,22 +75,26 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Sizes of the dimensions (None: there is no element), and those that they may grow to (None: any)."""
+    """A dataspace.
+
+    shape:   None if the dataset has no elements at all.
+    largest: the maximum size of each dimension; None if there is no limit.
+    """
 
     shape: tuple[int, ...] | None
     largest: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Inline:
-    """Elements that stand in the message itself."""
+class Compact:
+    """Elements in the message itself."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Elements in one run; `address` is None where none was written. `size` is None where the layout does not say."""
+class Contiguous:
+    """Elements in one piece. `address` is None if none was written, `size` if the layout does not state it."""
 
     address: int | None
     size: int | None
@@ -99,25 +102,25 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Chunked:
-    """Elements in chunks of one shape.
+    """Elements in chunks of equal shape.
 
-    address:  of the index, or of the only chunk; None where no chunk was written.
-    shape:    elements of a chunk in each dimension.
-    itemsize: bytes of an element.
-    only:     of a single chunk that went through filters: its size and filter mask.
-    edges_are_raw: whether chunks that stick out of the dataset went through no filters.
+    address:  of the index, or of the only chunk; None if no chunk was written.
+    shape:    of a chunk, in elements.
+    itemsize: the bytes of an element.
+    single:   the size and filter mask of the only chunk, if it is filtered.
+    edges_are_raw: whether chunks that extend past the dataset's edge are unfiltered.
     """
 
     address: int | None
     shape: tuple[int, ...]
     itemsize: int
     index: Index
-    only: tuple[int, int] | None = None
+    single: tuple[int, int] | None = None
     edges_are_raw: bool = False
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a chunk."""
+        """The bytes of an unfiltered chunk."""
         return prod(self.shape) * self.itemsize
 
 
@@ -126,11 +129,11 @@ class Virtual:
     """Made of other datasets, mostly in other files."""
 
 
-Layout = Inline | Run | Chunked | Virtual
+Layout = Compact | Contiguous | Chunked | Virtual
 
 
 def read_space(cursor: Cursor) -> Space:
-    """A dataspace. Raises CorruptFileError, LimitError."""
+    """Parse a dataspace message. Raises CorruptFileError, LimitError."""
     version = cursor.expect(b"", 1, 2)
     rank, flags, kind = cursor.uint(1), cursor.uint(1), cursor.uint(1)
     if version == 1:
@@ -149,21 +152,21 @@ def read_space(cursor: Cursor) -> Space:
         return Space(shape, shape)
     unlimited = (1 << 8 * cursor.lengths) - 1
     largest = tuple(None if (n := cursor.length()) == unlimited else n for _ in range(rank))
-    if any(most is not None and most < now for most, now in zip(largest, shape, strict=True)):
+    if any(limit is not None and limit < size for limit, size in zip(largest, shape, strict=True)):
         raise damaged("a dataset is larger than it may grow to")
     return Space(shape, largest)
 
 
 def read_layout(cursor: Cursor) -> Layout:
-    """A data layout. Raises CorruptFileError."""
+    """Parse a data layout message. Raises CorruptFileError."""
     version = cursor.expect(b"", 1, 2, 3, 4, 5)
     if version < 3:
         return _old_layout(cursor)
     match cursor.uint(1):
         case 0:
-            return Inline(cursor.take(cursor.uint(2)))
+            return Compact(cursor.take(cursor.uint(2)))
         case 1:
-            return Run(cursor.address(), cursor.length())
+            return Contiguous(cursor.address(), cursor.length())
         case 2 if version == 3:
             rank, address = cursor.uint(1), cursor.address()
             return _chunked(address, [cursor.uint(4) for _ in range(rank)], Index.BTREE1)
@@ -182,9 +185,9 @@ def _old_layout(cursor: Cursor) -> Layout:
     sizes = [cursor.uint(4) for _ in range(rank)]
     match kind:
         case 0:
-            return Inline(cursor.take(cursor.uint(4)))
+            return Compact(cursor.take(cursor.uint(4)))
         case 1:
-            return Run(address, None)
+            return Contiguous(address, None)
         case 2:
             return _chunked(address, sizes, Index.BTREE1)
         case _:
@@ -194,59 +197,59 @@ def _old_layout(cursor: Cursor) -> Layout:
 def _new_chunks(cursor: Cursor) -> Chunked:
     flags, rank, width = cursor.uint(1), cursor.uint(1), cursor.uint(1)
     sizes = [cursor.uint(width) for _ in range(rank)]
-    number, only = cursor.uint(1), None
+    number, single = cursor.uint(1), None
     if number not in _INDEX_PARAMETERS:
         raise damaged(f"the chunks of a dataset are indexed in a way ({number}) that is not known")
     index = Index(number)
     cursor.skip(_INDEX_PARAMETERS[index])
     if index is Index.SINGLE and flags & 2:
-        only = cursor.length(), cursor.uint(4)
-    return _chunked(cursor.address(), sizes, index, only, edges_are_raw=bool(flags & 1))
+        single = cursor.length(), cursor.uint(4)
+    return _chunked(cursor.address(), sizes, index, single, edges_are_raw=bool(flags & 1))
 
 
 def _chunked(
     address: int | None,
     sizes: list[int],
     index: Index,
-    only: tuple[int, int] | None = None,
+    single: tuple[int, int] | None = None,
     *,
     edges_are_raw: bool = False,
 ) -> Chunked:
     if not sizes or 0 in sizes or prod(sizes) >= 1 << 63:
         raise damaged("the chunks of a dataset have no size")
-    return Chunked(address, tuple(sizes[:-1]), sizes[-1], index, only, edges_are_raw)
+    return Chunked(address, tuple(sizes[:-1]), sizes[-1], index, single, edges_are_raw)
 
 
 def read_filters(cursor: Cursor | None) -> tuple[Filter, ...]:
-    """The filters that chunks went through, in that order."""
+    """Parse a filters message: the filters that were applied to chunks, in that order."""
     if cursor is None:
         return ()
     version, count = cursor.expect(b"", 1, 2), cursor.uint(1)
-    if count > _MOST_FILTERS:
+    if count > _MAX_FILTERS:
         raise damaged(f"a dataset went through {count} filters")
     cursor.skip(6 if version == 1 else 0)
-    found = []
+    filters = []
     for _ in range(count):
         number = cursor.uint(2)
-        named = cursor.uint(2) if version == 1 or number >= 256 else 0
+        name_size = cursor.uint(2) if version == 1 or number >= 256 else 0
         cursor.skip(2)
         values = cursor.uint(2)
-        cursor.skip(named + (-named % 8 if version == 1 else 0))
+        cursor.skip(name_size + (-name_size % 8 if version == 1 else 0))
         parameters = cursor.part(4 * (values + (version == 1 and values % 2)), "a filter")
-        found.append(Filter(number, parameters.uint(4) if values else 0))
-    return tuple(found)
+        filters.append(Filter(number, parameters.uint(4) if values else 0))
+    return tuple(filters)
 
 
-def unknown_filter(filters: tuple[Filter, ...]) -> str:
-    """The name of the first filter that is not undone; "" where there is none."""
-    for one in filters:
-        if one.number not in tuple(Known):
-            return _NAMES.get(one.number, f"number {one.number}")
+def unsupported_filter(filters: tuple[Filter, ...]) -> str:
+    """The name of the first unsupported filter; "" if there is none."""
+    for entry in filters:
+        if entry.number not in tuple(FilterId):
+            return _NAMES.get(entry.number, f"number {entry.number}")
     return ""
 
 
 def read_fill(cursor: Cursor | None, old: Cursor | None) -> bytes:
-    """The fill value as it lies in the file, of either message; empty where it is zero."""
+    """The fill value from either message, in the byte order of the file; empty if it is zero."""
     if cursor is None:
         return b"" if old is None else old.take(old.uint(4))
     version = cursor.expect(b"", 1, 2, 3)

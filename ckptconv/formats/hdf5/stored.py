@@ -1,8 +1,9 @@
-"""Tensors that HDF5 has no type or no name for: stored as what it has, and in the record what they are.
+"""How tensors are stored that HDF5 has no type or name for; the record says what they really are.
 
-Integers, floats of 16 to 64 bits, bfloat16, E5M2, bools and complex numbers are themselves. E4M3 has other values than
-the IEEE's at its end, which the HDF5 library does not know: it would read 256 as infinity. That and what else takes one
-byte keeps its shape, as unsigned bytes; quantized integers are integers; anything else is its bytes.
+Integers, floats of 16 to 64 bits, bfloat16, E5M2, bools and complex numbers are stored as they are. E4M3 is not: its
+highest exponent is no infinity, which the HDF5 library does not know, so it would read 256 as infinity. E4M3 and other
+types of one byte are stored as unsigned bytes of the same shape, quantized integers as integers, anything else as its
+bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
-from ckptconv.formats.hdf5.messages import MOST_RANK, has_datatype
+from ckptconv.formats.hdf5.messages import MAX_RANK, has_datatype
 from ckptconv.formats.hdf5.tree import MODEL
 from ckptconv.formats.targets.plan import is_text, many, other_types, replacement_name
 from ckptconv.io.limits import MAX_DEPTH, MAX_HDF5_PATH
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def stored_as(info: TensorInfo) -> TensorInfo:
-    """The header under which a tensor is stored; `info` itself where HDF5 has such datasets."""
-    return in_array(info, _is_held, MOST_RANK)
+    """The dtype and shape that a tensor is stored with; `info` itself if HDF5 has such datasets."""
+    return in_array(info, _is_held, MAX_RANK)
 
 
 def _is_held(dtype: DType) -> bool:
@@ -36,20 +37,20 @@ def _is_held(dtype: DType) -> bool:
 
 
 def groups_of(name: str) -> Iterator[str]:
-    """The paths of the groups that a dataset of that path is in, outermost first."""
+    """The paths of the groups around a dataset of this path, outermost first."""
     *parts, _ = name.split("/")
     return accumulate(parts, lambda path, part: f"{path}/{part}")
 
 
 def path_of(name: str, checkpoint: Checkpoint) -> str:
-    """The path of a tensor. A whole model of legacy Keras' has its weights in a group of their own, with attributes."""
+    """The path of a tensor; in a whole model of legacy Keras, the weights are in a group of their own."""
     root = checkpoint.root
-    is_inside = name in checkpoint and type(root) is dict and type(root.get(MODEL[:-1])) is dict
-    return MODEL + name if is_inside else name
+    is_legacy_model = type(root) is dict and type(root.get(MODEL[:-1])) is dict  # the group's attributes
+    return MODEL + name if is_legacy_model and name in checkpoint else name
 
 
 def acceptor(checkpoint: Checkpoint) -> Accepted:
-    """What the dataset of a tensor is called, by its name."""
+    """What gives the path of a tensor's dataset, from the tensor's name."""
     names = checkpoint.all_tensors
 
     def accepted(name: str, taken: Container[str]) -> str:
@@ -61,14 +62,16 @@ def acceptor(checkpoint: Checkpoint) -> Accepted:
 
 
 def is_accepted(name: str, names: Container[str]) -> bool:
-    """Whether a dataset can have that path beside the others: none of its groups is a dataset."""
+    """Whether a dataset can have this path beside the others: none of its groups may be a dataset."""
     if not is_text(name, MAX_HDF5_PATH) or name.count("/") > MAX_DEPTH:
         return False
-    return all(part not in ("", ".") for part in name.split("/")) and not any(one in names for one in groups_of(name))
+    if any(part in ("", ".") for part in name.split("/")):
+        return False
+    return not any(group in names for group in groups_of(name))
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
-    """What h5py will not see as it is."""
+    """What h5py will see differently: types and names."""
     found, names = other_types(checkpoint, stored_as, "HDF5"), checkpoint.all_tensors
     if odd := [name for name in names if not is_accepted(name, names)]:
         message = f"HDF5 cannot have every name: {many(odd)} stored under another, which the record notes"

@@ -1,10 +1,9 @@
-"""Writer of an HDF5 file, without h5py: a tree as `h5py` and Keras write it, laid out so that it is copied in one go.
+"""Writer of an HDF5 file, without h5py: the tree that h5py and Keras write, laid out to be written in one pass.
 
-Everything is planned from headers (`placing`, `drafting`); the elements are streamed to their places, and what stands
-before them goes in last, with the content digest. Where attributes say all of the metadata, as in files that h5py and
-Keras wrote, there is no record; what they do not say is in an attribute ``ckptconv`` of the root group. Our own reader
-is asked, before a byte is written, whether it makes the same of the file without it. Where h5py is installed, it has to
-open what was written.
+Everything is planned from headers (`placing`, `drafting`). The elements are streamed to their places, and what comes
+before them is written last, with the content digest. If attributes can express all of the metadata, as in files by h5py
+and Keras, there is no record; otherwise it is in the attribute ``ckptconv`` of the root group. To decide that, our own
+reader reads the planned file, before a byte is written. If h5py is installed, it has to open the written file.
 """
 
 from __future__ import annotations
@@ -17,8 +16,14 @@ from ckptconv.core.spelling import same
 from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.hdf5.drafting import Draft, draft
-from ckptconv.formats.hdf5.messages import said
-from ckptconv.formats.hdf5.placing import Places, UnsayableError, placed, say_all, shown
+from ckptconv.formats.hdf5.messages import attribute_value
+from ckptconv.formats.hdf5.placing import (
+    InexactError,
+    Places,
+    add_exact_attributes,
+    place_datasets,
+    readable_attributes,
+)
 from ckptconv.formats.hdf5.read import checkpoint_of
 from ckptconv.formats.hdf5.reference import open_with_h5py
 from ckptconv.formats.hdf5.stored import acceptor, is_accepted, path_of, stored_as
@@ -41,15 +46,17 @@ if TYPE_CHECKING:
     from ckptconv.io.stream import Sums
     from ckptconv.io.target import Target
 
-MOST_TEXT = MAX_HDF5_TEXT // 4
-"""Bytes of texts that are written: a reader counts each twice, and has other things to read."""
+MAX_TEXT = MAX_HDF5_TEXT // 4
+"""The most bytes of text that are written: a reader counts them twice, and reads other text, too."""
 
 
 @dataclass(slots=True)
-class Drafted:
-    """A file that is to be written: its draft, and a job for each dataset, by the name of its tensor.
+class PlannedFile:
+    """A file to be written.
 
-    paths: of these datasets. plan: where there is a record, which has these as the names of what is stored.
+    jobs:  the tensor for each dataset, and where its elements go.
+    paths: the path of each of these datasets.
+    plan:  of a file with a record; names the stored tensors by these paths.
     """
 
     draft: Draft
@@ -57,47 +64,48 @@ class Drafted:
     paths: list[str]
     plan: Plan | None = None
 
-    def one_of_each(self) -> list[str]:
-        """A path for each kind of header that there is."""
-        kinds = {job.tensor.info: path for job, path in zip(self.jobs, self.paths, strict=True)}
-        return list(kinds.values())
+    def sample_paths(self) -> list[str]:
+        """The path of one dataset for each shape and dtype."""
+        samples = {job.tensor.info: path for job, path in zip(self.jobs, self.paths, strict=True)}
+        return list(samples.values())
 
-    def digest(self, checkpoint: Checkpoint, sums: list[Sums]) -> str | None:
-        """The content digest; it goes into the record, where there is one."""
+    def add_digest(self, checkpoint: Checkpoint, sums: list[Sums]) -> str | None:
+        """Put the content digest into the record, and return it; None without a record."""
         if self.plan is None:
             return None
-        hashes = {name: one.content for name, one in zip(self.paths, sums, strict=True)}
+        hashes = {path: tensor_sums.content for path, tensor_sums in zip(self.paths, sums, strict=True)}
         digest = self.plan.digest(checkpoint, hashes)
-        at = self.draft.texts[_record(self.plan, PLACEHOLDER).encode("ascii")]
-        text = _record(self.plan, digest).encode("ascii")
+        at = self.draft.texts[_record_text(self.plan, PLACEHOLDER).encode("ascii")]
+        text = _record_text(self.plan, digest).encode("ascii")
         self.draft.head[at : at + len(text)] = text
         return digest
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
-    made = drafted(checkpoint, (), plain=options.plain)
-    target.reserve(made.draft.size)
-    content = made.plan is not None
-    sums = Streamer(target, crc=False, content=content, progress=options.progress).run(made.jobs)
-    digest = made.digest(checkpoint, sums)
-    target.write_at(0, bytes(made.draft.head))
-    open_with_h5py(target.readable_path, made.one_of_each())
-    return WriteResult(made.draft.size, digest)
+    planned = plan_file(checkpoint, (), plain=options.plain)
+    target.reserve(planned.draft.size)
+    content = planned.plan is not None
+    sums = Streamer(target, crc=False, content=content, progress=options.progress).run(planned.jobs)
+    digest = planned.add_digest(checkpoint, sums)
+    target.write_at(0, bytes(planned.draft.head))
+    open_with_h5py(target.readable_path, planned.sample_paths())
+    return WriteResult(planned.draft.size, digest)
 
 
-def drafted(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> Drafted:
-    """Decide names, types, attributes and places. `documents`: keys of metadata that is kept elsewhere. Raises
-    LimitError.
+def plan_file(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> PlannedFile:
+    """Decide names, types, attributes and places.
+
+    documents: the keys of metadata that is written elsewhere.
+    plain:     only the model's tensors have to be read back exactly.
+
+    Raises LimitError.
     """
-    return _without_record(checkpoint, documents, plain=plain) or _with_record(checkpoint, documents)
+    return _plan_without_record(checkpoint, documents, plain=plain) or _plan_with_record(checkpoint, documents)
 
 
-def _without_record(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> Drafted | None:
-    """The file whose reader gives the very same back without a record; None where there is none.
-
-    `plain`: the model's tensors alone have to be the same.
-    """
+def _plan_without_record(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> PlannedFile | None:
+    """A file without a record; None if reading it would not give back the same."""
     tensors = checkpoint.all_tensors
     parts = checkpoint.composites or checkpoint.notes.quantized
     if not tensors or parts or not all(is_accepted(name, tensors) for name in tensors):
@@ -107,81 +115,86 @@ def _without_record(checkpoint: Checkpoint, documents: Collection[str], *, plain
     if not plain and not is_unnoted(checkpoint):
         return None
     try:
-        places, file, found = _attempt(checkpoint, documents, plain=plain)
-    except (UnsayableError, CkptconvError):
+        places, file, read_back = _draft_and_read_back(checkpoint, documents, plain=plain)
+    except (InexactError, CkptconvError):
         return None
-    if not _is_same(found, checkpoint, plain=plain):
+    if not _is_same(read_back, checkpoint, plain=plain):
         return None
     stored = {name: tensor for name, tensor in tensors.items() if name not in checkpoint.tied_to}
     paths = [path_of(name, checkpoint) for name in stored]
-    return Drafted(file, _jobs(file, places, stored, paths), paths)
+    return PlannedFile(file, _jobs(file, places, stored, paths), paths)
 
 
-def _attempt(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> tuple[Places, Draft, Checkpoint]:
-    """A file without a record, and what its reader makes of it."""
+def _draft_and_read_back(
+    checkpoint: Checkpoint, documents: Collection[str], *, plain: bool
+) -> tuple[Places, Draft, Checkpoint]:
+    """A file without a record, and the checkpoint that our reader makes of it."""
     tied, tensors = checkpoint.tied_to, checkpoint.all_tensors
     infos = {name: tensor.info for name, tensor in tensors.items() if name not in tied}
-    places = placed(infos, tied, {name: path_of(name, checkpoint) for name in tensors})
+    places = place_datasets(infos, tied, {name: path_of(name, checkpoint) for name in tensors})
     if not plain:
-        say_all(places, _without(checkpoint.root, documents))
+        add_exact_attributes(places, _without(checkpoint.root, documents))
     file = draft(places.root)
     tree = walk(Hdf5File(Window(_Unwritten(file), 0, file.size)))
     metadata = checkpoint.metadata
     return places, file, checkpoint_of(tree, {key: metadata[key] for key in documents}, "hdf5", None)
 
 
-def _is_same(found: Checkpoint, wanted: Checkpoint, *, plain: bool) -> bool:
+def _is_same(found: Checkpoint, expected: Checkpoint, *, plain: bool) -> bool:
     if plain:
-        return found.keys() == wanted.keys() and not found.extras and sorted(found.ties) == sorted(wanted.ties)
-    names = [*found] == [*wanted] and [*found.extras] == [*wanted.extras]
-    return names and found.ties == wanted.ties and same(found.root, wanted.root)
+        return found.keys() == expected.keys() and not found.extras and sorted(found.ties) == sorted(expected.ties)
+    same_names = [*found] == [*expected] and [*found.extras] == [*expected.extras]
+    return same_names and found.ties == expected.ties and same(found.root, expected.root)
 
 
 @dataclass(frozen=True, slots=True)
 class _Unwritten:
-    """A file that is to be written, as far as its headers are read."""
+    """A planned file that can be read before it is written; its elements are zeros."""
 
     draft: Draft
 
     def read_at(self, offset: int, length: int) -> memoryview:
-        """What will be there; elements are zeros here."""
+        """The bytes that will be there."""
         return memoryview(bytes(self.draft.head[offset : offset + length]).ljust(length, b"\0"))
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """The same, into a buffer."""
+        """As `read_at`, into a buffer."""
         buffer[:] = self.read_at(offset, len(buffer))
 
 
 def _without(root: MetaNode, documents: Collection[str]) -> MetaNode:
-    """The tree without those of its keys."""
+    """The metadata tree without these top-level keys."""
     return {key: value for key, value in root.items() if key not in documents} if type(root) is dict else root
 
 
-def _with_record(checkpoint: Checkpoint, documents: Collection[str]) -> Drafted:
+def _plan_with_record(checkpoint: Checkpoint, documents: Collection[str]) -> PlannedFile:
     inside = checkpoint.replaced(root=_without(checkpoint.root, documents))
     made = plan(inside, acceptor(checkpoint), stored_as)
-    links, paths = _linked(checkpoint, made)
-    places = placed(made.infos, links, paths)
-    for path, attributes in shown(replace(made.record, root=made.root), places).items():
-        places.say(path, attributes)
+    links, paths = _ties_as_links(checkpoint, made)
+    places = place_datasets(made.infos, links, paths)
+    for path, attributes in readable_attributes(replace(made.record, root=made.root), places).items():
+        places.add_attributes(path, attributes)
     names = [made.record.own_name(path) for path in paths]
     if [made.record.own_name(path) for path in places.datasets()] != names or places.are_ordered_by_keras():
         made.record.order = names
-    text = said(_record(made, PLACEHOLDER))
+    text = attribute_value(_record_text(made, PLACEHOLDER))
     assert text is not None
-    places.say("", {records.KEY: text})
+    places.add_attributes("", {records.KEY: text})
     file = draft(places.root)
-    if (count := sum(map(len, file.texts))) > MOST_TEXT:
+    if (count := sum(map(len, file.texts))) > MAX_TEXT:
         raise LimitError(
-            f"the metadata would have {count:,} bytes of text; the limit is {MOST_TEXT:,}",
+            f"the metadata would have {count:,} bytes of text; the limit is {MAX_TEXT:,}",
             hint="--bare leaves the metadata out",
         )
-    called = {made.record.own_name(path): tensor for path, tensor in made.stored.items()}
-    return Drafted(file, _jobs(file, places, called, list(made.stored)), list(made.stored), made)
+    tensors = {made.record.own_name(path): tensor for path, tensor in made.stored.items()}
+    return PlannedFile(file, _jobs(file, places, tensors, list(made.stored)), list(made.stored), made)
 
 
-def _linked(checkpoint: Checkpoint, made: Plan) -> tuple[dict[str, str], dict[str, str]]:
-    """Tied names as links, and the paths of all, in their order: a dataset can have both names, and no record of it."""
+def _ties_as_links(checkpoint: Checkpoint, made: Plan) -> tuple[dict[str, str], dict[str, str]]:
+    """Turns the plan's ties into links to one dataset, so that the record needs no ties.
+
+    Returns for each further path the path of its dataset, and all paths in the order of the tensors.
+    """
     record, accepted = made.record, acceptor(checkpoint)
     stored = {record.own_name(name): name for name in made.stored}
     taken, links = {*checkpoint.all_tensors, *made.stored}, dict[str, str]()
@@ -198,11 +211,11 @@ def _linked(checkpoint: Checkpoint, made: Plan) -> tuple[dict[str, str], dict[st
     return links, {stored[name]: stored[name] for name in order}
 
 
-def _record(made: Plan, digest: str) -> str:
+def _record_text(made: Plan, digest: str) -> str:
     return replace(made.record, root=made.root, digest=digest).spell(made.infos)
 
 
-def _jobs(file: Draft, places: Places, called: Mapping[str, LazyTensor], paths: list[str]) -> list[Job]:
-    """A job for each dataset, under the name of its tensor; empty ones have no place, and write nothing."""
+def _jobs(file: Draft, places: Places, tensors: Mapping[str, LazyTensor], paths: list[str]) -> list[Job]:
+    """A job for each dataset, under the name of its tensor. Empty ones have no place, and write nothing."""
     spots = [file.spots.get(id(places.at(path)), file.size) for path in paths]
-    return [Job(name, tensor, spot) for (name, tensor), spot in zip(called.items(), spots, strict=True)]
+    return [Job(name, tensor, spot) for (name, tensor), spot in zip(tensors.items(), spots, strict=True)]

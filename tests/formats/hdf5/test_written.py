@@ -145,7 +145,7 @@ def test_weights_that_would_be_read_as_an_optimizers_state_keep_the_record(tmp_p
 
 
 def test_many_texts_are_in_several_heaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafting, "_MOST_IN_HEAP", 3)
+    monkeypatch.setattr(drafting, "_MAX_IN_HEAP", 3)
     words = {f"word {i}": "x" * i * 100 for i in range(40)}
     ckptconv.convert(FIXTURES / "digits-raw.pth", tmp_path / "a.h5", metadata=words)
     with h5py.File(tmp_path / "a.h5") as file:
@@ -155,7 +155,7 @@ def test_many_texts_are_in_several_heaps(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_more_metadata_than_a_reader_takes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "MOST_TEXT", 1000)
+    monkeypatch.setattr(write, "MAX_TEXT", 1000)
     with pytest.raises(LimitError, match="bytes of text") as caught:
         ckptconv.convert(FIXTURES / "digits-raw.pth", tmp_path / "a.h5", metadata={"long": "x" * 1000})
     assert caught.value.hint == "--bare leaves the metadata out"
@@ -163,7 +163,7 @@ def test_more_metadata_than_a_reader_takes_is_refused(tmp_path: Path, monkeypatc
 
 
 def test_what_h5py_does_not_open_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafting, "spell_space", lambda shape: b"\x09" + messages.spell_space(shape)[1:])
+    monkeypatch.setattr(drafting, "encode_space", lambda shape: b"\x09" + messages.encode_space(shape)[1:])
     with pytest.raises(RejectedOutputError, match="h5py refuses"):
         ckptconv.convert(FIXTURES / "digits-raw.pth", tmp_path / "a.h5")
     assert not list(tmp_path.iterdir())
@@ -202,13 +202,13 @@ def test_headers_of_a_large_group_are_checked_each(tmp_path: Path) -> None:
 
 def test_checksums_are_the_same_one_by_one_and_together() -> None:
     pieces = [bytes(range(length)) * times for times in (1, 3) for length in range(50) for _ in range(10)]
-    assert len(pieces) >= checksum._FEWEST_AT_ONCE
+    assert len(pieces) >= checksum._VECTORIZE_FROM
     assert checksum.lookup3_of_each(pieces) == [checksum.lookup3(piece) for piece in pieces]
 
 
 @pytest.mark.parametrize("fewest", [1, 4])
 def test_a_damaged_heap_of_links_is_refused(fewest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "FEWEST", fewest)
+    monkeypatch.setattr(dense, "MIN_LINKS", fewest)
     ckptconv.convert(FIXTURES / "digits-raw.pth", tmp_path / "a.h5", bare=True)
     data = (tmp_path / "a.h5").read_bytes()
     start, end = data.index(b"FRHP"), data.index(b"FHDB") + 512

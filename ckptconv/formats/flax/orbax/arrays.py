@@ -16,7 +16,7 @@ from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
 from ckptconv.formats.flax.orbax.documents import parse_json
 from ckptconv.formats.flax.orbax.ocdbt import Inline
 from ckptconv.formats.flax.orbax.streams import named
-from ckptconv.formats.flax.orbax.zarr import ZARR_JSON, ZARRAY, Header, read_v2, read_v3
+from ckptconv.formats.flax.orbax.zarr import ZARRAY, ZARR_JSON, Header, read_v2, read_v3
 from ckptconv.formats.flax.packed import Packed
 from ckptconv.io.limits import FREE_ZARR_BYTES, MAX_TENSORS, MAX_ZARR_CHUNKS, MAX_ZSTD_RATIO
 

@@ -17,7 +17,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.flax.orbax.ocdbt import MANIFEST
-from ckptconv.formats.flax.orbax.zarr import ZARR_JSON, ZARRAY
+from ckptconv.formats.flax.orbax.zarr import ZARRAY, ZARR_JSON
 
 if TYPE_CHECKING:
     from ckptconv.io.folder import Folder

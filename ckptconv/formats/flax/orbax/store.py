@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.formats.flax.orbax.damage import too_much
-from ckptconv.formats.flax.orbax.zarr import ZARR_JSON, ZARRAY
+from ckptconv.formats.flax.orbax.zarr import ZARRAY, ZARR_JSON
 from ckptconv.io.limits import MAX_FILES
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from ckptconv.errors import EditError, UnsupportedError
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.hub.config import Config
 from ckptconv.formats.gguf.hub.documents import bad
-from ckptconv.formats.gguf.hub.entries import check_dtypes, apply_overrides
+from ckptconv.formats.gguf.hub.entries import apply_overrides, check_dtypes
 from ckptconv.formats.gguf.hub.model import Contents
 from ckptconv.formats.gguf.values import F32_LIMIT
 

@@ -25,6 +25,7 @@ from ckptconv.formats.gguf.hub.mixtures import (
     llama4,
     mixture,
 )
+from ckptconv.formats.gguf.hub.recurrent import granite_hybrid, lfm2, lfm2_mixture, mamba, mamba2
 from ckptconv.formats.gguf.hub.shared import (
     check_layer_types,
     check_value,
@@ -33,7 +34,6 @@ from ckptconv.formats.gguf.hub.shared import (
     mrope_sections,
     rotary,
 )
-from ckptconv.formats.gguf.hub.recurrent import granite_hybrid, lfm2, lfm2_mixture, mamba, mamba2
 from ckptconv.formats.gguf.values import F32_LIMIT
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.formats.gguf.hub.config import unsupported
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.mixtures import mixture
-from ckptconv.formats.gguf.hub.shared import check_value, rotary, mrope_sections
+from ckptconv.formats.gguf.hub.shared import check_value, mrope_sections, rotary
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Entries = dict[str, Typed]
 
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
-"""``llama_pooling_type``, by sentence-transformers' names; older files have keys such as ``pooling_mode_mean_tokens``."""
+"""``llama_pooling_type``, by sentence-transformers' names. Older files have keys like ``pooling_mode_mean_tokens``."""
 _ENDINGS = ("", "_token", "_tokens")
 _WITH_TOKEN_TYPES = ("bert", "nomic-bert")
 """Architectures that have token types, as embeddings."""

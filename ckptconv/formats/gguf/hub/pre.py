@@ -70,7 +70,7 @@ def _sequence(node: object) -> list[Any]:
 
 @cache
 def _names() -> dict[tuple[bool, tuple[str, ...]], str]:
-    """llama.cpp's names, by ``ignore_merges`` and steps. A pattern without gaps may also be spelled as what it matches."""
+    """llama.cpp's names, by ``ignore_merges`` and steps. A gapless pattern may also be stated as what it matches."""
     rows = tomllib.loads((resources.files(__package__) / "pre.toml").read_text("utf-8"))["pre"]
     found = {(row.get("whole", False), tuple(row["steps"])): row["name"] for row in rows}
     gapless = [row for row in rows if row.get("gapless")]

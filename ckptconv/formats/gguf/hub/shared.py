@@ -47,7 +47,7 @@ def layer_types(layers: int, period: int, name: str = "sliding_attention") -> li
 
 
 def check_layer_types(arch: str, config: Config, period: int, name: str = "sliding_attention") -> None:
-    """Raise UnsupportedError if the layer_types of attention alternate in another way than llama.cpp's."""
+    """Raise UnsupportedError if the kinds of attention alternate in another way than llama.cpp's."""
     stated = config.items("layer_types")
     if stated is not None and stated != layer_types(config.layers, period, name):
         why = f"of {period} layers the last attends to all, the others to a window"

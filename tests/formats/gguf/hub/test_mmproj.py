@@ -18,8 +18,8 @@ from ckptconv.edits.dialects.gguf_projectors import projectors
 from ckptconv.edits.dialects.to_mmproj import deepstack, feature_layers
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError, UsageError
-from ckptconv.formats.gguf.hub.vision import VISION_DEFAULTS
 from ckptconv.formats.gguf.hub.audio import AUDIO_DEFAULTS
+from ckptconv.formats.gguf.hub.vision import VISION_DEFAULTS
 from tests.arch.real_models import transformers_module
 from tests.support.mmproj import BREAK, CASES, apart, folder_of, state
 
