@@ -16,6 +16,7 @@ from ckptconv.core import names
 from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats.caffe import read as caffe
 from ckptconv.formats.flax import arrays as flax
+from ckptconv.formats.flax import cursor as msgpack_cursor
 from ckptconv.formats.flax import msgpack
 from ckptconv.formats.gguf import cursor as gguf
 from ckptconv.formats.hdf5 import chunk_index, chunks, heaps, superblock, tree
@@ -144,7 +145,7 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "a safetensors header": (layout, "MAX_SAFETENSORS_HEADER", 1000, ".safetensors", strings(2000)),
     "a GGUF header": (gguf, "MAX_GGUF_HEADER", 1000, ".gguf", long_gguf(1 << 20)),
     "a header in an .npz": (npz, "MAX_NPY_HEADER", 50, ".npz", honest("npz")[0]),
-    "text in msgpack": (msgpack, "MAX_MSGPACK_TEXT", 100, ".msgpack", honest("flax")[0]),
+    "text in msgpack": (msgpack_cursor, "MAX_MSGPACK_TEXT", 100, ".msgpack", honest("flax")[0]),
     "values of msgpack": (msgpack, "MAX_NODES", 5, ".msgpack", honest("flax")[0]),
     "tensors of Flax": (flax, "MAX_TENSORS", 1, ".msgpack", honest("flax")[0]),
     "structures of an HDF5 file": (superblock, "MAX_HDF5_METADATA", 3000, ".h5", honest("hdf5")[0]),

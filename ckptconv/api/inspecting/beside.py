@@ -159,7 +159,7 @@ def _inspect_thinc(place: Place, path: str, source: Source, findings: list[Findi
     except CkptconvError as error:
         if place.is_spent:
             raise
-        if not thinc.speaks_of_shims(source):
+        if not thinc.mentions_shims(source):
             return _FileUses([])
         node = Opaque("torch.load", "called", (UNFOLLOWED + error.message,))
         return _FileUses(uses_of_programs([Program(path, node, "Thinc")]), examined=True)

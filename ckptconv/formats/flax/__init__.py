@@ -1,11 +1,15 @@
-"""JAX's trees of arrays: Flax's msgpack, and Orbax's folders.
+"""JAX's trees of arrays: Flax's msgpack files, and Orbax's folders.
 
-msgpack  arrays  packed             a file, walked over; arrays in it; elements under 8 bits
-read  tree                          what becomes of it
-nesting  growing                    names, and a checkpoint's metadata, as such a tree
-stored  packing  write              what is stored as something else; the bytes; the writer
-orbax                               Orbax's folders
-thinc                               the files in models of spaCy's, which are msgpack as well
+Begin with `arrays`, which describes Flax's files, then `read` and `write`.
+
+    cursor  msgpack             MessagePack: the heads of objects; Python values
+    arrays  packed              Flax's arrays in it; elements of fewer than 8 bits
+    read  tree                  the reader; which tensors are the model's, and what is metadata
+    write  packing              the writer; the bytes of a file
+    nesting  metadata           the tree that is written: from names alone; from a metadata tree
+    stored                      tensors that Flax has no type or name for
+    orbax                       Orbax's folders
+    thinc                       files inside the models of spaCy's pipelines, which are msgpack, too
 """
 
 from ckptconv.core.dtypes import DTYPES

@@ -1,23 +1,23 @@
-"""What Flax adds to msgpack: extensions, and arrays in chunks.
+"""Flax's additions to msgpack: extensions, and arrays in chunks.
 
-    1   an array: in the extension's bytes, an array of three objects
+    1   an array: the extension's bytes are an array of three objects
             shape      an array of integers
             dtype      numpy's name for it as a str: float32, bfloat16, int4, bool
             data       bytes: the elements in C order, little-endian on every machine that JAX runs on
     2   a complex number: an array of its two parts
-    3   a numpy scalar: as an array without dimensions
-    4   a tuple, in files of Orbax, which took the format over: an array
+    3   a numpy scalar: like an array without dimensions
+    4   a tuple, in files of Orbax, which adopted the format: an array
 
-An array of more than 2^30 bytes in a map is a map in its place:
-``{"__msgpack_chunked_array__": True, "shape": {"0": …}, "chunks": {"0": array, "1": array, …}}``, the chunks
-one-dimensional. Elements under 8 bits take a byte each, as in ml_dtypes. numpy's arrays of text, which Flax writes and
-does not read (``str64`` is two characters of UTF-32), are metadata. An array of swapped byte order Flax writes as it
-lies, and does not say so: nobody can tell.
+An array of more than 2^30 bytes in a map is replaced by a map:
+``{"__msgpack_chunked_array__": True, "shape": {"0": …}, "chunks": {"0": array, "1": array, …}}``, with one-dimensional
+chunks. Elements of fewer than 8 bits take a byte each, as in ml_dtypes. numpy's arrays of text, which Flax writes but
+does not read (``str64`` is two characters of UTF-32), are metadata. Flax writes an array of swapped byte order as it is
+in memory, without saying so; nobody can tell.
 
-Scalars are metadata, but for those of ml_dtypes' types, which numpy alone has no word for: they are tensors without
-dimensions. Arrays of types that no table here has (``float8_e3m4``, ``datetime64[s]``, ``float128``, ``void16``) are
-shown and not read. Times (msgpack's type -1) and extensions of other types are kept as objects. Refused: a string that
-stands for an array in another file (Orbax's, and Flax's own of several processes).
+Scalars are metadata, except those of ml_dtypes' types, which numpy has no code for: these are tensors without
+dimensions. Arrays of other types (``float8_e3m4``, ``datetime64[s]``, ``float128``, ``void16``) are shown, but not
+read. Times (msgpack's type -1) and extensions of other types are kept as objects. Refused: strings that stand for
+arrays in other files (Orbax's, and Flax's own of several processes).
 
 Sources: flax/serialization.py (`_ndarray_to_bytes`, `_msgpack_ext_pack`, `_chunk`), flax/training/checkpoints.py
 (`MP_ARRAY_PH`), orbax/checkpoint/msgpack_utils.py, orbax/checkpoint/utils.py.
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 CHUNKED = "__msgpack_chunked_array__"
 
 ELSEWHERE = ("PLACEHOLDER://", "//GDAPlaceholder:")
-"""How strings start that stand for arrays in a folder of Orbax's, and in Flax's own."""
+"""The starts of strings that stand for arrays elsewhere: in a folder of Orbax's, and of Flax's own."""
 
 _DESCR = re.compile(r"(?P<order>[<>=|])(?P<word>[a-z]\d+)")
 TEXT = re.compile(r"(?P<kind>str|bytes)(?P<bits>[1-9]\d{0,9})")
@@ -56,7 +56,7 @@ _MAX_NAME = 64
 
 
 class Type(IntEnum):
-    """Of extensions."""
+    """The types of extensions."""
 
     TIME = -1
     ARRAY = 1
@@ -67,19 +67,19 @@ class Type(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """An array's shape, the name of its dtype, and where its elements are."""
+    """An array's shape, the name of its dtype, and the place of its elements in the file."""
 
     shape: tuple[int, ...]
-    name: str
+    dtype_name: str
     start: int
     length: int
 
 
 class FlaxUnpacker(Unpacker):
-    """Makes a tree with a `LazyTensor` for each array; reads no element of one.
+    """Makes a tree with a `LazyTensor` for each array, without reading elements.
 
-    found:  whether anything that Flax alone writes has been seen.
-    unread: arrays that are not read, by their path: what kind they are of.
+    found:  whether the file has anything that only Flax writes.
+    unread: arrays of unknown types: a description of the type, by path.
     """
 
     def __init__(self, source: Source) -> None:
@@ -90,7 +90,7 @@ class FlaxUnpacker(Unpacker):
         self._tensors = 0
 
     def string(self, text: str) -> Value:
-        """Strings are themselves; those that stand for arrays are refused."""
+        """The string. Raises UnsupportedError if it stands for an array elsewhere."""
         if text.startswith(ELSEWHERE):
             self.found = True
             raise UnsupportedError(
@@ -100,11 +100,11 @@ class FlaxUnpacker(Unpacker):
         return text
 
     def mapping(self, made: dict[str | bytes, Value]) -> Value:
-        """Maps are themselves; those of chunks are one array."""
-        return self._whole(made) if CHUNKED in made else made
+        """The map; an array in chunks becomes one tensor."""
+        return self._join_chunks(made) if CHUNKED in made else made
 
     def extension(self, code: int, length: int) -> Value:
-        """By its type."""
+        """The value of an extension, by its type."""
         match code:
             case Type.ARRAY | Type.SCALAR:
                 return self._array_or_scalar(code)
@@ -119,12 +119,12 @@ class FlaxUnpacker(Unpacker):
 
     def _array_or_scalar(self, code: int) -> Value:
         header = self._header()
-        if text := TEXT.fullmatch(header.name):
+        if text := TEXT.fullmatch(header.dtype_name):
             return self._text(header, text["kind"], int(text["bits"]))
-        dtype, swapped = _element(header.name)
+        dtype, swapped = _element(header.dtype_name)
         if dtype is None:
-            self.unread[self.place()] = f"of the element type {header.name!r}"
-            return Opaque("numpy.ndarray", "unread", (header.shape, header.name))
+            self.unread[self.place()] = f"of the element type {header.dtype_name!r}"
+            return Opaque("numpy.ndarray", "unread", (header.shape, header.dtype_name))
         self._check_size(header, dtype)
         if code == Type.SCALAR and not header.shape and dtype in NUMPY_CODED.values():
             descr = NUMPY_DESCR[dtype]
@@ -133,7 +133,7 @@ class FlaxUnpacker(Unpacker):
         return self._tensor(header, dtype, swapped=swapped)
 
     def _header(self) -> _Header:
-        """Up to the end of the elements, which are passed over."""
+        """Reads the header of an array, and skips its elements."""
         cursor = self.cursor
         if self._count("array") != 3:
             raise self._bad("it is not a shape, dtype and data")
@@ -181,7 +181,7 @@ class FlaxUnpacker(Unpacker):
         return laid_out(info, span, alias, swapped=swapped)
 
     def _text(self, header: _Header, kind: str, bits: int) -> Value:
-        """An array or a scalar of text, as metadata. Reads it."""
+        """An array or a scalar of text, which is metadata. Reads the elements."""
         size, rest = divmod(bits, 32 if kind == "str" else 8)
         if rest or header.length != prod(header.shape) * bits // 8:
             raise self._bad(f"it has {header.length:,} bytes, which its type and shape do not ask for")
@@ -211,11 +211,11 @@ class FlaxUnpacker(Unpacker):
             raise self._bad("a time has more nanoseconds than a second")
         return Opaque("msgpack.Timestamp", "constructed", (seconds, nanoseconds))
 
-    def _whole(self, parts: dict[str | bytes, Value]) -> LazyTensor | Opaque:
-        """One tensor of an array in chunks."""
+    def _join_chunks(self, parts: dict[str | bytes, Value]) -> LazyTensor | Opaque:
+        """The tensor of an array in chunks. Raises CorruptFileError."""
         if parts.keys() != {CHUNKED, "shape", "chunks"}:
             raise self._bad("an array in chunks has a shape, chunks, and nothing else")
-        shape, chunks = self._row(parts["shape"]), self._row(parts["chunks"])
+        shape, chunks = self._numbered_values(parts["shape"]), self._numbered_values(parts["chunks"])
         if not all(map(is_size, shape)) or len(shape) > MAX_RANK:
             raise self._bad("its shape has something else than sizes")
         if any(isinstance(chunk, Opaque) for chunk in chunks):
@@ -235,14 +235,14 @@ class FlaxUnpacker(Unpacker):
         return LazyTensor(info, pieces, None, chunks[0].alias, pieces.depends)
 
     def _unread_chunks(self, shape: tuple[int, ...], count: int) -> Opaque:
-        """One array that is not read, in the place of so many chunks."""
+        """Replace `count` unread chunks by one unread array."""
         whole = self.place()
         kinds = [self.unread.pop(f"{whole}.chunks.{i}", "in chunks of several kinds") for i in range(count)]
         self.unread[whole] = kinds[0]
         return Opaque("numpy.ndarray", "unread", (shape, kinds[0]))
 
-    def _row(self, entries: Value) -> list[Value]:
-        """What a tuple was before its places became keys."""
+    def _numbered_values(self, entries: Value) -> list[Value]:
+        """The items of a tuple, which Flax writes as a map with the keys "0", "1", …"""
         if not isinstance(entries, dict) or entries.keys() != {str(i) for i in range(len(entries))}:
             raise self._bad("an array in chunks has its sizes and its chunks under the keys '0', '1', …")
         return [entries[str(i)] for i in range(len(entries))]
@@ -252,9 +252,9 @@ class FlaxUnpacker(Unpacker):
 
 
 def _element(name: str) -> tuple[DType | None, bool]:
-    """The element type of that name, None where it is not known, and whether it is big-endian.
+    """The dtype of that name, None if it is unknown; and whether it is big-endian.
 
-    Flax writes numpy's names; numpy, and so Flax's reader, takes its words of the array protocol (``<f4``) as well.
+    Flax writes numpy's names; numpy, and so Flax's reader, also accepts the codes of the array protocol (``<f4``).
     """
     if name in NUMPY_NAMED:
         return NUMPY_NAMED[name], False

@@ -1,8 +1,8 @@
-"""Names as the tree of dicts that a Flax file is, and back: ``Dense_0.kernel`` stands at ``["Dense_0"]["kernel"]``.
+"""Names to and from the tree of dicts that a Flax file is: ``Dense_0.kernel`` is at ``["Dense_0"]["kernel"]``.
 
-Not every set of names is a tree: of ``a`` and ``a.b`` the one would be a tensor where the other needs a dict. There,
-and where a key has a meaning of its own, the rest of the name stays one key (``a.b``). So a path joined by dots is
-always the name, and no two names have one place.
+Not every set of names forms a tree: for ``a`` and ``a.b``, ``a`` would be both a tensor and a dict. In such a case, and
+if a key would be a reserved one, names are split later: ``a.b`` stays one key. So the keys of a path, joined by dots,
+are always the name, and no two names have the same path.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ckptconv.formats.flax.msgpack import Value
 
 RESERVED = (records.KEY, CHUNKED)
-"""Keys with a meaning: our record at the root, and an array in chunks anywhere."""
+"""Keys with a meaning of their own: our record's at the root, and that of arrays in chunks anywhere."""
 
-MOST_LEVELS = 32
-"""Dicts in dicts that a name becomes; what is left of it is one key. Readers stop at twice as many."""
+MAX_LEVELS = 32
+"""The most nested dicts for one name; the rest of the name is one key. Readers allow twice as many."""
 
 
-def nested(tensors: Mapping[str, LazyTensor]) -> dict[str, Value]:
-    """The tree. `tensors` are by names that a key can be, none of them a reserved one."""
+def tree_from_names(tensors: Mapping[str, LazyTensor]) -> dict[str, Value]:
+    """The tree. Names have to be possible as keys, and not reserved."""
     root: dict[str, Any] = {}
     for name, tensor in tensors.items():
         node = root
@@ -42,7 +42,7 @@ def _path(name: str, taken: Mapping[str, LazyTensor]) -> list[str]:
     path: list[str] = []
     start = 0
     end = name.find(".")
-    while end >= 0 and len(path) < MOST_LEVELS:
+    while end >= 0 and len(path) < MAX_LEVELS:
         key = name[start:end]
         is_free = name[:end] not in taken and name[:end] != records.KEY
         if is_free and CHUNKED not in (key, name[end + 1 :]):
@@ -52,8 +52,8 @@ def _path(name: str, taken: Mapping[str, LazyTensor]) -> list[str]:
     return [*path, name[start:]]
 
 
-def flattened(root: Mapping[str, Value]) -> tuple[dict[str, LazyTensor], dict[str, Value]]:
-    """The tensors of a tree by name, and by name what else others have put into it."""
+def flatten(root: Mapping[str, Value]) -> tuple[dict[str, LazyTensor], dict[str, Value]]:
+    """The tensors of a tree by name, and other values by name."""
     names, tensors, others = Names(), dict[str, LazyTensor](), dict[str, Any]()
     for path, value in _leaves(root):
         name = numbered(names.made(".".join(map(str, path))), tensors, others)
@@ -65,7 +65,7 @@ def flattened(root: Mapping[str, Value]) -> tuple[dict[str, LazyTensor], dict[st
 
 
 def _leaves(node: Value, path: tuple[object, ...] = ()) -> Iterator[tuple[tuple[object, ...], Value]]:
-    """What is neither a dict nor a list with something in it, each with its path; of an empty root nothing."""
+    """The leaves of a tree, with their paths. Empty dicts and lists are leaves, except an empty root."""
     if isinstance(node, (dict, list)) and (node or not path):
         for key, child in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _leaves(child, (*path, key))

@@ -1,4 +1,4 @@
-"""Elements under 8 bits that take a byte each in their file, as in ml_dtypes' arrays; in an image they are packed."""
+"""Elements of fewer than 8 bits: a byte each in a file, as in ml_dtypes' arrays; packed in a tensor's image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import RangeReader
 
 STEP = 1 << 18
-"""Elements that are packed at a time, each of which takes some 20 bytes on the way."""
+"""Elements that are converted at a time; each takes some 20 bytes meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Reads ranges of the image of `numel` elements, of which `unpacked` has one in each byte."""
+    """Reads ranges of the packed image of `numel` elements; `unpacked` reads them as a byte each."""
 
     unpacked: RangeReader
     dtype: DType
@@ -40,7 +40,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Reads elements of an image as bytes, one for each: the inverse of `Packed`."""
+    """Reads ranges of elements as a byte each, from a packed image: the inverse of `Packed`."""
 
     packed: RangeReader
     dtype: DType

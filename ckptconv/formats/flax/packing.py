@@ -1,7 +1,7 @@
-"""A tree as Flax's msgpack: the heads, and where between them the elements of its arrays go.
+"""Lays out a tree as Flax's msgpack: encodes the heads, and decides where between them elements go.
 
-The bytes are those of ``flax.serialization.msgpack_serialize``: each object in the shortest form that it has, floats in
-eight bytes, arrays of more than 2^30 bytes in chunks. How they look stands in `msgpack` and `arrays`.
+The bytes equal those of ``flax.serialization.msgpack_serialize``: the shortest form of each object, floats of eight
+bytes, arrays of more than 2^30 bytes in chunks. `cursor` and `arrays` describe them.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from ckptconv.io.stream import Written
 
 MAX_CHUNK = 1 << 30
-"""Bytes of an array past which Flax cuts it (``flax.serialization.MAX_CHUNK_SIZE``)."""
+"""Flax splits larger arrays, in bytes (``flax.serialization.MAX_CHUNK_SIZE``)."""
 
 MAX_ALONE = (1 << 32) - 4096
-"""Bytes of an array in a list, which Flax does not cut: msgpack counts in 32 bits."""
+"""The largest array in a list, in bytes: Flax does not split it, and msgpack's lengths have 32 bits."""
 
 _FIXED_EXTENSION = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}
 
 
 def _sized(count: int, short: int | None, most: int, codes: tuple[int | None, int, int]) -> bytes:
-    """The head of something that has a length: `short` with lengths up to `most` in it, or a code for 1, 2, 4 bytes."""
+    """A head with a length: `short` combined with lengths up to `most`, else a code for a length of 1, 2 or 4 bytes."""
     if short is not None and count <= most:
         return bytes([short | count])
     for code, width in zip(codes, (1, 2, 4), strict=True):
@@ -42,35 +42,35 @@ def _sized(count: int, short: int | None, most: int, codes: tuple[int | None, in
     raise ValueError("msgpack counts in 32 bits")
 
 
-def spell_map(count: int) -> bytes:
-    """The head of a map of so many pairs."""
+def encode_map(count: int) -> bytes:
+    """The head of a map of `count` pairs."""
     return _sized(count, 0x80, 15, (None, 0xDE, 0xDF))
 
 
-def spell_array(count: int) -> bytes:
-    """The head of an array of so many objects."""
+def encode_array(count: int) -> bytes:
+    """The head of an array of `count` objects."""
     return _sized(count, 0x90, 15, (None, 0xDC, 0xDD))
 
 
-def spell_bytes(count: int) -> bytes:
-    """The head of so many bytes."""
+def encode_bytes(count: int) -> bytes:
+    """The head of `count` bytes."""
     return _sized(count, None, 0, (0xC4, 0xC5, 0xC6))
 
 
-def spell_text(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
     """A string."""
     raw = text.encode("utf-8")
     return _sized(len(raw), 0xA0, 31, (0xD9, 0xDA, 0xDB)) + raw
 
 
-def spell_extension(code: Type, count: int) -> bytes:
-    """The head of an extension of so many bytes."""
+def encode_extension(code: Type, count: int) -> bytes:
+    """The head of an extension of `count` bytes."""
     if count in _FIXED_EXTENSION:
         return bytes([_FIXED_EXTENSION[count], code])
     return _sized(count, None, 0, (0xC7, 0xC8, 0xC9)) + bytes([code])
 
 
-def spell_int(value: int) -> bytes:
+def encode_int(value: int) -> bytes:
     """An integer from -2^63 to 2^64 - 1."""
     if -32 <= value < 128:
         return pack(">b", value)
@@ -81,7 +81,7 @@ def spell_int(value: int) -> bytes:
     raise AssertionError
 
 
-def spell_plain(value: Value) -> bytes:
+def encode_plain(value: Value) -> bytes:
     """A value that is neither a container nor an array of numbers."""
     match value:
         case None:
@@ -89,16 +89,16 @@ def spell_plain(value: Value) -> bytes:
         case bool():
             return b"\xc3" if value else b"\xc2"
         case int():
-            return spell_int(value)
+            return encode_int(value)
         case float():
             return pack(">Bd", 0xCB, value)
         case str():
-            return spell_text(value)
+            return encode_text(value)
         case bytes():
-            return spell_bytes(len(value)) + value
+            return encode_bytes(len(value)) + value
         case complex():
-            parts = spell_array(2) + spell_plain(value.real) + spell_plain(value.imag)
-            return spell_extension(Type.COMPLEX, len(parts)) + parts
+            parts = encode_array(2) + encode_plain(value.real) + encode_plain(value.imag)
+            return encode_extension(Type.COMPLEX, len(parts)) + parts
         case NumpyScalar(descr, data):
             return _array_head(Type.SCALAR, (), numpy_name(descr), len(data)) + data
         case NumpyArray(descr, shape, data):
@@ -108,7 +108,7 @@ def spell_plain(value: Value) -> bytes:
 
 
 def numpy_name(descr: str) -> str:
-    """The name that numpy has for an element type by its word for it: ``<f4`` is ``float32``, ``<U3`` is ``str96``."""
+    """Numpy's name for an element type, from its code: ``float32`` for ``<f4``, ``str96`` for ``<U3``."""
     from ckptconv.core.arrays import NUMPY_CODED
 
     if descr[1:] in NUMPY_CODED:
@@ -118,23 +118,24 @@ def numpy_name(descr: str) -> str:
 
 
 def _array_head(code: Type, shape: tuple[int, ...], name: str, nbytes: int) -> bytes:
-    """What comes before the elements of an array or a scalar."""
-    sizes = spell_array(len(shape)) + b"".join(map(spell_int, shape))
-    inner = spell_array(3) + sizes + spell_text(name) + spell_bytes(nbytes)
-    return spell_extension(code, len(inner) + nbytes) + inner
+    """The bytes before the elements of an array or a scalar."""
+    sizes = encode_array(len(shape)) + b"".join(map(encode_int, shape))
+    inner = encode_array(3) + sizes + encode_text(name) + encode_bytes(nbytes)
+    return encode_extension(code, len(inner) + nbytes) + inner
 
 
 def file_bytes(info: TensorInfo) -> int:
-    """Bytes of an array's elements in the file, where those under 8 bits take one each."""
+    """The size of an array's elements in the file, where those of fewer than 8 bits take a byte each."""
     return info.numel if info.dtype.bits < 8 else info.nbytes
 
 
 @dataclass(slots=True)
-class Packed:
-    """A file as it will be.
+class FileLayout:
+    """The layout of a file to be written.
 
-    heads: where pieces of it go that are not elements. tensors: its arrays, in their order.
-    runs:  the elements, which count through all arrays: (the first's place in that count, its place in the file).
+    heads:   the pieces that are not elements, with their offsets.
+    tensors: the arrays, in order.
+    runs:    where elements go: offsets in the concatenation of all arrays' elements, and in the file.
     """
 
     heads: list[tuple[int, bytes]] = field(default_factory=list)
@@ -143,75 +144,75 @@ class Packed:
     size: int = 0
 
 
-def packed(value: Value) -> Packed:
-    """The file of a tree of dicts, lists, plain values, and a `LazyTensor` for each array."""
+def lay_out(value: Value) -> FileLayout:
+    """Lay out a tree of dicts, lists and plain values, with a `LazyTensor` for each array."""
     packer = _Packer()
-    packer.value(value, cut=True)
+    packer.add(value, splits=True)
     packer.flush()
-    return packer.made
+    return packer.layout
 
 
 class _Packer:
     def __init__(self) -> None:
-        self.made = Packed()
+        self.layout = FileLayout()
         self._head = bytearray()
         self._elements = 0
 
-    def value(self, value: Value, *, cut: bool) -> None:
-        """`cut`: whether an array in this place is cut into chunks where it is large."""
+    def add(self, value: Value, *, splits: bool) -> None:
+        """Add a value. `splits`: whether Flax splits a large array here into chunks."""
         match value:
             case LazyTensor():
-                self._tensor(value, cut=cut)
+                self._add_tensor(value, splits=splits)
             case dict():
-                self._head += spell_map(len(value))
+                self._head += encode_map(len(value))
                 for key, child in value.items():
-                    self._head += spell_plain(key)
-                    self.value(child, cut=True)
+                    self._head += encode_plain(key)
+                    self.add(child, splits=True)
             case list():
-                self._head += spell_array(len(value))
+                self._head += encode_array(len(value))
                 for child in value:
-                    self.value(child, cut=False)
+                    self.add(child, splits=False)
             case _:
-                self._head += spell_plain(value)
+                self._head += encode_plain(value)
 
     def flush(self) -> None:
-        """Give the pieces so far their place."""
-        self.made.heads.append((self.made.size, bytes(self._head)))
-        self.made.size += len(self._head)
+        """Place the heads that were collected so far."""
+        self.layout.heads.append((self.layout.size, bytes(self._head)))
+        self.layout.size += len(self._head)
         self._head.clear()
 
-    def _tensor(self, tensor: LazyTensor, *, cut: bool) -> None:
+    def _add_tensor(self, tensor: LazyTensor, *, splits: bool) -> None:
         info, nbytes = tensor.info, file_bytes(tensor.info)
-        self.made.tensors.append(tensor)
-        if cut and nbytes > MAX_CHUNK:
-            self._chunks(info, nbytes)
+        self.layout.tensors.append(tensor)
+        if splits and nbytes > MAX_CHUNK:
+            self._add_chunks(info, nbytes)
         else:
-            self._array(info.shape, NAMES[info.dtype], nbytes)
+            self._add_array(info.shape, NAMES[info.dtype], nbytes)
 
-    def _chunks(self, info: TensorInfo, nbytes: int) -> None:
+    def _add_chunks(self, info: TensorInfo, nbytes: int) -> None:
         itemsize = nbytes // info.numel
         step = max(1, MAX_CHUNK // itemsize)
-        self._head += spell_map(3) + spell_text(CHUNKED) + spell_plain(True)
-        self._head += spell_text("shape") + spell_map(len(info.shape))
+        self._head += encode_map(3) + encode_text(CHUNKED) + encode_plain(True)
+        self._head += encode_text("shape") + encode_map(len(info.shape))
         for axis, size in enumerate(info.shape):
-            self._head += spell_text(str(axis)) + spell_int(size)
-        self._head += spell_text("chunks") + spell_map(-(-info.numel // step))
+            self._head += encode_text(str(axis)) + encode_int(size)
+        self._head += encode_text("chunks") + encode_map(-(-info.numel // step))
         for number, start in enumerate(range(0, info.numel, step)):
             count = min(step, info.numel - start)
-            self._head += spell_text(str(number))
-            self._array((count,), NAMES[info.dtype], count * itemsize)
+            self._head += encode_text(str(number))
+            self._add_array((count,), NAMES[info.dtype], count * itemsize)
 
-    def _array(self, shape: tuple[int, ...], name: str, nbytes: int) -> None:
+    def _add_array(self, shape: tuple[int, ...], name: str, nbytes: int) -> None:
         self._head += _array_head(Type.ARRAY, shape, name, nbytes)
         if nbytes:
             self.flush()
-            self.made.runs.append((self._elements, self.made.size))
-            self.made.size += nbytes
+            self.layout.runs.append((self._elements, self.layout.size))
+            self.layout.size += nbytes
             self._elements += nbytes
 
 
-class Between:
-    """Takes elements, which count through all arrays, to where they lie between the heads."""
+class ElementTarget:
+    """Writes the concatenated elements of all arrays to their places between the heads."""
 
     def __init__(self, target: Written, runs: Iterable[tuple[int, int]]) -> None:
         self._target = target
@@ -219,7 +220,7 @@ class Between:
         self._starts: list[Any] = [start for start, _ in self._runs]
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
-        """Write elements from number `offset` on."""
+        """Write elements, from `offset` in the concatenation on."""
         view = memoryview(data)
         at = bisect_right(self._starts, offset) - 1
         while view:

@@ -1,12 +1,11 @@
-"""Reader of what ``flax.serialization.to_bytes`` and ``msgpack_serialize`` write.
+"""Reader of the files that ``flax.serialization.to_bytes`` and ``msgpack_serialize`` write.
 
-The file is one object of msgpack (`msgpack`), with Flax's own extensions for arrays (`arrays`), nearly always a map of
-maps of arrays: Flax turns lists into maps of the keys "0", "1", …. The headers alone are read; the elements stay where
-they lie. `ckptconv.formats.trees.nested` says which tensors are the model's.
+The file is one msgpack object (`msgpack`), with Flax's own extensions for arrays (`arrays`); nearly always a map of
+maps of arrays, since Flax turns lists into maps with the keys "0", "1", …. Only headers are read, no elements.
+`ckptconv.formats.trees.nested` decides which tensors are the model's.
 
-msgpack has no magic number, and other programs write it too. A file is taken for Flax's where it has an array of Flax's
-in it, or our record (`write`), which stands under a key of its own; one without any, as msgpack-numpy writes them, is
-none.
+msgpack has no magic number, and other programs write it, too. A file is taken as Flax's if it has one of Flax's arrays
+in it, or our record (`write`) under its key. Others, such as msgpack-numpy's, are not.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding, unreadable
 from ckptconv.errors import CkptconvError, UnsupportedError
 from ckptconv.formats.flax.arrays import FlaxUnpacker
-from ckptconv.formats.flax.nesting import flattened
+from ckptconv.formats.flax.nesting import flatten
 from ckptconv.formats.flax.stored import stored_as
-from ckptconv.formats.flax.tree import plant
+from ckptconv.formats.flax.tree import split_tree
 from ckptconv.formats.targets.blobs import restore
 
 if TYPE_CHECKING:
@@ -34,12 +33,13 @@ if TYPE_CHECKING:
 _PARSED = "flax"
 
 _RECORD = '{"version":'
-"""How our record starts."""
+"""The start of our record."""
 
 
 def claims(source: Source) -> bool:
-    """Whether there is an array of Flax's in it, or it is cut short before there could be one. Walks over its headers,
-    which are kept for `read`.
+    """Whether the file has one of Flax's arrays or our record, or is cut short where one could follow.
+
+    Reads all headers, and keeps the result for `read`.
     """
     unpacker = FlaxUnpacker(source)
     try:
@@ -51,19 +51,19 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file: all of it but the arrays' elements.
+    """Open the file. Reads all of it except the arrays' elements.
 
-    Raises CorruptFileError, LimitError, and UnsupportedError for what is no Flax, and for arrays that are elsewhere.
+    Raises CorruptFileError, LimitError, and UnsupportedError for files that are not Flax's, and arrays elsewhere.
     """
-    unpacker, value = cast("tuple[FlaxUnpacker, Value]", source.parsed.pop(_PARSED, None) or _unpacked(source))
+    unpacker, value = cast("tuple[FlaxUnpacker, Value]", source.parsed.pop(_PARSED, None) or _unpack(source))
     findings = [unreadable(name, kind) for name, kind in unpacker.unread.items()]
     if (text := _record_in(value)) is not None:
-        return _recorded(value, text, findings, source)
+        return _read_recorded(value, text, findings, source)
     if not unpacker.found:
         raise UnsupportedError(
             "there is no Flax array in it", hint="flax.serialization.to_bytes(params) writes a file of arrays"
         )
-    tree = plant(value)
+    tree = split_tree(value)
     return Checkpoint(
         tree.model,
         extras=tree.extras,
@@ -76,20 +76,20 @@ def read(source: Source) -> Checkpoint:
 
 
 def _record_in(value: Value) -> str | None:
-    """Our record's text, where there is one."""
+    """The text of our record, if there is one."""
     text = value.get(records.KEY) if isinstance(value, dict) else None
     return text if isinstance(text, str) and text.startswith(_RECORD) else None
 
 
-def _recorded(value: dict[str, Value], text: str, findings: list[Finding], source: Source) -> Checkpoint:
-    """What the record says of the tree beside it; what others have put there is metadata by its path."""
+def _read_recorded(value: dict[str, Value], text: str, findings: list[Finding], source: Source) -> Checkpoint:
+    """The checkpoint that the record describes; values that others added to the tree are metadata under their paths."""
     record = records.parse(text)
-    stored, others = flattened({key: child for key, child in value.items() if key != records.KEY})
+    stored, others = flatten({key: child for key, child in value.items() if key != records.KEY})
     tensors = own_tensors(stored, record, findings, stored_as)
     root = add_values(restore(record.root, tensors, findings), others)
     return recorded_checkpoint(record, root, tensors, findings, format="flax", file=source)
 
 
-def _unpacked(source: Source) -> tuple[FlaxUnpacker, Value]:
+def _unpack(source: Source) -> tuple[FlaxUnpacker, Value]:
     unpacker = FlaxUnpacker(source)
     return unpacker, unpacker.unpack()

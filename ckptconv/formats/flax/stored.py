@@ -1,7 +1,7 @@
-"""Tensors that Flax has no type or no name for: stored as what it has, and in the record what they are.
+"""How tensors are stored that Flax has no type or name for; the record says what they really are.
 
-Every element type of numpy's and ml_dtypes' is itself, those under 8 bits with a byte for each element. Half-precision
-complex numbers are pairs of floats, quantized integers integers; anything else is its bytes.
+Element types of numpy and ml_dtypes are stored as they are, those of fewer than 8 bits as a byte per element. Half-
+precision complex numbers are stored as pairs of floats, quantized integers as integers, anything else as bytes.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import TensorInfo
 
 NAMES = {dtype: name.rpartition(".")[2] for dtype, name in NUMPY_NAMES.items()}
-"""What numpy calls an element type, as it stands in a file."""
+"""numpy's name for a dtype, as in a file."""
 
-_MOST = 4096
+_MAX_NAME = 4096
 
 
 def stored_as(info: TensorInfo) -> TensorInfo:
-    """The header under which a tensor is stored; `info` itself where Flax has such arrays."""
+    """The dtype and shape that a tensor is stored with; `info` itself if Flax has such arrays."""
     return in_array(info, NAMES.__contains__)
 
 
 def accepted(name: str, taken: Container[str]) -> str:
-    """The name as a path of keys can have it: UTF-8, and none that means something else."""
-    return name if is_accepted(name) else replacement_name(name, taken, most=_MOST)
+    """The name if a path of keys can have it, else a similar one."""
+    return name if is_accepted(name) else replacement_name(name, taken, most=_MAX_NAME)
 
 
 def is_accepted(name: str) -> bool:
-    """Whether a tree can have an array of that name."""
+    """Whether a tree can have an array of this name: it has to be UTF-8, and not reserved."""
     return is_utf8(name) and name not in RESERVED
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
-    """What Flax will not see as it is."""
+    """What Flax will see differently: types and names."""
     found = other_types(checkpoint, stored_as, "flax")
     if odd := [name for name in checkpoint.all_tensors if not is_accepted(name)]:
         message = f"flax cannot have every name: {many(odd)} stored under another, which the record notes"

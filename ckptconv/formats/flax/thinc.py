@@ -1,10 +1,11 @@
-"""Files that lie in a model of Thinc's, which spaCy's pipelines keep as ``COMPONENT/model``.
+"""Finds files inside Thinc models, which spaCy's pipelines store as ``COMPONENT/model``.
 
     {"nodes": […], "attrs": […], "params": […], "shims": [[SHIM, …], …]}      msgpack
-    SHIM                            bytes: what a layer of another library's is, {"config": {…}, "state": bytes, …}
+    SHIM                            bytes, for a layer of another library: {"config": {…}, "state": bytes, …}
 
-The state of a layer of PyTorch's is a file of torch.save's, which ``torch.load`` reads as the pipeline is loaded; that
-of Keras' is HDF5. Here they are found, for whoever looks at what they would run; nothing else of the model is read.
+The state of a PyTorch layer is a file written by torch.save, which ``torch.load`` reads when the pipeline is loaded;
+that of a Keras layer is HDF5. The files are found here so that `inspect` can tell what they would run; nothing else of
+the model is read.
 
 Source: thinc/model.py (`from_dict`), thinc/shims/pytorch.py, tensorflow.py.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError
-from ckptconv.formats.flax.msgpack import Cursor, Unpacker, Value
+from ckptconv.formats.flax.cursor import Cursor
+from ckptconv.formats.flax.msgpack import Unpacker, Value
 from ckptconv.io.part import Part
 
 if TYPE_CHECKING:
@@ -27,16 +29,16 @@ _STEP = 1 << 20
 
 
 class _Walker(Unpacker):
-    """Notes where bytes are that are values under `shims`, or all of them, and passes over them."""
+    """Skips all values, and notes where byte strings lie: those under ``shims``, or all of them."""
 
-    def __init__(self, source: Source, *, all_of_it: bool) -> None:
+    def __init__(self, source: Source, *, only_shims: bool) -> None:
         super().__init__(source)
-        self.source, self.all_of_it = source, all_of_it
+        self.source, self.only_shims = source, only_shims
         self.found: list[Part] = []
 
     def raw(self, length: int) -> Value:
         start = self.cursor.skip(length)
-        if self.all_of_it or self.path[:1] in ([_SHIMS], [_SHIMS.encode()]):
+        if not self.only_shims or self.path[:1] in ([_SHIMS], [_SHIMS.encode()]):
             self.found.append(Part(self.source, start, length))
         return None
 
@@ -46,7 +48,7 @@ class _Walker(Unpacker):
 
 
 def is_one(source: Source) -> bool:
-    """Whether it is a map of msgpack's that begins with a key of Thinc's, or is called as spaCy calls them."""
+    """Whether the file is a msgpack map that begins with one of Thinc's keys, or has the name that spaCy gives them."""
     if not source.size or not _is_map(bytes(source.read_at(0, 1))[0]):
         return False
     try:
@@ -56,7 +58,7 @@ def is_one(source: Source) -> bool:
         key = cursor.text(length) if kind in ("str", "bytes") and length <= _LONGEST_KEY else b""
     except CkptconvError:
         return False
-    return source.path.name == FILE or key in [one.encode() for one in _KEYS]
+    return source.path.name == FILE or key in [known.encode() for known in _KEYS]
 
 
 def _is_map(code: int) -> bool:
@@ -64,22 +66,22 @@ def _is_map(code: int) -> bool:
 
 
 def files_in(source: Source) -> list[Part]:
-    """What other libraries read of it. Raises CorruptFileError, LimitError, UnsupportedError."""
-    walker = _Walker(source, all_of_it=False)
+    """The files in a model that other libraries read. Raises CorruptFileError, LimitError, UnsupportedError."""
+    walker = _Walker(source, only_shims=True)
     walker.unpack()
     found: list[Part] = []
     for shim in walker.found:
-        inside = _Walker(shim, all_of_it=True)
+        inner = _Walker(shim, only_shims=False)
         try:
-            inside.unpack()
-        except CkptconvError:  # it is such a file itself
+            inner.unpack()
+        except CkptconvError:  # not msgpack: the shim is such a file itself
             found.append(shim)
-        found += inside.found
+        found += inner.found
     return found
 
 
-def speaks_of_shims(source: Source) -> bool:
-    """Whether the word stands in it. Reads all of it."""
+def mentions_shims(source: Source) -> bool:
+    """Whether the word ``shims`` is anywhere in the file. Reads all of it."""
     word = _SHIMS.encode()
     return any(
         word in bytes(source.read_at(at, min(_STEP + len(word), source.size - at)))

@@ -1,4 +1,4 @@
-"""A Flax tree's tensors by name, the model's apart (`ckptconv.formats.trees.nested`), and all the rest as metadata."""
+"""Splits a Flax tree into the model's tensors (`ckptconv.formats.trees.nested`), extras, and a metadata tree."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Tree:
-    """The metadata tree, and the tensors by name."""
+    """A metadata tree, and tensors by name."""
 
     root: MetaNode = None
     model: dict[str, LazyTensor] = field(default_factory=dict)
     extras: dict[str, LazyTensor] = field(default_factory=dict)
 
 
-def plant(value: Value) -> Tree:
-    """Turn what was unpacked into a tree."""
+def split_tree(value: Value) -> Tree:
+    """Split an unpacked tree."""
     nested = Nested(value, lambda child: isinstance(child, LazyTensor))
-    return _Planter(nested if nested.is_clear() else None).plant(value)
+    return _Splitter(nested if nested.is_clear() else None).split(value)
 
 
-def plant_apart(value: Value) -> Tree:
-    """Turn what stands beside the model into a tree, all of whose tensors are extras, by their whole paths."""
-    tree = _Planter(None).plant(value)
+def split_extra_tree(value: Value) -> Tree:
+    """Split a tree that lies beside the model's: all of its tensors are extras, named by their full paths."""
+    tree = _Splitter(None).split(value)
     return Tree(tree.root, {}, tree.model)
 
 
-class _Planter:
-    """Makes the tree around the model's tensors; None: all tensors are the model's, by their whole paths."""
+class _Splitter:
+    """Makes the metadata tree. Without a `model`, all tensors are the model's, named by their full paths."""
 
     def __init__(self, model: Nested | None) -> None:
         self._holes = model.holes if model else {}
@@ -44,7 +44,7 @@ class _Planter:
         self._tree = Tree(model=dict(model.tensors) if model else {})
         self._others = self._tree.extras if model else self._tree.model
 
-    def plant(self, value: Value) -> Tree:
+    def split(self, value: Value) -> Tree:
         self._tree.root = self._node(value, ())
         return self._tree
 

@@ -1,9 +1,9 @@
 """Writer of Flax's msgpack, ``flax_model.msgpack``.
 
-A tree that is Flax's own, as its files and Orbax' give it, is written as it is, byte for byte as
-``flax.serialization.msgpack_serialize`` does. Otherwise the tree is made of the names, and what msgpack cannot say,
-such as a tuple, that a mapping was an OrderedDict or that two names share one tensor, is in our record: a text under
-the key ``ckptconv`` at the root. With ``--bare`` it is there only where a tensor needs it.
+A tree that msgpack can express, as one from a file of Flax or Orbax, is written byte for byte as
+``flax.serialization.msgpack_serialize`` writes it. Otherwise the tree is made from the tensors' names, and what msgpack
+cannot express (a tuple, an OrderedDict, a tie) is in our record, a text under the key ``ckptconv`` at the root. With
+``--bare``, the record is written only if a tensor needs it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ckptconv.core.spelling import same
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import LimitError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.flax.growing import UnsayableError, grown
-from ckptconv.formats.flax.nesting import flattened, nested
+from ckptconv.formats.flax.metadata import InexactError, tree_from_metadata
+from ckptconv.formats.flax.nesting import flatten, tree_from_names
 from ckptconv.formats.flax.packed import Unpacked
-from ckptconv.formats.flax.packing import Between, packed
+from ckptconv.formats.flax.packing import ElementTarget, lay_out
 from ckptconv.formats.flax.stored import accepted, is_accepted, stored_as
-from ckptconv.formats.flax.tree import plant
+from ckptconv.formats.flax.tree import split_tree
 from ckptconv.formats.targets.plan import is_unnoted, plan
 from ckptconv.io.digest import PLACEHOLDER, content_hash
 from ckptconv.io.limits import MAX_SAFETENSORS_HEADER
@@ -35,15 +35,16 @@ if TYPE_CHECKING:
     from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.target import Target
 
-OWN = ("flax", "orbax")
-"""Formats whose trees are Flax's, in which a key may have dots."""
+FLAX_SOURCES = ("flax", "orbax")
+"""Formats whose trees may have keys with dots."""
 
 
 @dataclass(slots=True)
-class _Planned:
-    """The tree that is to be written, but for the record; without a `plan` there is none.
+class _PlannedTree:
+    """The tree to be written, without the record.
 
-    names: of the arrays, in the order in which they stand in the tree.
+    names: the names of the arrays, in the order of the tree.
+    plan:  of a tree with a record; None if there is none.
     """
 
     value: Value
@@ -51,7 +52,7 @@ class _Planned:
     plan: Plan | None = None
 
     def with_record(self, digest: str) -> Value:
-        """The whole tree."""
+        """The tree with its record, if it has one. Raises LimitError."""
         if self.plan is None:
             return self.value
         text = replace(self.plan.record, root=self.plan.root, digest=digest).spell(self.plan.infos)
@@ -65,45 +66,46 @@ class _Planned:
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError."""
-    made = _planned(checkpoint, plain=options.plain)
-    file = packed(made.with_record(PLACEHOLDER))
-    target.reserve(file.size)
+    tree = _plan_tree(checkpoint, plain=options.plain)
+    layout = lay_out(tree.with_record(PLACEHOLDER))
+    target.reserve(layout.size)
     jobs, place = [], 0
-    for name, tensor in zip(made.names, file.tensors, strict=True):
+    for name, tensor in zip(tree.names, layout.tensors, strict=True):
         jobs.append(Job(name, _in_whole_bytes(tensor), place))
         place += jobs[-1].tensor.info.nbytes
-    keeps_record = made.plan is not None
-    sums = Streamer(Between(target, file.runs), crc=False, content=keeps_record, progress=options.progress).run(jobs)
+    elements = ElementTarget(target, layout.runs)
+    has_record = tree.plan is not None
+    sums = Streamer(elements, crc=False, content=has_record, progress=options.progress).run(jobs)
     digest = None
-    if made.plan is not None:
+    if tree.plan is not None:
         hashes = {
-            name: content_hash(tensor) if tensor.info.dtype.bits < 8 else one.content
-            for name, tensor, one in zip(flattened(made.value)[0], file.tensors, sums, strict=True)
+            name: content_hash(tensor) if tensor.info.dtype.bits < 8 else tensor_sums.content
+            for name, tensor, tensor_sums in zip(flatten(tree.value)[0], layout.tensors, sums, strict=True)
         }
-        digest = made.plan.digest(checkpoint, hashes)
-        file = packed(made.with_record(digest))
-    for place, head in file.heads:
+        digest = tree.plan.digest(checkpoint, hashes)
+        layout = lay_out(tree.with_record(digest))
+    for place, head in layout.heads:
         target.write_at(place, head)
-    return WriteResult(file.size, digest)
+    return WriteResult(layout.size, digest)
 
 
-def _planned(checkpoint: Checkpoint, *, plain: bool) -> _Planned:
-    value = _own_tree(checkpoint, plain=plain)
+def _plan_tree(checkpoint: Checkpoint, *, plain: bool) -> _PlannedTree:
+    value = _tree_without_record(checkpoint, plain=plain)
     if value is not None:
-        called = {id(tensor): name for name, tensor in checkpoint.all_tensors.items()}
-        return _Planned(value, [called[id(tensor)] for tensor in packed(value).tensors])
+        names = {id(tensor): name for name, tensor in checkpoint.all_tensors.items()}
+        return _PlannedTree(value, [names[id(tensor)] for tensor in lay_out(value).tensors])
     made = plan(checkpoint, accepted, stored_as)
-    value = nested({name: replace(tensor, info=made.infos[name]) for name, tensor in made.stored.items()})
-    names = [made.record.own_name(stored) for stored in flattened(value)[0]]
-    own = [made.record.own_name(stored) for stored in made.stored]
-    made.record.order = own if own != names else []
-    return _Planned(value, names, made)
+    value = tree_from_names({name: replace(tensor, info=made.infos[name]) for name, tensor in made.stored.items()})
+    in_tree = [made.record.own_name(stored) for stored in flatten(value)[0]]
+    in_checkpoint = [made.record.own_name(stored) for stored in made.stored]
+    made.record.order = in_checkpoint if in_checkpoint != in_tree else []
+    return _PlannedTree(value, in_tree, made)
 
 
-def _own_tree(checkpoint: Checkpoint, *, plain: bool) -> Value | None:
-    """The tree that says it all, as its reader would give the very same back; None where there is none.
+def _tree_without_record(checkpoint: Checkpoint, *, plain: bool) -> Value | None:
+    """A tree from which a reader gets the same checkpoint, without a record; None if there is none.
 
-    `plain`: the tensors alone have to be the same.
+    plain: only the model's tensors have to be the same.
     """
     tensors = checkpoint.all_tensors
     if not tensors or checkpoint.ties or checkpoint.composites or not all(map(is_accepted, tensors)):
@@ -111,24 +113,24 @@ def _own_tree(checkpoint: Checkpoint, *, plain: bool) -> Value | None:
     if any(stored_as(tensor.info) != tensor.info for tensor in tensors.values()):
         return None
     if plain:
-        value: Value = nested(tensors)
-        tree = plant(value)
+        value: Value = tree_from_names(tensors)
+        tree = split_tree(value)
         return value if tree.model.keys() == checkpoint.keys() and not tree.extras else None
     if not is_unnoted(checkpoint):
         return None
     try:
-        value = grown(checkpoint, dots=checkpoint.notes.source in OWN)
-    except UnsayableError:
+        value = tree_from_metadata(checkpoint, dots=checkpoint.notes.source in FLAX_SOURCES)
+    except InexactError:
         return None
     if not isinstance(value, (dict, LazyTensor)):
         return None
-    tree = plant(value)
+    tree = split_tree(value)
     is_same = [*tree.model] == [*checkpoint] and [*tree.extras] == [*checkpoint.extras]
     return value if is_same and same(tree.root, checkpoint.root) else None
 
 
 def _in_whole_bytes(tensor: LazyTensor) -> LazyTensor:
-    """The elements as they are written, those under 8 bits with a byte for each."""
+    """The elements as they are written, those of fewer than 8 bits as a byte each."""
     info = tensor.info
     if info.dtype.bits >= 8:
         return tensor

@@ -1,15 +1,15 @@
-"""Orbax's checkpoints, which JAX, Flax and MaxText save: folders, read without any of these.
+"""Reader of Orbax's checkpoint folders, which JAX, Flax and MaxText save. Needs none of these packages.
 
-Begin with `read`, and with `places`, which says what lies where:
+Begin with `places`, which describes the folders, then `read`:
 
-    read  places  item          a step or a checkpoint: _CHECKPOINT_METADATA; items in folders of their own, or one tree
-    tree                        …of which _METADATA lists the entries
-    store  ocdbt  node          its arrays: loose files, or keys and values in an OCDBT store
-    arrays  zarr  documents     an array: zarr's, of version 2 or 3; the JSON that says so
-    chunks  compressed  streams
-                                …its chunks, compressed by zstd as a rule
-    cursor  damage              numbers one after the other; errors of what contradicts itself
+    places  read                which folders are what; the reader
+    item  tree                  an item, which is a tree of arrays; its list of entries, _METADATA
+    store  ocdbt  node          where arrays lie: loose files, or keys and values in an OCDBT store
+    arrays  zarr  documents     arrays as tensors; their documents, of zarr 2 or 3; JSON
+    chunks  streams             arrays in chunks; ranges of chunks
+    compressed                  decompression in pieces, mostly of zstd
+    cursor  damage              the numbers in a node; errors
 
-Refused by name: checkpoints that were never finished, T5X's own, and what `zarr` refuses. OCDBT has checksums of its
-nodes, and zarr 3 of indexes, which are checked; those of zstd's frames too, where they have one.
+Refused by name: unfinished checkpoints, T5X's own, and what `zarr` refuses. The checksums of OCDBT's nodes and of zarr
+3's indexes are checked, and so are those of zstd's frames, if they have one.
 """

@@ -1,10 +1,11 @@
-"""Reading an array that is made of chunks, each of which is there, in a shard, or is not there at all.
+"""Reads an array in chunks, each of which is stored on its own, in a shard, or not at all.
 
-In C order any range of the image is one run of each chunk that it touches, whatever the grid: both count their elements
-in the same order. So a stream through a chunk never has to go back (`streams`). Chunks in another order are read whole.
+In C order, any range of the image is one contiguous run in each chunk that it touches, whatever the grid, since both
+order elements in the same way. So a stream through a chunk never has to go back (`streams`). Chunks in another order
+are read as a whole.
 
-Index of a shard: u64 offset and u64 length, little-endian, of each chunk in it, in C order (both 2^64 - 1: none), and
-perhaps their CRC-32C.
+Index of a shard: u64 offset and u64 length, little-endian, of each chunk in it, in C order (both 2^64 - 1 for a missing
+chunk), optionally followed by a CRC-32C.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ckptconv.core.strided import contiguous_strides, extent
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.flax.orbax.damage import bad, too_much
-from ckptconv.formats.flax.orbax.streams import Key, Streams, named
+from ckptconv.formats.flax.orbax.streams import Key, Streams, with_name
 from ckptconv.io.crc32c import crc32c
 from ckptconv.io.grid import read_grid
 from ckptconv.io.limits import MAX_ZARR_WHOLE
@@ -31,22 +32,22 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
     from ckptconv.formats.flax.orbax.zarr import Header, Sharding
 
-_NONE = b"\xff" * 16
-_KEPT_BYTES = 32 << 20
-_SUM = 4
+_MISSING = b"\xff" * 16
+_MAX_CACHED_BYTES = 32 << 20
+_CHECKSUM = 4
 
 
 @dataclass(slots=True)
-class Kept:
-    """What was read last of a checkpoint's arrays: streams, chunks that are read whole, indexes of shards."""
+class Cache:
+    """What was used last of a checkpoint's arrays: streams, whole chunks, indexes of shards. Thread-safe."""
 
     streams: Streams = field(default_factory=Streams)
     data: OrderedDict[Key, bytes] = field(default_factory=OrderedDict)
     size: int = 0
     lock: Lock = field(default_factory=Lock)
 
-    def of(self, key: Key, read: Callable[[], bytes]) -> bytes:
-        """What was read of this chunk, or is read now."""
+    def get(self, key: Key, read: Callable[[], bytes]) -> bytes:
+        """The cached data for a key, which is read if it is not there."""
         with self.lock:
             found = self.data.get(key)
             if found is not None:
@@ -56,35 +57,35 @@ class Kept:
         with self.lock:
             self.size += len(found) if key not in self.data else 0
             self.data[key] = found
-            while self.size > _KEPT_BYTES and len(self.data) > 1:
+            while self.size > _MAX_CACHED_BYTES and len(self.data) > 1:
                 self.size -= len(self.data.popitem(last=False)[1])
         return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunks:
-    """Reads ranges of the image of an array; elements under 8 bits take a byte each in it.
+    """Reads ranges of an array's image, in which elements of fewer than 8 bits take a byte each.
 
-    find:  where what a key of the array holds lies; None where there is no such key.
-    width: bytes of an element.
-    part:  bytes of the numbers that an element is made of, two of a complex one.
+    find:  gives the place of the value of one of the array's keys; None if there is no such key.
+    width: the bytes of an element.
+    part:  the bytes of a number in an element; a complex element has two numbers.
     """
 
     name: str
     header: Header
     find: Callable[[str], ByteSpan | None]
-    kept: Kept
+    cache: Cache
     width: int
     part: int
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        """The shape of what is compressed as a whole."""
+        """The shape of a chunk, within a shard if there are shards."""
         return self.header.sharding.shape if self.header.sharding else self.header.chunk
 
     @property
     def light(self) -> bool:
-        """Whether small pieces cost no more than large ones: chunks are whole rows."""
+        """Whether small ranges cost no more than large ones, because chunks consist of whole rows."""
         rows = zip(self.chunk[1:], self.header.shape[1:], strict=True)
         return self.header.codec.axes is None and all(n >= m for n, m in rows)
 
@@ -92,7 +93,7 @@ class Chunks:
         try:
             return self._read(start, stop)
         except CkptconvError as error:
-            raise named(error, self.name) from error.__cause__
+            raise with_name(error, self.name) from error.__cause__
 
     def _read(self, start: int, stop: int) -> memoryview:
         import numpy as np
@@ -105,12 +106,12 @@ class Chunks:
         return raw.data[start - first * width : stop - first * width]
 
     def _part(self, place: tuple[int, ...], within: list[int], size: tuple[int, ...]) -> Array:
-        """The elements of a chunk from `within` on, as many as `size` says; or one for all of them."""
+        """A box of a chunk's elements, from `within` on, of this size; a single element if all are the fill value."""
         import numpy as np
 
         span = self.locate(place)
         if span is None:
-            return np.frombuffer(self._fill(), f"V{self.width}", count=1)
+            return np.frombuffer(self._fill_element(), f"V{self.width}", count=1)
         axes = self.header.codec.axes
         if axes is not None:
             whole = np.frombuffer(self._whole(span), f"V{self.width}")
@@ -124,11 +125,12 @@ class Chunks:
         return np.ndarray(size, f"V{self.width}", run, strides=steps)
 
     def _run(self, span: ByteSpan, start: int, stop: int) -> memoryview:
-        """Elements [start, stop) of a chunk, as it lies."""
+        """Elements [start, stop) of a chunk, in the chunk's own order."""
         size = prod(self.chunk) * self.width
-        return self.kept.streams.read(span, self.header.codec, size, start * self.width, stop * self.width)
+        return self.cache.streams.read(span, self.header.codec, size, start * self.width, stop * self.width)
 
     def _whole(self, span: ByteSpan) -> bytes:
+        """All elements of a chunk. Raises LimitError if it is too large."""
         count = prod(self.chunk)
         size = count * self.width
         if size > MAX_ZARR_WHOLE:
@@ -136,10 +138,10 @@ class Chunks:
                 f"it has chunks of {size:,} bytes in another order than C's; the limit is {MAX_ZARR_WHOLE:,}"
             )
         key = span.file, span.offset, span.length, self.header.codec, size
-        return self.kept.of(key, lambda: bytes(self._run(span, 0, count)))
+        return self.cache.get(key, lambda: bytes(self._run(span, 0, count)))
 
     def locate(self, place: tuple[int, ...]) -> ByteSpan | None:
-        """Where the chunk at this place of the grid lies; None where it is not there."""
+        """Where the chunk at these coordinates of the grid lies; None if it is missing."""
         sharding = self.header.sharding
         if sharding is None:
             return self.find(self.header.key(place))
@@ -148,53 +150,54 @@ class Chunks:
         if shard is None:
             return None
         key = shard.file, shard.offset, shard.length, None, prod(counts)
-        index = self.kept.of(key, lambda: _read_index(shard, sharding, prod(counts)))
+        index = self.cache.get(key, lambda: _read_index(shard, sharding, prod(counts)))
         inner = sum(i % n * s for i, n, s in zip(place, counts, contiguous_strides(counts), strict=True))
         entry = index[16 * inner : 16 * inner + 16]
-        if entry == _NONE:
+        if entry == _MISSING:
             return None
         offset, length = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:], "little")
         if offset > shard.length or length > shard.length - offset:
             raise bad("a chunk lies past the end of its shard")
         return ByteSpan(shard.file, shard.offset + offset, length)
 
-    def only(self) -> bytes:
-        """The image of an array without dimensions. Needs no numpy, unless its chunk is not there."""
+    def read_scalar(self) -> bytes:
+        """The image of an array without dimensions. Needs numpy only if its chunk is missing."""
         try:
             span = self.locate(())
-            data = self._fill() if span is None else bytes(self._run(span, 0, 1))
+            data = self._fill_element() if span is None else bytes(self._run(span, 0, 1))
         except CkptconvError as error:
-            raise named(error, self.name) from error.__cause__
-        return self._turned(data) if self.header.codec.swapped else data
+            raise with_name(error, self.name) from error.__cause__
+        return self._swap(data) if self.header.codec.swapped else data
 
-    def _turned(self, data: bytes) -> bytes:
+    def _swap(self, data: bytes) -> bytes:
         """An element in the other byte order."""
         return b"".join(data[i : i + self.part][::-1] for i in range(0, len(data), self.part))
 
-    def _fill(self) -> bytes:
-        """An element of a chunk that is not there, as it would lie in one."""
+    def _fill_element(self) -> bytes:
+        """The element for missing chunks, in the byte order of the array."""
         dtype = self.header.dtype
         assert dtype is not None
-        data = _fill_of(self.name, self.header.fill, dtype)
-        return self._turned(data) if self.header.codec.swapped else data
+        data = _encode_fill(self.name, self.header.fill, dtype)
+        return self._swap(data) if self.header.codec.swapped else data
 
 
 def _read_index(shard: ByteSpan, sharding: Sharding, count: int) -> bytes:
-    """The index of a shard of so many chunks. Raises CorruptFileError."""
-    size = 16 * count + (_SUM if sharding.summed else 0)
+    """The index of a shard with `count` chunks. Raises CorruptFileError."""
+    size = 16 * count + (_CHECKSUM if sharding.summed else 0)
     if size > shard.length:
         raise bad("a shard is shorter than its index")
     at = 0 if sharding.at_start else shard.length - size
     data = bytes(shard.file.read_at(shard.offset + at, size))
-    if sharding.summed and crc32c(data[:-_SUM]) != int.from_bytes(data[-_SUM:], "little"):
+    if sharding.summed and crc32c(data[:-_CHECKSUM]) != int.from_bytes(data[-_CHECKSUM:], "little"):
         raise bad("the index of a shard fails its checksum")
     return data[: 16 * count]
 
 
-def _fill_of(name: str, fill: Any, dtype: DType) -> bytes:
-    """The bytes of a fill value: a number, text for those that JSON has none for, bits in hexadecimal, or two of these.
+def _encode_fill(name: str, fill: Any, dtype: DType) -> bytes:
+    """The little-endian bytes of a fill value. Raises CorruptFileError.
 
-    None: zeros. Raises CorruptFileError.
+    fill: a number, a text for numbers that JSON does not have, hexadecimal bits, a list of two for a complex number, or
+          None for zeros.
     """
     import numpy as np
 

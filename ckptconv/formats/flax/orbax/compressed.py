@@ -1,12 +1,13 @@
-"""Compressed bytes, inflated piece by piece: zstd, and zlib's formats.
+"""Decompresses zstd and zlib's formats piece by piece.
 
-    zstd    28 b5 2f fd, a byte of flags, what it says of the window (a byte), of a dictionary (0, 1, 2 or 4 bytes) and
-            of the size (0, 1, 2, 4 or 8 bytes, little-endian); then blocks
-    window  (8 + low three bits) << (7 + the five others); where the flags' bit 5 is set, it is the size
+    zstd    28 b5 2f fd, a byte of flags, the window (a byte), a dictionary (0, 1, 2 or 4 bytes), the size (0, 1, 2, 4
+            or 8 bytes, little-endian); then blocks
+    window  (8 + low three bits) << (7 + the other five). If bit 5 of the flags is set, the window is the size instead,
+            and its byte is left out
 
-Chunks of Orbax's are as large as a device's part of an array, so that none is ever inflated whole: a stream goes
-through it once, and gives pieces as large as they are asked for. A size that the frame claims is compared with what the
-chunk has to have. zstd came into Python with 3.14; before, the package ``backports.zstd`` brings the same module.
+Orbax's chunks are as large as a device's part of an array, so they are never inflated as a whole: a stream goes through
+a chunk once, and gives pieces of any size. A size that the frame states is compared with the expected one. Python has
+zstd from 3.14 on; before, the package ``backports.zstd`` has the same module.
 
 Sources: RFC 8878, section 3.1.1.1.
 """
@@ -29,20 +30,20 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 _HEADER = 18
-_FED = 1 << 17
-"""Bytes of a file that are read at a time, which is a block of zstd's."""
+_READ = 1 << 17
+"""Compressed bytes that are read at a time: a zstd block."""
 
-_SKIPPED = 1 << 20
-"""Bytes that are inflated at a time where nobody wants them."""
+_SKIP = 1 << 20
+"""Bytes that are inflated at a time when they are skipped."""
 
 _OWN_BYTES = 1 << 18
-"""What a stream takes beside its window."""
+"""The memory of a stream besides its window."""
 
 _ZLIB_WINDOW = 1 << 15
 
 
 def zstd() -> Any:
-    """Python's module. Raises MissingExtraError where there is none."""
+    """The zstd module. Raises MissingExtraError if there is none."""
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
         return import_module(name)
@@ -51,12 +52,15 @@ def zstd() -> Any:
 
 
 def options_of(module: Any) -> dict[Any, int]:
-    """What keeps a stream of zstd's from taking more memory than `MAX_ZSTD_WINDOW`."""
+    """The options that limit the memory of a zstd stream to `MAX_ZSTD_WINDOW`."""
     return {module.DecompressionParameter.window_log_max: MAX_ZSTD_WINDOW.bit_length() - 1}
 
 
 def window_of(head: bytes, size: int) -> int:
-    """The window of a frame that starts so and has to inflate to `size` bytes. Raises CorruptFileError, LimitError."""
+    """The window of a frame with this start, which should inflate to `size` bytes.
+
+    Raises CorruptFileError, LimitError.
+    """
     if len(head) < 6 or head[:4] != MAGIC:
         raise bad("a part that should be compressed by zstd does not start so")
     flags, at = head[4], 5
@@ -74,7 +78,7 @@ def window_of(head: bytes, size: int) -> int:
 
 
 def _inflater(codec: str, head: bytes, size: int) -> tuple[Inflater, int]:
-    """What undoes a codec, and the bytes of its window."""
+    """A decompressor, and the bytes of its window."""
     if codec != "zstd":
         return Zlib(any_header=True), _ZLIB_WINDOW
     window = window_of(head, size)
@@ -83,10 +87,10 @@ def _inflater(codec: str, head: bytes, size: int) -> tuple[Inflater, int]:
 
 
 class Stream:
-    """Goes through the compressed bytes of a span, which inflate to `size` bytes.
+    """Inflates a span, which should give `size` bytes, from its start to its end.
 
-    at:   how many have been inflated.
-    cost: bytes of memory that it keeps.
+    at:   the number of bytes that were inflated so far.
+    cost: the memory that the stream takes, in bytes.
     """
 
     def __init__(self, span: ByteSpan, codec: str, size: int) -> None:
@@ -95,28 +99,28 @@ class Stream:
         self._inflater, window = _inflater(codec, head, size)
         self._errors = (zlib.error,) if codec != "zstd" else (zstd().ZstdError,)
         self._span, self._size = span, size
-        self._fed = self.at = 0
+        self._consumed = self.at = 0
         self.cost = window + _OWN_BYTES
 
     def read(self, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of what it inflates to, `start` not before `at`. Raises CorruptFileError."""
+        """Bytes [start, stop) of the inflated data; `start` may not be before `at`. Raises CorruptFileError."""
         while self.at < start:
-            self._next(min(_SKIPPED, start - self.at))
-        made = bytearray(stop - start)
+            self._next(min(_SKIP, start - self.at))
+        data = bytearray(stop - start)
         filled = 0
-        while filled < len(made):
-            piece = self._next(len(made) - filled)
-            made[filled : filled + len(piece)] = piece
+        while filled < len(data):
+            piece = self._next(len(data) - filled)
+            data[filled : filled + len(piece)] = piece
             filled += len(piece)
         if stop == self._size:
             self._check_end()
-        return memoryview(made)
+        return memoryview(data)
 
     def _next(self, most: int) -> bytes:
-        """At most so many bytes, and at least one."""
+        """The next inflated bytes: at least one, and at most `most`."""
         piece = b""
         while not piece:
-            if self._inflater.eof or (self._inflater.needs_input and self._fed == self._span.length):
+            if self._inflater.eof or (self._inflater.needs_input and self._consumed == self._span.length):
                 raise bad(f"a part inflates to {self.at:,} bytes, and should have {self._size:,}")
             piece = self._inflate(most)
         self.at += len(piece)
@@ -125,9 +129,9 @@ class Stream:
     def _inflate(self, most: int) -> bytes:
         data = b""
         if self._inflater.needs_input:
-            count = min(_FED, self._span.length - self._fed)
-            data = bytes(self._span.file.read_at(self._span.offset + self._fed, count))
-            self._fed += count
+            count = min(_READ, self._span.length - self._consumed)
+            data = bytes(self._span.file.read_at(self._span.offset + self._consumed, count))
+            self._consumed += count
         try:
             return self._inflater.decompress(data, most)
         except self._errors as error:
@@ -135,26 +139,26 @@ class Stream:
 
     def _check_end(self) -> None:
         while not self._inflater.eof:
-            if self._inflater.needs_input and self._fed == self._span.length:
+            if self._inflater.needs_input and self._consumed == self._span.length:
                 raise bad("a part does not inflate to its end")
             if self._inflate(1):
                 raise bad(f"a part inflates to more than the {self._size:,} bytes that it should have")
-        if self._inflater.unused_data or self._fed < self._span.length:
+        if self._inflater.unused_data or self._consumed < self._span.length:
             raise bad("a part is longer than what it inflates from")
 
 
 def inflate_all(data: bytes, most: int) -> bytes:
-    """A whole frame of zstd's of unknown size. Raises CorruptFileError, LimitError, MissingExtraError."""
+    """Inflate a whole zstd frame, to at most `most` bytes. Raises CorruptFileError, LimitError, MissingExtraError."""
     module = zstd()
     stream = module.ZstdDecompressor(options=options_of(module))
     try:
-        made: bytes = stream.decompress(data, most)
+        inflated: bytes = stream.decompress(data, most)
         if not stream.eof and not stream.needs_input:
-            made += stream.decompress(b"", 1)
+            inflated += stream.decompress(b"", 1)
     except module.ZstdError as error:
         raise bad(f"a node does not inflate: {error}") from error
-    if len(made) > most:
+    if len(inflated) > most:
         raise too_empty(f"a node inflates to more than the {most:,} bytes that its size warrants")
     if not stream.eof or stream.unused_data:
         raise bad("a node does not inflate to its end")
-    return made
+    return inflated

@@ -1,4 +1,4 @@
-"""Reading the numbers of a node one after the other, none of them past its end."""
+"""Reads the numbers in a node, never past its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ckptconv.io.varint import varint
 
 
 class Cursor(cursor.Cursor):
-    """A place in the bytes of a node; `what` is the node, for errors. Numbers are protobuf's varints."""
+    """A position in the bytes of a node; `what` names it in errors. Numbers are protobuf's varints."""
 
     __slots__ = ()
 
@@ -20,7 +20,7 @@ class Cursor(cursor.Cursor):
         return self.take(1)[0]
 
     def varints(self, count: int, most: int = (1 << 64) - 1) -> list[int]:
-        """So many numbers of seven bits a byte, the lowest first, none of them above `most`."""
+        """The next `count` numbers: seven bits in each byte, lowest first. Raises CorruptFileError above `most`."""
         if count > self.left:
             raise self.cut_short()
         data, at = self._data, self.at
@@ -39,10 +39,10 @@ class Cursor(cursor.Cursor):
         return found
 
     def varint(self, most: int = (1 << 64) - 1) -> int:
-        """One such number."""
+        """The next number."""
         return self.varints(1, most)[0]
 
     def check_end(self) -> None:
-        """Raise CorruptFileError where bytes are left."""
+        """Raise CorruptFileError if any bytes are left."""
         if self.left:
             raise bad(f"{self.what} has {self.left:,} bytes too many")

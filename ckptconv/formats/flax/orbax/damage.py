@@ -1,4 +1,4 @@
-"""The errors of a checkpoint that contradicts itself."""
+"""The errors for damaged and for excessive checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def bad(what: str) -> CorruptFileError:
 
 
 def too_empty(what: str) -> LimitError:
-    """The error for more than the bytes of a checkpoint warrant, unless it holds little but zeros."""
+    """The error for more data than the size of a checkpoint suggests, unless it holds little but zeros."""
     return LimitError(what, hint="load it with Orbax if it is known to hold little but zeros; else do not trust it")
 
 

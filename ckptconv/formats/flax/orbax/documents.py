@@ -1,4 +1,4 @@
-"""JSON of Orbax's and zarr's."""
+"""JSON documents of Orbax and zarr."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def read_json(source: Source) -> Json:
-    """A file of JSON, of any depth. Raises CorruptFileError, LimitError, with its path."""
+    """Parse a JSON file, of any depth. Raises CorruptFileError, LimitError, with its path."""
     with located(source.path):
         return parse_json(source.read_all(MAX_ORBAX_TEXT), source.path.name)
 
 
 def parse_json(data: bytes, what: str) -> Json:
-    """A document, by the name of which errors speak. Raises CorruptFileError."""
+    """Parse a JSON document; `what` names it in errors. Raises CorruptFileError."""
     return strict_json.document(data, repr(what), hint=COPY_ALL_AGAIN)
 
 
 def shallow(document: Json, what: str) -> Json:
-    """A document that becomes metadata. Raises LimitError where it is nested too deeply."""
+    """The document, which becomes metadata. Raises LimitError if it is nested too deeply."""
     strict_json.check_depth(document, repr(what))
     return document

@@ -1,17 +1,17 @@
-"""What the manifest and the nodes of an OCDBT store have in common, and how they name files of data.
+"""What the manifest and the nodes of an OCDBT store have in common: an envelope, and a table of data files.
 
-    4 bytes   which of them it is
-    8 bytes   u64 little-endian: bytes in all
+    4 bytes   magic
+    8 bytes   u64 little-endian: size in bytes
     varint    version: 0
-    varint    how the body is compressed: 0 not, 1 by zstd
+    varint    compression of the body: 0 none, 1 zstd
     …         the body
-    4 bytes   u32 little-endian: the CRC-32C of all that stands before
+    4 bytes   u32 little-endian: the CRC-32C of everything before
 
-Files stand in a table at the body's start, each path with what it shares with the one before (`Paths`):
+The table of data files is at the start of the body. Each path leaves out what it shares with the one before:
 
     varint n; n - 1 varints: bytes shared; n varints: bytes that follow; n varints: bytes of the base path; the bytes
 
-A path is relative to that by which the node was reached; its base path is what its own children start from.
+A path is relative to the base path of the file that holds the node; children of the node start from its base path.
 
 Source: https://google.github.io/tensorstore/kvstore/ocdbt/index.html, kvstore/ocdbt/format/codec_util.cc,
 data_file_id_codec.cc.
@@ -35,38 +35,40 @@ from ckptconv.io.limits import (
     MAX_OCDBT_TEXT_RATIO,
 )
 
-_LEAST = 4 + 8 + 2 + 4
+_MIN_SIZE = 4 + 8 + 2 + 4
 _MAX_PATH = 65535
-"""Bytes of a path and of a key, as TensorStore bounds them."""
+"""TensorStore's limit for a path, in bytes."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """How many bytes of nodes may still be read, as they are and inflated, and what keys and paths come to once each
-    has what it shares with the one before: no more than an honest store has.
+    """Counts the bytes of nodes, stored and inflated, and of complete keys and paths. Their limits are far above what a
+    valid store needs.
     """
 
     stored: int = 0
     inflated: int = 0
-    spelled: int = 0
+    text: int = 0
 
     def room(self, size: int) -> int:
-        """Count a node of `size` bytes; how many it may inflate to."""
+        """Count a node of `size` bytes. Returns how many it may inflate to."""
         self.stored += size
         if self.stored > MAX_OCDBT_NODES:
             raise too_much(f"its nodes have more than {MAX_OCDBT_NODES:,} bytes")
         return min(MAX_OCDBT_NODES, FREE_OCDBT_BYTES + MAX_OCDBT_RATIO * self.stored) - self.inflated
 
-    def spell(self, size: int) -> None:
+    def count_text(self, size: int) -> None:
         """Count a key or a path of `size` bytes."""
-        self.spelled += size
-        if self.spelled > min(MAX_OCDBT_NODES, FREE_OCDBT_TEXT + MAX_OCDBT_TEXT_RATIO * self.stored):
+        self.text += size
+        if self.text > min(MAX_OCDBT_NODES, FREE_OCDBT_TEXT + MAX_OCDBT_TEXT_RATIO * self.stored):
             raise too_empty("its keys and paths are longer than its size warrants")
 
 
-def opened(data: bytes, magic: int, what: str, budget: Budget) -> Cursor:
-    """The body of a node. Raises CorruptFileError, LimitError, UnsupportedError, MissingExtraError."""
-    if len(data) < _LEAST:
+def open_node(data: bytes, magic: int, what: str, budget: Budget) -> Cursor:
+    """Check a node's envelope, and give its body. Raises CorruptFileError, LimitError, UnsupportedError,
+    MissingExtraError.
+    """
+    if len(data) < _MIN_SIZE:
         raise bad(f"{what} is cut short" if data else f"{what} is empty")
     if int.from_bytes(data[:4], "big") != magic:
         raise bad(f"{what} does not start as one")
@@ -93,7 +95,7 @@ def opened(data: bytes, magic: int, what: str, budget: Budget) -> Cursor:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of data: its path in the store's folder, of which the first `base` characters are the base path."""
+    """A data file: its path in the store's folder, whose first `base` characters are the base path."""
 
     path: str
     base: int
@@ -101,7 +103,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Bytes of a file of data."""
+    """A range of a data file."""
 
     file: File
     offset: int
@@ -109,17 +111,17 @@ class Place:
 
 
 def read_files(cursor: Cursor, start: str, budget: Budget) -> list[File]:
-    """The table of files of a node that was reached by a file of the base path `start`."""
+    """The table of data files of a node, which lies in a file with the base path `start`. Raises CorruptFileError."""
     count = cursor.varint(MAX_FILES)
-    shared = [0, *cursor.varints(max(0, count - 1), _MAX_PATH)][:count]
-    more = cursor.varints(count, _MAX_PATH)
+    prefixes = [0, *cursor.varints(max(0, count - 1), _MAX_PATH)][:count]
+    suffixes = cursor.varints(count, _MAX_PATH)
     bases = cursor.varints(count, _MAX_PATH)
     files: list[File] = []
     path = b""
-    for prefix, suffix, base in zip(shared, more, bases, strict=True):
+    for prefix, suffix, base in zip(prefixes, suffixes, bases, strict=True):
         if prefix > len(path) or base > prefix + suffix or prefix + suffix + len(start) > _MAX_PATH:
             raise bad(f"{cursor.what} has a path that contradicts itself")
-        budget.spell(len(start) + prefix + suffix)
+        budget.count_text(len(start) + prefix + suffix)
         path = path[:prefix] + cursor.take(suffix)
         try:
             files.append(File(start + path.decode("utf-8"), len((start.encode() + path[:base]).decode("utf-8"))))
@@ -129,16 +131,16 @@ def read_files(cursor: Cursor, start: str, budget: Budget) -> list[File]:
 
 
 def read_places(cursor: Cursor, files: list[File], count: int) -> list[Place | None]:
-    """So many places: a column of files, one of offsets, one of lengths. None: there is nothing."""
-    which, offsets = cursor.varints(count), cursor.varints(count)
+    """The next `count` places: columns of files, offsets and lengths. None for a missing one."""
+    numbers, offsets = cursor.varints(count), cursor.varints(count)
     return [
-        None if offset == length == (1 << 64) - 1 else Place(pick(cursor, files, i), offset, length)
-        for i, offset, length in zip(which, offsets, cursor.varints(count), strict=True)
+        None if offset == length == (1 << 64) - 1 else Place(pick_file(cursor, files, number), offset, length)
+        for number, offset, length in zip(numbers, offsets, cursor.varints(count), strict=True)
     ]
 
 
-def pick(cursor: Cursor, files: list[File], number: int) -> File:
-    """A file of a table by its number there."""
+def pick_file(cursor: Cursor, files: list[File], number: int) -> File:
+    """The file with this number in the table. Raises CorruptFileError."""
     if number >= len(files):
         raise bad(f"{cursor.what} names the file {number:,} of {len(files):,}")
     return files[number]

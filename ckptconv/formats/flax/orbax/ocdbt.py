@@ -1,27 +1,27 @@
-"""OCDBT, TensorStore's store of keys and values, read from its latest version.
+"""Reads the latest version of an OCDBT store, TensorStore's key-value store.
 
-    manifest.ocdbt     which kind of manifest it is, and, where it is the only one, the versions
-    manifest.0000…     of numbered manifests, of which that with the highest number counts: the versions
-    d/…                files of data: values, nodes of the tree of keys, nodes of the tree of versions
+    manifest.ocdbt     the kind of manifest, and the versions if it is the only one
+    manifest.0000…     numbered manifests, of which the highest number counts: the versions
+    d/…                data files: values, nodes of the tree of keys, nodes of the tree of versions
 
 Manifest:
 
     16 bytes   a uuid        u8 kind: 0 single, 1 numbered      2 varints: most bytes of a value in a node, of a node
     u8 log2 of the versions in a node        varint compression, for zstd an i32 level
     files; versions: varint n, n varints generation, n u8 height of its tree, n places of its root, n × 3 varints of
-    statistics, n u64 time; older versions: nodes of a tree of them, which are not asked for
+    statistics, n u64 time; older versions: nodes of a tree of them, which are not read
 
-Node of the tree of keys, whose columns stand one after the other, `entries` numbers each:
+Node of the tree of keys; columns of `entries` numbers follow each other:
 
     u8 height   files   varint entries
-    keys        varints but for the first: bytes shared with the key before; varints: bytes that follow; in nodes above
-                leaves: varints: bytes of the key that all keys below share, and which these leave out; the bytes
-    a leaf      varints: bytes of a value; u8: 0 in this node, 1 in a file; for those in files varints: file, offset;
-                the bytes of the others
-    above       places of nodes; varints × 3 of statistics
+    keys        varints for all but the first: bytes shared with the key before; varints: bytes that follow; in inner
+                nodes varints: bytes of the key that all keys below share, and leave out; the bytes
+    leaf        varints: bytes of each value; u8: 0 in this node, 1 in a file; for values in files varints: file,
+                offset; the bytes of the others
+    inner node  places of the children; varints × 3 of statistics
 
-Keys rise, as bytes. Refused: a node that does not fit its parent in height or keys, or that is reached
-twice, values past the end of their file.
+Keys are sorted as bytes. Refused: a node whose height or keys contradict its parent, or that is reached twice; values
+past the end of their file.
 
 Source: https://google.github.io/tensorstore/kvstore/ocdbt/index.html, kvstore/ocdbt/format (manifest.cc, config.cc,
 btree.cc, btree_codec.h, version_tree_codec.h).
@@ -32,12 +32,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_ALL_AGAIN, UPGRADE, CorruptFileError, FileAccessError, UnsupportedError, located
 from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
-from ckptconv.formats.flax.orbax.node import Budget, File, Place, opened, pick, read_files, read_places
+from ckptconv.formats.flax.orbax.node import Budget, File, Place, open_node, pick_file, read_files, read_places
 from ckptconv.io.limits import FREE_OCDBT_KEYS, MAX_OCDBT_KEYS, MAX_OCDBT_NODES
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ _NODE_MAGIC = 0x0CDB20DE
 _MAX_KEY = 65535
 _MAX_ENTRIES = 1 << 20
 _MAX_INLINE = 1 << 20
-"""Entries of a node, and bytes of a value in one, as TensorStore bounds them."""
+"""TensorStore's limits: the bytes of a key, the entries of a node, the bytes of a value in a node."""
 
 
 class Inline:
-    """A file in memory: a value that stands in its node."""
+    """A value that is in its node, as a file in memory."""
 
     __slots__ = ("_data",)
 
@@ -79,30 +79,43 @@ class Inline:
 
 
 Value = Inline | Place
-"""A value that stands in its node, or where it is."""
+"""A value in its node, or the place of one in a data file."""
+
+
+class _Root(NamedTuple):
+    """The root of a tree of keys, and the tree's height."""
+
+    place: Place
+    height: int
+
+
+class _Version(NamedTuple):
+    """A version of the store; without a root, it has no keys."""
+
+    root: _Root | None
 
 
 class Ocdbt:
-    """The keys of a folder's latest version, and their values where they are. Reads all nodes, and no value.
+    """The keys of a store's latest version, and where their values lie. Reads all nodes, but no values.
 
-    size: bytes of its files.
+    size: the size of the store's files, in bytes.
     """
 
     def __init__(self, folder: Folder) -> None:
-        """Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError, MissingExtraError."""
+        """Read all nodes. Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError, MissingExtraError."""
         self._folder = folder
         self._budget = Budget()
         self.size = 0
         self._values: dict[bytes, Value] = {}
         self._sources: dict[str, Source] = {}
-        self._last = b""
-        root = self._root()
+        self._last_key = b""
+        root = self._latest_root()
         if root is not None:
             self._walk(*root, b"", None)
         self._check_ends()
 
     def find(self, key: str) -> ByteSpan | None:
-        """Where a value is; None where there is no such key."""
+        """Where a value lies; None if there is no such key."""
         value = self._values.get(key.encode("utf-8", "surrogatepass"))
         if value is None:
             return None
@@ -111,14 +124,14 @@ class Ocdbt:
         return ByteSpan(self._source(value.file), value.offset, value.length)
 
     def names(self) -> list[str]:
-        """All keys, rising. Raises CorruptFileError where one is not UTF-8."""
+        """All keys, sorted. Raises CorruptFileError if one is not UTF-8."""
         try:
             return [key.decode("utf-8") for key in self._values]
         except UnicodeDecodeError as error:
             raise bad(f"the key {error.object[:80]!r} is not UTF-8") from error
 
-    def under(self, prefix: str) -> int:
-        """How many keys start so."""
+    def count_keys(self, prefix: str) -> int:
+        """The number of keys with this prefix."""
         start = prefix.encode("utf-8", "surrogatepass")
         return bisect_left(self._sorted, start + b"\xff") - bisect_left(self._sorted, start)
 
@@ -126,21 +139,21 @@ class Ocdbt:
     def _sorted(self) -> list[bytes]:
         return list(self._values)
 
-    def _root(self) -> tuple[Place, int] | None:
-        """The root of the latest version, and its height; None where that has no key."""
-        found = self._manifest(MANIFEST)
-        if found is None:
+    def _latest_root(self) -> _Root | None:
+        """The root of the latest version; None if that has no keys."""
+        version = self._read_manifest(MANIFEST)
+        if version is None:
             numbered = [name for name in self._folder.names if _NUMBERED.fullmatch(name)]
-            found = self._manifest(numbered[-1]) if numbered else None
-            if found is None:
+            version = self._read_manifest(numbered[-1]) if numbered else None
+            if version is None:
                 raise bad("its manifest speaks of others, and there is none")
-        return found[0]
+        return version.root
 
-    def _manifest(self, name: str) -> tuple[tuple[Place, int] | None] | None:
-        """What a manifest says; None where it only says that there are numbered ones."""
+    def _read_manifest(self, name: str) -> _Version | None:
+        """The latest version in a manifest; None if it only says that there are numbered manifests."""
         source = self._folder.open(name)
         self.size += source.size
-        cursor = opened(source.read_all(MAX_OCDBT_NODES), _MANIFEST_MAGIC, "the manifest", self._budget)
+        cursor = open_node(source.read_all(MAX_OCDBT_NODES), _MANIFEST_MAGIC, "the manifest", self._budget)
         cursor.take(16)
         kind = cursor.byte()
         cursor.varints(2)
@@ -159,11 +172,11 @@ class Ocdbt:
         roots = read_places(cursor, files, count)
         if not count or generations != sorted(set(generations)):
             raise bad("the versions in its manifest do not rise")
-        return ((roots[-1], heights[-1]) if roots[-1] else None,)
+        return _Version(_Root(roots[-1], heights[-1]) if roots[-1] else None)
 
     def _walk(self, place: Place, height: int, prefix: bytes, least: bytes | None) -> None:
-        """Take in what is below a node, whose keys all start with `prefix`, none of them before `least`."""
-        cursor = self._node(place)
+        """Add all keys below a node. They start with `prefix`, which nodes leave out, and none is before `least`."""
+        cursor = self._read_node(place)
         if cursor.byte() != height:
             raise bad("a node is of another height than its parent says")
         files = read_files(cursor, place.file.path[: place.file.base], self._budget)
@@ -177,37 +190,37 @@ class Ocdbt:
             places = read_places(cursor, files, count)
             cursor.varints(3 * count)
             cursor.check_end()
-            for key, common, below in zip(keys, shared, places, strict=True):
-                if below is None:
+            for key, common, child in zip(keys, shared, places, strict=True):
+                if child is None:
                     raise bad("a node has a child that is nowhere")
-                self._walk(below, height - 1, prefix + key[:common], prefix + key)
+                self._walk(child, height - 1, prefix + key[:common], prefix + key)
             return
         values = _read_values(cursor, files, count)
         for key, value in zip(keys, values, strict=True):
             self._add(prefix + key, value)
 
-    def _node(self, place: Place) -> Cursor:
+    def _read_node(self, place: Place) -> Cursor:
         source = self._source(place.file)
         if place.offset > source.size or place.length > source.size - place.offset:
-            raise self._cut(place.file.path, place.offset + place.length, source.size)
+            raise self._cut_short(place.file.path, place.offset + place.length, source.size)
         if place.length > MAX_OCDBT_NODES:
             raise too_much(f"a node has {place.length:,} bytes")
         if self._budget.stored + place.length > self.size:
             raise bad("its nodes overlap, or one is reached twice")
         data = bytes(source.read_at(place.offset, place.length))
         with located(source.path):
-            return opened(data, _NODE_MAGIC, "a node of the tree of keys", self._budget)
+            return open_node(data, _NODE_MAGIC, "a node of the tree of keys", self._budget)
 
     def _add(self, key: bytes, value: Value) -> None:
-        if self._values and key <= self._last:
+        if self._values and key <= self._last_key:
             raise bad("its keys do not rise")
-        self._last = key
+        self._last_key = key
         self._values[key] = value
         if len(self._values) > min(MAX_OCDBT_KEYS, FREE_OCDBT_KEYS + self._budget.stored):
             raise too_empty("it has more keys than its size warrants")
 
     def _check_ends(self) -> None:
-        """Whether all values lie in their files: what each would have to have at least."""
+        """Raise CorruptFileError if a data file is shorter than its values need."""
         ends: dict[str, tuple[File, int]] = {}
         for value in self._values.values():
             if isinstance(value, Place):
@@ -217,15 +230,15 @@ class Ocdbt:
         for path, (file, end) in ends.items():
             size = self._source(file).size
             if end > size:
-                raise self._cut(path, end, size)
+                raise self._cut_short(path, end, size)
 
-    def _cut(self, path: str, end: int, size: int) -> CorruptFileError:
+    def _cut_short(self, path: str, end: int, size: int) -> CorruptFileError:
         return CorruptFileError(
             f"{path!r} is cut short: it should have {end:,} bytes at least, and has {size:,}", hint=COPY_ALL_AGAIN
         )
 
     def _source(self, file: File) -> Source:
-        """A file of data, which lies in the store's folder or in folders there."""
+        """Open a data file, in the store's folder or in folders below it."""
         known = self._sources.get(file.path)
         if known is not None:
             return known
@@ -246,10 +259,11 @@ class Ocdbt:
 
 
 def _read_keys(
-    cursor: Cursor, count: int, before: int, budget: Budget, *, inner: bool
+    cursor: Cursor, count: int, left_out: int, budget: Budget, *, inner: bool
 ) -> tuple[list[bytes], list[int]]:
-    """The keys of a node, without the `before` bytes that its parent has of them, and how much of each all keys below
-    share.
+    """The keys of a node, and for each the number of bytes that all keys below share.
+
+    left_out: the bytes at the start of all keys that the node leaves out.
     """
     prefixes = [0, *cursor.varints(count - 1, _MAX_KEY)]
     suffixes = cursor.varints(count, _MAX_KEY)
@@ -257,9 +271,9 @@ def _read_keys(
     keys: list[bytes] = []
     key = b""
     for prefix, suffix, common in zip(prefixes, suffixes, shared, strict=True):
-        if prefix > len(key) or common > prefix + suffix or before + prefix + suffix > _MAX_KEY:
+        if prefix > len(key) or common > prefix + suffix or left_out + prefix + suffix > _MAX_KEY:
             raise bad("a node has a key that contradicts itself")
-        budget.spell(before + prefix + suffix)
+        budget.count_text(left_out + prefix + suffix)
         new = key[:prefix] + cursor.take(suffix)
         if keys and new <= key:
             raise bad("the keys of a node do not rise")
@@ -272,12 +286,12 @@ def _read_values(cursor: Cursor, files: list[File], count: int) -> list[Value]:
     lengths, kinds = cursor.varints(count), cursor.take(count)
     if any(kind > 1 for kind in kinds):
         raise bad("a node has a value of an unknown kind")
-    away = sum(kinds)
-    which, offsets = iter(cursor.varints(away)), iter(cursor.varints(away))
+    in_files = sum(kinds)
+    file_numbers, offsets = iter(cursor.varints(in_files)), iter(cursor.varints(in_files))
     values: list[Value] = []
     for length, kind in zip(lengths, kinds, strict=True):
         if kind:
-            values.append(Place(pick(cursor, files, next(which)), next(offsets), length))
+            values.append(Place(pick_file(cursor, files, next(file_numbers)), next(offsets), length))
         elif length > _MAX_INLINE:
             raise too_much(f"a value in a node has {length:,} bytes")
         else:

@@ -1,11 +1,11 @@
-"""What a folder is: a tree, items of a checkpoint, or a manager's steps.
+"""Recognises folders: a tree, a checkpoint of several items, or a CheckpointManager's steps.
 
-    a tree      manifest.ocdbt, _METADATA, or folders of zarr beside a file called checkpoint
-    an item     a tree, a document of JSON (metadata/metadata, metrics/metrics), or items again
-    items       a folder with _CHECKPOINT_METADATA, or with items in it: state/, params/, default/
-    steps       folders whose names end in a number: 1000/, checkpoint_1000/
+    a tree       manifest.ocdbt, _METADATA, or zarr folders beside a file called checkpoint
+    an item      a tree, a JSON document (metadata/metadata, metrics/metrics), or nested items
+    checkpoint   a tree, or a folder with _CHECKPOINT_METADATA or with items: state/, params/, default/
+    steps        folders whose names end in a number: 1000/, checkpoint_1000/
 
-A folder that is being written has another name until it is whole: ``1000.orbax-checkpoint-tmp``.
+A folder has another name until it is completely written: ``1000.orbax-checkpoint-tmp``.
 
 Sources: orbax/checkpoint/_src/path (step.py, atomicity.py, format_utils.py), handlers/composite_checkpoint_handler.py,
 json_checkpoint_handler.py.
@@ -17,7 +17,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.flax.orbax.ocdbt import MANIFEST
-from ckptconv.formats.flax.orbax.zarr import ZARRAY, ZARR_JSON
+from ckptconv.formats.flax.orbax.zarr import ZARR_JSON, ZARRAY
 
 if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 METADATA = "_METADATA"
 CHECKPOINT_METADATA = "_CHECKPOINT_METADATA"
 AGGREGATE = "checkpoint"
-"""The file of small values that older versions wrote, which is msgpack."""
+"""The msgpack file with small values that older versions write."""
 
 DOCUMENTS = ("metadata", "metrics")
-"""What JsonCheckpointHandler and CheckpointManager call their files."""
+"""The file names of JsonCheckpointHandler and CheckpointManager."""
 
 UNFINISHED = ".orbax-checkpoint-tmp"
 _STEP = re.compile(r"(?:.*_)?(\d{1,19})", re.ASCII)
 
 
 def is_tree(folder: Folder) -> bool:
-    """Whether it holds a tree of arrays."""
+    """Whether the folder is a tree of arrays."""
     names = folder.names
     if MANIFEST in names or METADATA in names:
         return True
@@ -45,14 +45,16 @@ def is_tree(folder: Folder) -> bool:
 
 
 def document(folder: Folder) -> str | None:
-    """The name of the file of JSON that such an item is."""
+    """The name of the JSON file, if the folder is such an item."""
     return next((name for name in DOCUMENTS if name in folder.names), None)
 
 
 def items(folder: Folder) -> list[str]:
-    """The folders in it that are items, and no checkpoints of their own."""
-    inside = [(name, folder.inside(name)) for name in folder.folders if UNFINISHED not in name]
-    return [name for name, one in inside if CHECKPOINT_METADATA not in one.names and (document(one) or _has_tree(one))]
+    """The names of folders inside that are items, and not checkpoints of their own."""
+    inner = [(name, folder.inside(name)) for name in folder.folders if UNFINISHED not in name]
+    return [
+        name for name, item in inner if CHECKPOINT_METADATA not in item.names and (document(item) or _has_tree(item))
+    ]
 
 
 def _has_tree(folder: Folder) -> bool:
@@ -60,21 +62,21 @@ def _has_tree(folder: Folder) -> bool:
 
 
 def is_checkpoint(folder: Folder) -> bool:
-    """Whether it is a tree, or has one among its items."""
+    """Whether the folder is a checkpoint: a tree, or a folder with items, one of which is a tree."""
     if is_tree(folder) or CHECKPOINT_METADATA in folder.names:
         return True
-    inside = [folder.inside(name) for name in folder.folders if UNFINISHED not in name]
-    return any(map(is_tree, inside)) and not any(CHECKPOINT_METADATA in one.names for one in inside)
+    inner = [folder.inside(name) for name in folder.folders if UNFINISHED not in name]
+    return any(map(is_tree, inner)) and not any(CHECKPOINT_METADATA in item.names for item in inner)
 
 
 def steps(folder: Folder) -> list[str]:
-    """The folders in it that are steps, rising."""
+    """The names of folders inside that are steps, oldest first."""
     found = [(int(match[1]), name) for name in folder.folders if (match := _STEP.fullmatch(name))]
     return [name for _, name in sorted(found) if is_checkpoint(folder.inside(name))]
 
 
 def checkpoints(folder: Folder) -> list[str]:
-    """The folders in it that say that they are checkpoints."""
+    """The names of folders inside that are marked as checkpoints."""
     return [
         name for name in folder.folders if UNFINISHED not in name and CHECKPOINT_METADATA in folder.inside(name).names
     ]

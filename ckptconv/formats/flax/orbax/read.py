@@ -1,13 +1,13 @@
-"""Reader of Orbax's folders: what is in them, the lists of their trees, and all that is not an array.
+"""Reader of Orbax's folders: finds the step and its items, and makes a checkpoint of them.
 
-Names and roles are those of Flax's trees (`trees.nested`), of the one item that has arrays, or ``params``,
-where there is one alone; other items' arrays are extras. Python's numbers and texts are metadata, and so are documents
-of JSON, by their items' names, and what the program that saved it added (``custom_metadata``, ``metrics``). A folder of
-steps is its newest.
+Names and roles are those of Flax's trees (`trees.nested`). The model is in the only item with arrays, or else the only
+one with ``params``; the arrays of other items are extras. Python's numbers and texts are metadata; so are JSON items,
+under the items' names, and what the saving program added (``custom_metadata``, ``metrics``). A folder of steps stands
+for its newest step.
 
-How arrays lay on devices (``_sharding``), times of day, and who wrote what (``ocdbt.process_0``) are not kept. A random
-key of JAX's is the integers that it is made of, which is told; so are items of other kinds, and entries that only a
-handler of one's own can read.
+Not kept: how arrays were laid out on devices (``_sharding``), times, and which process wrote what
+(``ocdbt.process_0``). Reported: JAX's random keys, which are read as their integers, items of other kinds, and entries
+that only a custom handler can read.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ckptconv.core.tensor import LazyTensor
 from ckptconv.core.text import listed
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, UsageError, located
 from ckptconv.formats.flax.orbax import places
-from ckptconv.formats.flax.orbax.chunks import Kept
+from ckptconv.formats.flax.orbax.chunks import Cache
 from ckptconv.formats.flax.orbax.damage import too_much
 from ckptconv.formats.flax.orbax.documents import read_json, shallow
 from ckptconv.formats.flax.orbax.item import TreeReader
-from ckptconv.formats.flax.tree import Tree, plant, plant_apart
+from ckptconv.formats.flax.tree import Tree, split_extra_tree, split_tree
 from ckptconv.formats.trees.nested import PARAMS
 
 if TYPE_CHECKING:
@@ -35,66 +35,72 @@ if TYPE_CHECKING:
     from ckptconv.formats.flax.orbax.tree import Value
     from ckptconv.io.folder import Folder
 
-_DEEPEST = 3
-"""Items in each other: a random key is one."""
+_MAX_ITEM_DEPTH = 3
+"""Of nested items; a random key is an item in an item."""
 
 
 def claims(folder: Folder) -> bool:
-    """Whether it is a checkpoint of Orbax's, or a folder of such."""
+    """Whether the folder is an Orbax checkpoint, or holds some."""
     try:
         return places.is_checkpoint(folder) or bool(places.steps(folder) or places.checkpoints(folder))
-    except CkptconvError:  # a folder in it that may not be listed
+    except CkptconvError:  # for example, a folder inside may not be listed
         return False
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the folder, or its newest step. Reads lists, documents and single numbers, and no array.
+    """Open the folder, or its newest step. Reads lists, documents and single numbers, but no arrays.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError, MissingExtraError (of zstd's package),
-    UsageError (a folder of several checkpoints, or of none).
+    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError, MissingExtraError (for zstd), UsageError
+    (for a folder with several checkpoints, or none).
     """
     if places.UNFINISHED in folder.path.name:
         raise CorruptFileError("Orbax has not finished writing this checkpoint", hint="name one that is finished")
     findings: list[Finding] = []
-    step = _chosen(folder, findings)
+    step = _choose_step(folder, findings)
     reader = _Reader(findings)
     with located(step.path):
         return reader.read(step, folder)
 
 
-def _chosen(folder: Folder, findings: list[Finding]) -> Folder:
-    """The folder itself, or its newest step."""
+def _choose_step(folder: Folder, findings: list[Finding]) -> Folder:
+    """The folder itself if it is a checkpoint, else its newest step. Raises UsageError."""
     if places.is_checkpoint(folder):
         return folder
-    found = places.steps(folder)
-    if not found:
-        others = places.checkpoints(folder)
-        raise UsageError(
-            f"the folder holds {'a checkpoint' if len(others) == 1 else f'{len(others)} checkpoints'}: "
-            f"{listed(others, 6)}" if others
-            else "there is no Orbax checkpoint in this folder",
-            path=folder.path, hint=f"name one of them, such as {folder.path / others[0]}" if others else COPY_ALL_AGAIN,
-        )  # fmt: skip
-    if len(found) > 1:
-        shown = ", ".join(reversed(found[-6:-1])) + (", …" if len(found) > 6 else "")
-        message = f"this is {found[-1]!r}, the newest of {len(found)} steps; the others are {shown}"
-        findings.append(Finding("newest-step", "info", found[-1], message))
-    return folder.inside(found[-1])
+    steps = places.steps(folder)
+    if not steps:
+        raise _no_step_error(folder)
+    if len(steps) > 1:
+        shown = ", ".join(reversed(steps[-6:-1])) + (", …" if len(steps) > 6 else "")
+        message = f"this is {steps[-1]!r}, the newest of {len(steps)} steps; the others are {shown}"
+        findings.append(Finding("newest-step", "info", steps[-1], message))
+    return folder.inside(steps[-1])
+
+
+def _no_step_error(folder: Folder) -> UsageError:
+    """The error for a folder that is no checkpoint and has no steps; it lists checkpoints with other names."""
+    checkpoints = places.checkpoints(folder)
+    if not checkpoints:
+        return UsageError("there is no Orbax checkpoint in this folder", path=folder.path, hint=COPY_ALL_AGAIN)
+    count = "a checkpoint" if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
+    return UsageError(
+        f"the folder holds {count}: {listed(checkpoints, 6)}", path=folder.path,
+        hint=f"name one of them, such as {folder.path / checkpoints[0]}",
+    )  # fmt: skip
 
 
 class _Reader:
     def __init__(self, findings: list[Finding]) -> None:
         self._findings = findings
-        self._kept = Kept()
-        self._more: dict[str, MetaNode] = {}
+        self._cache = Cache()
+        self._added: dict[str, MetaNode] = {}
 
     def read(self, step: Folder, file: Folder) -> Checkpoint:
-        """The checkpoint in `step`; `file` is what is closed with it."""
-        value = self._item(step, "", 0)
-        tree = plant(value) if places.is_tree(step) else _planted(value)
+        """The checkpoint in `step`; closing it closes `file`."""
+        value = self._read_item(step, "", 0)
+        tree = split_tree(value) if places.is_tree(step) else _split_items(value)
         if not tree.model and not tree.extras and not self._findings:
             raise UnsupportedError("the checkpoint holds no arrays", hint="its documents are plain JSON")
-        root = self._with_more(step, tree)
+        root = self._with_added_metadata(step, tree)
         if is_too_deep(root):
             raise too_much("its metadata is nested too deeply")
         return Checkpoint(
@@ -102,66 +108,71 @@ class _Reader:
             findings=tuple(self._findings), file=file,
         )  # fmt: skip
 
-    def _item(self, folder: Folder, name: str, depth: int) -> Value:
-        """What an item holds: a tree, a document, or a dict of items."""
+    def _read_item(self, folder: Folder, name: str, depth: int) -> Value:
+        """The contents of an item: a tree, a JSON document, or a dict of items."""
         if places.is_tree(folder):
-            reader = TreeReader(folder, name, self._kept, self._findings)
+            reader = TreeReader(folder, name, self._cache, self._findings)
             value = reader.read()
             self._add("custom_metadata", reader.custom, places.METADATA)
             return value
         document = places.document(folder)
         if document is not None and depth:
             return shallow(read_json(folder.open(document)), document)
-        known = places.items(folder) if depth < _DEEPEST else []
+        items = places.items(folder) if depth < _MAX_ITEM_DEPTH else []
+        prefix = f"{name}." if name else ""
         for other in folder.folders:
-            if other not in known and places.UNFINISHED not in other:
-                self._say_unread(f"{name}.{other}" if name else other)
-        return {one: self._item(folder.inside(one), f"{name}.{one}" if name else one, depth + 1) for one in known}
+            if other not in items and places.UNFINISHED not in other:
+                self._report_unread(prefix + other)
+        return {item: self._read_item(folder.inside(item), prefix + item, depth + 1) for item in items}
 
-    def _say_unread(self, name: str) -> None:
+    def _report_unread(self, name: str) -> None:
         message = f"the item {name!r} is of a kind that is not read: it holds neither Orbax arrays nor JSON"
         self._findings.append(Finding("unread-item", "warning", name, message))
 
-    def _with_more(self, step: Folder, tree: Tree) -> MetaNode:
-        """The root, with what the program that saved it added."""
+    def _with_added_metadata(self, step: Folder, tree: Tree) -> MetaNode:
+        """The metadata tree, with what the saving program added."""
         file = places.CHECKPOINT_METADATA
         document = read_json(step.open(file)) if file in step.names else None
         for key in ("custom_metadata", "metrics"):
             self._add(key, document.get(key) if isinstance(document, dict) else None, file)
-        more = self._more
-        if not more:
+        added = self._added
+        if not added:
             return tree.root
         if isinstance(tree.root, dict):
-            return {**tree.root, **{free_key(key, tree.root): value for key, value in more.items()}}
+            return {**tree.root, **{free_key(key, tree.root): value for key, value in added.items()}}
         key = "state_dict" if isinstance(tree.root, StateDict) else "data"
-        return {free_key(key, more): tree.root, **more}
+        return {free_key(key, added): tree.root, **added}
 
     def _add(self, key: str, value: Json, file: str) -> None:
         if value:
-            self._more[free_key(key, self._more)] = shallow(value, file)
+            self._added[free_key(key, self._added)] = shallow(value, file)
 
 
-def _planted(items: dict[str, Value]) -> Tree:
-    """The tree of several items. The model is in the only one that has arrays, or the only one with params; others'
-    arrays are extras then.
+def _split_items(items: dict[str, Value]) -> Tree:
+    """The tree of several items.
+
+    The model is in the only item with arrays, or else the only one with params; the arrays of others are then extras.
     """
-    holding = [name for name, one in items.items() if _has_tensors(one)]
-    if len(holding) > 1:
-        holding = [name for name in holding if isinstance(items[name], dict) and _has_tensors(items[name].get(PARAMS))]
-    if len(holding) != 1:
-        return plant(items)
-    tree = plant(items[holding[0]])
-    apart = plant_apart({name: one for name, one in items.items() if name != holding[0]})
-    if apart.extras.keys() & (tree.model.keys() | tree.extras.keys()):
-        return plant(items)
-    if isinstance(apart.root, dict) and apart.root:
-        tree.root = {name: tree.root if name == holding[0] else apart.root[name] for name in items}
-    tree.extras |= apart.extras
+    candidates = [name for name, value in items.items() if _has_tensors(value)]
+    if len(candidates) > 1:
+        candidates = [
+            name for name in candidates if isinstance(items[name], dict) and _has_tensors(items[name].get(PARAMS))
+        ]
+    if len(candidates) != 1:
+        return split_tree(items)
+    (model,) = candidates
+    tree = split_tree(items[model])
+    others = split_extra_tree({name: value for name, value in items.items() if name != model})
+    if others.extras.keys() & (tree.model.keys() | tree.extras.keys()):
+        return split_tree(items)
+    if isinstance(others.root, dict) and others.root:
+        tree.root = {name: tree.root if name == model else others.root[name] for name in items}
+    tree.extras |= others.extras
     return tree
 
 
 def _has_tensors(value: Value) -> bool:
-    """Whether there are tensors in it, or it is one."""
+    """Whether the value is, or contains, a tensor."""
     if isinstance(value, dict):
         return any(map(_has_tensors, value.values()))
     return any(map(_has_tensors, value)) if isinstance(value, (list, tuple)) else isinstance(value, LazyTensor)

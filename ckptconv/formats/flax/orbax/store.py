@@ -1,12 +1,12 @@
-"""Where the documents and chunks of arrays are, by key: in an OCDBT store, or as loose files in folders."""
+"""Stores of values by key, which hold the documents and chunks of arrays: an OCDBT store, or loose files."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.formats.flax.orbax.damage import too_much
-from ckptconv.formats.flax.orbax.zarr import ZARRAY, ZARR_JSON
+from ckptconv.formats.flax.orbax.zarr import ZARR_JSON, ZARRAY
 from ckptconv.io.limits import MAX_FILES
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ckptconv.io.folder import Folder
 
-_DEEPEST = 16
-"""Folders in each other that are looked into for arrays."""
+_MAX_DEPTH = 16
+"""Of nested folders that are searched for arrays."""
 
 
 class Store(Protocol):
@@ -23,24 +23,30 @@ class Store(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
+        """The size of the store's files, in bytes."""
 
     def find(self, key: str) -> ByteSpan | None:
-        """Where a value is; None where there is no such key."""
+        """Where a value lies; None if there is no such key."""
 
-    def under(self, prefix: str) -> int:
-        """How many keys start so."""
+    def count_keys(self, prefix: str) -> int:
+        """The number of keys with this prefix."""
 
     def names(self) -> list[str]:
-        """All keys, or those of documents at least."""
+        """All keys, or at least those of documents."""
 
 
-class Loose:
-    """A folder's files by the way to them."""
+class _Listing(NamedTuple):
+    folder: Folder
+    files: frozenset[str]
+    folders: frozenset[str]
+
+
+class LooseFiles:
+    """The files in a folder, and in folders below it, by relative path."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._known: dict[tuple[str, ...], tuple[Folder, frozenset[str], frozenset[str]] | None] = {}
+        self._listings: dict[tuple[str, ...], _Listing | None] = {}
 
     @property
     def size(self) -> int:
@@ -48,38 +54,39 @@ class Loose:
 
     def find(self, key: str) -> ByteSpan | None:
         *steps, name = key.split("/")
-        found = self._enter(tuple(steps))
-        if found is None or name not in found[1]:
+        listing = self._list(tuple(steps))
+        if listing is None or name not in listing.files:
             return None
-        source = found[0].open(name)
+        source = listing.folder.open(name)
         return ByteSpan(source, 0, source.size)
 
-    def under(self, prefix: str) -> int:
-        found = self._enter(tuple(prefix.split("/")[:-1]))
-        return sum(1 for _ in _files(found[0])) if found else 0
+    def count_keys(self, prefix: str) -> int:
+        listing = self._list(tuple(prefix.split("/")[:-1]))
+        return sum(1 for _ in _file_paths(listing.folder)) if listing else 0
 
     def names(self) -> list[str]:
-        return ["/".join(way) for way in _files(self._folder) if way[-1] in (ZARRAY, ZARR_JSON)]
+        return ["/".join(path) for path in _file_paths(self._folder) if path[-1] in (ZARRAY, ZARR_JSON)]
 
-    def _enter(self, steps: tuple[str, ...]) -> tuple[Folder, frozenset[str], frozenset[str]] | None:
-        """A folder, the files in it and the folders in it."""
-        if steps not in self._known:
+    def _list(self, steps: tuple[str, ...]) -> _Listing | None:
+        """The contents of the folder at a relative path; None if there is none."""
+        if steps not in self._listings:
             folder: Folder | None = self._folder
             if steps:
-                above = self._enter(steps[:-1]) if len(steps) <= _DEEPEST else None
-                folder = above[0].inside(steps[-1]) if above and steps[-1] in above[2] else None
-            self._known[steps] = (folder, frozenset(folder.names), frozenset(folder.folders)) if folder else None
-        return self._known[steps]
+                parent = self._list(steps[:-1]) if len(steps) <= _MAX_DEPTH else None
+                folder = parent.folder.inside(steps[-1]) if parent and steps[-1] in parent.folders else None
+            listing = _Listing(folder, frozenset(folder.names), frozenset(folder.folders)) if folder else None
+            self._listings[steps] = listing
+        return self._listings[steps]
 
 
-def _files(folder: Folder) -> Iterator[tuple[str, ...]]:
-    """The ways to all files in a folder. Raises LimitError where links to folders lead round and round."""
+def _file_paths(folder: Folder) -> Iterator[tuple[str, ...]]:
+    """The relative paths of all files below a folder. Raises LimitError if links between folders form a cycle."""
     waiting: list[tuple[Folder, tuple[str, ...]]] = [(folder, ())]
     for _ in range(MAX_FILES):
         if not waiting:
             return
-        one, way = waiting.pop()
-        yield from ((*way, name) for name in one.names)
-        if len(way) < _DEEPEST:
-            waiting += ((one.inside(name), (*way, name)) for name in one.folders)
+        current, path = waiting.pop()
+        yield from ((*path, name) for name in current.names)
+        if len(path) < _MAX_DEPTH:
+            waiting += ((current.inside(name), (*path, name)) for name in current.folders)
     raise too_much(f"it holds more than {MAX_FILES:,} folders")

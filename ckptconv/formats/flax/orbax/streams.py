@@ -1,7 +1,7 @@
-"""Ranges of what compressed chunks inflate to, by streams that go on where the last range ended.
+"""Reads ranges of compressed chunks, with streams that continue where the last range ended.
 
-Tensors are read in order, piece after piece, by one thread or a few; so a stream is kept after each range, and taken
-again for one that begins a little behind it. A range before it, or far behind, starts a new one.
+Tensors are read in order, piece by piece, by one thread or a few. So after each range its stream is kept, and used
+again for a range that begins a little further on. A range before it, or far behind it, starts a new stream.
 """
 
 from __future__ import annotations
@@ -19,40 +19,38 @@ if TYPE_CHECKING:
     from ckptconv.errors import CkptconvError
     from ckptconv.formats.flax.orbax.zarr import Codec
 
-_KEPT_BYTES = 64 << 20
-"""What streams that wait take in all; one with the window of TensorStore's own levels takes one or two MiB."""
+_MAX_IDLE_BYTES = 64 << 20
+"""The memory of all idle streams; one with the window of TensorStore's default level takes one or two MiB."""
 
-_NEAR = 256 << 20
-"""Bytes that are passed over rather than begun again: threads that share a tensor take 16 MiB in turn."""
+_MAX_SKIP = 256 << 20
+"""The most bytes that a stream skips; threads that share a tensor take turns of 16 MiB."""
 
 _PIECE = 1 << 20
-_SUM = 4
+_CHECKSUM = 4
 
 Key = tuple["SpanFile", int, int, "Codec | None", int]
-"""Which chunk: its file, offset and length, and what it is read as: nothing keeps two arrays from sharing bytes, and
-saying other things of them.
-"""
+"""A chunk: its file, offset and length, its codec and size. Two arrays may share bytes, and read them differently."""
 
 
 class Streams:
-    """The streams of a checkpoint that wait for their next range, the longest waiting first. For any thread."""
+    """The idle streams of a checkpoint, least recently used first. Thread-safe."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[Key, Stream]] = []
         self._cost = 0
-        self._sound: set[Key] = set()
+        self._verified: set[Key] = set()
         self._lock = Lock()
 
     def read(self, span: ByteSpan, codec: Codec, size: int, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of the chunk of `size` bytes that is stored in `span`.
+        """Bytes [start, stop) of a chunk that has `size` bytes, and is stored in `span`.
 
-        Raises CorruptFileError, LimitError, MissingExtraError (of zstd's package).
+        Raises CorruptFileError, LimitError, MissingExtraError (for zstd).
         """
         key = span.file, span.offset, span.length, codec, size
         if codec.summed:
-            span = self._checked(span, key)
+            span = self._verify(span, key)
         if not codec.compressor:
-            if span.length != size:  # of one in a shard
+            if span.length != size:  # only in a shard; others were checked before
                 raise bad(f"a chunk has {span.length:,} bytes, and should have {size:,}")
             return span.file.read_at(span.offset + start, stop - start)
         stream = self._take(key, start) or Stream(span, codec.compressor, size)
@@ -62,16 +60,16 @@ class Streams:
         return data
 
     def _take(self, key: Key, start: int) -> Stream | None:
-        """The nearest stream of this chunk before `start`."""
+        """Take the idle stream of this chunk that is closest before `start`; None if there is none near."""
         with self._lock:
-            near = [
+            candidates = [
                 (stream.at, i)
                 for i, (other, stream) in enumerate(self._idle)
-                if other == key and start - _NEAR <= stream.at <= start
+                if other == key and start - _MAX_SKIP <= stream.at <= start
             ]
-            if not near:
+            if not candidates:
                 return None
-            _, stream = self._idle.pop(max(near)[1])
+            _, stream = self._idle.pop(max(candidates)[1])
             self._cost -= stream.cost
             return stream
 
@@ -79,26 +77,26 @@ class Streams:
         with self._lock:
             self._idle.append((key, stream))
             self._cost += stream.cost
-            while self._cost > _KEPT_BYTES and len(self._idle) > 1:
+            while self._cost > _MAX_IDLE_BYTES and len(self._idle) > 1:
                 self._cost -= self._idle.pop(0)[1].cost
 
-    def _checked(self, span: ByteSpan, key: Key) -> ByteSpan:
-        """The span without the checksum at its end, which is looked at once."""
-        if span.length < _SUM:
+    def _verify(self, span: ByteSpan, key: Key) -> ByteSpan:
+        """The span without the checksum at its end, which is checked the first time."""
+        if span.length < _CHECKSUM:
             raise bad("a chunk is shorter than its checksum")
-        body = ByteSpan(span.file, span.offset, span.length - _SUM)
-        if key not in self._sound:
+        body = ByteSpan(span.file, span.offset, span.length - _CHECKSUM)
+        if key not in self._verified:
             value = 0
             for at in range(0, body.length, _PIECE):
                 value = crc32c(body.file.read_at(body.offset + at, min(_PIECE, body.length - at)), value)
-            if value != int.from_bytes(span.file.read_at(span.offset + body.length, _SUM), "little"):
+            if value != int.from_bytes(span.file.read_at(span.offset + body.length, _CHECKSUM), "little"):
                 raise bad("a chunk fails its checksum")
-            self._sound.add(key)
+            self._verified.add(key)
         return body
 
 
-def named(error: CkptconvError, name: str) -> CkptconvError:
-    """The same error, with the array that it is about."""
+def with_name(error: CkptconvError, name: str) -> CkptconvError:
+    """The error, whose message names the array."""
     if repr(name) not in error.message:
         error.message = f"tensor {name!r}: {error.message}"
         error.args = (error.message,)

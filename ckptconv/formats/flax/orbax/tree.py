@@ -1,13 +1,13 @@
-"""A tree as its list of entries says it, and its own types where that has them.
+"""Builds a tree from its list of entries, and restores tuples if the list states them.
 
     _METADATA   {"tree_metadata": {"('params', 'w')": {"key_metadata": [{"key": "params", "key_type": 2}, …],
                 "value_metadata": {"value_type": "jax.Array", "skip_deserialize": false}}, …},
                 "value_metadata_tree": text of JSON, or absent, "custom_metadata": …}
 
-A key's type is 1 in a list or a tuple, else 2. An empty container is an entry of its own, left over where others came
-to be in it. ``value_metadata_tree`` has the entries in their containers: what is not a list and no dict there is
-``{"category": "custom", "clazz": "tuple", "entries": […]}``, or a namedtuple, which becomes a dict of its fields. It is
-left aside where it does not have the shape of the list.
+A key's type is 1 in a list or a tuple, else 2. An empty container is an entry; it may remain after other entries came
+into it. ``value_metadata_tree`` repeats the tree with its containers: apart from lists and dicts, there are tuples,
+``{"category": "custom", "clazz": "tuple", "entries": […]}``, and namedtuples, which become dicts of their fields. It is
+ignored if its shape differs from that of the list.
 
 Source: orbax/checkpoint/_src/metadata (tree.py, tree_rich_types.py, empty_values.py).
 """
@@ -29,30 +29,34 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 Value = Any
-"""Dicts, lists and tuples, in which each entry is what was made of it."""
+"""Dicts, lists and tuples, whose leaves are the values of entries."""
 
 _SEQUENCE, _DICT = 1, 2
 
 EMPTY: dict[str, Callable[[], Value]] = {
     "None": lambda: None, "Dict": dict, "List": list, "Tuple": tuple, "NamedTuple": dict,
 }  # fmt: skip
-"""Entries that are not values, by their type. The fields of a namedtuple become a dict, also where it has none."""
+"""Makes empty containers, by the type of their entries. A namedtuple becomes a dict of its fields, here none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A leaf: the keys down to it, whether each is a place in a sequence, its type, and whether it has no value of its
-    own in the store.
+    """A leaf of the tree.
+
+    path:       the keys down to it.
+    in_sequence: for each key, whether it is an index into a sequence.
+    kind:       its type.
+    skipped:    whether the store has no value for it.
     """
 
     path: tuple[str, ...]
-    places: tuple[bool, ...]
+    in_sequence: tuple[bool, ...]
     kind: str
     skipped: bool
 
     @property
     def name(self) -> str:
-        """What its array is called."""
+        """The name of its array."""
         return ".".join(self.path)
 
 
@@ -69,84 +73,84 @@ class _Leaf:
 
 
 def read_entries(document: Json) -> list[Entry]:
-    """The entries of a ``_METADATA``, in its order. Raises CorruptFileError, LimitError."""
+    """The entries in a ``_METADATA``, in order. Raises CorruptFileError, LimitError."""
     listed = document.get("tree_metadata") if isinstance(document, dict) else None
     if not isinstance(listed, dict):
         raise bad("its _METADATA lists no tree")
-    return [_entry(text, one) for text, one in listed.items()]
+    return [_parse_entry(text, entry) for text, entry in listed.items()]
 
 
-def _entry(text: str, one: Json) -> Entry:
+def _parse_entry(text: str, entry: Json) -> Entry:
     try:
-        keys, value = one["key_metadata"], one["value_metadata"]
+        keys, value = entry["key_metadata"], entry["value_metadata"]
         path = tuple(key["key"] for key in keys)
         types = [key["key_type"] for key in keys]
         kind, skipped = value["value_type"], value.get("skip_deserialize", False)
     except (TypeError, KeyError, AttributeError) as error:
         raise bad(f"its _METADATA has the entry {text!r}, which does not say what it is") from error
-    good = all(type(key) is str for key in path) and all(type(n) is int and n in (_SEQUENCE, _DICT) for n in types)
-    if not good or not isinstance(kind, str):
+    valid = all(type(key) is str for key in path) and all(type(n) is int and n in (_SEQUENCE, _DICT) for n in types)
+    if not valid or not isinstance(kind, str):
         raise bad(f"its _METADATA has the entry {text!r}, whose keys or type are none")
     if len(path) > MAX_DEPTH:
         raise too_much(f"its _METADATA has an entry {len(path):,} levels deep")
     return Entry(path, tuple(n == _SEQUENCE for n in types), kind, bool(skipped))
 
 
-def grow(entries: list[Entry], made: list[Value]) -> Value:
-    """The tree of what was made of each entry. Raises CorruptFileError where two entries contradict each other."""
+def build_tree(entries: list[Entry], values: list[Value]) -> Value:
+    """The tree of entries with their values. Raises CorruptFileError if two entries contradict each other."""
     top = _Node(sequence=False)
-    for entry, value in zip(entries, made, strict=True):
-        node, places = top, (False, *entry.places)
-        keys = ("", *entry.path)
-        for i, key in enumerate(keys[:-1]):
-            node = _below(node, key, places[i + 1], entry)
-        known = node.children.get(keys[-1])
+    for entry, value in zip(entries, values, strict=True):
+        node = top
+        *parents, last = ("", *entry.path)
+        for key, is_sequence in zip(parents, entry.in_sequence, strict=True):
+            node = _child_node(node, key, is_sequence, entry)
+        known = node.children.get(last)
         empty = entry.skipped and entry.kind in EMPTY
         if known is not None and not empty:
             if not isinstance(known, _Leaf) or not known.empty:
                 raise bad(f"its _METADATA has two entries for {entry.name!r}")
             known = None
         if known is None:
-            node.children[keys[-1]] = _Leaf(value, empty)
-    return _finished(top.children.get("") or _Leaf({}, empty=True))
+            node.children[last] = _Leaf(value, empty)
+    return _to_value(top.children.get("") or _Leaf({}, empty=True))
 
 
-def _below(node: _Node, key: str, sequence: bool, entry: Entry) -> _Node:
-    """The container under this key, where an empty one may have stood before."""
-    below = node.children.get(key)
-    if below is None or (isinstance(below, _Leaf) and below.empty):
-        below = node.children[key] = _Node(sequence)
-    if isinstance(below, _Leaf) or below.sequence != sequence:
+def _child_node(node: _Node, key: str, sequence: bool, entry: Entry) -> _Node:
+    """The container under this key; it replaces the entry of an empty one."""
+    child = node.children.get(key)
+    if child is None or (isinstance(child, _Leaf) and child.empty):
+        child = node.children[key] = _Node(sequence)
+    if isinstance(child, _Leaf) or child.sequence != sequence:
         raise bad(f"its _METADATA has an entry within {entry.name!r} that is a value, or of two kinds")
-    return below
+    return child
 
 
-def _finished(node: _Node | _Leaf) -> Value:
-    """Lists have all their places; with gaps they are dicts."""
+def _to_value(node: _Node | _Leaf) -> Value:
+    """Nodes as dicts and lists. A sequence with gaps becomes a dict."""
     if isinstance(node, _Leaf):
         return node.value
-    values = {key: _finished(child) for key, child in node.children.items()}
+    values = {key: _to_value(child) for key, child in node.children.items()}
     if node.sequence and values.keys() == {str(i) for i in range(len(values))}:
         return [values[str(i)] for i in range(len(values))]
     return values
 
 
-def typed(value: Value, document: Json) -> Value:
-    """The tree with tuples in the places of lists, where the document says so."""
+def restore_tuples(value: Value, document: Json) -> Value:
+    """The tree, with tuples in place of lists if the document states them."""
     text = document.get("value_metadata_tree")
     if not isinstance(text, str):
         return value
     try:
-        return _typed(value, parse_json(text.encode("utf-8", "surrogatepass"), "value_metadata_tree"))
+        return _apply_shape(value, parse_json(text.encode("utf-8", "surrogatepass"), "value_metadata_tree"))
     except (_OtherShapeError, CkptconvError):
         return value
 
 
 class _OtherShapeError(Exception):
-    """The two trees are not of one shape."""
+    """The two trees differ in shape."""
 
 
-def _typed(value: Value, shape: Json) -> Value:
+def _apply_shape(value: Value, shape: Json) -> Value:
     category = shape.get("category") if isinstance(shape, dict) else None
     clazz = shape.get("clazz") if category else None
     if category == "custom" and clazz == "tuple":
@@ -155,28 +159,28 @@ def _typed(value: Value, shape: Json) -> Value:
         return value
     if category == "namedtuple":
         entries = shape.get("entries")
-        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise _OtherShapeError
-        shape = {str(one.get("key")): one.get("value") for one in entries}
+        shape = {str(entry.get("key")): entry.get("value") for entry in entries}
     if isinstance(shape, list):
         return list(_pairwise(value, shape))
     if not isinstance(shape, dict) or not isinstance(value, dict) or shape.keys() != value.keys():
         raise _OtherShapeError
-    return {key: _typed(child, shape[key]) for key, child in value.items()}
+    return {key: _apply_shape(child, shape[key]) for key, child in value.items()}
 
 
 def _pairwise(value: Value, shapes: Json) -> Iterator[Value]:
     if not isinstance(value, list) or not isinstance(shapes, list) or len(value) != len(shapes):
         raise _OtherShapeError
-    return (_typed(child, shape) for child, shape in zip(value, shapes, strict=True))
+    return (_apply_shape(child, shape) for child, shape in zip(value, shapes, strict=True))
 
 
-def split(names: list[str]) -> list[Entry]:
-    """Entries for arrays that no list names: their keys are what dots part, unless a name is also a part of another."""
+def entries_from_names(names: list[str]) -> list[Entry]:
+    """Entries for arrays without a list. Names are split at dots, unless one name would be a container of another."""
     if sum(name.count(".") + 1 for name in names) > MAX_NODES:
         raise too_much(f"it has {len(names):,} arrays, whose names have more than {MAX_NODES:,} parts")
     paths = [tuple(name.split(".")) if name.count(".") < MAX_DEPTH else () for name in names]
-    within = any(below[: len(path)] == path for path, below in pairwise(sorted(paths)))
-    if within or not all(path and all(path) for path in paths):
+    is_nested = any(longer[: len(path)] == path for path, longer in pairwise(sorted(paths)))
+    if is_nested or not all(path and all(path) for path in paths):
         paths = [(name,) for name in names]
     return [Entry(path, (False,) * len(path), "jax.Array", skipped=False) for path in paths]

@@ -1,18 +1,18 @@
-"""What an array's document says, of zarr's versions 2 and 3: its shape, its elements, and how its chunks are stored.
+"""Parses the document of a zarr array, of version 2 or 3: its shape and dtype, and how chunks are stored.
 
     2   NAME/.zarray     {"zarr_format": 2, "shape", "chunks", "dtype", "order": "C" or "F", "fill_value", "filters",
                           "compressor": null or {"id": "zstd", …}, "dimension_separator": "." or "/"}
-        NAME/0.1         a chunk; NAME/0 that of an array without dimensions
+        NAME/0.1         a chunk; NAME/0 for an array without dimensions
     3   NAME/zarr.json   {"zarr_format": 3, "node_type": "array", "shape", "data_type", "fill_value",
                           "chunk_grid": {"name": "regular", …}, "chunk_key_encoding": {"name": "default" or "v2", …},
                           "codecs": […]}
-        NAME/c/0/1       a chunk; NAME/c that of an array without dimensions
+        NAME/c/0/1       a chunk; NAME/c for an array without dimensions
 
-Chunks are whole where the array ends within one. Codecs of version 3 turn a chunk into bytes: perhaps ``transpose``,
-then ``bytes``, then perhaps ``zstd`` or ``gzip`` and ``crc32c``; or ``sharding_indexed``, which cuts it into chunks of
-its own, with codecs of their own, and an index of where they are (`chunks`). Elements under 8 bits take a byte each.
-The types that numpy has no word for are called by ml_dtypes' names (``bfloat16``, ``float8_e4m3fn``, ``int4``), as
-TensorStore has it.
+Chunks have their full size even if the array ends within one. Codecs of version 3 turn a chunk into bytes: optionally
+``transpose``, then ``bytes``, then optionally ``zstd`` or ``gzip``, and ``crc32c``; or ``sharding_indexed``, which
+splits it into inner chunks, with their own codecs and an index (`chunks`). Elements of fewer than 8 bits take a byte
+each. Types that numpy has no code for have ml_dtypes' names (``bfloat16``, ``float8_e4m3fn``, ``int4``), as in
+TensorStore.
 
 Refused by name: other codecs and compressors (blosc, bz2), filters, structured elements, shards in shards, codecs
 around shards, grids that are not regular.
@@ -48,9 +48,9 @@ _COMPRESSORS = {"zstd": "zstd", "zlib": "zlib", "gzip": "zlib"}
 class Codec:
     """How a chunk is stored.
 
-    axes:       the order of its axes in memory; None is C's.
+    axes:       the order of its axes in memory; None for C order.
     swapped:    whether its numbers are big-endian.
-    compressor: "zstd", "zlib" or "" for none.
+    compressor: "zstd", "zlib", or "" for none.
     summed:     whether a CRC-32C follows.
     """
 
@@ -62,10 +62,10 @@ class Codec:
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Chunks in chunks.
+    """Inner chunks in shards.
 
-    shape:    of a chunk in a shard.
-    at_start: whether the index stands before the chunks.
+    shape:    of an inner chunk.
+    at_start: whether the index comes before the chunks.
     summed:   whether a CRC-32C follows the index.
     """
 
@@ -76,12 +76,14 @@ class Sharding:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """An array's document.
+    """An array's parsed document.
 
-    kind:   the name of the element type, and the type, None where it is not one that is read.
-    chunk:  the shape of what a key holds, a chunk or a shard.
-    prefix: what keys of chunks start with, separator included; `alone` is that of the only chunk of a rank of 0.
-    fill:   elements of chunks that are not there, as the document has it.
+    kind:   the name of the element type.
+    dtype:  None if the element type is not supported.
+    chunk:  the shape of a chunk, or of a shard if there are shards.
+    prefix: the start of the chunks' keys, with a separator.
+    alone:  the key of the only chunk of an array without dimensions.
+    fill:   the element for missing chunks, as in the document.
     """
 
     kind: str
@@ -102,12 +104,12 @@ class Header:
         return TensorInfo.of(self.dtype, self.shape)
 
     def key(self, place: Sequence[int]) -> str:
-        """The key of the chunk at this place of the grid, after the array's name."""
+        """The key, behind the array's name, of the chunk or shard at these coordinates of the grid."""
         return self.prefix + self.separator.join(map(str, place)) if place else self.alone
 
 
 def read_v2(name: str, document: Json) -> Header:
-    """From a ``.zarray``. Raises CorruptFileError, LimitError, UnsupportedError."""
+    """Parse a ``.zarray``. Raises CorruptFileError, LimitError, UnsupportedError."""
     found = _Document(name, document)
     found.expect("zarr_format", 2)
     shape, chunk = found.sizes("shape"), found.sizes("chunks")
@@ -128,7 +130,7 @@ def read_v2(name: str, document: Json) -> Header:
 
 
 def read_v3(name: str, document: Json) -> Header:
-    """From a ``zarr.json``. Raises CorruptFileError, LimitError, UnsupportedError."""
+    """Parse a ``zarr.json``. Raises CorruptFileError, LimitError, UnsupportedError."""
     found = _Document(name, document)
     found.expect("zarr_format", 3)
     found.expect("node_type", "array")
@@ -155,7 +157,7 @@ def read_v3(name: str, document: Json) -> Header:
 
 
 class _Document:
-    """An object of JSON, of an array of this name."""
+    """A JSON object that describes the array `name`. Methods raise CorruptFileError for missing and invalid values."""
 
     def __init__(self, name: str, values: Json) -> None:
         if not isinstance(values, dict):
@@ -163,7 +165,7 @@ class _Document:
         self.name, self.values = name, values
 
     def get(self, key: str) -> Json:
-        """What has to be there."""
+        """A mandatory value."""
         if key not in self.values:
             raise self.bad(key)
         return self.values[key]
@@ -178,7 +180,7 @@ class _Document:
         return _Document(self.name, value)
 
     def named(self, key: str) -> _Document:
-        """An object of a name and a configuration."""
+        """An inner object, which has a name and a configuration."""
         return self.part(self.get(key), key)
 
     def configuration(self) -> _Document:
@@ -204,10 +206,10 @@ def _check_shapes(name: str, shape: tuple[int, ...], chunk: tuple[int, ...]) -> 
 
 
 def _dtype_v2(name: str, word: Json) -> tuple[str, DType | None, bool]:
-    """A type's name, the type, and whether it is big-endian. A type that is not known has none."""
+    """The type's name, its dtype, None if unsupported, and whether it is big-endian."""
     if not isinstance(word, str):
         raise _unsupported(name, "structured elements")
-    if word in NUMPY_NAMED and word not in NUMPY_CODED:  # numpy itself has no word for it
+    if word in NUMPY_NAMED and word not in NUMPY_CODED:  # numpy itself has no code for it
         return word, NUMPY_NAMED[word], False
     known = NUMPY_CODED.get(word[1:]) if word[:1] in "<>|" else None
     return word, known, word[:1] == ">" and known is not None and known.bits > 8
@@ -222,10 +224,10 @@ def _compressor(name: str, word: Json) -> str:
 def _codecs(
     found: _Document, codecs: Json, shape: tuple[int, ...], *, within: bool = False
 ) -> tuple[Codec, Sharding | None]:
-    """How chunks of this shape become bytes; `within` shards."""
+    """Parse how chunks of this shape become bytes; `within`: the chunks are in shards."""
     if not isinstance(codecs, list) or not codecs:
         raise found.bad("codecs")
-    waiting = [found.part({"name": one} if isinstance(one, str) else one, "codecs") for one in codecs]
+    waiting = [found.part({"name": entry} if isinstance(entry, str) else entry, "codecs") for entry in codecs]
     if waiting[0].get("name") == "sharding_indexed" and not within:
         if len(waiting) > 1:
             raise _unsupported(found.name, "codecs around shards")

@@ -498,7 +498,7 @@ def test_a_node_that_is_not_compressed_counts_as_what_nodes_inflate_to(monkeypat
     monkeypatch.setattr(node, "MAX_OCDBT_NODES", 1000)
     budget = node.Budget(inflated=990)
     with pytest.raises(LimitError):
-        node.opened(sealed(NODE, bytes(50)), NODE, "a node", budget)
+        node.open_node(sealed(NODE, bytes(50)), NODE, "a node", budget)
 
 
 def test_two_arrays_that_share_a_chunk_are_each_read_as_they_say(tmp_path: Path) -> None:

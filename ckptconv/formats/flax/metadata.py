@@ -1,4 +1,4 @@
-"""A checkpoint's metadata tree as a tree of Flax's, where msgpack says all of it: the inverse of `tree.plant`."""
+"""A checkpoint's metadata tree as a Flax tree, if msgpack can express all of it: the inverse of `tree.split_tree`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 _SCALARS = frozenset(descr for dtype, descr in NUMPY_DESCR.items() if dtype is not DType.BF16)
 
 
-class UnsayableError(Exception):
-    """Msgpack, or Flax' reader, would make something else of it."""
+class InexactError(Exception):
+    """msgpack, or Flax's reader, could not give the metadata back exactly."""
 
 
-def grown(checkpoint: Checkpoint, *, dots: bool) -> Value:
-    """The tree, a `LazyTensor` for each array. Raises UnsayableError.
+def tree_from_metadata(checkpoint: Checkpoint, *, dots: bool) -> Value:
+    """The tree, with a `LazyTensor` for each array. Raises InexactError.
 
-    dots: whether arrays may have keys with dots.
+    dots: whether the keys of arrays may contain dots.
     """
-    value = _Grower(checkpoint, dots=dots).value(checkpoint.root, in_list=False)
+    value = _TreeBuilder(checkpoint, dots=dots).value(checkpoint.root, in_list=False)
     if isinstance(value, dict) and RESERVED[0] in value:
-        raise UnsayableError
+        raise InexactError
     return value
 
 
-class _Grower:
+class _TreeBuilder:
     def __init__(self, checkpoint: Checkpoint, *, dots: bool) -> None:
         self._dots = dots
         self._tensors = checkpoint.all_tensors
@@ -53,14 +53,14 @@ class _Grower:
                 return {_key(key): self.value(child, in_list=False) for key, child in node.items()}
             case list():
                 return [self.value(child, in_list=True) for child in node]
-            case _ if _is_sayable(node):
+            case _ if _is_exact(node):
                 return node
             case _:
-                raise UnsayableError
+                raise InexactError
 
     def _tensor(self, tensor: LazyTensor, *, in_list: bool) -> LazyTensor:
         if in_list and file_bytes(tensor.info) > MAX_ALONE:
-            raise UnsayableError
+            raise InexactError
         return tensor
 
     def _state_dict(self, hole: StateDict) -> Value:
@@ -70,14 +70,14 @@ class _Grower:
         for position, key, child in hole.plain:
             entries.insert(position, (_key(key), self.value(child, in_list=False)))
         if len(dict(entries)) != len(entries):
-            raise UnsayableError
+            raise InexactError
         if not self._dots and any("." in key for key, child in entries if isinstance(child, LazyTensor)):
-            raise UnsayableError
+            raise InexactError
         return dict(entries)
 
 
 def _members(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """The model's tensors by the prefix of the dict that they stand in, the longest that fits."""
+    """The names of the model's tensors by the prefix of their dict: the longest that fits."""
     prefixes = {node.prefix for node in nodes_of(checkpoint.root, StateDict)}
     lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
     single = {node.name for node in nodes_of(checkpoint.root, TensorRef)}
@@ -86,7 +86,7 @@ def _members(checkpoint: Checkpoint) -> dict[str, list[str]]:
         if name not in single:
             prefix = next((name[:length] for length in lengths if name[:length] in prefixes), None)
             if prefix is None:
-                raise UnsayableError
+                raise InexactError
             members.setdefault(prefix, []).append(name)
     return members
 
@@ -94,11 +94,11 @@ def _members(checkpoint: Checkpoint) -> dict[str, list[str]]:
 def _key(key: object) -> str | bytes:
     if type(key) is bytes or (type(key) is str and is_utf8(key) and key != CHUNKED):
         return key
-    raise UnsayableError
+    raise InexactError
 
 
-def _is_sayable(node: MetaNode) -> bool:
-    """Whether a reader gives the very value back."""
+def _is_exact(node: MetaNode) -> bool:
+    """Whether a reader gives exactly this value back."""
     match node:
         case None | bool() | float() | complex() | bytes():
             return type(node) in (type(None), bool, float, complex, bytes)
