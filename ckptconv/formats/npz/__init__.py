@@ -1,10 +1,12 @@
-"""numpy's files: an archive of arrays, one alone, and what Equinox writes of them.
+"""Files of numpy arrays: numpy's own .npz and .npy, Equinox's .eqx, and skops' scikit-learn models.
 
-layout  placed              the header of an array, which all have; as a tensor
-read  write  stored         the archive; what is stored as something else
-single                      one array
-equinox                     arrays behind each other
-entries  skops              arrays in a zip; an object of scikit-learn's, in JSON, with its arrays
+Begin with `layout`, which describes the header of an array, then `read` and `write`.
+
+    layout  tensors         the header of an array; arrays as tensors
+    read  write  stored     .npz; tensors that numpy has no type, shape or name for
+    single                  .npy
+    equinox                 .eqx: arrays one after another
+    entries  skops          arrays in a zip archive; .skops: an object as JSON, and its arrays
 """
 
 from ckptconv.core.arrays import NUMPY_DESCR
@@ -34,7 +36,7 @@ EQUINOX = Format(
     claims="ckptconv.formats.npz.equinox:claims",
     reader="ckptconv.formats.npz.equinox:read",
 )
-"""Asked after other families, since a text may come first, and before a single array, as which it may start."""
+"""Recognised after other families, since it may start with any text, and before .npy, since it may start like one."""
 
 SKOPS = Format(
     name="skops",

@@ -1,15 +1,15 @@
-r"""What ``equinox.tree_serialise_leaves`` writes: arrays of numpy's behind each other, each as a ``.npy`` (`layout`).
+r"""Reader of the files that ``equinox.tree_serialise_leaves`` writes: numpy arrays one after another (`layout`).
 
-    JSON, newline      where the program wrote its hyperparameters first, as Equinox' documentation shows
-    "\x93NUMPY" …      the first leaf of the tree: its header, its elements
-    "\x93NUMPY" …      the next, to the end of the file
+    JSON, newline      if the program wrote hyperparameters first, as Equinox's documentation shows
+    "\x93NUMPY" …      the first leaf of the tree: header and elements
+    "\x93NUMPY" …      the next one, and so on to the end of the file
 
-What the leaves are called stands in the program that made the tree, and nowhere in the file: they are numbered, in the
-order of the tree. Numbers of Python's are leaves as well, arrays without dimensions, as which they are read. The
-entries of the JSON object are metadata; of any other text before the arrays the whole is. numpy.save into an open file,
-again and again, gives the same.
+The names of leaves are only in the program that made the tree, not in the file: leaves are numbered, in the order of
+the tree. Python numbers are leaves as well, and are read as arrays without dimensions. The entries of the JSON object
+are metadata; any other text before the arrays is metadata as a whole. Repeated numpy.save into one open file gives the
+same format.
 
-Refused: leaves that are not numbers, and anything between two of them or behind the last.
+Refused: leaves that are not numbers; anything between two leaves, or behind the last.
 
 Source: equinox/_serialisation.py (`tree_serialise_leaves`, `default_serialise_filter_spec`).
 """
@@ -29,8 +29,8 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.npz.layout import FIRST, MAGIC, Npy, Text, read_header
-from ckptconv.formats.npz.placed import placed, read_as_bf16
 from ckptconv.formats.npz.single import first
+from ckptconv.formats.npz.tensors import read_as_bf16, tensor_at
 from ckptconv.io.limits import MAX_DOCUMENT, MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 _NEAR = 1 << 16
-"""Bytes in which a text mostly ends; one that starts as a JSON object is looked for in `MAX_DOCUMENT`."""
+"""The array after a text is searched in this many bytes; after a JSON object, in `MAX_DOCUMENT` bytes."""
 
 _NEXT = b"\n" + MAGIC
 _STATE_DICT = "state_dict"
 _TEXT = "header"
-"""The key of a text before the arrays that is not JSON object."""
+"""The metadata key for a text before the arrays that is not a JSON object."""
 
 
 def claims(source: Source) -> bool:
-    """Whether it is arrays behind each other: two at least, or one behind a text."""
+    """Whether the file is at least two arrays, or one behind a text."""
     start = _start(source)
     if start is None:
         return False
@@ -61,16 +61,16 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file: the text and the arrays' headers, a small read for each; no element of them.
+    """Open the file. Reads the text and the arrays' headers, but no elements; one small read for each array.
 
-    Raises CorruptFileError, LimitError, and UnsupportedError for an array that is not of numbers, by its number.
+    Raises CorruptFileError, LimitError, and UnsupportedError for elements that are not numbers.
     """
     offset = _start(source)
     if offset is None:
         raise UnsupportedError(
             "it does not start with a numpy array, or with a text before one", hint="leave --from out"
         )
-    root = _around(bytes(source.read_at(0, offset)))
+    root = _metadata_root(bytes(source.read_at(0, offset)))
     tensors: dict[str, LazyTensor] = {}
     while offset < source.size:
         number = len(tensors)
@@ -83,7 +83,7 @@ def read(source: Source) -> Checkpoint:
                 hint="save a tree of numbers: equinox.filter leaves out others",
             )
         span = ByteSpan(source, offset + len(leaf.raw), leaf.info.nbytes)
-        tensors[str(number)] = placed(leaf, span, (id(source), offset))
+        tensors[str(number)] = tensor_at(leaf, span, (id(source), offset))
         offset = end
     unnamed = "the file has no names: the arrays are numbered in the order of the tree that they are the leaves of"
     findings = [Finding("numbered", "info", "", unnamed), *read_as_bf16(tensors)]
@@ -93,7 +93,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def _start(source: Source) -> int | None:
-    """Where the first array stands, which is behind UTF-8 text; None where there is none."""
+    """The offset of the first array, at the start or behind UTF-8 text; None if there is none."""
     head = first(source, 0, FIRST)
     if head.startswith(MAGIC):
         return 0
@@ -108,7 +108,7 @@ def _start(source: Source) -> int | None:
 
 
 def _is_text(data: bytes, *, whole: bool = False) -> bool:
-    """Whether it is UTF-8, or, where it is not `whole`, the start of that."""
+    """Whether the bytes are UTF-8, or unless `whole`, the start of UTF-8."""
     try:
         getincrementaldecoder("utf-8")().decode(data, whole)
     except UnicodeDecodeError:
@@ -116,22 +116,25 @@ def _is_text(data: bytes, *, whole: bool = False) -> bool:
     return True
 
 
-def _around(text: bytes) -> MetaNode:
-    """The tree with the model's tensors in it, from the text before them. Raises LimitError."""
+def _metadata_root(text: bytes) -> MetaNode:
+    """The metadata tree, with the model's tensors in it, from the text before the arrays. Raises LimitError."""
     model = StateDict(container="dict")
     if not text:
         return model
     try:
-        said = strict_json.loads(text)
+        value = strict_json.loads(text)
     except ValueError:
-        said = text.decode("utf-8").removesuffix("\n")
-    strict_json.check_depth(said, "the text before the arrays")
-    said = said if isinstance(said, dict) else {_TEXT: said}
-    return {**said, free_key(_STATE_DICT, said): model}
+        value = text.decode("utf-8").removesuffix("\n")
+    strict_json.check_depth(value, "the text before the arrays")
+    entries = value if isinstance(value, dict) else {_TEXT: value}
+    return {**entries, free_key(_STATE_DICT, entries): model}
 
 
 def _leaf(source: Source, offset: int, number: int) -> tuple[Npy | Text, int]:
-    """The header of an array, and where it ends. Raises CorruptFileError, LimitError, UnsupportedError."""
+    """The header of the array at `offset`, and where the array ends.
+
+    Raises CorruptFileError, LimitError, UnsupportedError.
+    """
     leaf = read_header(partial(first, source, offset), f"array {number}")
     start = offset + len(leaf.raw)
     if source.size - start < leaf.nbytes:

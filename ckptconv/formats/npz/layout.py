@@ -1,14 +1,14 @@
-r"""The header of numpy's arrays. A ``.npy`` is
+r"""The header of a numpy array. A ``.npy`` is
 
     "\x93NUMPY"          6 bytes
     major, minor         1 byte each
-    length               of the header: 2 bytes, little-endian; from version 2.0 on 4
+    length               of the header: 2 bytes, little-endian; 4 bytes from version 2.0 on
     header               a Python dict as text, Latin-1 (UTF-8 in version 3.0), spaces, and a newline:
                          {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
-    data                 the elements, in C order or Fortran's
+    data                 the elements, in C or Fortran order
 
-An ``.npz`` is a zip archive with one ``NAME.npy`` for each array, and maybe our record, ``ckptconv.json``, which
-numpy.load lists, and gives as bytes. Source: numpy's ``numpy/lib/format.py``.
+An ``.npz`` is a zip archive with a ``NAME.npy`` for each array, and optionally our record, ``ckptconv.json``, which
+numpy.load lists and returns as bytes. Source: numpy's ``numpy/lib/format.py``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ RECORD = "ckptconv.json"
 MAGIC = b"\x93NUMPY"
 ALIGNMENT = 64
 FIRST = 128
-"""Bytes of a file that are read at first; nearly every header ends there."""
+"""The size of the first read; nearly all headers are shorter."""
 
 _DTYPES = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items()} | {"f1": DType.F8_E5M2}
-"""By numpy's word without the byte order. Of ml_dtypes' one-byte types this one alone is not saved as V1."""
+"""By numpy's code, without the byte order. The code f1 is ml_dtypes': its other one-byte types are saved as V1."""
 
 _REFUSED = {
     "O": ("Python objects, which are a pickle", "make plain arrays of what is in it, and save those"),
@@ -55,7 +55,7 @@ _TEXT = re.compile(r"(?P<order>[<>=|])?(?P<kind>[US])(?P<size>[1-9]\d{0,8})")
 
 @dataclass(frozen=True, slots=True)
 class Npy:
-    """What the header of a ``.npy`` says. `raw`: the bytes before the data."""
+    """The parsed header of an array of numbers. `raw` is all bytes before the data."""
 
     info: TensorInfo
     fortran: bool
@@ -64,15 +64,17 @@ class Npy:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the data."""
+        """The size of the data."""
         return self.info.nbytes
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What the header of an array of texts says, which are no tensor: numpy's word for their type, and the shape.
+    """The parsed header of an array of texts, which is not a tensor.
 
-    itemsize: bytes of each, in UTF-32 (``U``) or of no encoding (``S``), filled up with zeros.
+    descr:    numpy's code for the type, with the byte order.
+    itemsize: the bytes of each text: UTF-32 (``U``), or in no encoding (``S``), padded with zeros.
+    raw:      all bytes before the data.
     """
 
     descr: str
@@ -83,52 +85,57 @@ class Text:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the data."""
+        """The size of the data."""
         return prod(self.shape) * self.itemsize
 
 
 _BLANKS = " \t\n\r\f"
-"""What Python takes for blanks, which str.strip takes more for."""
+"""The whitespace of Python's syntax; str.strip would strip more."""
 
-AGAIN = "save it again with numpy"
+SAVE_AGAIN = "save it again with numpy"
 
 
 def _bad(what: str, why: str) -> CorruptFileError:
-    return CorruptFileError(f"{what} is damaged: {why}", hint=AGAIN)
+    return CorruptFileError(f"{what} is damaged: {why}", hint=SAVE_AGAIN)
 
 
-def read_header(first: Callable[[int], bytes], what: str, known: dict[bytes, Npy | Text] | None = None) -> Npy | Text:
-    """The header of an array that errors call `what`. Costs one small read, rarely two.
+def read_header(
+    read_start: Callable[[int], bytes], what: str, cache: dict[bytes, Npy | Text] | None = None
+) -> Npy | Text:
+    """Read the header of an array. Costs one small read, rarely two.
 
-    first: gives so many bytes of the file from its start, or all where it has fewer.
-    known: headers that were parsed before, to which this one is added: equal ones are parsed once.
+    read_start: reads a number of bytes from the start of the array's file, or all if it has fewer.
+    what:       the array, for errors.
+    cache:      parsed headers by their bytes, to which this one is added.
 
-    Raises CorruptFileError, LimitError, and UnsupportedError for what is neither numbers nor text.
+    Raises CorruptFileError, LimitError, and UnsupportedError for arrays of neither numbers nor texts.
     """
-    start = first(FIRST)
+    start = read_start(FIRST)
     if start[:6] != MAGIC or len(start) < 12:
         raise _bad(what, "it does not start as a .npy file")
     version = start[6], start[7]
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise UnsupportedError(
-            f"{what} has version {version[0]}.{version[1]} of the npy format; known are 1.0, 2.0 and 3.0", hint=AGAIN
+            f"{what} has version {version[0]}.{version[1]} of the npy format; known are 1.0, 2.0 and 3.0",
+            hint=SAVE_AGAIN,
         )
     width = 2 if version == (1, 0) else 4
     end = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
     if end > MAX_NPY_HEADER:
         raise LimitError(f"{what} has a header of {end:,} bytes; the limit is {MAX_NPY_HEADER:,}")
-    raw = (start if end <= len(start) else first(end))[:end]
+    raw = (start if end <= len(start) else read_start(end))[:end]
     if len(raw) < end:
         raise _bad(what, "its header is cut short")
-    known = {} if known is None else known
-    if raw not in known:
-        known[raw] = _parse(what, raw, raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace"))
-    return known[raw]
+    cache = {} if cache is None else cache
+    if raw not in cache:
+        text = raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace")
+        cache[raw] = _parse(what, raw, text)
+    return cache[raw]
 
 
 def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
     try:
-        header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip(_BLANKS))  # Python 2 wrote long integers so
+        header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip(_BLANKS))  # Python 2 wrote 2L
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise _bad(what, "its header is not a Python dict") from error
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
@@ -151,7 +158,7 @@ def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
 
 
 def _dtype(what: str, descr: Any) -> tuple[DType, bool]:
-    """The element type, and whether it is big-endian."""
+    """The dtype, and whether it is big-endian."""
     if isinstance(descr, list):
         raise UnsupportedError(f"{what} has records with fields, no numbers", hint="save each field as its own array")
     if not isinstance(descr, str) or not 0 < len(descr) <= 32:
@@ -167,21 +174,21 @@ def _dtype(what: str, descr: Any) -> tuple[DType, bool]:
 
 
 def _canonical(what: str, descr: str) -> tuple[str, str]:
-    """Other writers use other words for the same: ``?``, ``>d``, ``float32``. Which are words says numpy."""
+    """The byte order and code for another spelling of a type, such as ``?``, ``>d``, ``float32``; numpy knows them."""
     import numpy as np
 
     try:
-        found = np.dtype(descr)
+        dtype = np.dtype(descr)
     except (TypeError, ValueError, SyntaxError) as error:
         raise _bad(what, "its descr is not a name of a type") from error
-    if found.fields or found.subdtype or not found.str[1:]:
+    if dtype.fields or dtype.subdtype or not dtype.str[1:]:
         raise UnsupportedError(f"{what} has records with fields, no numbers", hint="save each field as its own array")
-    return found.str[0], found.str[1:]
+    return dtype.str[0], dtype.str[1:]
 
 
 @lru_cache(maxsize=1024)
-def spell_header(info: TensorInfo) -> bytes:
-    """The bytes before the data, with spaces up to a boundary of 64, as numpy has them. At most 32 dimensions."""
+def encode_header(info: TensorInfo) -> bytes:
+    """The bytes before the data, padded to a multiple of 64 as numpy does. For at most 32 dimensions."""
     descr = NUMPY_DESCR[info.dtype]
     text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {info.shape!r}, }}".encode("ascii")
     length = len(text) + 1 + -(len(text) + 11) % ALIGNMENT

@@ -1,4 +1,4 @@
-"""Reader of an .npz archive: the zip directory, and the header of each array."""
+"""Reader of an .npz archive: arrays of numbers are tensors, arrays of texts metadata."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.npz.entries import tensor_in, text_in
+from ckptconv.formats.npz.entries import read_text, tensor_in
 from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, read_header
-from ckptconv.formats.npz.placed import read_as_bf16
 from ckptconv.formats.npz.stored import stored_as
+from ckptconv.formats.npz.tensors import read_as_bf16
 from ckptconv.formats.targets.blobs import restore
 from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive of nothing but arrays, and our record."""
+    """Whether this is a zip archive with nothing but arrays, and our record."""
     try:
         entries = ZipArchive.of(source).entries
         return bool(entries) and all(name == RECORD or name.endswith(SUFFIX) for name in entries)
@@ -38,10 +38,9 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory and the arrays' headers, of compressed ones too; no element is read but texts,
-    which are metadata between the tensors.
+    """Open the archive. Reads its directory, the headers of all arrays, and texts, but no other elements.
 
-    Raises CorruptFileError, LimitError, and UnsupportedError for arrays that are neither numbers nor text, by name.
+    Raises CorruptFileError, LimitError, and UnsupportedError for arrays of neither numbers nor texts.
     """
     archive = ZipArchive.of(source)
     if not archive.entries:
@@ -50,7 +49,7 @@ def read(source: Source) -> Checkpoint:
         raise LimitError(f"the archive has more than {MAX_TENSORS:,} arrays")
     stored: dict[str, LazyTensor] = {}
     headers: dict[bytes, Npy | Text] = {}
-    plain: list[tuple[int, str, NumpyArray | NumpyScalar]] = []
+    texts: list[tuple[int, str, NumpyArray | NumpyScalar]] = []
     for position, entry in enumerate(archive.entries):
         if entry == RECORD:
             continue
@@ -61,22 +60,23 @@ def read(source: Source) -> Checkpoint:
         if isinstance(header, Npy):
             stored[name] = tensor_in(archive, entry, name, header)
             continue
-        plain.append((position, name, text_in(archive, entry, name, header)))
-        if sum(len(value.data) for _, _, value in plain) > MAX_NPZ_TEXT:
+        texts.append((position, name, read_text(archive, entry, name, header)))
+        if sum(len(value.data) for _, _, value in texts) > MAX_NPZ_TEXT:
             raise LimitError(f"its texts are more than {MAX_NPZ_TEXT:,} bytes", hint="save it without them")
     if RECORD in archive.entries:
-        if plain:
+        if texts:
             raise UnsupportedError(
-                f"{plain[0][1]!r} is text beside {RECORD!r}", hint=f"save it without that array, or without {RECORD!r}"
+                f"{texts[0][1]!r} is text beside {RECORD!r}", hint=f"save it without that array, or without {RECORD!r}"
             )
-        return _ours(archive, stored, source)
-    root = StateDict(container="dict", plain=tuple(plain)) if plain else StateDict()
+        return _read_recorded(archive, stored, source)
+    root = StateDict(container="dict", plain=tuple(texts)) if texts else StateDict()
     return Checkpoint(
         stored, root=root, format="npz", notes=Notes(source="npz"), findings=tuple(read_as_bf16(stored)), file=source
     )
 
 
-def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) -> Checkpoint:
+def _read_recorded(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) -> Checkpoint:
+    """The checkpoint that the record describes."""
     try:
         text = archive.read(RECORD, MAX_SAFETENSORS_HEADER).decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,10 +1,9 @@
-"""An array in a file of its own, ``.npy``: what `layout` describes, to the end of the file.
+"""Reader and writer of a ``.npy`` file: a single array, to the end of the file (`layout`).
 
-There is no name in it: the tensor is called as one that a ``.pth`` holds alone, and as `torch.save(tensor)` it is the
-whole of what is saved, so that numpy.save and torch.save of one array say the same. What else a checkpoint has cannot
-be written; which tensor is meant has to be said where it has several.
+It has no name, so the tensor gets the name of a tensor that is alone in a ``.pth``: numpy.save and torch.save of one
+array make equal checkpoints. Only a checkpoint with a single tensor can be written, without anything else.
 
-Refused: arrays of objects (a pickle), of texts, of records with fields; a file that is longer than its array.
+Refused: arrays of objects (a pickle), of texts, and of records with fields; a file that is longer than its array.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.core.text import quoted
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, RejectedOutputError, UnsupportedError, UsageError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.npz.layout import MAGIC, Npy, read_header, spell_header
-from ckptconv.formats.npz.placed import placed, read_as_bf16
-from ckptconv.formats.npz.stored import as_v2, stored_as
+from ckptconv.formats.npz.layout import MAGIC, Npy, encode_header, read_header
+from ckptconv.formats.npz.stored import bf16_stored_as_v2, stored_as
+from ckptconv.formats.npz.tensors import read_as_bf16, tensor_at
 from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:
@@ -34,25 +33,25 @@ if TYPE_CHECKING:
     from ckptconv.io.target import Target
 
 _THE_ARRAY = "the array"
-_MOST_NAMES = 4
-"""Names of tensors that an error lists."""
+_MAX_NAMES = 4
+"""The most names of tensors that an error lists."""
 
 
 def claims(source: Source) -> bool:
-    """Whether it starts as an array."""
+    """Whether the file starts with an array."""
     return first(source, 0, len(MAGIC)) == MAGIC
 
 
 def first(source: Source, offset: int, length: int) -> bytes:
-    """So many bytes of the file from `offset` on, or all that there are."""
+    """`length` bytes of the file from `offset` on, or fewer at its end."""
     left = max(0, source.size - offset)
     return bytes(source.read_at(offset, min(length, left))) if left else b""
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file: the array's header, no element of it.
+    """Open the file. Reads the array's header, but no elements.
 
-    Raises CorruptFileError, LimitError, and UnsupportedError for an array that is not of numbers, by name.
+    Raises CorruptFileError, LimitError, and UnsupportedError for elements that are not numbers.
     """
     header = read_header(partial(first, source, 0), _THE_ARRAY)
     if not isinstance(header, Npy):
@@ -65,7 +64,7 @@ def read(source: Source) -> Checkpoint:
         raise CorruptFileError(
             f"the array has {source.size - start:,} bytes, and its type and shape ask for {nbytes:,}", hint=COPY_AGAIN
         )
-    tensors = {ALONE: placed(header, ByteSpan(source, start, nbytes), (id(source), start))}
+    tensors = {ALONE: tensor_at(header, ByteSpan(source, start, nbytes), (id(source), start))}
     return Checkpoint(
         tensors, root=TensorRef(ALONE), format="npy", notes=Notes(source="npy"),
         findings=tuple(read_as_bf16(tensors)), file=source,
@@ -73,13 +72,14 @@ def read(source: Source) -> Checkpoint:
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
-    """Write the one tensor of the checkpoint, in C order.
+    """Write the only tensor of the checkpoint, in C order.
 
-    Raises UsageError (there are several, or none), LimitError (dimensions), DamagedTensorError, RejectedOutputError.
+    Raises UsageError for several tensors or none, LimitError for too many dimensions, DamagedTensorError,
+    RejectedOutputError.
     """
     name, tensor = _only(checkpoint)
     info = stored_as(tensor.info)
-    head = spell_header(info)
+    head = encode_header(info)
     target.reserve(len(head) + info.nbytes)
     target.write_at(0, head)
     Streamer(target, crc=False, content=False, progress=options.progress).run([Job(name, tensor, len(head))])
@@ -88,18 +88,18 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
-    """What numpy.load will not give as it is. Raises as `write` does, before anything is written."""
+    """What numpy.load will give differently: a type, the name. Raises what `write` raises before it writes."""
     name, _ = _only(checkpoint)
-    found = as_v2(checkpoint)
+    found = bf16_stored_as_v2(checkpoint)
     if name != ALONE:
         found.append(Finding("name", "info", name, f"a .npy has no place for a name: {name!r} is its array"))
     return found
 
 
 def _only(checkpoint: Checkpoint) -> tuple[str, LazyTensor]:
-    """The tensor that can be written, and its name."""
+    """The name and the tensor of the only tensor that can be written. Raises UsageError, LimitError."""
     if len(checkpoint) != 1:
-        of = f"{len(checkpoint):,} tensors: {quoted(checkpoint, _MOST_NAMES)}" if checkpoint else "no tensor"
+        of = f"{len(checkpoint):,} tensors: {quoted(checkpoint, _MAX_NAMES)}" if checkpoint else "no tensor"
         hint = (
             f"--select {next(iter(checkpoint))!r}, or an .npz, which holds all" if checkpoint else "name another file"
         )

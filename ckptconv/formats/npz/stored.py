@@ -1,7 +1,7 @@
-"""Tensors that numpy has no type, no shape or no name for: stored as what it has, and in the record what they are.
+"""How tensors are stored that numpy has no type, shape or name for; the record says what they really are.
 
-One-byte types keep their shape, as unsigned bytes; quantized integers as integers of their width; half-precision
-complex numbers are pairs of floats; anything else is its bytes.
+Types of one byte are stored as unsigned bytes, quantized integers as integers of the same width, half-precision complex
+numbers as pairs of floats, anything else as bytes.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 MAX_NAME = 65_535 - len(SUFFIX)
-"""Bytes: a zip archive counts them in 16 bits."""
+"""In bytes; a zip archive stores the length of a name in 16 bits."""
 
 
 def stored_as(info: TensorInfo) -> TensorInfo:
-    """The header under which a tensor is stored; `info` itself where numpy has such arrays."""
+    """The dtype and shape that a tensor is stored with; `info` itself if numpy has such arrays."""
     return in_array(info, NUMPY_DESCR.__contains__)
 
 
 def accepted(name: str, taken: Container[str]) -> str:
-    """The name as an entry can have it: UTF-8 without NUL. ``NAME.npy`` is another name for ``NAME`` in numpy.load."""
+    """The name if an array in an archive can have it, else a similar one."""
     return name if is_accepted(name) else replacement_name(name, taken, most=MAX_NAME)
 
 
 def is_accepted(name: str) -> bool:
-    """Whether numpy.load finds an array of that name."""
+    """Whether numpy.load finds an array of this name. For it, ``NAME.npy`` is another name of ``NAME``."""
     return is_text(name, MAX_NAME) and not name.endswith(SUFFIX)
 
 
-def as_v2(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
-    """A word for the element type that numpy saves without saying so."""
+def bf16_stored_as_v2(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
+    """A finding for BF16, which numpy saves without stating the type."""
     halves = [name for name, tensor in tensors.items() if tensor.info.dtype is DType.BF16]
     if not halves:
         return []
@@ -50,8 +50,8 @@ def as_v2(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
-    """What numpy.load will not see as it is."""
-    found = other_types(checkpoint, stored_as, "numpy") + as_v2(checkpoint.all_tensors)
+    """What numpy.load will give differently: types and names."""
+    found = other_types(checkpoint, stored_as, "numpy") + bf16_stored_as_v2(checkpoint.all_tensors)
     if odd := [name for name in checkpoint.all_tensors if not is_accepted(name)]:
         message = f"numpy.load cannot give every name: {many(odd)} stored under another, which {RECORD} notes"
         found.append(Finding("name", "info", odd[0], message))

@@ -1,7 +1,7 @@
-"""Writer of an .npz archive: stored entries without time stamps, arrays in C order, each on a boundary of 64 bytes.
+"""Writer of an .npz archive: uncompressed entries without time stamps; arrays in C order, aligned to 64 bytes.
 
-The record is left out where arrays and names say it all, so that numpy.load finds arrays alone. Where there is no array
-it stays, ``--bare`` or not: an empty zip archive could be anything.
+The record is left out if arrays and names are all there is, so that numpy.load finds only arrays. Without any array it
+is always written, even with ``--bare``: an empty zip archive could be anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 from ckptconv.core.metadata import StateDict
 from ckptconv.errors import LimitError, RejectedOutputError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.npz.layout import RECORD, SUFFIX, spell_header
+from ckptconv.formats.npz.layout import RECORD, SUFFIX, encode_header
 from ckptconv.formats.npz.stored import accepted, stored_as
 from ckptconv.formats.targets.plan import is_unnoted, plan
 from ckptconv.io.checksum import crc32, joined_crc32
@@ -34,21 +34,23 @@ if TYPE_CHECKING:
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
-    heads, result = _written(checkpoint, target, options)
+    heads, result = _write_archive(checkpoint, target, options)
     _check(target, heads)
     return result
 
 
-def _written(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> tuple[dict[str, bytes], WriteResult]:
-    """The archive is written: the arrays' headers by name, and what is to be said of it."""
-    silent = len(checkpoint) > 0 and (options.plain or _says_it_all(checkpoint))
-    made = plan(checkpoint, accepted, stored_as, keeps_metadata=not silent)
-    keeps_record = not silent or made.needs_record or bool(made.record.ties)
-    spelled = {info: spell_header(info) for info in set(made.infos.values())}
-    heads = {name: spelled[info] for name, info in made.infos.items()}
+def _write_archive(
+    checkpoint: Checkpoint, target: Target, options: WriteOptions
+) -> tuple[dict[str, bytes], WriteResult]:
+    """Write the archive. Returns the arrays' headers by name, and the result."""
+    keeps_metadata = len(checkpoint) == 0 or not (options.plain or _needs_no_record(checkpoint))
+    made = plan(checkpoint, accepted, stored_as, keeps_metadata=keeps_metadata)
+    keeps_record = keeps_metadata or made.needs_record or bool(made.record.ties)
+    head_of = {info: encode_header(info) for info in set(made.infos.values())}
+    heads = {name: head_of[info] for name, info in made.infos.items()}
     sizes = [(name + SUFFIX, len(heads[name]) + info.nbytes) for name, info in made.infos.items()]
     if keeps_record:
-        sizes.append((RECORD, len(_record(made, PLACEHOLDER))))
+        sizes.append((RECORD, len(_record_bytes(made, PLACEHOLDER))))
     entries = plan_entries(sizes)
     target.reserve(end_of(entries) + directory_size(entries))
     jobs, crcs = [], {}
@@ -56,24 +58,25 @@ def _written(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> t
         target.write_at(entry.data, head)
         jobs.append(Job(name, made.stored[name], entry.data + len(head)))
     sums = Streamer(target, crc=True, content=keeps_record, progress=options.progress).run(jobs)
-    for job, entry, one in zip(jobs, entries, sums, strict=False):
-        crcs[entry.name] = joined_crc32(crc32(heads[job.name]), one.crc32, made.infos[job.name].nbytes)
+    for job, entry, tensor_sums in zip(jobs, entries, sums, strict=False):
+        crcs[entry.name] = joined_crc32(crc32(heads[job.name]), tensor_sums.crc32, made.infos[job.name].nbytes)
     digest = None
     if keeps_record:
-        digest = made.digest(checkpoint, {job.name: one.content for job, one in zip(jobs, sums, strict=True)})
-        text = _record(made, digest)
+        hashes = {job.name: tensor_sums.content for job, tensor_sums in zip(jobs, sums, strict=True)}
+        digest = made.digest(checkpoint, hashes)
+        text = _record_bytes(made, digest)
         target.write_at(entries[-1].data, text)
         crcs[entries[-1].name] = crc32(text)
     size = write_headers(target, entries, crcs)
     return heads, WriteResult(size, digest)
 
 
-def _says_it_all(checkpoint: Checkpoint) -> bool:
-    """Whether names and arrays are all that there is."""
+def _needs_no_record(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint consists of named tensors and nothing else."""
     return not checkpoint.extras and checkpoint.root == StateDict() and is_unnoted(checkpoint)
 
 
-def _record(made: Plan, digest: str) -> bytes:
+def _record_bytes(made: Plan, digest: str) -> bytes:
     text = replace(made.record, root=made.root, digest=digest).spell(made.infos).encode("ascii")
     if len(text) > MAX_SAFETENSORS_HEADER:
         raise LimitError(
@@ -84,8 +87,9 @@ def _record(made: Plan, digest: str) -> bytes:
 
 
 def _check(target: Target, heads: Mapping[str, bytes]) -> None:
-    """Let numpy open the file, and read the header of every array, before it gets its name; equal ones once, each of
-    which would leave a kilobyte to the garbage collector.
+    """Let numpy open the file and read the arrays' headers, before the file gets its name.
+
+    Equal headers are read once: each read leaves a kilobyte to the garbage collector.
     """
     import numpy as np
     from numpy.lib import format as npy

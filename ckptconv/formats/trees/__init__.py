@@ -1,6 +1,6 @@
-"""Trees of values that several families have.
+"""Trees of values that files of several families hold.
 
-nested       JAX's: which arrays of dicts in dicts are the model's
-omegaconf    settings of OmegaConf, as the values in them
-tensordicts  pickled TensorDicts, as the dicts that they are
+nested       JAX's nested dicts of arrays: which arrays are the model's, and their names
+omegaconf    OmegaConf's settings, as plain values
+tensordicts  pickled TensorDicts, as plain dicts
 """

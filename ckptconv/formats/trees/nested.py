@@ -1,18 +1,18 @@
-"""Which arrays of a tree of JAX's habit, dicts in dicts down to arrays, are the model's, and what they are called.
+"""Decides which arrays in JAX's nested dicts are the model's, and names them.
 
-A name is the path of keys to the array, joined by dots, from where the model's tree starts:
+A name is the path of keys to an array, joined by dots, from the start of the model's tree:
 
-- at ``params``, the key that Flax itself gives a meaning: names under it are bare (``Dense_0.kernel``), as in a
+- at ``params``, the key that has a meaning in Flax. Names below it are bare (``Dense_0.kernel``), as in a
   ``TrainState``. Other arrays (``opt_state``, ``ema_params``) are not the model's;
-- where linen's other collections that a model computes with (`COLLECTIONS`, such as ``batch_stats``) stand beside it,
-  they are the model's as well, and each of these names starts with its collection: ``params.BatchNorm_0.scale``;
-- at the lone other entry with trees beside an optimizer's (`OPTIMIZERS`), as in ``{"model": …, "optimizer": …}`` of
-  NNX's; numbers beside both are not the model's;
-- within a lone entry with arrays, if it has ``params``: ``{"epoch": 3, "state": {"params": …}}``;
-- else at the root: all arrays are the model's, as in the hub's ``flax_model.msgpack``.
+- if linen's other collections (`COLLECTIONS`, such as ``batch_stats``) are beside it, a model computes with them, so
+  they are the model's as well, and all names start with their collection: ``params.BatchNorm_0.scale``;
+- at the only other entry with trees beside an optimizer's (`OPTIMIZERS`), as in NNX's ``{"model": …, "optimizer": …}``;
+  numbers beside these are not the model's;
+- in the only entry with arrays, if it has ``params``: ``{"epoch": 3, "state": {"params": …}}``;
+- otherwise at the root: all arrays are the model's, as in the hub's ``flax_model.msgpack``.
 
-Keys that mean a model in torch's habit (``model``, ``net``) mean none here: they are modules, such as the one of
-``{"model": …, "lm_head": …}``.
+Keys that torch users give a model (``model``, ``net``) have no meaning here: they are modules, as in ``{"model": …,
+"lm_head": …}``.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ if TYPE_CHECKING:
 Path = tuple[Any, ...]
 
 Value = Any
-"""Dicts, lists and tuples, in which a reader has put something of its own for each tensor."""
+"""Dicts, lists and tuples; readers put their own objects in place of tensors."""
 
 PARAMS = "params"
 
 COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "_overwrite_with_gradient")
-"""Of linen's variables, beside the params (flax/linen: module.py, normalization.py, attention.py, fp8_ops.py)."""
+"""linen's collections beside params (flax/linen: module.py, normalization.py, attention.py, fp8_ops.py)."""
 
 OPTIMIZERS = ("optimizer", "optimizer_state", "opt_state", "opt", "optim")
-"""What people call the state of an optimizer beside a model, where no library names both."""
+"""Usual keys for the state of an optimizer beside a model; no library defines them."""
 
 _PLAIN = frozenset([int, str, float, bool, bytes, type(None)])
 
 FLAX_KEYS = ("kernel", "embedding")
-"""What Flax's layers call what torch's call ``weight``."""
+"""Flax's names for what torch's layers call ``weight``."""
 
 
 class Nested:
-    """The model's tensors by name, those of a dict before those of the dicts in it, and the dicts that hold them.
+    """The model's tensors in a tree.
 
-    holes: path → the dict there, and what the names of its tensors start with.
+    tensors: by name; those of a dict come before those of inner dicts.
+    holes:   the dicts that directly hold the model's tensors, by path, with the prefix of their tensors' names.
     """
 
     def __init__(self, root: Value, is_tensor: Callable[[Value], bool]) -> None:
@@ -64,27 +65,28 @@ class Nested:
             self._find(root, (), None)
 
     def is_of_flax(self) -> bool:
-        """Whether the keys are those of Flax's layers, so that a file that says nothing else is one of these trees."""
+        """Whether the keys are those of Flax's layers, which tell such a tree in a file that could hold any."""
         holders = [holder for holder, _ in self.holes.values()]
         return any(key in holder for holder in holders for key in FLAX_KEYS) and not any(
             "." in key for holder in holders for key in holder
         )
 
     def is_clear(self) -> bool:
-        """Whether all stand in such dicts, once each, and a name's longest prefix always says in which. Those in lists,
-        and keys with dots, may be unclear.
+        """Whether each tensor is in exactly one hole, which is always the one with the longest prefix of its name.
+
+        It may not be so with lists, and keys with dots.
         """
         return self._all_in_dicts and are_clear(self._prefix_of, [prefix for _, prefix in self.holes.values()])
 
     def _holds_tensors(self, value: Value, depth: int) -> bool:
-        """Whether there are tensors in it; the answer for each container is remembered."""
+        """Whether the value is or contains a tensor. Remembers the answer for each container."""
         if self._is_tensor(value):
             return True
         if id(value) in self._holds or depth > MAX_DEPTH:
             return self._holds.get(id(value), False)
         if not isinstance(value, (dict, list, tuple)):
             return False
-        self._holds[id(value)] = found = False  # of one that is a part of itself
+        self._holds[id(value)] = found = False  # for a container that contains itself
         for child in value.values() if isinstance(value, dict) else value:
             if type(child) not in _PLAIN and self._holds_tensors(child, depth + 1):
                 found = True
@@ -92,7 +94,7 @@ class Nested:
         return found
 
     def _find_starts(self, node: Value, path: Path) -> dict[Path, str]:
-        """The paths at which the model's trees start, each with what its names start with; none where no key says."""
+        """The paths at which the model's trees start, with the prefixes of names; empty if no key decides it."""
         if not isinstance(node, dict) or len(path) > MAX_DEPTH:
             return {}
         if self._holds.get(id(node.get(PARAMS))):
@@ -110,7 +112,7 @@ class Nested:
         return self._find_starts(node[inside[0]], (*path, inside[0])) if len(inside) == 1 else {}
 
     def _find(self, value: Value, path: Path, prefix: str | None) -> None:
-        """Look for tensors below `path`, where names start with `prefix`; None is outside of the model."""
+        """Collect the model's tensors below `path`, where names start with `prefix`; None outside of the model."""
         prefix = self._starts.get(path, prefix)
         if self._is_tensor(value):
             self._all_in_dicts &= prefix is None
@@ -135,8 +137,9 @@ class Nested:
 
 
 def are_clear(prefix_of: list[tuple[str, str]], prefixes: list[str]) -> bool:
-    """Whether the longest of the prefixes that a name has is always the one that it was made with, and no name and no
-    prefix comes twice.
+    """Whether the longest prefix of each name is the one that it was made with, and all names and prefixes are unique.
+
+    prefix_of: names with the prefixes that they were made with.
     """
     known = set(prefixes)
     if len({name for name, _ in prefix_of}) != len(prefix_of) or len(known) != len(prefixes):

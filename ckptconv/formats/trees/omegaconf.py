@@ -1,7 +1,7 @@
-"""OmegaConf's trees of settings, which Lightning and hydra pickle into checkpoints, as the plain values in them.
+"""Plain values from pickled OmegaConf settings, which Lightning and hydra put into checkpoints.
 
-Their pickled state is ``_content``, a dict or list of nodes (or None, or the text of an interpolation such as
-``${size}``), each leaf with its ``_val``; every node has its ``_parent``. Source: omegaconf/basecontainer.py
+The pickled state of a container is ``_content``: a dict or list of nodes, None, or the text of an interpolation such as
+``${size}``. A leaf has its value in ``_val``; each node has its ``_parent``. Source: omegaconf/basecontainer.py
 (`__getstate__`), omegaconf/nodes.py.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from ckptconv.core.metadata import MetaNode, Opaque
 
 OMEGACONF = "omegaconf."
-"""How the names of its classes begin."""
+"""The start of the names of OmegaConf's classes."""
 
 _TUPLE = "omegaconf.tupleconfig.TupleConfig"
 _CONTAINERS = ("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", _TUPLE)
@@ -19,7 +19,7 @@ _UNION = "omegaconf.base.UnionNode"
 
 
 def is_settings(node: Opaque) -> bool:
-    """Whether it is such a tree, and nothing else is in its place."""
+    """Whether the object is an OmegaConf container with the expected state."""
     if node.name not in _CONTAINERS or not isinstance(node.state, dict):
         return False
     content = node.state.get("_content", node)
@@ -27,7 +27,7 @@ def is_settings(node: Opaque) -> bool:
 
 
 def plain_settings(node: Opaque) -> MetaNode:
-    """The settings as dicts, lists and values, interpolations as they are written. Expects `is_settings`."""
+    """The settings as dicts, lists and values; interpolations stay texts. Expects `is_settings`."""
     assert isinstance(node.state, dict)
     content = node.state["_content"]
     if isinstance(content, dict):

@@ -1,12 +1,12 @@
-"""Pickled TensorDicts of torch's library of that name: dicts of tensors and of TensorDicts, which keep a batch size.
+"""Plain dicts from pickled TensorDicts (of the tensordict library): dicts of tensors and TensorDicts.
 
-    ``tensordict._reductions._make_td(class, state)``    a new object of the class, its attributes set to the state's
-    state          "_tensordict": the dict; "_batch_size", "_device", "_td_dim_names", "_is_locked" and others; of a
-                   lazy stack "tensordicts": a list of what is stacked
+    ``tensordict._reductions._make_td(class, state)``    makes an object of the class, with the state's attributes
+    state          "_tensordict": the dict; "_batch_size", "_device", "_td_dim_names", "_is_locked" and others; in a
+                   lazy stack "tensordicts": the list of stacked TensorDicts
 
-Values that are not tensors are objects in the dict whose state has them under ["non_tensordict"]["data"]. A tensorclass
-and a TensorDictParams are objects whose state has the TensorDict. torch.load(weights_only=True) makes such objects too,
-where tensordict is imported. What was consolidated, tensors in one storage, is not known here.
+Values other than tensors are objects in the dict, with a state that has them under ["non_tensordict"]["data"].
+Tensorclasses and TensorDictParams are objects whose state has the TensorDict. torch.load(weights_only=True) also makes
+such objects, if tensordict is imported. Consolidated TensorDicts, with all tensors in one storage, are not recognised.
 
 Sources: tensordict/_reductions.py (`_make_td`, `add_safe_globals`), tensordict/base.py (`__setstate__`).
 """
@@ -25,17 +25,17 @@ MAKES = "tensordict._reductions._make_td"
 CLASSES = frozenset(
     ["tensordict._td.TensorDict", "tensordict.tensordict.TensorDict", "tensordict._lazy.LazyStackedTensorDict"]
 )
-"""Those whose attributes are set and no more; a PersistentTensorDict opens a file."""
+"""Classes whose attributes are set, and nothing else happens; a PersistentTensorDict would open a file."""
 
 _KEPT = (
     "_tensordict _batch_size _device _td_dim_names _is_locked _is_shared _is_memmap _locked_schema _last_op_queue "
     "_memmap_prefix _non_blocking _empty_stack_names tensordicts stack_dim _td_dim_name _stack_dim_name stack_dim_name"
 )
 ATTRIBUTES = frozenset(_KEPT.split())
-"""What the state may set: anything else might be a method, or what tensordict calls."""
+"""Attributes that the state may set; others might be methods, or be called by tensordict."""
 
 HOOKS = frozenset(["_hook_in", "_hook_out", "hook_in", "hook_out"])
-"""What tensordict calls, and an honest file has as None."""
+"""Attributes that tensordict calls; they are None in an honest file."""
 
 _DICT, _STACK = "_tensordict", "tensordicts"
 _PLACES = frozenset([("args[1]", _DICT), ("args[1]", _STACK), ("state", _DICT), ("state", _STACK)])
@@ -44,7 +44,7 @@ _VALUE = "tensordict.tensorclass.NonTensorData"
 
 
 def plumbing(names: Sequence[str]) -> set[int]:
-    """Which parts of a path to a tensor are none of its name."""
+    """The indices of the parts of a path that only lead through a TensorDict's state, and don't belong to the name."""
     found: set[int] = set()
     for i in range(len(names) - 1):
         if tuple(names[i : i + 2]) in _PLACES:
@@ -55,12 +55,12 @@ def plumbing(names: Sequence[str]) -> set[int]:
 
 
 def is_tensordict(node: Opaque) -> bool:
-    """Whether it is one, in either of the ways in which they are pickled."""
+    """Whether the object is a TensorDict, pickled in either way, or has one as its state."""
     return isinstance(_content(node), (dict, list))
 
 
 def plain_dict(node: Opaque) -> MetaNode:
-    """Its entries, and those of what is in it, as dicts and lists. Expects `is_tensordict`."""
+    """The TensorDict, and those in it, as dicts and lists. Expects `is_tensordict`."""
     content = _content(node)
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items()}
@@ -69,9 +69,9 @@ def plain_dict(node: Opaque) -> MetaNode:
 
 
 def class_of(node: Opaque) -> str:
-    """What the object is one of, however it is made."""
-    made = node.args[0] if node.name == MAKES and node.args else None
-    return made.name if isinstance(made, Opaque) else node.name
+    """The name of the object's class, however it was pickled."""
+    cls = node.args[0] if node.name == MAKES and node.args else None
+    return cls.name if isinstance(cls, Opaque) else node.name
 
 
 def _plain(node: MetaNode) -> MetaNode:

@@ -1,7 +1,7 @@
-"""Files of skops, as people share scikit-learn's models: a tree in JSON, and arrays of numpy's beside it in a zip.
+"""Reader of skops' archives, in which scikit-learn models are shared: a JSON tree of objects, and numpy arrays.
 
-read     the archive, and what becomes of it
-schema   the tree: a loader for each object
-nodes    …what a node of it says by itself
-trusted  which types skops makes without being asked to trust them
+read     the reader
+schema   the tree of objects, and what loading them would run
+nodes    the nodes of the tree
+trusted  the types that skops loads without ``trusted=[…]``
 """

@@ -1,4 +1,4 @@
-"""What a node of a schema of skops' says by itself, and what it asks of the files beside it."""
+"""The nodes of a skops schema: their values, and an interface to the files beside the schema."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ Path = tuple[object, ...]
 Node = dict[str, Any]
 
 _KEYS: dict[str, Callable[[str], object]] = {"builtins.int": int, "builtins.float": float, "builtins.bool": bool}
-"""What keys were that JSON has as texts; skops calls these, so that every text but "" is True."""
+"""The types of keys, which JSON stores as texts. skops calls these types, so every text but "" is True."""
 
 
 class Files(Protocol):
-    """What lies beside the schema."""
+    """The files beside the schema."""
 
     def array(self, file: str, path: Path) -> MetaNode:
-        """The node of an array of numbers, which is a tensor, or of texts. Raises CorruptFileError, LimitError."""
+        """The metadata node for an array: a tensor's for numbers, or texts. Raises CorruptFileError, LimitError."""
 
     def scalar(self, file: str, path: Path) -> MetaNode:
-        """The same where it is a number of numpy's."""
+        """The metadata node for a numpy scalar."""
 
     def data(self, file: str) -> bytes:
-        """All of a file. Raises CorruptFileError, LimitError."""
+        """The contents of a file. Raises CorruptFileError, LimitError."""
 
     def type_of(self, file: str) -> str:
-        """The type of an array's elements, in numpy's word."""
+        """Numpy's code for the type of an array's elements."""
 
     def unread(self, type_: str, file: str, path: Path, why: str) -> MetaNode:
-        """What stands for an array that is not read, which is told."""
+        """The metadata node for an array that is not read; adds a finding."""
 
 
 def text(node: Node, key: str, path: Path) -> str:
-    """The text that a node has under a key. Raises CorruptFileError."""
+    """The text under a key of a node. Raises CorruptFileError."""
     value = node.get(key)
     if not isinstance(value, str):
         raise bad(path, f"has no {key!r}")
@@ -47,12 +47,12 @@ def text(node: Node, key: str, path: Path) -> str:
 
 
 def type_of(node: Node, path: Path) -> str:
-    """The type that it names, or the function. Raises CorruptFileError."""
+    """The name of a node's type, or of its function. Raises CorruptFileError."""
     return f"{text(node, '__module__', path)}.{text(node, '__class__', path)}"
 
 
-def key_of(kind: str, key: str, path: Path) -> object:
-    """What a key of a dict was, which is a text in JSON. Raises CorruptFileError."""
+def parse_key(kind: str, key: str, path: Path) -> object:
+    """The key of a dict, which JSON stores as a text, as its type. Raises CorruptFileError."""
     try:
         return _KEYS.get(kind, str)(key)
     except ValueError as error:
@@ -60,10 +60,10 @@ def key_of(kind: str, key: str, path: Path) -> object:
 
 
 def where(path: Path) -> str:
-    """A path as errors name it."""
+    """A path, for errors."""
     return repr(spell_path(path)) if path else "its root"
 
 
 def bad(path: Path, what: str) -> CorruptFileError:
-    """The error for a node that is none of skops'."""
+    """The error for an invalid node."""
     return CorruptFileError(f"schema.json is damaged: {where(path)} {what}")

@@ -1,16 +1,16 @@
-"""Reader of ``.skops``, as ``skops.io.dump`` writes it.
+"""Reader of the ``.skops`` archives that ``skops.io.dump`` writes.
 
     schema.json     the tree of the object (`schema`), with "protocol", 0 to 2, and "_skops_version"
     NUMBER.npy      an array of numbers or texts (`ckptconv.formats.npz.layout`)
     NUMBER.npz      a sparse matrix, as scipy.sparse.save_npz writes it
     UUID.bin        bytes
 
-Entries are stored or deflated. All arrays of numbers are the model's, called by their paths: ``state.coef_`` is an
-attribute of the object, as of a pickle of it. The objects are data; those of which skops asks whether they are trusted
-are told (`schema`).
+Entries are stored or deflated. All arrays of numbers are the model's, named by their paths: ``state.coef_`` is an
+attribute of the object, as in a pickle of it. Objects are shown as data; those that skops loads only if they are
+trusted are reported (`schema`).
 
-Not read, and told: sparse matrices, and arrays of what is neither number nor text, such as the nodes of a tree.
-Refused: other protocols, and what `schema` refuses.
+Not read, and reported: sparse matrices, and arrays of neither numbers nor texts, such as the nodes of a tree. Refused:
+newer protocols, and what `schema` refuses.
 
 Source: skops/io/_persist.py (`dump`, `load`), _utils.py (`read_schema`).
 """
@@ -31,7 +31,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.core.text import quoted
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.npz.entries import tensor_in, text_in
+from ckptconv.formats.npz.entries import read_text, tensor_in
 from ckptconv.formats.npz.layout import FIRST, Npy, Text, read_header
 from ckptconv.formats.npz.skops.schema import Schema
 from ckptconv.io.limits import MAX_DEPTH, MAX_NPZ_TEXT, MAX_SCHEMA, MAX_SCHEMA_VALUES, MAX_TENSORS
@@ -52,7 +52,7 @@ _DESCR = re.compile(rb"'descr': '([^']+)'")
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive with a schema that has loaders in it, or that is too large to be looked at."""
+    """Whether this is a zip archive with a schema that names loaders, or is too large to be examined."""
     try:
         archive = ZipArchive.of(source)
         return SCHEMA in archive.entries and _has_loaders(archive.read(SCHEMA, MAX_SCHEMA))
@@ -63,7 +63,7 @@ def claims(source: Source) -> bool:
 
 
 def _has_loaders(data: bytes) -> bool:
-    """Whether the document's root has one, in any encoding and spelling that Python's JSON takes."""
+    """Whether the document's root has a loader, in any encoding and spelling that Python's json accepts."""
     text = data.decode(json.detect_encoding(data), "replace")
     if _LOADER in text or "\\u" not in text:
         return _LOADER in text
@@ -75,7 +75,7 @@ def _has_loaders(data: bytes) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, the schema, the arrays' headers, and bytes and texts, which are metadata.
+    """Open the archive. Reads its directory, the schema, the arrays' headers, and bytes and texts, which are metadata.
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
@@ -93,36 +93,38 @@ def read(source: Source) -> Checkpoint:
         raise LimitError(f"its tree is more than {MAX_DEPTH} levels deep")
     return Checkpoint(
         files.tensors, root=root, format=NAME, notes=Notes(source=NAME, programs=tuple(schema.programs.values())),
-        findings=(*files.findings, *files.left), file=source,
+        findings=(*files.findings, *files.unused()), file=source,
     )  # fmt: skip
 
 
 def _protocol(document: dict[str, object]) -> int:
-    found = document.get("protocol")
-    if type(found) is not int or found < 0:
+    protocol = document.get("protocol")
+    if type(protocol) is not int or protocol < 0:
         raise CorruptFileError(f"{SCHEMA!r} has no protocol")
-    if found > NEWEST:
+    if protocol > NEWEST:
         raise UnsupportedError(
-            f"it has protocol {found} of skops; known are 0 to {NEWEST}", hint="save it again with an older skops"
+            f"it has protocol {protocol} of skops; known are 0 to {NEWEST}", hint="save it again with an older skops"
         )
-    return found
+    return protocol
 
 
 class _Files:
-    """What lies beside the schema, as far as that names it. tensors: by name, in the schema's order."""
+    """The files that the schema names.
+
+    tensors: the arrays of numbers by name, in the order of the schema.
+    """
 
     def __init__(self, archive: ZipArchive) -> None:
         self._archive = archive
         self._headers: dict[bytes, Npy | Text] = {}
         self._used = {SCHEMA}
-        self._bytes = 0
+        self._kept_bytes = 0
         self._names = Names()
         self.tensors: dict[str, LazyTensor] = {}
         self.findings: list[Finding] = []
 
-    @property
-    def left(self) -> list[Finding]:
-        """A word on files that the schema does not name."""
+    def unused(self) -> list[Finding]:
+        """A finding if there are files that the schema does not name."""
         names = [name for name in self._archive.entries if name not in self._used]
         message = f"files in it that the schema does not name stay behind: {quoted(names)}"
         return [Finding("members", "info", names[0], message)] if names else []
@@ -133,11 +135,11 @@ class _Files:
         except UnsupportedError as error:
             return self.unread("numpy.ndarray", file, path, error.message)
         if isinstance(header, Text):
-            self._spend(header.nbytes)
-            return text_in(self._archive, file, file, header)
+            self._count_bytes(header.nbytes)
+            return read_text(self._archive, file, file, header)
         if len(self.tensors) >= MAX_TENSORS:
             raise LimitError(f"the file has more than {MAX_TENSORS:,} arrays")
-        name = self._named(path)
+        name = self._name(path)
         name = free_name(name, self.tensors.__contains__, lambda number: f"{name}_{number}")
         self.tensors[name] = tensor_in(self._archive, file, file, header)
         return TensorRef(name)
@@ -150,39 +152,40 @@ class _Files:
         if isinstance(header, Text) or header.info.shape or header.swapped:
             return self.array(file, path)
         data = self._archive.read(file, len(header.raw) + header.nbytes)[len(header.raw) :]
-        tensor_in(self._archive, file, file, header)  # whose size is checked
+        tensor_in(self._archive, file, file, header)  # checks the size
         return NumpyScalar(NUMPY_DESCR[header.info.dtype], data)
 
     def data(self, file: str) -> bytes:
-        self._spend(self._entry(file))
+        self._count_bytes(self._use(file))
         return self._archive.read(file, MAX_NPZ_TEXT)
 
     def type_of(self, file: str) -> str:
-        self._entry(file)
-        found = _DESCR.search(self._archive.start(file, FIRST))
-        return "numpy.dtype" if found is None else found[1].decode("latin-1")
+        self._use(file)
+        match = _DESCR.search(self._archive.start(file, FIRST))
+        return "numpy.dtype" if match is None else match[1].decode("latin-1")
 
     def unread(self, type_: str, file: str, path: Path, why: str) -> MetaNode:
-        self._entry(file)
-        where = self._named(path)
+        self._use(file)
+        where = self._name(path)
         self.findings.append(Finding(UNREADABLE, "warning", where, f"{where!r} is not read: {why}"))
         return Opaque(type_, "unread", (file,))
 
-    def _named(self, path: Path) -> str:
+    def _name(self, path: Path) -> str:
         return self._names.made(".".join(map(str, path)) or ALONE)
 
     def _header(self, file: str) -> Npy | Text:
-        self._entry(file)
+        self._use(file)
         return read_header(partial(self._archive.start, file), repr(file), self._headers)
 
-    def _entry(self, file: str) -> int:
-        """Note that the file is used; its size. Raises CorruptFileError where there is none."""
+    def _use(self, file: str) -> int:
+        """Mark a file as used, and return its size. Raises CorruptFileError if it is not in the archive."""
         if file not in self._archive.entries:
             raise CorruptFileError(f"{SCHEMA!r} names {file!r}, which is not in the archive")
         self._used.add(file)
         return self._archive.entries[file].size
 
-    def _spend(self, count: int) -> None:
-        self._bytes += count
-        if self._bytes > MAX_NPZ_TEXT:
+    def _count_bytes(self, count: int) -> None:
+        """Count texts and bytes that are kept. Raises LimitError if they are too many in all."""
+        self._kept_bytes += count
+        if self._kept_bytes > MAX_NPZ_TEXT:
             raise LimitError(f"its texts and bytes are more than {MAX_NPZ_TEXT:,} bytes")

@@ -1,18 +1,18 @@
-"""The tree of a file of skops: an object for each node, as data, and what it takes to make it.
+"""Turns the schema of a skops archive into metadata: objects as data, and what loading them would run.
 
 Every node of ``schema.json`` is an object with
 
-    "__module__", "__class__"   of what: the type, or the function itself
-    "__loader__"                how it is made, "ObjectNode" and so on (`_LOADERS`)
-    "__id__"                    a number; a later node with that of an earlier one is that one, whatever it says besides
-    "content", …                what it is made of, by the loader: nodes, and names of files beside the schema
+    "__module__", "__class__"   the type, or the function itself
+    "__loader__"                how the object is made: "ObjectNode" and so on (`_LOADERS`)
+    "__id__"                    a number; a later node with the number of an earlier one is that node, whatever it says
+    "content", …                what the object is made from, depending on the loader: nodes, names of files
 
-skops makes an object only of a type that it trusts for the loader (`trusted`), or that its caller does: any other is
-told as what runs where that is said. Of an operator and a method releases before 0.12 asked for another type than what
-they made (CVE-2025-54412, CVE-2025-54413), and older ones than 0.16 called whatever of numpy.random is named as a bit
-generator, without asking: such nodes are told as calls. They stand in no honest file.
+skops loads an object only if its type is trusted for the loader (`trusted`), or the caller trusts it; other types are
+reported as code that runs if they are trusted. For operators and methods, releases before 0.12 asked about another type
+than they loaded (CVE-2025-54412, CVE-2025-54413); before 0.16, anything in numpy.random that was named as a bit
+generator was called without asking. Such nodes are reported as calls; no honest file has them.
 
-Refused: loaders that are not known here, parts of themselves, keys without a type, files that are not there.
+Refused: unknown loaders, objects that contain themselves, keys without a type, files that are missing.
 
 Source: skops/io/_audit.py (`get_tree`), _general.py, _numpy.py, _scipy.py, _sklearn.py, old/.
 """
@@ -28,7 +28,7 @@ from ckptconv.core.metadata import FACTORIES, MetaNode, Opaque, spell_path
 from ckptconv.core.names import Names
 from ckptconv.core.notes import Program
 from ckptconv.errors import LimitError, UnsupportedError
-from ckptconv.formats.npz.skops.nodes import bad, key_of, text, type_of, where
+from ckptconv.formats.npz.skops.nodes import bad, parse_key, text, type_of, where
 from ckptconv.formats.npz.skops.trusted import GENERATORS, TRUSTED
 from ckptconv.io.limits import FREE_NODES, MAX_DEPTH, MAX_NODES
 
@@ -39,83 +39,87 @@ if TYPE_CHECKING:
 
 BY = "skops"
 OLD = "older releases of skops"
-"""Who makes what, and who does so without asking for it."""
+"""Who loads an object: skops, or only releases that did so without asking."""
 
 TRUST = "trusted=[…]"
 
 BYTES_A_NODE = 16
-"""Of the schema, for each value past `FREE_NODES`: a node takes ten times that, and may stand in several places."""
+"""The schema needs this many bytes for each value beyond `FREE_NODES`. A real node takes ten times as many, but may be
+in several places."""
 
 
 class Schema:
-    """The objects of a schema. `programs`: what skops makes of it, once told to trust it, each type once."""
+    """Builds the objects of a schema.
+
+    programs: the types that skops loads only if they are trusted, each once.
+    """
 
     def __init__(self, files: Files, size: int, protocol: int) -> None:
         self._files = files
         self._protocol = protocol
         self._most = min(MAX_NODES, max(FREE_NODES, size // BYTES_A_NODE))
         self._count = 0
-        self._known: dict[object, Node] = {}
-        self._open: set[object] = set()
+        self._nodes_by_id: dict[object, Node] = {}
+        self._building: set[object] = set()
         self._depth = 0
         self._names = Names()
         self.programs: dict[tuple[str, str], Program] = {}
 
     def build(self, given: object, path: Path) -> MetaNode:
-        """The object of a node. Raises CorruptFileError, LimitError, UnsupportedError."""
-        node = self._first(given, path)
-        self._spend(1)
+        """The object that a node describes. Raises CorruptFileError, LimitError, UnsupportedError."""
+        node = self._resolve(given, path)
+        self._count_values(1)
         loader, type_ = text(node, "__loader__", path), type_of(node, path)
-        make = _LOADERS.get(loader)
-        if make is None:
+        build = _LOADERS.get(loader)
+        if build is None:
             raise UnsupportedError(
                 f"{where(path)} has the loader {loader!r} of the type {type_!r}, which is not known here",
                 hint="load it with skops, and save it again as what is known",
             )
         mark = id(node)
-        if mark in self._open:
+        if mark in self._building:
             raise UnsupportedError(f"{where(path)} is a part of itself", hint="skops loads no such file either")
         if self._depth >= MAX_DEPTH:
             raise LimitError(f"its tree is more than {MAX_DEPTH} levels deep")
         if loader not in _OWN_TYPES and type_ not in TRUSTED.get(loader, ()):
-            self._asks(type_, path)
-        self._open.add(mark)
+            self._report_untrusted(type_, path)
+        self._building.add(mark)
         self._depth += 1
         try:
-            return make(self, node, type_, path)
+            return build(self, node, type_, path)
         finally:
             self._depth -= 1
-            self._open.discard(mark)
+            self._building.discard(mark)
 
-    def _first(self, given: object, path: Path) -> Node:
-        """The node, or the one before it that has its number."""
+    def _resolve(self, given: object, path: Path) -> Node:
+        """The node, or an earlier one with the same number. Raises CorruptFileError."""
         if not isinstance(given, dict):
             raise bad(path, "is not a node")
         number = given.get("__id__")
         if number is not None and type(number) not in (int, str):
             raise bad(path, "has no number for its __id__")
-        if number in self._known:
-            return self._known[number]
+        if number in self._nodes_by_id:
+            return self._nodes_by_id[number]
         if given.get("__loader__") == "CachedNode":
             raise bad(path, "stands for a node that was not there before")
         if number:
-            self._known[number] = given
+            self._nodes_by_id[number] = given
         return given
 
-    def _spend(self, count: int) -> None:
+    def _count_values(self, count: int) -> None:
         self._count += count
         if self._count > self._most:
             raise LimitError(f"its tree has more than {self._most:,} values, those that stand in several places each")
 
-    def _asks(self, type_: str, path: Path) -> None:
-        """Note that a type is made only if it is trusted."""
-        self._program(type_, BY, TRUST, path)
+    def _report_untrusted(self, type_: str, path: Path) -> None:
+        """Report a type that is loaded only if it is trusted."""
+        self._add_program(type_, BY, TRUST, path)
 
-    def _calls(self, name: str, path: Path) -> None:
-        """Note what older releases make without asking."""
-        self._program(name, OLD, "", path)
+    def _report_call(self, name: str, path: Path) -> None:
+        """Report what older releases load without asking."""
+        self._add_program(name, OLD, "", path)
 
-    def _program(self, name: str, by: str, only_if: str, path: Path) -> None:
+    def _add_program(self, name: str, by: str, only_if: str, path: Path) -> None:
         if (name, only_if) not in self.programs:
             where = self._names.made(spell_path(path))
             self.programs[name, only_if] = Program(where, Opaque(name, "called"), by, only_if)
@@ -124,10 +128,10 @@ class Schema:
         content = node.get("content")
         if not isinstance(content, list):
             raise bad(path, "has no list of what is in it")
-        return [self.build(one, (*path, i)) for i, one in enumerate(content)]
+        return [self.build(item, (*path, i)) for i, item in enumerate(content)]
 
     def _part(self, node: Node, key: str, path: Path, name: object = None) -> MetaNode:
-        """The object of the node under a key."""
+        """The object of the inner node under a key, at the path's end or under `name`."""
         if key not in node:
             raise bad(path, f"has no {key!r}")
         return self.build(node[key], path if name is None else (*path, name))
@@ -140,19 +144,19 @@ class Schema:
 
     def _json(self, node: Node, type_: str, path: Path) -> MetaNode:
         content = text(node, "content", path)
-        self._spend(sum(map(content.count, "[{,")))
+        self._count_values(sum(map(content.count, "[{,")))
         try:
-            found: MetaNode = json.loads(content)  # as skops does
+            value: MetaNode = json.loads(content)  # as skops does
         except (ValueError, RecursionError) as error:
             raise bad(path, f"is not JSON: {error}") from error
-        return found
+        return value
 
     def _dict(self, node: Node, type_: str, path: Path) -> MetaNode:
         types = self._key_types(node, path)
         content = self._content(node, path)
         if len(types) != len(content):
             raise bad(path, f"has {len(content):,} entries, and types of {len(types):,} keys")
-        keys = [key_of(kind, key, path) for kind, key in zip(types, content, strict=True)]
+        keys = [parse_key(kind, key, path) for kind, key in zip(types, content, strict=True)]
         Collisions().add(node, keys)
         if len(set(keys)) < len(keys):
             raise bad(path, "has two keys that are one")
@@ -165,11 +169,11 @@ class Schema:
         return Opaque(type_, "object", pairs=pairs)
 
     def _key_types(self, node: Node, path: Path) -> list[str]:
-        keys = self._first(node.get("key_types"), path)
+        keys = self._resolve(node.get("key_types"), path)
         if keys.get("__loader__") != "ListNode":
             raise bad(path, "has no list of the types of its keys")
         self.build(keys, path)
-        return [type_of(self._first(one, path), path) for one in keys["content"]]
+        return [type_of(self._resolve(key, path), path) for key in keys["content"]]
 
     def _defaultdict(self, node: Node, type_: str, path: Path) -> MetaNode:
         content = self._content(node, path)
@@ -189,7 +193,7 @@ class Schema:
 
     def _set(self, node: Node, type_: str, path: Path) -> MetaNode:
         items = self._items(node, path)
-        if type_ != "builtins.set" or not all(type(one) in (str, int, float, bool, bytes) for one in items):
+        if type_ != "builtins.set" or not all(type(item) in (str, int, float, bool, bytes) for item in items):
             return Opaque(type_, "object", items=items)
         Collisions().add(node, items)
         return set(items)
@@ -205,7 +209,7 @@ class Schema:
     def _slice(self, node: Node, type_: str, path: Path) -> MetaNode:
         content = self._content(node, path)
         ends = tuple(content.get(key) for key in ("start", "stop", "step"))
-        if any(one is not None and type(one) is not int for one in ends):
+        if any(end is not None and type(end) is not int for end in ends):
             raise bad(path, "is a slice between what are not numbers")
         return Opaque("builtins.slice", "constructed", ends)
 
@@ -217,7 +221,7 @@ class Schema:
             content = self._content(node, path)
             type_ = f"{text(content, 'module_path', path)}.{text(content, 'function', path)}"
         if type_ not in TRUSTED["FunctionNode"]:
-            self._asks(type_, path)
+            self._report_untrusted(type_, path)
         return Opaque(type_, "named")
 
     def _partial(self, node: Node, type_: str, path: Path) -> MetaNode:
@@ -236,21 +240,21 @@ class Schema:
 
     def _method(self, node: Node, type_: str, path: Path) -> MetaNode:
         content = self._content(node, path)
-        owner = self._first(content.get("obj"), path)
+        owner = self._resolve(content.get("obj"), path)
         name = f"{type_of(owner, path)}.{text(content, 'func', path)}"
         if type_ == type_of(owner, path):
-            self._asks(type_, path)
-            self._asks(name, path)
+            self._report_untrusted(type_, path)
+            self._report_untrusted(name, path)
         else:
-            self._calls(name, path)
+            self._report_call(name, path)
         return Opaque(name, "object", (self.build(owner, (*path, "args[0]")),))
 
     def _operator(self, node: Node, type_: str, path: Path) -> MetaNode:
         called = f"operator.{text(node, '__class__', path)}"
         if type_ == called:
-            self._asks(type_, path)
+            self._report_untrusted(type_, path)
         else:
-            self._calls(called, path)
+            self._report_call(called, path)
         return Opaque(called, "object", (self._part(node, "attrs", path, "args[0]"),))
 
     def _ndarray(self, node: Node, type_: str, path: Path) -> MetaNode:
@@ -271,9 +275,9 @@ class Schema:
         return Opaque(type_, "object", tuple(self._part(content, key, path, key) for key in ("data", "mask")))
 
     def _dtype(self, node: Node, type_: str, path: Path) -> MetaNode:
-        content = self._first(node.get("content"), path)
-        said = self._files.type_of(text(content, "file", path)) if content.get("type") == "numpy" else "|O"
-        return Opaque(type_, "constructed", (said,))
+        content = self._resolve(node.get("content"), path)
+        descr = self._files.type_of(text(content, "file", path)) if content.get("type") == "numpy" else "|O"
+        return Opaque(type_, "constructed", (descr,))
 
     def _state(self, node: Node, type_: str, path: Path) -> MetaNode:
         return Opaque(type_, "object", state=self._part(node, "content", path, "state"))
@@ -290,7 +294,7 @@ class Schema:
         if not isinstance(name, str):
             raise bad(path, "is a random generator of no known kind")
         if (called := f"numpy.random.{name}") not in GENERATORS:
-            self._calls(called, path)
+            self._report_call(called, path)
         return Opaque(type_, "object", (state, seeds))
 
     def _sparse(self, node: Node, type_: str, path: Path) -> MetaNode:
@@ -305,7 +309,7 @@ class Schema:
         return Opaque(type_, "object", tuple(args) if isinstance(args, tuple) else (args,), state=state)
 
     def _tree(self, node: Node, type_: str, path: Path) -> MetaNode:
-        self._asks(_TREE, path)  # whatever it calls itself
+        self._report_untrusted(_TREE, path)  # whatever type the node states
         return self._reduced(node, type_, path)
 
     def _deprecated(self, node: Node, type_: str, path: Path) -> MetaNode:
@@ -327,4 +331,4 @@ _LOADERS: dict[str, Callable[[Schema, Node, str, Path], MetaNode]] = {
 }  # fmt: skip
 
 _OWN_TYPES = frozenset(["JsonNode", "SliceNode", "FunctionNode", "MethodNode", "OperatorFuncNode"])
-"""Loaders that look at no type, or say themselves at which."""
+"""Loaders for which skops checks no type, or which check types themselves."""

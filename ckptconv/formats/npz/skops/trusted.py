@@ -1,8 +1,7 @@
-"""Which types skops makes without being asked to trust them (``trusted=[…]``), by the loader that makes them.
+"""The types that skops loads without ``trusted=[…]``, for each loader.
 
-Of scikit-learn those are its estimators, of numpy and scipy functions of arrays. What a newer release of any of them
-has besides counts as not trusted here. This is what skops 0.16 trusts beside scikit-learn 1.9,
-numpy 2.4 and scipy 1.17.
+They are scikit-learn's estimators, and functions of arrays in numpy and scipy. The lists are those of skops 0.16 with
+scikit-learn 1.9, numpy 2.4 and scipy 1.17; what newer releases add is not trusted here.
 
 Source: skops/io/_trusted_types.py, and the classes of nodes in its neighbours.
 """
@@ -127,7 +126,7 @@ semi_supervised._self_training: SelfTrainingClassifier
 svm._classes: LinearSVC LinearSVR NuSVC NuSVR OneClassSVM SVC SVR
 tree._classes: DecisionTreeClassifier DecisionTreeRegressor ExtraTreeClassifier ExtraTreeRegressor
 """
-"""Modules of scikit-learn's, with the classes in each."""
+"""Modules of scikit-learn, with the trusted classes in each."""
 
 _LOSSES = """
 sklearn._loss._loss: CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss
@@ -208,4 +207,4 @@ TRUSTED: dict[str, frozenset[str]] = {
     "RandomStateNode": frozenset(["numpy.random.mtrand.RandomState"]),
     "RandomGeneratorNode": frozenset(["numpy.random._generator.Generator"]),
 }
-"""By loader; any other trusts nothing by itself."""
+"""By loader; other loaders trust no types."""

@@ -1,4 +1,4 @@
-"""Arrays of numpy's as tensors of a checkpoint, once their headers are read."""
+"""numpy arrays as tensors, once their headers are read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ckptconv.formats.npz.layout import Npy
 
 
-def placed(npy: Npy, span: ByteSpan, alias: Hashable) -> LazyTensor:
-    """The tensor of an array whose elements are in `span`, which is as long as the header asks for."""
+def tensor_at(npy: Npy, span: ByteSpan, alias: Hashable) -> LazyTensor:
+    """The tensor of an array whose elements are in `span`, which has the size that the header states."""
     strides = contiguous_strides(npy.info.shape[::-1])[::-1] if npy.fortran else None
     return laid_out(npy.info, span, alias, strides, swapped=npy.swapped)
 
 
 def read_as_bf16(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
-    """A word for elements of which numpy does not say the type."""
+    """A finding for elements whose type numpy does not state, which are read as BF16."""
     names = [name for name, tensor in tensors.items() if tensor.info.dtype is DType.BF16]
     if not names:
         return []
