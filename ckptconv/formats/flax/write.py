@@ -94,12 +94,13 @@ def _plan_tree(checkpoint: Checkpoint, *, plain: bool) -> _PlannedTree:
     if value is not None:
         names = {id(tensor): name for name, tensor in checkpoint.all_tensors.items()}
         return _PlannedTree(value, [names[id(tensor)] for tensor in lay_out(value).tensors])
-    made = plan(checkpoint, accepted, stored_as)
-    value = tree_from_names({name: replace(tensor, info=made.infos[name]) for name, tensor in made.stored.items()})
-    in_tree = [made.record.own_name(stored) for stored in flatten(value)[0]]
-    in_checkpoint = [made.record.own_name(stored) for stored in made.stored]
-    made.record.order = in_checkpoint if in_checkpoint != in_tree else []
-    return _PlannedTree(value, in_tree, made)
+    tensor_plan = plan(checkpoint, accepted, stored_as)
+    tensors = {name: replace(tensor, info=tensor_plan.infos[name]) for name, tensor in tensor_plan.stored.items()}
+    value = tree_from_names(tensors)
+    in_tree = [tensor_plan.record.own_name(stored) for stored in flatten(value)[0]]
+    in_checkpoint = [tensor_plan.record.own_name(stored) for stored in tensor_plan.stored]
+    tensor_plan.record.order = in_checkpoint if in_checkpoint != in_tree else []
+    return _PlannedTree(value, in_tree, tensor_plan)
 
 
 def _tree_without_record(checkpoint: Checkpoint, *, plain: bool) -> Value | None:

@@ -55,8 +55,8 @@ class FilePlan:
 def plan_file(checkpoint: Checkpoint, *, plain: bool) -> FilePlan:
     """Decide names, types and metadata. `plain` leaves the record out if the tensors don't need it."""
     keeps_metadata = not plain and not needs_no_record(checkpoint)
-    made = plan(checkpoint, accepted, stored_as, keeps_metadata=keeps_metadata)
-    return FilePlan(made, keeps_metadata or made.needs_record or bool(made.record.ties))
+    tensor_plan = plan(checkpoint, accepted, stored_as, keeps_metadata=keeps_metadata)
+    return FilePlan(tensor_plan, keeps_metadata or tensor_plan.needs_record or bool(tensor_plan.record.ties))
 
 
 def _offsets(infos: dict[str, TensorInfo], alignment: int) -> tuple[dict[str, int], int]:

@@ -169,15 +169,15 @@ def _without(root: MetaNode, documents: Collection[str]) -> MetaNode:
 
 def _plan_with_record(checkpoint: Checkpoint, documents: Collection[str]) -> PlannedFile:
     inside = checkpoint.replaced(root=_without(checkpoint.root, documents))
-    made = plan(inside, acceptor(checkpoint), stored_as)
-    links, paths = _ties_as_links(checkpoint, made)
-    places = place_datasets(made.infos, links, paths)
-    for path, attributes in readable_attributes(replace(made.record, root=made.root), places).items():
+    tensor_plan = plan(inside, acceptor(checkpoint), stored_as)
+    links, paths = _ties_as_links(checkpoint, tensor_plan)
+    places = place_datasets(tensor_plan.infos, links, paths)
+    for path, attributes in readable_attributes(replace(tensor_plan.record, root=tensor_plan.root), places).items():
         places.add_attributes(path, attributes)
-    names = [made.record.own_name(path) for path in paths]
-    if [made.record.own_name(path) for path in places.datasets()] != names or places.are_ordered_by_keras():
-        made.record.order = names
-    text = attribute_value(_record_text(made, PLACEHOLDER))
+    names = [tensor_plan.record.own_name(path) for path in paths]
+    if [tensor_plan.record.own_name(path) for path in places.datasets()] != names or places.are_ordered_by_keras():
+        tensor_plan.record.order = names
+    text = attribute_value(_record_text(tensor_plan, PLACEHOLDER))
     assert text is not None
     places.add_attributes("", {records.KEY: text})
     file = draft(places.root)
@@ -186,18 +186,19 @@ def _plan_with_record(checkpoint: Checkpoint, documents: Collection[str]) -> Pla
             f"the metadata would have {count:,} bytes of text; the limit is {MAX_TEXT:,}",
             hint="--bare leaves the metadata out",
         )
-    tensors = {made.record.own_name(path): tensor for path, tensor in made.stored.items()}
-    return PlannedFile(file, _jobs(file, places, tensors, list(made.stored)), list(made.stored), made)
+    tensors = {tensor_plan.record.own_name(path): tensor for path, tensor in tensor_plan.stored.items()}
+    stored_paths = list(tensor_plan.stored)
+    return PlannedFile(file, _jobs(file, places, tensors, stored_paths), stored_paths, tensor_plan)
 
 
-def _ties_as_links(checkpoint: Checkpoint, made: Plan) -> tuple[dict[str, str], dict[str, str]]:
+def _ties_as_links(checkpoint: Checkpoint, tensor_plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
     """Turns the plan's ties into links to one dataset, so that the record needs no ties.
 
     Returns for each further path the path of its dataset, and all paths in the order of the tensors.
     """
-    record, accepted = made.record, acceptor(checkpoint)
-    stored = {record.own_name(name): name for name in made.stored}
-    taken, links = {*checkpoint.all_tensors, *made.stored}, dict[str, str]()
+    record, accepted = tensor_plan.record, acceptor(checkpoint)
+    stored = {record.own_name(name): name for name in tensor_plan.stored}
+    taken, links = {*checkpoint.all_tensors, *tensor_plan.stored}, dict[str, str]()
     for dropped, kept, _ in record.ties:
         path = accepted(dropped, taken)
         links[path], stored[dropped] = stored[kept], path
@@ -211,8 +212,8 @@ def _ties_as_links(checkpoint: Checkpoint, made: Plan) -> tuple[dict[str, str], 
     return links, {stored[name]: stored[name] for name in order}
 
 
-def _record_text(made: Plan, digest: str) -> str:
-    return replace(made.record, root=made.root, digest=digest).spell(made.infos)
+def _record_text(tensor_plan: Plan, digest: str) -> str:
+    return replace(tensor_plan.record, root=tensor_plan.root, digest=digest).spell(tensor_plan.infos)
 
 
 def _jobs(file: Draft, places: Places, tensors: Mapping[str, LazyTensor], paths: list[str]) -> list[Job]:

@@ -44,27 +44,27 @@ def _write_archive(
 ) -> tuple[dict[str, bytes], WriteResult]:
     """Write the archive. Returns the arrays' headers by name, and the result."""
     keeps_metadata = len(checkpoint) == 0 or not (options.plain or _needs_no_record(checkpoint))
-    made = plan(checkpoint, accepted, stored_as, keeps_metadata=keeps_metadata)
-    keeps_record = keeps_metadata or made.needs_record or bool(made.record.ties)
-    head_of = {info: encode_header(info) for info in set(made.infos.values())}
-    heads = {name: head_of[info] for name, info in made.infos.items()}
-    sizes = [(name + SUFFIX, len(heads[name]) + info.nbytes) for name, info in made.infos.items()]
+    tensor_plan = plan(checkpoint, accepted, stored_as, keeps_metadata=keeps_metadata)
+    keeps_record = keeps_metadata or tensor_plan.needs_record or bool(tensor_plan.record.ties)
+    head_of = {info: encode_header(info) for info in set(tensor_plan.infos.values())}
+    heads = {name: head_of[info] for name, info in tensor_plan.infos.items()}
+    sizes = [(name + SUFFIX, len(heads[name]) + info.nbytes) for name, info in tensor_plan.infos.items()]
     if keeps_record:
-        sizes.append((RECORD, len(_record_bytes(made, PLACEHOLDER))))
+        sizes.append((RECORD, len(_record_bytes(tensor_plan, PLACEHOLDER))))
     entries = plan_entries(sizes)
     target.reserve(end_of(entries) + directory_size(entries))
     jobs, crcs = [], {}
     for (name, head), entry in zip(heads.items(), entries, strict=False):
         target.write_at(entry.data, head)
-        jobs.append(Job(name, made.stored[name], entry.data + len(head)))
+        jobs.append(Job(name, tensor_plan.stored[name], entry.data + len(head)))
     sums = Streamer(target, crc=True, content=keeps_record, progress=options.progress).run(jobs)
     for job, entry, tensor_sums in zip(jobs, entries, sums, strict=False):
-        crcs[entry.name] = joined_crc32(crc32(heads[job.name]), tensor_sums.crc32, made.infos[job.name].nbytes)
+        crcs[entry.name] = joined_crc32(crc32(heads[job.name]), tensor_sums.crc32, tensor_plan.infos[job.name].nbytes)
     digest = None
     if keeps_record:
         hashes = {job.name: tensor_sums.content for job, tensor_sums in zip(jobs, sums, strict=True)}
-        digest = made.digest(checkpoint, hashes)
-        text = _record_bytes(made, digest)
+        digest = tensor_plan.digest(checkpoint, hashes)
+        text = _record_bytes(tensor_plan, digest)
         target.write_at(entries[-1].data, text)
         crcs[entries[-1].name] = crc32(text)
     size = write_headers(target, entries, crcs)
@@ -76,8 +76,8 @@ def _needs_no_record(checkpoint: Checkpoint) -> bool:
     return not checkpoint.extras and checkpoint.root == StateDict() and is_unnoted(checkpoint)
 
 
-def _record_bytes(made: Plan, digest: str) -> bytes:
-    text = replace(made.record, root=made.root, digest=digest).spell(made.infos).encode("ascii")
+def _record_bytes(tensor_plan: Plan, digest: str) -> bytes:
+    text = replace(tensor_plan.record, root=tensor_plan.root, digest=digest).spell(tensor_plan.infos).encode("ascii")
     if len(text) > MAX_SAFETENSORS_HEADER:
         raise LimitError(
             f"the record would have {len(text):,} bytes; the limit is {MAX_SAFETENSORS_HEADER:,}",

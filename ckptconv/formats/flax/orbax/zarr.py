@@ -110,37 +110,37 @@ class Header:
 
 def read_v2(name: str, document: Json) -> Header:
     """Parse a ``.zarray``. Raises CorruptFileError, LimitError, UnsupportedError."""
-    found = _Document(name, document)
-    found.expect("zarr_format", 2)
-    shape, chunk = found.sizes("shape"), found.sizes("chunks")
+    fields = _Document(name, document)
+    fields.expect("zarr_format", 2)
+    shape, chunk = fields.sizes("shape"), fields.sizes("chunks")
     _check_shapes(name, shape, chunk)
-    kind, dtype, swapped = _dtype_v2(name, found.get("dtype"))
-    if found.get("filters"):
+    kind, dtype, swapped = _dtype_v2(name, fields.get("dtype"))
+    if fields.get("filters"):
         raise _unsupported(name, "filters")
-    order, separator = found.get("order"), document.get("dimension_separator", ".")
+    order, separator = fields.get("order"), document.get("dimension_separator", ".")
     if order not in ("C", "F") or separator not in (".", "/"):
-        raise found.bad("order or dimension_separator")
-    compressor = found.get("compressor")
+        raise fields.bad("order or dimension_separator")
+    compressor = fields.get("compressor")
     codec = Codec(
         axes=tuple(reversed(range(len(shape)))) if order == "F" and len(shape) > 1 else None,
         swapped=swapped,
-        compressor="" if compressor is None else _compressor(name, found.part(compressor, "compressor").get("id")),
+        compressor="" if compressor is None else _compressor(name, fields.part(compressor, "compressor").get("id")),
     )
     return Header(kind, dtype, shape, chunk, "", "0", separator, codec, document.get("fill_value"))
 
 
 def read_v3(name: str, document: Json) -> Header:
     """Parse a ``zarr.json``. Raises CorruptFileError, LimitError, UnsupportedError."""
-    found = _Document(name, document)
-    found.expect("zarr_format", 3)
-    found.expect("node_type", "array")
-    shape = found.sizes("shape")
-    grid, keys = found.named("chunk_grid"), found.named("chunk_key_encoding")
+    fields = _Document(name, document)
+    fields.expect("zarr_format", 3)
+    fields.expect("node_type", "array")
+    shape = fields.sizes("shape")
+    grid, keys = fields.named("chunk_grid"), fields.named("chunk_key_encoding")
     if grid.get("name") != "regular" or document.get("storage_transformers"):
         raise _unsupported(name, "a grid that is not regular, or storage transformers")
     chunk = grid.configuration().sizes("chunk_shape")
     _check_shapes(name, shape, chunk)
-    kind = found.get("data_type")
+    kind = fields.get("data_type")
     if not isinstance(kind, str):
         raise _unsupported(name, "elements of a type of its own")
     if keys.get("name") not in ("default", "v2"):
@@ -149,7 +149,7 @@ def read_v3(name: str, document: Json) -> Header:
     separator = keys.configuration().values.get("separator", "." if v2 else "/")
     if separator not in (".", "/"):
         raise keys.bad("separator")
-    codec, sharding = _codecs(found, found.get("codecs"), chunk)
+    codec, sharding = _codecs(fields, fields.get("codecs"), chunk)
     start, alone = ("", "0") if v2 else (f"c{separator}", "c")
     return Header(
         kind, NUMPY_NAMED.get(kind), shape, chunk, start, alone, separator, codec, document.get("fill_value"), sharding
@@ -222,15 +222,15 @@ def _compressor(name: str, word: Json) -> str:
 
 
 def _codecs(
-    found: _Document, codecs: Json, shape: tuple[int, ...], *, within: bool = False
+    fields: _Document, codecs: Json, shape: tuple[int, ...], *, within: bool = False
 ) -> tuple[Codec, Sharding | None]:
     """Parse how chunks of this shape become bytes; `within`: the chunks are in shards."""
     if not isinstance(codecs, list) or not codecs:
-        raise found.bad("codecs")
-    waiting = [found.part({"name": entry} if isinstance(entry, str) else entry, "codecs") for entry in codecs]
+        raise fields.bad("codecs")
+    waiting = [fields.part({"name": entry} if isinstance(entry, str) else entry, "codecs") for entry in codecs]
     if waiting[0].get("name") == "sharding_indexed" and not within:
         if len(waiting) > 1:
-            raise _unsupported(found.name, "codecs around shards")
+            raise _unsupported(fields.name, "codecs around shards")
         return _sharding(waiting[0].configuration(), shape)
     axes, swapped, compressor, summed = None, None, "", False
     for codec in waiting:
@@ -244,9 +244,9 @@ def _codecs(
             case "crc32c", False if not summed:
                 summed = True
             case word, _:
-                raise _unsupported(found.name, f"the codec {word!r}" + (" in a shard" if within else ""))
+                raise _unsupported(fields.name, f"the codec {word!r}" + (" in a shard" if within else ""))
     if swapped is None:
-        raise found.bad("codec that makes bytes")
+        raise fields.bad("codec that makes bytes")
     return Codec(axes, swapped, compressor, summed), None
 
 

@@ -44,17 +44,17 @@ def audio_entries(configs: TowerConfigs) -> dict[str, Typed]:
     """The entries of an audio tower. Raises CorruptFileError, UnsupportedError."""
     configs.check("activation_function", "gelu", "it computes with gelu")
     configs.check("scale_embedding", False, "its inputs are not scaled")
-    found: dict[str, Typed] = {
+    entries: dict[str, Typed] = {
         "clip.projector_type": ("string", configs.projector),
         "clip.has_audio_encoder": ("bool", True),
         "clip.audio.attention.layer_norm_epsilon": ("float32", _EPSILON),
     }
     for name, keys in _KEYS.items():
-        found[f"clip.audio.{name}"] = ("uint32", configs.tower.positive(*keys))
+        entries[f"clip.audio.{name}"] = ("uint32", configs.tower.positive(*keys))
     if configs.projector == "voxtral":
         configs.check("projector_hidden_act", "gelu", "its projector computes with gelu")
         width, feed_forward = configs.tower.width, configs.tower.positive("intermediate_size")
         if feed_forward != _STACKED * width:
             raise configs.unsupported("intermediate_size", feed_forward, f"{_STACKED} frames of {width} become one")
-        found["clip.audio.projector.stack_factor"] = ("uint32", _STACKED)
-    return found
+        entries["clip.audio.projector.stack_factor"] = ("uint32", _STACKED)
+    return entries

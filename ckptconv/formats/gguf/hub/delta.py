@@ -31,15 +31,15 @@ _SECTIONS = [11, 11, 10]
 def delta(arch: str, *, experts: bool, mrope: bool) -> Callable[[Config], Entries]:
     """What reads the hyperparameters of `arch`, which has experts, and positions with three axes, or not."""
 
-    def entries(config: Config) -> Entries:
+    def read(config: Config) -> Entries:
         check_value(arch, config, "attn_output_gate", True, "attention has a gate")
         check_value(arch, config, "attention_bias", False, "its projections have no biases")
-        found = mixture(arch, normed=True)(config) if experts else {}
+        entries = mixture(arch, normed=True)(config) if experts else {}
         if mrope:
-            found["rope.dimension_sections"] = ("int32[]", mrope_sections(config, _SECTIONS))
-        return found | _linear(arch, config) | rotary(config, 0.25)
+            entries["rope.dimension_sections"] = ("int32[]", mrope_sections(config, _SECTIONS))
+        return entries | _linear(arch, config) | rotary(config, 0.25)
 
-    return entries
+    return read
 
 
 def _linear(arch: str, config: Config) -> Entries:
@@ -47,7 +47,7 @@ def _linear(arch: str, config: Config) -> Entries:
     width = config.positive("linear_key_head_dim")
     if config.positive("linear_value_head_dim") != width:
         raise unsupported(arch, "linear_value_head_dim", config.get("linear_value_head_dim"), "it is that of k")
-    found: Entries = {
+    entries: Entries = {
         "ssm.conv_kernel": ("uint32", config.positive("linear_conv_kernel_dim")),
         "ssm.state_size": ("uint32", width),
         "ssm.group_count": ("uint32", keys),
@@ -57,7 +57,7 @@ def _linear(arch: str, config: Config) -> Entries:
     }
     layer_types = config.items("layer_types")
     if layer_types is None:
-        return found
+        return entries
     if len(layer_types) != config.layers or any(kind not in (_LINEAR, _FULL) for kind in layer_types):
         raise bad(f"{CONFIG}: layer_types is {str(layer_types)[:80]!r}, and no kind of attention for each layer")
-    return found | {"attention.recurrent_layers": ("bool[]", [kind == _LINEAR for kind in layer_types])}
+    return entries | {"attention.recurrent_layers": ("bool[]", [kind == _LINEAR for kind in layer_types])}

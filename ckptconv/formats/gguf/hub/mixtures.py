@@ -31,35 +31,35 @@ _CHUNK, _NO_ROPE = 8192, 4
 def mixture(arch: str, *, normed: bool) -> Callable[[Config], Entries]:
     """What reads the hyperparameters of Qwen's and OLMo's mixtures; `normed`: the experts' weights are normalized."""
 
-    def entries(config: Config) -> Entries:
+    def read(config: Config) -> Entries:
         if config.flag("norm_topk_prob", default=normed) != normed:
             raise unsupported(arch, "norm_topk_prob", not normed, "the weights of experts are normed otherwise")
         if config.items("mlp_only_layers") or config.integer("decoder_sparse_step", default=1) != 1:
             raise unsupported(arch, "mlp_only_layers", config.items("mlp_only_layers"), "all layers are mixtures")
-        found: Entries = {}
+        entries: Entries = {}
         if config.has("moe_intermediate_size"):
-            found["expert_feed_forward_length"] = ("uint32", config.positive("moe_intermediate_size"))
+            entries["expert_feed_forward_length"] = ("uint32", config.positive("moe_intermediate_size"))
         if config.has("shared_expert_intermediate_size"):
             shared = config.positive("shared_expert_intermediate_size")
-            found["expert_shared_feed_forward_length"] = ("uint32", shared)
-        return found
+            entries["expert_shared_feed_forward_length"] = ("uint32", shared)
+        return entries
 
-    return entries
+    return read
 
 
 def granite_mixture(config: Config) -> Entries:
     """Granite's mixtures, with or without shared experts."""
-    found = granite(config)
+    entries = granite(config)
     if config.has("shared_intermediate_size"):
-        found["expert_shared_feed_forward_length"] = ("uint32", config.positive("shared_intermediate_size"))
-    return found
+        entries["expert_shared_feed_forward_length"] = ("uint32", config.positive("shared_intermediate_size"))
+    return entries
 
 
 def deepseek2(config: Config) -> Entries:
     """DeepSeek V2 and V3. Their latent attention (MLA) is a single k and v head to llama.cpp."""
     _check_deepseek2(config)
     latent, rotary_width = config.positive("kv_lora_rank", default=512), config.positive("qk_rope_head_dim")
-    found: Entries = {
+    entries: Entries = {
         "attention.head_count_kv": ("uint32", 1),
         "attention.kv_lora_rank": ("uint32", latent),
         "attention.key_length": ("uint32", latent + rotary_width),
@@ -71,18 +71,18 @@ def deepseek2(config: Config) -> Entries:
         "expert_shared_count": ("uint32", config.integer("n_shared_experts", default=0)),
     }
     if config.has("q_lora_rank"):
-        found["attention.q_lora_rank"] = ("uint32", config.positive("q_lora_rank"))
+        entries["attention.q_lora_rank"] = ("uint32", config.positive("q_lora_rank"))
     scores = config.text("scoring_func", default="sigmoid" if _is_v3(config) else "softmax")
     if scores not in _SCORES:
         raise unsupported("deepseek2", "scoring_func", scores, "experts are scored by softmax or sigmoid")
     if _is_v3(config) or config.has("scoring_func"):
-        found["expert_gating_func"] = ("uint32", _SCORES[scores])
+        entries["expert_gating_func"] = ("uint32", _SCORES[scores])
     if not config.flag("norm_topk_prob", default=_is_v3(config)):
-        found.pop("expert_weights_norm", None)
+        entries.pop("expert_weights_norm", None)
     rope = config.rope()
     if rope.get("mscale_all_dim") is not None:
-        found["rope.scaling.yarn_log_multiplier"] = ("float32", 0.1 * config.number_of(rope, "mscale_all_dim"))
-    return found
+        entries["rope.scaling.yarn_log_multiplier"] = ("float32", 0.1 * config.number_of(rope, "mscale_all_dim"))
+    return entries
 
 
 def _is_v3(config: Config) -> bool:
@@ -106,18 +106,18 @@ def _check_deepseek2(config: Config) -> None:
 
 def _routed(config: Config) -> Entries:
     """The hyperparameters of experts in mixtures like DeepSeek's."""
-    found: Entries = {
+    entries: Entries = {
         "leading_dense_block_count": ("uint32", config.integer("first_k_dense_replace", default=0)),
         "expert_feed_forward_length": ("uint32", config.positive("moe_intermediate_size")),
     }
     for key, new in (("n_group", "expert_group_count"), ("topk_group", "expert_group_used_count")):
         if config.has(key):
-            found[new] = ("uint32", config.positive(key))
+            entries[new] = ("uint32", config.positive(key))
     if config.has("routed_scaling_factor"):
-        found["expert_weights_scale"] = ("float32", config.number("routed_scaling_factor"))
+        entries["expert_weights_scale"] = ("float32", config.number("routed_scaling_factor"))
     if config.has("norm_topk_prob"):
-        found["expert_weights_norm"] = ("bool", config.flag("norm_topk_prob"))
-    return found
+        entries["expert_weights_norm"] = ("bool", config.flag("norm_topk_prob"))
+    return entries
 
 
 def glm4_mixture(config: Config) -> Entries:
@@ -173,11 +173,11 @@ def ernie_mixture(config: Config) -> Entries:
     if last is not None and last not in (-1, config.layers - 1):
         raise unsupported("ernie4_5-moe", "moe_layer_end_index", last, "the last layers are mixtures")
     width, shared = config.positive("moe_intermediate_size"), config.integer("moe_num_shared_experts", default=0)
-    found: Entries = {
+    entries: Entries = {
         "expert_used_count": ("uint32", config.positive("moe_k")),
         "interleave_moe_layer_step": ("uint32", config.positive("moe_layer_interval", default=1)),
         "leading_dense_block_count": ("uint32", config.integer("moe_layer_start_index", default=0)),
         "expert_feed_forward_length": ("uint32", width),
         "expert_shared_count": ("uint32", shared),
     }
-    return found | ({"expert_shared_feed_forward_length": ("uint32", width * shared)} if shared else {})
+    return entries | ({"expert_shared_feed_forward_length": ("uint32", width * shared)} if shared else {})

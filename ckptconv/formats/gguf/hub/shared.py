@@ -37,8 +37,8 @@ def granite(config: Config) -> Entries:
     """Granite's scales and rotary dimensions. Raises UnsupportedError for a head width other than width / heads."""
     if config.head_width != config.width // config.heads:
         raise unsupported("granite", "head_dim", config.head_width, "heads are as wide as all of them by their number")
-    found: Entries = {new: ("float32", config.number(key)) for key, new in _SCALES.items() if config.has(key)}
-    return found | rotary(config)
+    entries: Entries = {new: ("float32", config.number(key)) for key, new in _SCALES.items() if config.has(key)}
+    return entries | rotary(config)
 
 
 def layer_types(layers: int, period: int, name: str = "sliding_attention") -> list[str]:

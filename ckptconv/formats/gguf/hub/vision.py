@@ -161,13 +161,13 @@ def _internvl(configs: TowerConfigs) -> Entries:
         configs.check(key, -1, "it takes the outputs of the last layer")
     configs.check("ps_version", "v2", "patches are merged as in v2")
     configs.check("projector_hidden_act", "gelu", "its projector computes with gelu")
-    found = _gelu_or_silu(configs) | _epsilon(configs.tower.number("layer_norm_eps"))
+    entries = _gelu_or_silu(configs) | _epsilon(configs.tower.number("layer_norm_eps"))
     scale = _merged_patches(configs, configs.model, "downsample_ratio", 0.5)
-    found["vision.projector.scale_factor"] = ("uint32", scale)
+    entries["vision.projector.scale_factor"] = ("uint32", scale)
     for key, name in (("min_dynamic_patch", "preproc_min_tiles"), ("max_dynamic_patch", "preproc_max_tiles")):
         if count := configs.model.integer(key, default=0):
-            found[f"vision.{name}"] = ("uint32", count)
-    return found
+            entries[f"vision.{name}"] = ("uint32", count)
+    return entries
 
 
 def _llama4(configs: TowerConfigs) -> Entries:
@@ -188,9 +188,9 @@ def _mlp(configs: TowerConfigs) -> Entries:
     configs.check("projector_hidden_act", "gelu", "its projector computes with gelu")
     configs.check("vision_feature_select_strategy", "default", "the first of its outputs, the class's, is left out")
     layers = feature_layers({VISION: configs.tower.values, **configs.model.values} | {VISION: configs.tower.values})
-    found = {} if configs.activation("quick_gelu", "gelu") == "quick_gelu" else {"use_gelu": ("bool", True)}
+    entries = {} if configs.activation("quick_gelu", "gelu") == "quick_gelu" else {"use_gelu": ("bool", True)}
     return {
-        **found, **_epsilon(configs.tower.number("layer_norm_eps")),
+        **entries, **_epsilon(configs.tower.number("layer_norm_eps")),
         "has_llava_projector": ("bool", True),
         "vision.block_count": ("uint32", layers),
         "vision.feature_layer": ("int32[]", [layers]),
@@ -213,10 +213,10 @@ def _pixtral(configs: TowerConfigs) -> Entries:
         why = f"it has {heads} heads in {configs.tower.width}"
         raise configs.unsupported("head_dim", configs.tower.head_width, why)
     _check_rotary(configs)
-    found = _gelu_or_silu(configs) | _epsilon(_PIXTRAL_EPSILON)
+    entries = _gelu_or_silu(configs) | _epsilon(_PIXTRAL_EPSILON)
     if is_mistral:
-        found["vision.spatial_merge_size"] = ("uint32", configs.model.positive("spatial_merge_size", default=2))
-    return found
+        entries["vision.spatial_merge_size"] = ("uint32", configs.model.positive("spatial_merge_size", default=2))
+    return entries
 
 
 def _check_rotary(configs: TowerConfigs) -> None:
