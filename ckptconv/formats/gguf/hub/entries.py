@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.gguf.filetype import FILE_TYPES, FILE_TYPE_KEY, most_common_dtype
+from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY, FILE_TYPES, most_common_dtype
 from ckptconv.formats.gguf.overrides import coerce
 
 if TYPE_CHECKING:
