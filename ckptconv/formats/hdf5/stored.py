@@ -1,7 +1,7 @@
 """How tensors are stored that HDF5 has no type or name for; the record says what they really are.
 
-Integers, floats of 16 to 64 bits, bfloat16, E5M2, bools and complex numbers are stored as they are. E4M3 is not: its
-highest exponent is no infinity, which the HDF5 library does not know, so it would read 256 as infinity. E4M3 and other
+Integers, floats of 16 to 64 bits, bfloat16, E5M2, bools and complex numbers are stored as they are. E4M3 is not: unlike
+IEEE floats, it has numbers at its highest exponent, and the HDF5 library would read 256 as infinity. E4M3 and other
 types of one byte are stored as unsigned bytes of the same shape, quantized integers as integers, anything else as its
 bytes.
 """

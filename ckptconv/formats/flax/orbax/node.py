@@ -11,7 +11,8 @@ The table of data files is at the start of the body. Each path leaves out what i
 
     varint n; n - 1 varints: bytes shared; n varints: bytes that follow; n varints: bytes of the base path; the bytes
 
-A path is relative to the base path of the file that holds the node; children of the node start from its base path.
+A path is relative to the base path of the file that holds the node. The base path of each file in the table is the
+start of its path.
 
 Source: https://google.github.io/tensorstore/kvstore/ocdbt/index.html, kvstore/ocdbt/format/codec_util.cc,
 data_file_id_codec.cc.
