@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.statements import CONFIG, PARAMS, QUANTIZATION, Statement, method_of, root_statement, settings_in
+from ckptconv.arch.statements import (
+    CONFIG,
+    PARAMS,
+    QUANTIZATION,
+    Statement,
+    quantization_method,
+    root_statement,
+    settings_in,
+)
 from ckptconv.core.report import Finding
-from ckptconv.edits.quantized.config import MLX, mlx_said
+from ckptconv.edits.quantized.config import MLX, mlx_settings
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.trees.omegaconf import is_settings, plain_settings
 from ckptconv.io.documents import read_object
@@ -42,9 +50,9 @@ class Evidence:
     def quantization_method(self) -> str:
         """The method by which the weights are said to be quantized; "" if nothing says so."""
         config = self.config or {}
-        if mlx_said(config) is not None:
+        if mlx_settings(config) is not None:
             return MLX
-        return method_of(config) or method_of({QUANTIZATION: self.quantization})
+        return quantization_method(config) or quantization_method({QUANTIZATION: self.quantization})
 
 
 def gather_evidence(checkpoint: Checkpoint, path: Path) -> Evidence:

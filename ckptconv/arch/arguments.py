@@ -1,11 +1,11 @@
-"""What a class or function is called with that makes a network: values of a checkpoint's metadata, and ``--set``."""
+"""The arguments for a class or function that makes a network: from a checkpoint's metadata, and ``--set``."""
 
 from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.bind import setting
+from ckptconv.arch.bind import parse_setting
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, TorchSize, TorchValue
 from ckptconv.errors import UsageError
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def arguments_for(
     factory: Callable[..., object], reference: str, statements: Sequence[Statement], settings: Sequence[str]
 ) -> dict[str, object]:
-    """The values whose names the factory knows; ``--set`` comes before metadata, its root before settings below it."""
+    """The values whose names the factory has parameters for.
+
+    ``--set`` goes before the metadata, and the metadata's root before settings below it. Raises UsageError for an
+    unknown name in ``--set``, and for a parameter without a value.
+    """
     given = dict(_setting(text) for text in settings)
     try:
         parameters = inspect.signature(factory).parameters.values()
@@ -31,7 +35,7 @@ def arguments_for(
         raise UsageError(f"{reference} takes no argument {unknown[0]!r}", hint=f"it takes {', '.join(named) or 'none'}")
     needed = {name for name, p in named.items() if p.default is p.empty}
     stated = _stated(statements, named, needed - given.keys())
-    arguments = {name: _plain(value) for name, value in stated.items()} | given
+    arguments = {name: _original(value) for name, value in stated.items()} | given
     missing = [name for name in named if name in needed - arguments.keys()]
     if missing:
         raise UsageError(
@@ -42,20 +46,22 @@ def arguments_for(
 
 
 def _stated(statements: Sequence[Statement], named: Collection[str], needed: Collection[str]) -> dict[str, object]:
-    """What the root says of these names; where it lacks one that is needed, also what settings say that have it all."""
+    """What the root states for these names; if a needed one is not there, also the first settings that have all of
+    those.
+    """
     if not statements:
         return {}
     root, *below = statements
     stated = {name: root.values[name] for name in named if name in root.values}
     lacking = set(needed) - stated.keys()
     if lacking:
-        kept = next((each.values for each in below if lacking <= each.values.keys()), {})
-        stated = {name: kept[name] for name in named if name in kept} | stated
+        settings = next((inner.values for inner in below if lacking <= inner.values.keys()), {})
+        stated = {name: settings[name] for name in named if name in settings} | stated
     return stated
 
 
-def _plain(value: object) -> object:
-    """A value of metadata as the code that stored it had it: numbers of numpy, dtypes and sizes of torch."""
+def _original(value: object) -> object:
+    """A value as the code that saved it had it: numbers of numpy, dtypes and sizes of torch."""
     import torch
 
     match value:
@@ -68,11 +74,11 @@ def _plain(value: object) -> object:
         case TorchSize():
             return torch.Size(value)
         case list():
-            return [_plain(item) for item in value]
+            return [_original(item) for item in value]
         case tuple():
-            return tuple(_plain(item) for item in value)
+            return tuple(_original(item) for item in value)
         case dict() if type(value) is dict:
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: _original(item) for key, item in value.items()}
         case _:
             return value
 
@@ -87,7 +93,7 @@ def _numpy(value: NumpyScalar | NumpyArray) -> object:
 
 
 def _setting(text: str) -> tuple[str, object]:
-    key, value = setting(text)
+    key, value = parse_setting(text)
     try:
         return key, strict_json.loads(value)
     except ValueError:

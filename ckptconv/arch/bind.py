@@ -1,7 +1,7 @@
-"""What is said about a spec's params outside the tensors: metadata, a config.json, ``--set``, an arch note.
+"""Reads params that are stated outside of the tensors: in metadata, a config.json, ``--set``, or an arch note.
 
-Each becomes a `Source` of typed values. A value that is stated and cannot be the param's is a `param-conflict` of its
-own. Where a file has only strings (a safetensors that others wrote), they are read as JSON: ``"[512, 256]"``.
+Each of these becomes a `Source` of typed values. A stated value that the param cannot have is a `param-conflict`.
+Where a file has only strings (a safetensors file that others wrote), they are read as JSON: ``"[512, 256]"``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.arch.evaluate import Formula
-    from ckptconv.arch.spec import Param, ParamValue, Spec, Stating
+    from ckptconv.arch.spec import ConfigParam, Param, ParamValue, Spec
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Values that one source states.
 
-    name:   what to call it ("metadata", "config.json", "--set").
-    firm:   the user's own word: it binds, and is never outvoted.
-    places: where a value stands in the loaded file, as Python, by param.
+    name:   what it is called ("metadata", "config.json", "--set").
+    firm:   whether it is the user's own word, which is never outvoted.
+    places: param → where its value is in the loaded file, as a Python expression.
     """
 
     name: str
@@ -51,15 +51,15 @@ def from_metadata(spec: Spec, metadata: Mapping[object, MetaNode]) -> Source:
 
 
 def from_statement(spec: Spec, statement: Statement) -> Source:
-    """The params that one place of a checkpoint's metadata states, under their names or aliases.
+    """The params that one place in a checkpoint's metadata states, under their names or aliases.
 
-    A mounted param ``text.width`` may stand as that key or as ``metadata["text"]["width"]``.
+    A mounted param ``text.width`` may be that key, or ``metadata["text"]["width"]``.
     """
     values: dict[str, ParamValue] = {}
     places: dict[str, str] = {}
     findings: list[Finding] = []
     for param in spec.params.values():
-        stated = _stated(param, statement.values)
+        stated = _find_stated(param, statement.values)
         if stated is None or (stated[1] is None and not param.required):
             continue
         key, node = stated
@@ -72,7 +72,8 @@ def from_statement(spec: Spec, statement: Statement) -> Source:
     return Source(statement.name, values, tuple(findings), places=places)
 
 
-def _stated(param: Param, metadata: Mapping[object, MetaNode]) -> tuple[str, MetaNode] | None:
+def _find_stated(param: Param, metadata: Mapping[object, MetaNode]) -> tuple[str, MetaNode] | None:
+    """The key under which the metadata states a param, and its value; None if it does not."""
     for key in (param.name, *param.aliases):
         if key in metadata:
             return key, metadata[key]
@@ -87,44 +88,45 @@ def _stated(param: Param, metadata: Mapping[object, MetaNode]) -> tuple[str, Met
 def from_config(spec: Spec, config: Mapping[str, object]) -> Source:
     """The params that a Hugging Face configuration states, by the spec's ``[config]``.
 
-    A key that is absent or null says nothing, and so does an expression over it; but what the spec says of absent keys.
+    A key that is absent or null states nothing, unless the spec says what that means; an expression over it has no
+    value.
     """
-    scope = _ConfigScope(_filled(spec.config.defaults, config))
+    scope = _ConfigScope(_with_absent_keys(spec.config.defaults, config))
     values: dict[str, ParamValue] = {}
     findings: list[Finding] = []
-    for param, stating in spec.config.params.items():
+    for param, rule in spec.config.params.items():
         try:
-            values[param] = _read_value(spec.params[param], _stated_by(stating, scope))
+            values[param] = _read_value(spec.params[param], _config_value(rule, scope))
         except (UndeterminedError, EvaluationError):
             continue
         except ValueError as error:
-            findings.append(conflict(param, CONFIG, stating.each[0].text, str(error)))
+            findings.append(conflict(param, CONFIG, rule.each[0].text, str(error)))
     return Source(CONFIG, values, tuple(findings))
 
 
-def _filled(defaults: Mapping[str, object], config: Mapping[str, object]) -> dict[str, object]:
-    """A configuration with what is meant by keys that are absent, or null."""
+def _with_absent_keys(defaults: Mapping[str, object], config: Mapping[str, object]) -> dict[str, object]:
+    """A configuration with the meaning of keys that are absent or null."""
     return {**defaults, **{key: value for key, value in config.items() if value is not None}}
 
 
-def _stated_by(stating: Stating, scope: _ConfigScope) -> Value:
-    """What a configuration says of a param; raises as an expression does that has no value."""
-    scope = scope.part(stating) if stating.parts else scope
-    if stating.stop is None:
-        return _first(stating.each, scope)
-    made: list[Value] = []
-    turns = known_integer(stating.stop(scope))
+def _config_value(rule: ConfigParam, scope: _ConfigScope) -> Value:
+    """What a configuration states for a param. Raises UndeterminedError or EvaluationError if it states nothing."""
+    scope = scope.part(rule) if rule.parts else scope
+    if rule.stop is None:
+        return _first_value(rule.each, scope)
+    items: list[Value] = []
+    turns = known_integer(rule.stop(scope))
     if turns > MAX_ELEMENTS:
         raise LimitError(f"{CONFIG}: a loop of more than {MAX_ELEMENTS} turns")
     for turn in range(turns):
-        value = _first(stating.each, scope.inside({stating.loop: turn}))
-        made += value if isinstance(value, list) else [value]
-        if len(made) > MAX_ELEMENTS:
+        value = _first_value(rule.each, scope.in_turn({rule.loop: turn}))
+        items += value if isinstance(value, list) else [value]
+        if len(items) > MAX_ELEMENTS:
             raise LimitError(f"{CONFIG}: a list of more than {MAX_ELEMENTS} items")
-    return made
+    return items
 
 
-def _first(formulas: Sequence[Formula], scope: _ConfigScope) -> Value:
+def _first_value(formulas: Sequence[Formula], scope: _ConfigScope) -> Value:
     for formula in formulas:
         with suppress(UndeterminedError, EvaluationError):
             return formula(scope)
@@ -132,28 +134,28 @@ def _first(formulas: Sequence[Formula], scope: _ConfigScope) -> Value:
 
 
 class _ConfigScope:
-    """The keys of a configuration, nested ones with dots, as names in expressions."""
+    """A scope whose names are the keys of a configuration; nested keys have dots."""
 
     def __init__(self, config: Mapping[str, object]) -> None:
         self.config = config
         self.loops: Mapping[str, int] = {}
         self.budget = Budget()
 
-    def inside(self, loops: Mapping[str, int]) -> _ConfigScope:
-        """The same in a turn of a loop, whose name hides a key."""
+    def in_turn(self, loops: Mapping[str, int]) -> _ConfigScope:
+        """The scope in one turn of a loop, whose variable hides a key of the same name."""
         made = _ConfigScope(self.config)
         made.loops, made.budget = loops, self.budget
         return made
 
-    def part(self, stating: Stating) -> _ConfigScope:
-        """The part of the configuration that describes a mounted spec. Raises UndeterminedError where it has none."""
+    def part(self, rule: ConfigParam) -> _ConfigScope:
+        """The scope of the part of the configuration that describes a mounted spec. Raises UndeterminedError."""
         node = self.config
-        for keys in stating.parts:
+        for keys in rule.parts:
             found = (node if key == "." else node.get(key) for key in keys)
-            node = next((each for each in found if isinstance(each, Mapping)), {})
+            node = next((inner for inner in found if isinstance(inner, Mapping)), {})
         if not node:
             raise UndeterminedError
-        made = _ConfigScope(_filled(stating.defaults, node))
+        made = _ConfigScope(_with_absent_keys(rule.defaults, node))
         made.budget = self.budget
         return made
 
@@ -166,7 +168,7 @@ class _ConfigScope:
                 raise UndeterminedError
             node = node[part]
         if isinstance(node, float) and node.is_integer() and abs(node) < 2**53:
-            node = int(node)  # a ratio, 4.0
+            node = int(node)  # such as a ratio of 4.0
         if isinstance(node, list) and len(node) <= MAX_ELEMENTS and all(map(_is_plain, node)):
             return node
         if isinstance(node, int) and abs(node) > MAX_INTEGER:
@@ -184,9 +186,9 @@ def _is_plain(item: object) -> bool:
 
 
 def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) -> Source:
-    """``--set KEY=VALUE`` options, or a mapping. Raises UsageError for a name or value that the spec does not take."""
+    """The params that ``--set KEY=VALUE`` options, or a mapping, give. Raises UsageError for a wrong name or value."""
     values: dict[str, ParamValue] = {}
-    pairs = list(settings.items()) if isinstance(settings, Mapping) else [setting(text) for text in settings]
+    pairs = list(settings.items()) if isinstance(settings, Mapping) else [parse_setting(text) for text in settings]
     for key, value in pairs:
         if key not in spec.params:
             raise spec.lacks(key)
@@ -198,29 +200,29 @@ def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) ->
     return Source("--set", values, firm=True)
 
 
-def setting(text: str) -> tuple[str, str]:
-    """What ``--set K=V`` says. Raises UsageError where it is not of that form."""
+def parse_setting(text: str) -> tuple[str, str]:
+    """The key and value of ``--set K=V``. Raises UsageError for another form."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text!r} is not of the form K=V", hint="such as --set input_size=784")
     return key.strip(), value.strip()
 
 
-def conflict(param: str, source: str, said: str, problem: str) -> Finding:
+def conflict(param: str, source: str, stated: str, problem: str) -> Finding:
     """A `param-conflict`: `source` states something that cannot be."""
-    return Finding("param-conflict", "error", param, f"{param}: {source} says {said}; {problem}", problem, said)
+    return Finding("param-conflict", "error", param, f"{param}: {source} says {stated}; {problem}", problem, stated)
 
 
 def _read_value(param: Param, node: object) -> ParamValue:
-    """`node` as a value of the param's type; strings are read as JSON but for ``str``. Raises ValueError."""
+    """`node` as a value of the param's type. Strings are read as JSON, except for ``str``. Raises ValueError."""
     value = _READERS[param.type](node)
     if param.choices is not None and param.type != "bool" and value not in param.choices:
         raise ValueError(f"expected one of {', '.join(str(choice) for choice in param.choices)}")
     return value
 
 
-def _parsed(node: object, *expected: type) -> object:
-    """A string's JSON value where it is of an expected type; anything else as it is."""
+def _json_value(node: object, *expected: type) -> object:
+    """A string's JSON value, if that has an expected type; anything else as it is."""
     if not isinstance(node, str) or len(node) > MAX_TEXT:
         return node
     try:
@@ -231,7 +233,7 @@ def _parsed(node: object, *expected: type) -> object:
 
 
 def _int(node: object) -> int:
-    node = _parsed(_numpy(node), int, float)
+    node = _json_value(_from_numpy(node), int, float)
     if isinstance(node, float) and node.is_integer() and abs(node) < 2**53:
         node = int(node)
     if not isinstance(node, int) or isinstance(node, bool):
@@ -256,7 +258,7 @@ def _strs(node: object) -> list[str]:
 
 
 def _bool(node: object) -> bool:
-    node = _parsed(_numpy(node), bool)
+    node = _json_value(_from_numpy(node), bool)
     if isinstance(node, str) and node.lower() in ("true", "false"):
         return node.lower() == "true"
     if not isinstance(node, bool):
@@ -265,14 +267,14 @@ def _bool(node: object) -> bool:
 
 
 def _float(node: object) -> float:
-    node = _parsed(_numpy(node), float, int)
+    node = _json_value(_from_numpy(node), float, int)
     if isinstance(node, bool) or not isinstance(node, float | int):
         raise ValueError("expected a number")
     return float(node)
 
 
 def _items(node: object, what: str) -> Sequence[object]:
-    node = _numpy(_parsed(node, list))
+    node = _from_numpy(_json_value(node, list))
     if not isinstance(node, list | tuple):
         raise ValueError(f"expected a list of {what}")
     if len(node) > MAX_ELEMENTS:
@@ -292,11 +294,11 @@ _READERS: dict[str, Callable[[object], ParamValue]] = {
 _EXAMPLES = {
     "int": "64", "ints": "'[64, 32]'", "str": "relu", "strs": "'[\"relu\", \"tanh\"]'", "bool": "true", "float": "0.5",
 }  # fmt: skip
-"""A value of each type, as it is typed."""
+"""An example of each type, as users type it."""
 
 
-def _numpy(node: object) -> object:
-    """A numpy integer, boolean or row of integers as Python's; anything else as it is."""
+def _from_numpy(node: object) -> object:
+    """A numpy integer, boolean, or one-dimensional array of integers as Python values; anything else as it is."""
     match node:
         case NumpyScalar(dtype=dtype, data=data) if dtype[1:2] in ("i", "u", "b"):
             return _number(dtype, data)

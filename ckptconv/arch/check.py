@@ -1,15 +1,15 @@
-"""Check a checkpoint's tensors against a table, strictly.
+"""Checks a checkpoint's tensors against a table, strictly.
 
 The verdict is that of ``module.load_state_dict(state_dict, strict=True)`` (torch 2.13, ``torch/nn/modules/module.py``,
-``Module._load_from_state_dict``) for the module that the table describes, with two allowances: a tensor that is absent
-through a declared or recorded tie counts as present, and a dimension that the params leave open fits anything.
-As there:
+``Module._load_from_state_dict``) for the module that the table describes. There are two allowances: a tensor that is
+absent because of a declared or recorded tie counts as present, and a dimension that the params leave open fits any
+size. As in torch:
 
 - a tensor of shape [1] fits a parameter of shape [] (files from before torch 0.4);
-- ``num_batches_tracked`` may be absent where the module's recorded version is below 2 or not recorded
+- ``num_batches_tracked`` may be absent if the module's recorded version is below 2 or there is none
   (``torch/nn/modules/batchnorm.py``, ``_NormBase._load_from_state_dict``).
 
-Element types and broken ties are warnings: torch casts and copies in silence.
+Element types and broken ties are warnings, because torch casts and copies silently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BATCHES = "num_batches_tracked"
 BATCHES_VERSION = 2
-"""Since this version of the batch-norm modules, the buffer must be there."""
+"""From this version of the batch-norm modules on, the buffer must be there."""
 
 
 def check(
@@ -39,14 +39,14 @@ def check(
     versions: object = None,
     plain: Collection[str] = (),
 ) -> list[Finding]:
-    """Everything that does not fit, in the table's order, then what is too much, in the checkpoint's.
+    """Everything that does not fit, in the table's order, then what is unexpected, in the checkpoint's order.
 
-    aliases:       equal for names that share a storage; None: not known, ties are not checked.
-    recorded_ties: names that the file left out because they are tied, with the name that it kept.
+    aliases:       name → storage, equal for names that share one; None if unknown: ties are not checked then.
+    recorded_ties: names that the file left out because they are tied → the name that it kept.
     versions:      the state_dict's ``_metadata``: module path → ``{"version": n}``.
     plain:         names of entries of the state_dict that are not tensors.
 
-    Valid means that no finding is of severity error. Costs O(tensors); reads nothing.
+    The checkpoint is valid if no finding has severity error. Takes O(tensors); reads no tensor.
     """
     return list(_Check(table, tensors, aliases, recorded_ties or {}, versions, plain).findings())
 
@@ -72,19 +72,19 @@ class _Check:
     ) -> None:
         self.table, self.tensors, self.aliases = table, tensors, aliases
         self.versions, self.plain = versions, plain
-        self.groups = _groups(table, recorded)
+        self.groups = _tie_groups(table, recorded)
 
     def findings(self) -> Iterator[Finding]:
         yield from self.table.findings
         for name, expected in self.table.tensors.items():
             info = self.tensors.get(name)
             if info is not None:
-                yield from self.present(name, expected, info)
+                yield from self.compare(name, expected, info)
             elif name in self.plain:
                 wanted = shape_text(expected.shape)
                 message = f"{name}: expected a tensor of shape {wanted}, found a plain value"
                 yield Finding("not-a-tensor", "error", name, message, wanted, "a plain value")
-            elif not self.excused(name, expected):
+            elif not self.may_be_absent(name, expected):
                 wanted = shape_text(expected.shape)
                 yield Finding("missing-tensor", "error", name, f"{name} is missing (shape {wanted})", wanted)
         for name, info in self.tensors.items():
@@ -103,7 +103,7 @@ class _Check:
                 message = f"{name} is not in the architecture (a plain value)"
                 yield Finding("unexpected-tensor", "error", name, message, None, "a plain value")
 
-    def present(self, name: str, expected: Expected, info: TensorInfo) -> Iterator[Finding]:
+    def compare(self, name: str, expected: Expected, info: TensorInfo) -> Iterator[Finding]:
         if not fits(expected.shape, info.shape):
             wanted, found = shape_text(expected.shape), shape_text(info.shape)
             message = f"{name}: expected shape {wanted}, found {found}"
@@ -119,8 +119,8 @@ class _Check:
             message = f"{name} should share its storage with {other}, but holds its own"
             yield Finding("tie-broken", "warning", name, message, f"tied to {other}", "its own storage")
 
-    def excused(self, name: str, expected: Expected) -> bool:
-        """Whether a tensor may be absent."""
+    def may_be_absent(self, name: str, expected: Expected) -> bool:
+        """Whether it is no error that a tensor is absent."""
         if expected.optional:
             return True
         if any(other in self.tensors for other in self.groups.get(name, ())):
@@ -129,22 +129,22 @@ class _Check:
         return last == BATCHES and self.version(module) < BATCHES_VERSION
 
     def version(self, module: str) -> int:
-        """The recorded version of a module; 0 where there is none."""
+        """The recorded version of a module; 0 if there is none."""
         versions = self.versions
         recorded = versions.get(module) if isinstance(versions, dict) else None
         version = recorded.get("version") if isinstance(recorded, dict) else None
         return version if isinstance(version, int) else 0
 
 
-def _groups(table: Table, recorded: Mapping[str, str]) -> dict[str, list[str]]:
-    """Every tied name with all names that are tied together with it."""
+def _tie_groups(table: Table, recorded: Mapping[str, str]) -> dict[str, list[str]]:
+    """Each tied name → all names of its tie."""
     groups: dict[str, list[str]] = {}
     declared = ((name, entry.tied_to) for name, entry in table.tensors.items() if entry.tied_to is not None)
     for name, other in (*declared, *recorded.items()):
         one, two = (groups.setdefault(member, [member]) for member in (name, other))
         if one is two:
             continue
-        larger, smaller = (one, two) if len(one) >= len(two) else (two, one)  # a name moves a few times at most
+        larger, smaller = (one, two) if len(one) >= len(two) else (two, one)  # so each name moves only a few times
         for member in smaller:
             groups[member] = larger
         end = len(larger) if larger is one else 0

@@ -1,15 +1,17 @@
-"""Which library spec is a checkpoint of? By evidence, strongest first, and never by which one happens to fit.
+"""Decides which library spec a checkpoint is of, by evidence: the strongest first, and never by which spec happens to
+fit.
 
-    1. the arch that is noted in the file
-    2. a config.json beside it: its model_type and architectures, or its _class_name
-    3. the metadata's keys: a spec all of whose required params it states, at its root; or where the tensors' names are
-       that spec's as well, by other names of the params, in settings below it, or in a config.json of no known type
-    4. the names: the spec that has most of them in common, if it is the only one and has at least half; all of them
-       where there are very few, which many networks have; of specs of the same names, the one that has the shapes too
+1. the arch that is noted in the file
+2. a config.json beside it: its model_type and architectures, or its _class_name
+3. the metadata's keys: a spec whose required params are all stated, under their names at the root; or, if the tensors'
+   names are that spec's too, under other names, in settings below the root, or in a config.json of no known type
+4. the names: the only spec that has most of them in common, and at least half; very few names, which many networks
+   have, must all be in common. Of several specs with the same names, the one with the same shapes
 
-A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it. So
-they are where nothing else has the names, and all have one first part (``net.``), or all but a few vectors and numbers
-(``loss.weight``): those are named as strays. torch's AveragedModel (``n_averaged``) is seen through at any size.
+A checkpoint that was saved from a wrapper has a prefix on every name (``module.``), so names are compared with and
+without it. If no spec fits then, and all names have the same first part (``net.``), or all except a few vectors and
+numbers (``loss.weight``), they are compared without that, and the exceptions are reported as strays. torch's
+AveragedModel (``n_averaged``) is recognised at any size.
 """
 
 from __future__ import annotations
@@ -45,10 +47,10 @@ AVERAGED = "n_averaged"
 """What torch.optim.swa_utils.AveragedModel has beside the network, which is its `module`."""
 
 MOST_PARTS = 4
-"""Of a prefix."""
+"""The most parts of a prefix."""
 
 FEW = 4
-"""Tensors. Fewer name a spec only if it has all of their names and no others: many a file has an embedding.weight."""
+"""With fewer tensors, a spec must have all of their names and no others: many files have an embedding.weight."""
 
 ARCH_HINT = (
     "--arch takes a name (ckptconv arch list), a SPEC.toml (ckptconv arch infer writes one), another checkpoint, a "
@@ -56,27 +58,27 @@ ARCH_HINT = (
 )
 
 SURE = 20
-"""Tensors under a prefix beside which others stand. Fewer are a small network such as a larger one may begin with."""
+"""With fewer tensors under a prefix, no strays are allowed: a larger network may start with a small one."""
 
 STRAYS = 3
-"""The most that may stand beside the names under a prefix."""
+"""The most names that may stand beside those under a prefix."""
 
 SOME = 0.1
-"""Share of names without which the root's keys, where they are other names of the params, are about another network."""
+"""With a smaller share of names in common, keys at the root that are other names of params mean another network."""
 
 NEAR = 0.25
-"""Share of names from which on the nearest spec is worth naming where none fits."""
+"""The share of names from which on the nearest spec is mentioned when none fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A spec and why it was chosen.
+    """A spec, and why it was chosen.
 
     evidence: "arch note", "config.json", "params.json", "metadata" or "names".
-    wrapper:  the prefix that all names have and the spec does not, all but the strays; "" mostly.
+    wrapper:  the prefix that all names except the strays have and the spec's names do not; usually "".
     strays:   names beside those with the wrapper's prefix.
-    overlap:  share of names in common, where that was the evidence.
-    solution: the params that the tensors alone say, without the wrapper and the strays, where they were solved for.
+    overlap:  the share of names in common, if that was the evidence.
+    solution: the params by the tensors alone, without the wrapper and the strays, if they were solved for.
     """
 
     spec: Spec
@@ -95,10 +97,10 @@ def choose(
     config: Mapping[str, object] | None = None,
     note: MetaNode = None,
 ) -> Choice:
-    """The library spec that the evidence names.
+    """The library spec that the evidence names. Raises UsageError if there is none.
 
     statements: what the metadata says, its root first, and what else is beside it.
-    note: the file's arch note, ``{"name": …, "params": {…}, "digest": …}``. Raises UsageError where nothing is found.
+    note:       the file's arch note, ``{"name": …, "params": {…}, "digest": …}``.
     """
     noted, findings = _by_note(note)
     if noted is not None:
@@ -133,7 +135,7 @@ def _by_config(config: Mapping[str, object] | None) -> list[Spec]:
     if isinstance(config.get(CLASS_NAME), str):
         named.add(config[CLASS_NAME])
     kind = config.get("model_type")
-    specs = [load_spec(name) for name in shortlist.by_any([*named, *([kind] if _is_text(kind) else [])])]
+    specs = [load_spec(name) for name in shortlist.mentioning_any([*named, *([kind] if _is_text(kind) else [])])]
     by_class = [spec for spec in specs if named & set(spec.config.architectures)]
     return by_class or [spec for spec in specs if kind in spec.config.model_types]
 
@@ -143,11 +145,11 @@ def _is_text(value: object) -> bool:
 
 
 def _by_statements(statements: Sequence[Statement], tensors: Mapping[str, TensorInfo]) -> tuple[str, list[Spec]]:
-    """What kind of evidence the first statement to name any specs is, and these."""
+    """The kind of evidence, and the specs, of the first statement that names any."""
     for i, statement in enumerate(statements):
         specs = [
             spec
-            for spec in _stated_by(statement)
+            for spec in _specs_stated_by(statement)
             if (i == 0 and statement.values.keys() >= set(spec.required))
             or _share_of_names(spec, tensors) >= (ENOUGH if i else SOME)
         ]
@@ -156,34 +158,34 @@ def _by_statements(statements: Sequence[Statement], tensors: Mapping[str, Tensor
     return "metadata", []
 
 
-def _stated_by(statement: Statement) -> list[Spec]:
-    """The specs with most required params, all of which are stated, whatever their values."""
-    specs = [load_spec(name) for name in shortlist.by_any(statement.values)] if statement.values else []
+def _specs_stated_by(statement: Statement) -> list[Spec]:
+    """The specs with the most required params, among those whose required params are all stated."""
+    specs = [load_spec(name) for name in shortlist.mentioning_any(statement.values)] if statement.values else []
     stated = [spec for spec in specs if statement.states_all(spec)]
     most = max((len(spec.required) for spec in stated), default=0)
     return [spec for spec in stated if len(spec.required) == most]
 
 
 def _share_of_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
-    """Names in common with the spec, behind a wrapper's prefix too."""
+    """The share of names in common with the spec, also behind a wrapper's prefix."""
     bare = unwrapped(tensors, find_wrapper(spec, tensors))
     return overlap(solve(spec, bare), bare)
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
-    if averaged := _averaged(tensors):
+    if averaged := _inside_averaged(tensors):
         return replace(_by_names(averaged, findings), strays=frozenset({AVERAGED}))
-    ranked, wrapper = _ranked(tensors, _wrappers(tensors))
+    ranked, wrapper = _rank(tensors, _wrappers(tensors))
     enough = ENOUGH if len(tensors) >= FEW else 1.0
-    if not ranked or ranked[0].share < enough:  # one network of a larger class, all of which was saved
-        ranked, wrapper = _ranked(tensors, _first_parts(tensors))
+    if not ranked or ranked[0].share < enough:  # a network inside a larger class, which was saved whole
+        ranked, wrapper = _rank(tensors, _first_parts(tensors))
     inner, strays = tensors, frozenset[str]()
     if not ranked or ranked[0].share < enough:
         strays, enough = _strays(tensors), 1.0
         inner = {name: info for name, info in tensors.items() if name not in strays}
-        ranked, wrapper = _ranked(inner, _first_parts(inner)) if strays else ([], "")
+        ranked, wrapper = _rank(inner, _first_parts(inner)) if strays else ([], "")
     if not ranked or ranked[0].share < enough:
-        raise _unknown(tensors)
+        raise _no_spec_error(tensors)
     best = [rated for rated in ranked if rated.share == ranked[0].share]
     names = {rated.spec.name for rated in best}
     left = [rated for rated in best if not names & set(rated.spec.yields_to)]
@@ -198,17 +200,23 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
 
 
 def _by_shapes(likeliest: Rated, tensors: Mapping[str, TensorInfo]) -> Rated:
-    """Of the specs of the same names that yield to the likeliest, the one that has the shapes too, if that has not."""
+    """The likeliest spec, or if its shapes do not fit, the only one with the same names that yields to it and whose
+    shapes do.
+    """
     if not errors(likeliest.solution, tensors):
         return likeliest
     yielding = [spec for spec in _likely_specs(tensors) if likeliest.spec.name in spec.yields_to]
-    rated = [Rated(overlap(made, tensors), spec, made) for spec in yielding for made in [solve(spec, tensors)]]
-    fitting = [one for one in rated if one.share >= likeliest.share and not errors(one.solution, tensors)]
+    fitting = []
+    for spec in yielding:
+        solution = solve(spec, tensors)
+        share = overlap(solution, tensors)
+        if share >= likeliest.share and not errors(solution, tensors):
+            fitting.append(Rated(share, spec, solution))
     return fitting[0] if len(fitting) == 1 else likeliest
 
 
-def _ranked(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:
-    """The likeliest specs, best first, and the prefix without which they have most names in common, if any."""
+def _rank(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:
+    """The most likely specs, best first, and the prefix, if any, without which most names are in common."""
     ranked, wrapper = rate(_likely_specs(tensors), tensors), ""
     for prefix in prefixes:
         bare = unwrapped(tensors, prefix)
@@ -219,7 +227,7 @@ def _ranked(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple
 
 
 def _first_parts(tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """What all names begin with, up to a dot (``net.``, as in a LightningModule): one part, two, …; [] where none."""
+    """What all names start with, up to a dot (``net.``, as in a LightningModule): one part, two, …; may be empty."""
     found: list[str] = []
     while len(found) < MOST_PARTS:
         prefix = found[-1] if found else ""
@@ -231,8 +239,8 @@ def _first_parts(tensors: Mapping[str, TensorInfo]) -> list[str]:
     return found
 
 
-def _averaged(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The network in torch's AveragedModel, of any size, behind its prefix; {} for all others."""
+def _inside_averaged(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The network inside torch's AveragedModel, with its prefix; {} for other checkpoints."""
     if AVERAGED not in tensors or tensors[AVERAGED].shape != () or len(tensors) == 1:
         return {}
     inner = {name: info for name, info in tensors.items() if name != AVERAGED}
@@ -240,10 +248,12 @@ def _averaged(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
 
 
 def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
-    """A few vectors and numbers beside names that all have one first part; empty where there are others, or none.
+    """A few vectors and numbers beside names that all have the same first part; empty if other tensors stand there, or
+    none.
 
-    A matrix is of a layer, and two vectors in one module are a norm's: what has these beside a network that is known
-    is another network, a head on a backbone.
+    A matrix belongs to a layer, and two vectors in one module to a norm. With these beside it, a known network is part
+    of
+    another one: a backbone with a head.
     """
     firsts = Counter(name.partition(".")[0] for name in tensors if "." in name)
     first, count = max(firsts.items(), key=lambda entry: entry[1], default=("", 0))
@@ -255,8 +265,8 @@ def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
     return frozenset() if layers else frozenset(strays)
 
 
-def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
-    """The error where nothing names a spec, with what the names say all the same."""
+def _no_spec_error(tensors: Mapping[str, TensorInfo]) -> UsageError:
+    """The error if nothing names a spec, with what the names suggest."""
     if not tensors:
         return UsageError("there are no tensors in the model", hint="ckptconv inspect says what is in the file")
     hint = ARCH_HINT
@@ -274,7 +284,7 @@ def _likely_specs(tensors: Mapping[str, TensorInfo]) -> list[Spec]:
 
 
 def find_wrapper(spec: Spec, tensors: Mapping[str, TensorInfo]) -> str:
-    """The wrapper's prefix without which more of the names are the spec's; "" where there is none."""
+    """The wrapper's prefix without which more of the names are the spec's; "" if there is none."""
     best, found = None, ""
     for prefix in _wrappers(tensors):
         best = overlap(solve(spec, tensors), tensors) if best is None else best
@@ -286,7 +296,7 @@ def find_wrapper(spec: Spec, tensors: Mapping[str, TensorInfo]) -> str:
 
 
 def _wrappers(tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Wrappers' prefixes that every name has, one inside the other too."""
+    """Wrappers' prefixes that every name has, also one inside another."""
     found: list[str] = []
     prefix = ""
     while tensors and len(found) < MOST_PARTS:
@@ -299,5 +309,5 @@ def _wrappers(tensors: Mapping[str, TensorInfo]) -> list[str]:
 
 
 def unwrapped(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
-    """The tensors without a prefix that all of their names have, all but the strays."""
+    """The tensors, without a prefix that all names have except the strays."""
     return {name.removeprefix(prefix): info for name, info in tensors.items()}

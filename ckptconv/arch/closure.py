@@ -1,4 +1,7 @@
-"""What the names of a spec mean together: every name known, no cycle, each tensor's loops, bounded depth."""
+"""Checks that a spec is closed: every name is known, nothing is cyclic, and nesting is bounded.
+
+Finds each rule's loops.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ if TYPE_CHECKING:
     from ckptconv.arch.spec import Spec, TensorRule
 
 MAX_FRAMES = 400
-"""Python frames that evaluating one expression may take, lets included; the interpreter's limit is 1,000."""
+"""Python frames that evaluating one expression may take, with its lets; the interpreter's limit is 1,000."""
 
 
 def check_names(spec: Spec, place: Callable[[Sequence[str]], str]) -> Spec:
-    """`spec` with each rule's loops filled in.
+    """`spec` with each rule's loops filled in. `place` describes where a key is.
 
-    `place` words where a key is. Raises CorruptFileError for an unknown name, a name with two meanings, a cycle, a
-    loop that a tensor's name leaves open, or an ambiguous name; LimitError for lets nested too deeply.
+    Raises CorruptFileError for an unknown name, a name with two meanings, a cycle, a loop that is not part of a
+    tensor's name, or an ambiguous name; LimitError for lets that are nested too deeply.
     """
-    return _Closure(spec, place).checked()
+    return _Closure(spec, place).check()
 
 
 class _Closure:
@@ -40,12 +43,12 @@ class _Closure:
     def fail(self, where: str, problem: str, hint: str | None = None) -> NoReturn:
         raise CorruptFileError(f"{where}: {problem}" if where else problem, hint=hint)
 
-    def checked(self) -> Spec:
+    def check(self) -> Spec:
         spec = self.spec
-        self.no_name_twice()
+        self.check_unique_names()
         for name in spec.lets:
             self.visit(name, ())
-        self.loops_in_order()
+        self.check_loop_order()
         for name, param in spec.params.items():
             if param.default is not None and self.used(param.default, self.place(("params", name))):
                 self.fail(self.place(("params", name)), "a default cannot depend on a loop variable")
@@ -56,22 +59,22 @@ class _Closure:
         for name in spec.config.params:
             if name not in spec.params:
                 self.unknown(name, self.place(("config", "params", name)), spec.params)
-        self.recipe()
+        self.check_recipe()
         varying = {name: tuple(sorted(loops)) for name, loops in self.let_loops.items() if loops}
         return replace(spec, rules=tuple(self.rule(rule) for rule in spec.rules), varying=varying)
 
-    def recipe(self) -> None:
+    def check_recipe(self) -> None:
         recipe = self.spec.forward
         if recipe is None:
             return
-        self.blocks(recipe)
+        self.check_blocks(recipe)
         for formula, loops, text in recipe.formulas:
             where = f"{recipe.where}: {text!r}"
             if left := self.used(formula, where) - set(loops):
                 self.fail(where, f"uses the loop {min(left)!r}, which is not around it")
 
-    def blocks(self, recipe: Recipe) -> None:
-        """Every ``for`` names loops, each once and below those that its bounds use."""
+    def check_blocks(self, recipe: Recipe) -> None:
+        """Every ``for`` names loops: each once, and inside those that its bounds use."""
         for names, around in all_loops(recipe):
             heading, seen = f"'for {' '.join(names)}'", list(around)
             for name in names:
@@ -83,7 +86,7 @@ class _Closure:
                     self.fail(recipe.where, f"{heading}: {name!r} depends on {min(missing)!r}, which is not around it")
                 seen.append(name)
 
-    def no_name_twice(self) -> None:
+    def check_unique_names(self) -> None:
         spec = self.spec
         for table, names in (("let", spec.lets), ("repeat", spec.loops)):
             for name in names:
@@ -91,7 +94,7 @@ class _Closure:
                     self.fail(self.place((table, name)), "the name has two meanings")
 
     def visit(self, name: str, chain: tuple[str, ...]) -> frozenset[str]:
-        """The loops that a let depends on; also notes its depth."""
+        """The loops that a let depends on. Also notes how deep it is."""
         if name in self.let_loops:
             return self.let_loops[name]
         if name in chain:
@@ -124,7 +127,7 @@ class _Closure:
         hint = f"did you mean {near[0]!r}?" if near else "names come from [params], [let] and [repeat]"
         self.fail(where, f"no param, let or loop {name!r}", hint)
 
-    def loops_in_order(self) -> None:
+    def check_loop_order(self) -> None:
         """A loop's bounds may use the loops declared before it, and no others."""
         seen: set[str] = set()
         for name, loop in self.spec.loops.items():
@@ -154,17 +157,18 @@ class _Closure:
             open_loops = self.used(formula, where) - named
             if open_loops:
                 self.fail(where, f"uses the loop {min(open_loops)!r}, which the name does not use")
-        self.unambiguous(rule)
+        self.check_unambiguous(rule)
         return replace(rule, loops=tuple(name for name in self.spec.loops if name in named))
 
-    def unambiguous(self, rule: TensorRule) -> None:
-        """A name must tell its placeholders apart: digits stand between other text; one free text at most.
+    def check_unambiguous(self, rule: TensorRule) -> None:
+        """A name must show its placeholders' values: numbers stand between other text, and there is one free text at
+        most.
 
-        Digits of the name's own may stand behind a number where other text does behind them, as in ``{block}0in``.
+        Literal digits may follow a number if other text follows them, as in ``{block}0in``.
         """
         free, previous = 0, "text"
         for part in rule.name.parts:
-            kind = "text" if isinstance(part, str) else self.placeholder(part)
+            kind = "text" if isinstance(part, str) else self.placeholder_kind(part)
             if kind == previous == "number":
                 self.fail(rule.where, "two numbers with nothing between them in a name")
             if isinstance(part, str) and part.isdigit() and previous == "number":
@@ -174,7 +178,7 @@ class _Closure:
                 self.fail(rule.where, "two texts without choices in a name")
             previous = kind
 
-    def placeholder(self, part: Formula) -> str:
+    def placeholder_kind(self, part: Formula) -> str:
         if isinstance(part.node, Name) and part.node.name in self.spec.params:
             param = self.spec.params[part.node.name]
             if param.type == "str":

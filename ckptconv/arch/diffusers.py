@@ -1,7 +1,7 @@
-"""The class of diffusers that a ``config.json`` names, built by the diffusers that is installed.
+"""Builds the class of diffusers that a ``config.json`` names, with the installed diffusers.
 
-The configuration is data, perhaps a stranger's: it chooses one of diffusers' own models and says what that is built
-with. No code that it names is looked for, and nothing is loaded or fetched.
+The configuration is data, possibly from a stranger: it chooses one of diffusers' own models and gives its arguments. No
+code that it names is looked for, and nothing is loaded or fetched.
 
 Source: diffusers/configuration_utils.py (``from_config``), models/modeling_utils.py; 0.35 and later.
 """
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
 PACKAGE = "diffusers"
 
 OLDEST = (0, 35)
-"""The first whose classes have the attention that later ones have."""
+"""The first version whose classes have the attention that later ones have."""
 
 MOST = 10_000
-"""What a count of layers, or a width of a block, may be."""
+"""The largest count of layers, or width of a block."""
 
 _COUNTS = re.compile(r"(?!sample_|patch_)\w*(layer|block|depth|resnet|stage)\w*")
 """Keys whose numbers say how many modules there are."""
 
 
-def is_built(module: torch.nn.Module) -> bool:
+def is_diffusers_module(module: torch.nn.Module) -> bool:
     """Whether a module's class is diffusers'."""
     return type(module).__module__.partition(".")[0] == PACKAGE
 
 
-def built(config: Mapping[str, Any], changes: Mapping[str, object]) -> torch.nn.Module:
-    """The module, on torch's current device. Raises MissingExtraError, UsageError, LimitError, and what diffusers
-    raises.
+def build(config: Mapping[str, Any], changes: Mapping[str, object]) -> torch.nn.Module:
+    """The module, on torch's current device.
+
+    Raises MissingExtraError, UsageError, LimitError, and what diffusers raises.
     """
     _check_counts({**config, **changes})
     try:
@@ -78,12 +79,12 @@ def _check_changes(cls: Any, config: Mapping[str, Any], changes: Mapping[str, ob
 
 
 def _check_counts(config: Mapping[str, Any]) -> None:
-    """Raise LimitError where building the class would take for ever."""
+    """Raise LimitError if building the class would take forever."""
     for key, value in config.items():
         inner = [value]
         while inner and _COUNTS.fullmatch(key):
-            one = inner.pop()
-            if isinstance(one, list | tuple):
-                inner += one
-            elif isinstance(one, int) and one > MOST:
-                raise LimitError(f"it asks for {one:,} of {key}")
+            item = inner.pop()
+            if isinstance(item, list | tuple):
+                inner += item
+            elif isinstance(item, int) and item > MOST:
+                raise LimitError(f"it asks for {item:,} of {key}")

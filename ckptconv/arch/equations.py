@@ -1,9 +1,9 @@
-"""Solve a spec's params for one assignment of its switches.
+"""Solves for a spec's params, given one assignment of its switches.
 
-In this order: free texts in names, strides in names, loop counts, then the dimensions, in rounds: each equation
-``shape expression = size`` that has one unknown votes for it, the majority is bound, and what was bound makes further
-equations solvable. When the tensors say no more, sources fill in one param at a time, and the rounds go on; defaults
-come last.
+The order is: free texts in names, strides in names, loop counts, then dimensions. Dimensions are solved in rounds: each
+equation ``shape expression = size`` with one unknown votes for its value, the majority is bound, and that makes further
+equations solvable. When the tensors say no more, the sources fill in one param at a time, followed by more rounds;
+defaults come last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ckptconv.arch.operations import EvaluationError, UnknownList, Value, known_
 from ckptconv.arch.polynomial import LENGTH, SCALAR, Atom, Monomial, Polynomial, UndeterminedError
 from ckptconv.arch.scope import Bindings, Scope
 from ckptconv.arch.table import default_value, loop_values
-from ckptconv.arch.votes import Ballot, decide, divides, stated_by, vote
+from ckptconv.arch.votes import Ballot, decide, divides, stated_value, vote
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ DEFAULT = "default"
 
 @dataclass(slots=True)
 class Equation:
-    """``formula`` at these loop values is `size`, says `weight` tensors, one of them `witness`."""
+    """``formula`` at these loop values equals `size`, say `weight` tensors; `witness` is one of them."""
 
     formula: Formula
     loops: tuple[tuple[str, int | str], ...]
@@ -48,7 +48,12 @@ class Equation:
 
 @dataclass(slots=True)
 class Solved:
-    """What came out: bindings, where each param's value is from, and the votes."""
+    """The result.
+
+    origins:  param → where its value is from.
+    ballots:  the votes.
+    rejected: (param, origin) of stated values that contradict a known product.
+    """
 
     bindings: Bindings
     origins: dict[str, str] = field(default_factory=dict)
@@ -57,7 +62,7 @@ class Solved:
 
 
 class Solving:
-    """One attempt; `run` it once."""
+    """One attempt to solve. Call `run` once."""
 
     def __init__(
         self,
@@ -79,23 +84,23 @@ class Solving:
         for name, value in assignment.items():
             if name not in self.bindings.values:
                 self.bind(name, value, TENSORS)
-        self.matches = [match for match in matches if self.holds(match.pattern.rule)]
+        self.matches = [match for match in matches if self.may_hold(match.pattern.rule)]
 
     def run(self) -> Solved:
         """Solve for everything that can be."""
-        self.free_texts()
-        found = [(match, self.chosen(match)) for match in self.matches]
-        self.strides(found)
+        self.bind_free_texts()
+        found = [(match, self.matches_with_texts(match)) for match in self.matches]
+        self.bind_strides(found)
         located = [locate(self.spec, self.scope, match, names) for match, names in found]
-        self.counts(located)
+        self.bind_counts(located)
         self.pending = self.equations(located)
-        self.rounds()
+        self.vote_in_rounds()
         if self.close_lists():
-            self.rounds()
+            self.vote_in_rounds()
         self.fill_in()
         return self.solved
 
-    def holds(self, rule: TensorRule) -> bool:
+    def may_hold(self, rule: TensorRule) -> bool:
         """Whether a rule may be active; a condition that is not known yet may hold."""
         try:
             return self.scope.truth(rule.when) is not False
@@ -109,36 +114,36 @@ class Solving:
 
     # -- names
 
-    def free_texts(self) -> None:
-        """Texts without choices, such as a prefix: the one that most names have."""
+    def bind_free_texts(self) -> None:
+        """Bind texts without choices, such as a prefix, to the one that most names have."""
         for name, text in free_texts(self.spec, self.matches).items():
             if name not in self.bindings.values:
                 self.bind(name, text, TENSORS)
 
-    def chosen(self, match: RuleMatches) -> list[Match]:
-        """The rule's names that have the texts which are bound."""
+    def matches_with_texts(self, match: RuleMatches) -> list[Match]:
+        """The rule's matches with the texts that are bound."""
         wanted = [(slot, self.bindings.values.get(name)) for slot, name in match.pattern.strings]
         if not wanted:
             return match.found
         return [entry for entry in match.found if all(entry[1][slot] == text for slot, text in wanted)]
 
-    def strides(self, found: Sequence[tuple[RuleMatches, Sequence[Match]]]) -> None:
-        """Strides and offsets in names; a name that two rules could have made counts only where there is no other."""
+    def bind_strides(self, found: Sequence[tuple[RuleMatches, Sequence[Match]]]) -> None:
+        """Bind strides and offsets in names. A name that two rules could have made counts only if no others do."""
         owners = Counter(row[0] for match, rows in found for row in rows if len(row[2]) == match.pattern.rule.rank)
         clear = [(match, [row for row in rows if owners[row[0]] == 1]) for match, rows in found]
         for rows in (clear, found):
             ballots: dict[Monomial, Ballot] = {}
             for match, names in rows:
                 vote_strides(self.spec, self.scope, match, names, ballots)
-            self.decided(ballots)
+            self.bind_winners(ballots)
         for name in {name for match, _ in found for _, formula in match.pattern.numbers for name in formula.names}:
             if name in self.spec.params and self.bindings.whole(self.spec, name) is None:
                 self.fill(name, DEFAULT, default_value(self.spec, name, self.scope))
 
-    def counts(self, located: Sequence[Located]) -> None:
-        """Outer loops first: the bounds of inner ones depend on them.
+    def bind_counts(self, located: Sequence[Located]) -> None:
+        """Bind how often loops run, outer loops first, because the bounds of inner ones depend on them.
 
-        Tensors that are there in some turns only, as a condition on the loops says, count where no others have decided.
+        Tensors that a condition on the loops allows only in some turns count where no other tensors decide.
         """
         steady = [entry for entry in located if not is_conditional(self.spec, entry.rule)]
         counted = {name for entry in steady if entry.found for name in entry.rule.loops}
@@ -153,35 +158,36 @@ class Solving:
                 for loop in here:
                     if (loop.name in counted) is known:
                         vote_counts(self.spec, self.scope, loop, entries, ballots)
-                self.decided(ballots)
+                self.bind_winners(ballots)
 
     # -- dimensions
 
     def equations(self, located: Sequence[Located]) -> list[Equation]:
+        """The equations of all dimensions. Stray names, with loop values that do not occur, make none."""
         made: list[Equation] = []
-        limits = {name: known for name in self.spec.loops if (known := self.limit(name)) is not None}
+        known_values = {name: known for name in self.spec.loops if (known := self.known_values(name)) is not None}
         for entry in located:
             rule = entry.rule
             varying = set(rule.loops) | self.spec.varying.keys()
-            asks = rule.when is not None and bool(rule.when.names & varying)
-            fixed = [index for index, formula in enumerate(rule.shape) if not formula.names & varying]
-            moving = [index for index, formula in enumerate(rule.shape) if formula.names & varying]
-            inside = [limits.get(name) for name in rule.loops]
-            fits = [
+            when_varies = rule.when is not None and bool(rule.when.names & varying)
+            same_in_all_turns = [index for index, formula in enumerate(rule.shape) if not formula.names & varying]
+            different = [index for index, formula in enumerate(rule.shape) if formula.names & varying]
+            allowed = [known_values.get(name) for name in rule.loops]
+            fitting = [
                 row
                 for row in entry.found
                 if len(row[2]) == rule.rank
-                and all(limit is None or value in limit for value, limit in zip(row[1], inside, strict=True))
-                and (not asks or self.applies(rule, row[1]))
+                and all(known is None or value in known for value, known in zip(row[1], allowed, strict=True))
+                and (not when_varies or self.may_apply(rule, row[1]))
             ]
-            made += self.shared(rule, fixed, fits)
-            for name, values, shape in fits:
+            made += self.shared_equations(rule, same_in_all_turns, fitting)
+            for name, values, shape in fitting:
                 loops = tuple(zip(rule.loops, values, strict=True))
-                made += (Equation(rule.shape[index], loops, shape[index], 1, name) for index in moving)
+                made += (Equation(rule.shape[index], loops, shape[index], 1, name) for index in different)
         return made
 
-    def limit(self, name: str) -> range | list[int | str] | None:
-        """The values of a loop where they depend on no other loop and are known: stray names vote for nothing."""
+    def known_values(self, name: str) -> range | list[int | str] | None:
+        """The values of a loop; None if they are unknown or depend on another loop."""
         loop = self.spec.loops[name]
         varying = set(self.spec.loops) | self.spec.varying.keys()
         if any(bound.names & varying for bound in loop.formulas):
@@ -192,11 +198,13 @@ class Solving:
             return None
 
     def close_lists(self) -> bool:
-        """A list that no loop counts is as long as the tensors name items of it. Whether there was any.
+        """Bind the lengths of lists that no loop counts. Returns whether there were any.
 
-        One that loops run by may have more, by which they do not run at all: a constraint on its length says so.
+        A list is as long as tensors name its items. One that loops run over may have more items, for which they do not
+        run at
+        all: its length comes from a constraint.
         """
-        lengths = self.said_lengths()
+        lengths = self.lengths_by_constraints()
         for name, position in self.bindings.elements:
             if name not in self.bindings.lengths:
                 lengths[name] = max(lengths.get(name, 0), position + 1)
@@ -206,30 +214,30 @@ class Solving:
         self.scope.changed()
         return bool(lengths)
 
-    def said_lengths(self) -> dict[str, int]:
-        """What constraints ``len(x) == …`` say of the lists that loops run by."""
+    def lengths_by_constraints(self) -> dict[str, int]:
+        """The lengths that constraints ``len(x) == …`` give to lists that loops run over."""
         found: dict[str, int] = {}
-        running = {name for loop in self.spec.loops.values() for name in loop.stop.names}
+        run_over = {name for loop in self.spec.loops.values() for name in loop.stop.names}
         for entry in self.spec.constraints:
             measured = entry.formula.measured()
-            if measured is None or measured[0] not in running or measured[0] in self.bindings.lengths:
+            if measured is None or measured[0] not in run_over or measured[0] in self.bindings.lengths:
                 continue
             with suppress(UndeterminedError, EvaluationError):
                 found[measured[0]] = known_integer(measured[1](self.scope))
         return found
 
-    def applies(self, rule: TensorRule, values: LoopValues) -> bool:
+    def may_apply(self, rule: TensorRule, values: LoopValues) -> bool:
         """Whether the rule's condition may hold at these loop values."""
         self.scope.loops.update(zip(rule.loops, values, strict=True))
         try:
-            return self.holds(rule)
+            return self.may_hold(rule)
         finally:
             self.scope.loops.clear()
 
-    def shared(
+    def shared_equations(
         self, rule: TensorRule, dimensions: Sequence[int], rows: Sequence[tuple[str, LoopValues, tuple[int, ...]]]
     ) -> list[Equation]:
-        """One equation for all tensors of a rule that have the same size in a dimension no loop changes."""
+        """One equation for all tensors of a rule with the same size in a dimension that no loop changes."""
         made: list[Equation] = []
         for index in dimensions:
             sizes = Counter(shape[index] for _, _, shape in rows)
@@ -238,17 +246,17 @@ class Solving:
                 made.append(Equation(rule.shape[index], (), size, weight, witness))
         return made
 
-    def rounds(self) -> None:
-        """Vote and bind until the tensors say no more."""
+    def vote_in_rounds(self) -> None:
+        """Let equations vote and bind the winners, until nothing more is bound."""
         while True:
             ballots: dict[Monomial, Ballot] = {}
             values: dict[object, Value | None] = {}
-            self.pending = [equation for equation in self.pending if self.voted(equation, ballots, values)]
-            if not self.decided(ballots):
+            self.pending = [equation for equation in self.pending if self.let_vote(equation, ballots, values)]
+            if not self.bind_winners(ballots):
                 return
 
-    def voted(self, equation: Equation, ballots: dict[Monomial, Ballot], values: dict[object, Value | None]) -> bool:
-        """Let an equation vote; whether it is worth asking again. `values` keeps what the tensors of a turn share."""
+    def let_vote(self, equation: Equation, ballots: dict[Monomial, Ballot], values: dict[object, Value | None]) -> bool:
+        """Let an equation vote. Returns whether to ask it again. `values` keeps values that equations share."""
         key = equation.formula.text, equation.loops
         if key not in values:
             values[key] = self.value(equation)
@@ -258,7 +266,7 @@ class Solving:
         return value is None or isinstance(value, UnknownList)
 
     def value(self, equation: Equation) -> Value | None:
-        """An equation's left side: a number too where it has no value at all, None where that is open."""
+        """The value of an equation's left side; None if it is open, and some number if it has no value at all."""
         self.scope.loops.update(equation.loops)
         try:
             return equation.formula(self.scope)
@@ -269,7 +277,8 @@ class Solving:
         finally:
             self.scope.loops.clear()
 
-    def decided(self, ballots: dict[Monomial, Ballot]) -> bool:
+    def bind_winners(self, ballots: dict[Monomial, Ballot]) -> bool:
+        """Bind the winners of votes. Returns whether there were any new ones."""
         bound = decide(ballots, self.bindings, self.sources)
         self.solved.ballots.update(ballots)
         for name, _ in bound:
@@ -284,19 +293,19 @@ class Solving:
             for name in self.spec.params:
                 if name in source.values:
                     self.fill(name, source.name, source.values[name])
-        self.no_repeats()
+        self.bind_unseen_loops()
         for name in self.spec.params:
             self.fill(name, DEFAULT, default_value(self.spec, name, self.scope))
 
     def fill(self, name: str, origin: str, value: ParamValue | None) -> None:
-        """Bind what is still open in a param, unless it contradicts a product that the tensors say."""
+        """Bind what is still open in a param, unless the value contradicts a product that the tensors determine."""
         if value is None or self.bindings.whole(self.spec, name) is not None:
             return
         if self.spec.params[name].type not in ("int", "ints"):
             self.bind(name, value, origin)
             return
         for key in self.open_parts(name, value):
-            item = stated_by({name: value}, key)
+            item = stated_value({name: value}, key)
             if item is None:
                 continue
             if not divides(self.bindings, key, item):
@@ -306,7 +315,7 @@ class Solving:
             self.solved.origins.setdefault(name, origin)
         self.scope.changed()
         if origin != DEFAULT or self.bindings.products:
-            self.rounds()
+            self.vote_in_rounds()
 
     def open_parts(self, name: str, value: ParamValue) -> list[Atom]:
         if not isinstance(value, list):
@@ -315,10 +324,10 @@ class Solving:
         keys = [(name, LENGTH), *((name, position) for position in range(min(length, len(value))))]
         return [key for key in keys if not self.bindings.knows(key)]
 
-    def no_repeats(self) -> None:
-        """A loop of which no name was found, and nobody states a count of, runs as its default says, or not at all.
+    def bind_unseen_loops(self) -> None:
+        """Bind loops of which no name was found and whose count is not stated: to their default, or to no turns.
 
-        With a list that is empty by that, shapes say more: its ends are then those of what stands before and behind it.
+        Lists that become empty by this make more equations solvable: what stands before a list meets what follows it.
         """
         for loop in self.spec.loops.values():
             for name in sorted(loop.stop.names & set(self.spec.params)):
@@ -337,4 +346,4 @@ class Solving:
                         self.bindings.set_atom(monomial[0], max(ballots[monomial].winner([]), 0))
                         self.solved.origins.setdefault(monomial[0][0], TENSORS)
                 self.scope.changed()
-        self.rounds()
+        self.vote_in_rounds()

@@ -1,10 +1,10 @@
-"""Evaluate an expression of an architecture spec, within bounds.
+"""Evaluates expressions of an architecture spec, within limits.
 
-A `Formula` is an expression compiled once to nested closures, because the same shape is evaluated for thousands of
-tensors. Names are looked up in a `Scope`, which may answer with an unknown: then the result is a polynomial (see
-`polynomial`) or, where that cannot be, `UndeterminedError` is raised.
+A `Formula` is an expression that was compiled once, to nested closures, because the same shape is evaluated for
+thousands of tensors. Names are looked up in a `Scope`, which may say that one is unknown: the result is then a
+polynomial (see `polynomial`), or `UndeterminedError` is raised if it cannot be one.
 
-Bounds: results stay within 64 bits, lists within `MAX_LIST` items, and every evaluation spends steps of the scope's
+Limits: results stay within 64 bits, lists within `MAX_LIST` items, and each evaluation spends steps of the scope's
 `Budget`, so that no spec computes for longer than about a second.
 """
 
@@ -48,20 +48,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MAX_LIST = 100_000
-"""Items of a list: a model of 100,000 layers is past anything built."""
+"""The most items of a list: no model has anything near 100,000 layers."""
 
 MAX_STEPS = 4_000_000
-"""Steps that one use of a spec may take: about a second of Python. The largest library table takes 300,000."""
+"""The most steps for one use of a spec: about a second of Python. The largest library table takes 300,000."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """Steps that are left; shared by everything that one request evaluates."""
+    """The steps that are left, shared by everything that one request evaluates."""
 
     steps: int = MAX_STEPS
 
     def spend(self, steps: int) -> None:
-        """Take `steps`. Raises StepsError when they are used up."""
+        """Take `steps`. Raises StepsError if there are not enough left."""
         self.steps -= steps
         if self.steps < 0:
             raise StepsError("the spec takes too many steps to evaluate", hint="simplify its expressions or loops")
@@ -73,13 +73,13 @@ class Scope(Protocol):
     budget: Budget
 
     def lookup(self, name: str) -> Value:
-        """The value of `name`. Raises UndeterminedError where nothing can be said."""
+        """The value of `name`. Raises UndeterminedError if nothing is known about it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """An expression, ready to run."""
+    """A compiled expression. cost: the steps that evaluating it takes."""
 
     text: str
     node: Node = field(repr=False)
@@ -88,7 +88,7 @@ class Formula:
     run: Callable[[Scope], Value] = field(repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[[Node, str], Formula], tuple[Node, str]]:
-        return _formula, (self.node, self.text)  # which compiles it again: closures are not pickled
+        return _formula, (self.node, self.text)  # compiled again when unpickled: closures cannot be pickled
 
     def __call__(self, scope: Scope) -> Value:
         """The value in `scope`. Raises UndeterminedError, EvaluationError or LimitError."""
@@ -104,7 +104,7 @@ class Formula:
         return _formula(Binary(operator, self.node, other.node, 1))
 
     def measured(self) -> tuple[str, Formula] | None:
-        """(x, y) of ``len(x) == y``; None for any other."""
+        """(x, y) of ``len(x) == y``; None for any other expression."""
         match self.node:
             case Binary("==", Call("len", (Name(name),)), length):
                 return name, _formula(length)
@@ -116,7 +116,7 @@ class Formula:
 
 
 def formula(text: str) -> Formula:
-    """Parse and compile `text`. Raises CorruptFileError or LimitError naming the column."""
+    """Parse and compile `text`. Raises CorruptFileError or LimitError, with the column."""
     expression = parse(text)
     return _formula(expression.node, expression.text)
 
@@ -226,7 +226,7 @@ def _compile_slice(node: Slice) -> Callable[[Scope], Value]:
 
 
 def _logic(operator: str, left: Callable[[Scope], Value], right: Callable[[Scope], Value], scope: Scope) -> bool:
-    """``and`` and ``or`` of three values: the known side may decide where the other is unknown."""
+    """``and`` and ``or`` of values that may be unknown: a known side may decide even if the other is unknown."""
     decides = operator == "or"
     try:
         if truth(left(scope)) is decides:

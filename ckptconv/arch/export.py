@@ -1,7 +1,7 @@
-"""An ONNX graph of a torch module, by torch's own exporter.
+"""Exports a torch module as an ONNX graph, by torch's own exporter.
 
 Parameters and buffers of the ``state_dict`` become initializers of those names, without data; other constants stay in
-the graph. Needs torch and onnxscript. Memory: that of the whole model, which the exporter runs on sample inputs.
+the graph. Needs torch and onnxscript. Takes the memory of the whole model, which the exporter runs on sample inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.arch.factory import said
+from ckptconv.arch.factory import exception_text
 from ckptconv.arch.samples import EXAMPLE, InputSpec, example_inputs, how_described, sample, shown_inputs
 from ckptconv.arch.weights import load_state, read_state, tied_in
 from ckptconv.errors import MissingExtraError, UsageError
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 SEED = 0
 
 KEPT_PROPERTIES = ("pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes")
-"""Of what the exporter notes on each node: where in the model it stands. Stack traces name the machine's own files."""
+"""The exporter's notes on nodes that are kept: where a node is in the model.
+
+Stack traces name files of this machine.
+"""
 
 
 def export_module(
@@ -41,14 +44,15 @@ def export_module(
     name: str,
     opset: int,
 ) -> tuple[ModelProto, list[str]]:
-    """The module with the checkpoint's `tensors` loaded as a model; initializers by state_dict name.
+    """The module, with the checkpoint's `tensors` loaded, as an ONNX model with initializers named as in the
+    state_dict.
 
-    same:   tied names, with the name under which their tensor is stored.
-    inputs: of ``forward``; empty: what the module shows (`example_inputs`, or its first layer).
+    same:   tied names → the name under which their tensor is stored.
+    inputs: of ``forward``; if empty, what the module shows (`example_inputs`, or its first layer).
     name:   what messages call the module.
 
-    Gives the model and the names of the initializers that are the state_dict's, which have no data. Raises UsageError
-    where no inputs are known, or where loading, running or exporting the module fails.
+    Returns the model, and the names of the initializers that are the state_dict's, which have no data. Raises
+    UsageError if no inputs are known, or if loading, running or exporting the module fails.
     """
 
     try:
@@ -58,29 +62,30 @@ def export_module(
     module = module.eval().requires_grad_(False)
     same = {**same, **tied_in(module, tensors.keys())}
     _load(module, tensors, name)
-    stored = _widened(module)
-    model = _exported(module, inputs, name, opset)
-    _forget_places(model)
+    stored = _widen(module)
+    model = _export(module, inputs, name, opset)
+    _drop_machine_notes(model)
     _name_dimensions(model, inputs or shown_inputs(module))
-    _share(model, same)
-    _cast(model, stored)
-    return model, _emptied(model, module)
+    _share_tied(model, same)
+    _store_as_bf16(model, stored)
+    return model, _drop_data(model, module)
 
 
-def _exported(module: torch.nn.Module, inputs: Sequence[InputSpec], name: str, opset: int) -> ModelProto:
-    """What torch's exporter makes of the module. Raises UsageError where it does not run, or is not exported."""
+def _export(module: torch.nn.Module, inputs: Sequence[InputSpec], name: str, opset: int) -> ModelProto:
+    """The model that torch's exporter makes. Raises UsageError if the module does not run, or cannot be exported."""
     import torch
 
-    arguments, keywords, shapes = _sampled(module, inputs, name)
+    arguments, keywords, shapes = _sample_inputs(module, inputs, name)
     try:
         with torch.inference_mode():
             module(*arguments, **keywords)
     except Exception as error:
         raise UsageError(
-            f"{name} does not run on its sample inputs: {said(error)}", hint=f"describe them, such as {EXAMPLE}"
+            f"{name} does not run on its sample inputs: {exception_text(error)}",
+            hint=f"describe them, such as {EXAMPLE}",
         ) from error
     try:
-        with _quietly():
+        with _silent():
             made = torch.onnx.export(
                 module, arguments, kwargs=keywords, dynamo=True, dynamic_shapes=shapes, optimize=False,
                 opset_version=opset, external_data=False, verbose=False,
@@ -102,10 +107,10 @@ def _load(module: torch.nn.Module, tensors: Mapping[str, LazyTensor], name: str)
         ) from error
 
 
-def _widened(module: torch.nn.Module) -> set[str]:
+def _widen(module: torch.nn.Module) -> set[str]:
     """Let a module with BF16 weights compute in F32, as our own graphs do: onnxruntime's CPU kernels lack BF16.
 
-    Gives the names of the tensors that are BF16, and are to stay so where they are stored.
+    Returns the names of tensors that are BF16, which are to be stored as such.
     """
     import torch
 
@@ -115,18 +120,18 @@ def _widened(module: torch.nn.Module) -> set[str]:
     return stored
 
 
-def _cast(model: ModelProto, stored: set[str]) -> None:
+def _store_as_bf16(model: ModelProto, stored: set[str]) -> None:
     """Store these initializers as BF16, with a Cast behind each."""
     from onnx import TensorProto, helper
 
     graph = model.graph
-    names = {one.name: f"{one.name}_cast" for one in graph.initializer if one.name in stored}
+    names = {tensor.name: f"{tensor.name}_cast" for tensor in graph.initializer if tensor.name in stored}
     if not names:
         return
     for tensor in graph.initializer:
         if tensor.name in names:
             tensor.data_type = TensorProto.BFLOAT16
-    for values in (graph.input, graph.value_info):  # what they say of its type holds no more
+    for values in (graph.input, graph.value_info):  # the types that these state are no longer true
         for value in [value for value in values if value.name in names]:
             values.remove(value)
     _rename_inputs(graph, names)
@@ -139,10 +144,10 @@ def _cast(model: ModelProto, stored: set[str]) -> None:
     graph.node.extend(nodes)
 
 
-def _sampled(
+def _sample_inputs(
     module: torch.nn.Module, inputs: Sequence[InputSpec], name: str
 ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor], Any]:
-    """Positional and named sample inputs, and which of their dimensions are free."""
+    """Positional and named sample inputs, and their free dimensions in the form that torch.export takes."""
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
@@ -171,19 +176,20 @@ def _sampled(
             positional.append(value)
     positions = [row for spec, row in zip(chosen, rows, strict=True) if not spec.name]
     names = {spec.name: row for spec, row in zip(chosen, rows, strict=True) if spec.name}
-    return tuple(positional), named, (*positions, *names.values()) if not names else _by_name(module, positions, names)
+    shapes = _by_parameter(module, positions, names) if names else tuple(positions)
+    return tuple(positional), named, shapes
 
 
-def _by_name(module: torch.nn.Module, positions: list[dict[int, Any]], names: dict[str, dict[int, Any]]) -> Any:
-    """Free dimensions by the names of ``forward``'s parameters, as torch.export wants them."""
+def _by_parameter(module: torch.nn.Module, positions: list[dict[int, Any]], names: dict[str, dict[int, Any]]) -> Any:
+    """Free dimensions by the names of ``forward``'s parameters, as torch.export takes them."""
     import inspect
 
     parameters = list(inspect.signature(module.forward).parameters)
     return {**dict(zip(parameters, positions, strict=False)), **names}
 
 
-def _forget_places(model: ModelProto) -> None:
-    """Drop the exporter's notes of where on this machine the code stands."""
+def _drop_machine_notes(model: ModelProto) -> None:
+    """Drop the exporter's notes of where the code is on this machine."""
     graph = model.graph
     for messages in (graph.node, graph.value_info, graph.initializer, graph.input, graph.output):
         for message in messages:
@@ -193,17 +199,17 @@ def _forget_places(model: ModelProto) -> None:
 
 
 def _name_dimensions(model: ModelProto, inputs: Sequence[InputSpec]) -> None:
-    """Call free dimensions what the user calls them; the exporter numbers them."""
+    """Give free dimensions the user's names; the exporter numbers them."""
     graph = model.graph
     names: dict[str, str] = {}
     for position, spec in enumerate(inputs):
-        value = next((one for one in graph.input if one.name == spec.name), None)
+        value = next((candidate for candidate in graph.input if candidate.name == spec.name), None)
         if value is None and position < len(graph.input):
             value = graph.input[position]
         if value is not None:
-            for dim, said_dim in zip(value.type.tensor_type.shape.dim, spec.dims, strict=False):
-                if dim.dim_param and isinstance(said_dim, str):
-                    names.setdefault(dim.dim_param, said_dim)
+            for dim, name in zip(value.type.tensor_type.shape.dim, spec.dims, strict=False):
+                if dim.dim_param and isinstance(name, str):
+                    names.setdefault(dim.dim_param, name)
     for values in (graph.input, graph.output, graph.value_info):
         for value in values:
             for dim in value.type.tensor_type.shape.dim:
@@ -211,8 +217,8 @@ def _name_dimensions(model: ModelProto, inputs: Sequence[InputSpec]) -> None:
                     dim.dim_param = names[dim.dim_param]
 
 
-def _share(model: ModelProto, same: Mapping[str, str]) -> None:
-    """Let tied names be one initializer, under the name whose tensor is stored."""
+def _share_tied(model: ModelProto, same: Mapping[str, str]) -> None:
+    """Make tied names one initializer, under the name whose tensor is stored."""
     merged = {tensor.name: same[tensor.name] for tensor in model.graph.initializer if tensor.name in same}
     if not merged:
         return
@@ -236,19 +242,19 @@ def _rename_inputs(graph: GraphProto, names: Mapping[str, str]) -> None:
                 _rename_inputs(inner, names)
 
 
-def _emptied(model: ModelProto, module: torch.nn.Module) -> list[str]:
-    """Take the data out of the initializers that the state_dict has; their names."""
+def _drop_data(model: ModelProto, module: torch.nn.Module) -> list[str]:
+    """Remove the data of the initializers that are in the state_dict. Returns their names."""
     state = module.state_dict(keep_vars=True)
     emptied = [tensor for tensor in model.graph.initializer if tensor.name in state]
     for tensor in emptied:
-        for kept in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-            tensor.ClearField(kept)
+        for data_field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+            tensor.ClearField(data_field)
     return [tensor.name for tensor in emptied]
 
 
 @contextlib.contextmanager
-def _quietly() -> Any:
-    """Without the exporter's own reports on stdout, its logs and its warnings."""
+def _silent() -> Any:
+    """A context without the exporter's reports on stdout, its logs and its warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Expressions of an architecture spec: their text, and the tree that it parses to.
+"""The expressions of architecture specs: their grammar, and a parser.
 
     expression  = choice
     choice      = or ["if" or "else" choice]
@@ -13,8 +13,8 @@
     name        = letter {letter | digit | "_"} {"." name}            (a dot names a mounted spec's param)
     function    = "len" | "min" | "max" | "sum"
 
-Values are integers, booleans, strings and lists. There is no power, no call of anything else, no attribute, no
-assignment: an expression from a stranger can only compute a small number. Nothing here uses `eval` or `ast`.
+Values are integers, booleans, strings and lists. There is no power, no other call, no attribute and no assignment: an
+expression from a stranger can only compute a small number. Nothing here uses `eval` or `ast`.
 
 Refused: more than `MAX_LENGTH` characters or `MAX_TOKENS` tokens, nesting past `MAX_DEPTH`, integers outside 64 bits.
 Every error names the expression and the column (from 1).
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAX_LENGTH = 1_000
-"""Characters; the longest expression in the library has under 200."""
+"""The most characters; the longest expression in the library has under 200."""
 
 MAX_TOKENS = 300
-"""A chain such as ``a + a + …`` is as deep a tree as it is long, and trees are walked by recursion."""
+"""The most tokens: a chain ``a + a + …`` is a tree as deep as it is long, and trees are walked by recursion."""
 
 MAX_DEPTH = 30
-"""Brackets, conditions and signs inside one another; each takes 14 of Python's 1,000 frames."""
+"""How deep brackets, conditions and signs may be nested; each takes 14 of Python's 1,000 frames."""
 
 MAX_INTEGER = (1 << 63) - 1
 """Dimensions and element counts are 64-bit in every format."""
@@ -51,7 +51,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 
 
 def is_name(text: str) -> bool:
-    """Whether a spec may call something of its own so."""
+    """Whether a spec may use this as a name of its own."""
     return IDENTIFIER.fullmatch(text) is not None and text not in KEYWORDS and text not in FUNCTIONS
 
 
@@ -75,7 +75,7 @@ def refuse(text: str, column: int, problem: str, error: type[CorruptFileError] =
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Expression:
-    """The tree of `text`. Raises CorruptFileError, or LimitError past a bound, naming the column."""
+    """The tree of `text`. Raises CorruptFileError, or LimitError past a limit, with the column."""
     if len(text) > MAX_LENGTH:
         refuse(text, MAX_LENGTH, f"longer than {MAX_LENGTH} characters", LimitError)
     parser = _Parser(text)
@@ -85,10 +85,10 @@ def parse(text: str) -> Expression:
 
 
 def split_shape(text: str) -> tuple[str, ...]:
-    """The dimensions of a shape: expressions separated by white space outside brackets and strings.
+    """The dimensions of a shape: expressions separated by white space outside of brackets and strings.
 
-    A blank next to an operator does not separate: ``"2 * hidden  hidden"`` has two dimensions. A dimension with
-    ``if``, ``and``, ``or``, ``not`` or ``in`` stands in parentheses.
+    A blank next to an operator does not separate: ``"2 * hidden  hidden"`` has two dimensions. A dimension with ``if``,
+    ``and``, ``or``, ``not`` or ``in`` needs parentheses.
     """
     if len(text) > MAX_LENGTH:
         refuse(text, MAX_LENGTH, f"longer than {MAX_LENGTH} characters", LimitError)
@@ -108,7 +108,7 @@ def split_shape(text: str) -> tuple[str, ...]:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    """(kind, text, start) of each token, the end included."""
+    """(kind, text, start) of each token, including the end."""
     position = 0
     for _ in range(MAX_TOKENS):
         found = _TOKEN.match(text, position)
@@ -289,7 +289,7 @@ class _Parser:
 
 
 def split_range(text: str) -> tuple[str, ...]:
-    """The parts of ``start:stop`` or ``start:stop:step``; one part where there is no colon outside brackets."""
+    """The parts of ``start:stop`` or ``start:stop:step``; a single part if there is no colon outside of brackets."""
     cuts, depth = [-1], 0
     for kind, value, start in _tokens(text):
         if kind == "sign":

@@ -1,9 +1,9 @@
-"""The table of a torch module that the user vouches for: ``models.py:Net`` or ``package.module:factory``, or the class
-of transformers or diffusers that a ``config.json`` names.
+"""The table of a torch module that the user vouches for: ``models.py:Net``, ``package.module:factory``, or the class of
+transformers or diffusers that a ``config.json`` names.
 
-This is the one place where code is run that the user names, and it is never named by a checkpoint. The class or
-function is called on torch's meta device, so that nothing is allocated, with the values from metadata and ``--set``
-whose names are among its parameters.
+This is the only place where code is run that the user names; a checkpoint never names it. The class or function is
+called on torch's meta device, so that nothing is allocated, with the values from the metadata and ``--set`` whose names
+are among its parameters.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 _NOTHING: Mapping[str, TensorInfo] = MappingProxyType({})
 
 MOST_TEXT = 60
-"""Characters of an argument's value in a message."""
+"""The most characters of an argument's value in a message."""
 
-MOST_SAID = 300
-"""Characters of someone else's message."""
+MOST_MESSAGE = 300
+"""The most characters of another library's message."""
 
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
 
@@ -55,30 +55,31 @@ def factory_table(
     settings: Sequence[str] = (),
     found: Mapping[str, TensorInfo] = _NOTHING,
 ) -> Table:
-    """Build the module on the meta device and list what its `state_dict` holds, or what is saved of it where `found`
-    are tensors of such a file.
+    """Build the module on the meta device and list what its `state_dict` holds.
 
-    What the code prints goes to stderr. Raises MissingExtraError without torch, UsageError where the reference does
-    not lead to a module or its factory fails; the factory's own exception is the cause.
+    With the tensors of a file in `found`, it lists what is saved of the module in such a file. What the code prints
+    goes to stderr. Raises MissingExtraError without torch, UsageError if the reference does not lead to a module or its
+    factory fails; the factory's own exception is the cause.
     """
-    with made(reference, statements, settings, device="meta") as (module, arguments):
+    with built_module(reference, statements, settings, device="meta") as (module, arguments):
         return table_of(module, found) if is_config(reference) else module_table(module, reference, arguments)
 
 
 @contextmanager
-def made(
+def built_module(
     reference: str, statements: Sequence[Statement], settings: Sequence[str], *, device: str
 ) -> Iterator[tuple[torch.nn.Module, Mapping[str, object]]]:
-    """The module that the reference makes on `device`, and what it was called with.
+    """A context with the module that the reference makes on `device`, and the arguments that it was called with.
 
-    Within the context its code can import its neighbours, and what it prints goes to stderr. Raises as `factory_table`.
+    Inside the context, the module's code can import its neighbours, and what it prints goes to stderr. Raises as
+    `factory_table`.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise MissingExtraError("torch", "transformers" if is_config(reference) else "verify") from error
     with nullcontext() if is_config(reference) else _importable(_folder(reference)), redirect_stdout(sys.stderr):
-        factory = _find(reference)
+        factory = _load_factory(reference)
         arguments = arguments_for(factory, reference, statements, settings)
         try:
             with torch.device(device):
@@ -86,7 +87,7 @@ def made(
         except CkptconvError:
             raise
         except (Exception, SystemExit) as error:
-            raise _failed(reference, factory, arguments, error) from error
+            raise _factory_error(reference, factory, arguments, error) from error
         if not isinstance(module, torch.nn.Module):
             raise UsageError(
                 f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"
@@ -94,11 +95,11 @@ def made(
         yield module, arguments
 
 
-def _failed(
+def _factory_error(
     reference: str, factory: Callable[..., object], arguments: Mapping[str, object], error: BaseException
 ) -> UsageError:
-    """The error for what a factory raised."""
-    raised, lacks_a_package = said(_first_cause(error)), isinstance(error, ImportError)
+    """The error for an exception that a factory raised."""
+    raised, lacks_a_package = exception_text(_first_cause(error)), isinstance(error, ImportError)
     if isinstance(factory, ConfigFactory):
         hint = "--debug shows where"
         if lacks_a_package:
@@ -112,15 +113,15 @@ def _failed(
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """Of a failed import the exception that it began with; any other itself."""
+    """The exception that a failed import started with; any other exception itself."""
     while isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
-def said(error: BaseException) -> str:
-    """The class and message of someone else's exception, on one line."""
-    message = " ".join(str(error).split())[:MOST_SAID]
+def exception_text(error: BaseException) -> str:
+    """The class and message of another library's exception, on one line."""
+    message = " ".join(str(error).split())[:MOST_MESSAGE]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
@@ -129,7 +130,7 @@ def _short(value: object) -> str:
 
 
 def module_table(module: torch.nn.Module, name: str, params: Mapping[str, Any]) -> Table:
-    """What the module's `state_dict` holds: shapes, and which names share a tensor."""
+    """The table of the module's `state_dict`: shapes, and which names share a tensor."""
     import torch
 
     state = {key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
@@ -141,7 +142,7 @@ def module_table(module: torch.nn.Module, name: str, params: Mapping[str, Any]) 
     return state_table(state, name, params)
 
 
-def _find(reference: str) -> Callable[..., object]:
+def _load_factory(reference: str) -> Callable[..., object]:
     if is_config(reference):
         return ConfigFactory(Path(reference))
     match = _REFERENCE.fullmatch(reference)
@@ -158,7 +159,7 @@ def _find(reference: str) -> Callable[..., object]:
         raise
     except (Exception, SystemExit) as error:
         hint = f"python {path}" if path.endswith(".py") else f"python -c 'import {path}'"
-        raise UsageError(f"{reference} cannot be loaded: {said(error)}", hint=f"{hint} shows why") from error
+        raise UsageError(f"{reference} cannot be loaded: {exception_text(error)}", hint=f"{hint} shows why") from error
     if not callable(found):
         raise UsageError(
             f"{reference} is not a class or function", hint="name a torch.nn.Module class or a factory of one"
@@ -185,23 +186,23 @@ def _load_file(path: Path) -> object:
     if spec is None or spec.loader is None:
         raise UsageError(f"{str(path)!r} is not a Python file", hint="name a .py file")
     module = importlib.util.module_from_spec(spec)
-    # dataclasses and pickling look a class's module up by name, while it is being defined and when it is called
+    # dataclasses and pickling look up a class's module by name, while the class is defined and when it is called
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
 def _folder(reference: str) -> Path:
-    """Where a reference's own modules are: the file's folder; for a package the one that we are in."""
+    """Where the reference's own modules are: a file's folder, or for a package the current folder."""
     path = reference.rpartition(":")[0]
     return Path(path).resolve().parent if path.endswith(".py") else Path.cwd()
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Lets a file import its neighbours, as running it would, also while its class is called.
+    """A context in which a file can import its neighbours, as if it were run, also while its class is called.
 
-    They are forgotten afterwards: another file of the same name, in another folder, has neighbours of its own.
+    They are forgotten after that, because a file of the same name in another folder has neighbours of its own.
     """
     entry, before = str(folder), dict(sys.modules)
     sys.path.insert(0, entry)
@@ -211,13 +212,13 @@ def _importable(folder: Path) -> Iterator[None]:
         if entry in sys.path:
             sys.path.remove(entry)
         for name, module in list(sys.modules.items()):
-            if module is not before.get(name) and _lies_in(module, folder):
+            if module is not before.get(name) and _is_from(module, folder):
                 if name in before:
                     sys.modules[name] = before[name]
                 else:
                     del sys.modules[name]
 
 
-def _lies_in(module: object, folder: Path) -> bool:
+def _is_from(module: object, folder: Path) -> bool:
     path = getattr(module, "__file__", None)
     return isinstance(path, str) and Path(path).parent == folder and "." not in getattr(module, "__name__", "")

@@ -1,9 +1,9 @@
-"""Fold a checkpoint's numbered names into loops: the structure behind ``model.layers.0.mlp.weight``, ``…1…``, ``…2…``.
+"""Folds numbered names into loops: finds the structure behind ``model.layers.0.mlp.weight``, ``…1…``, ``…2…``.
 
-A *site* is a place in names where numbers stand. It becomes a loop where what follows each number is alike: then the
-names that only some numbers have (a first block's extra tensor) keep a condition, or their number. Where the followers
-are not alike, each follower whose numbers form an arithmetic progression in every checkpoint gets a loop of its own
-(an ``nn.Sequential`` of convolutions and norms), and anything else keeps its numbers.
+A *site* is a place in names where numbers stand. It becomes a loop if what follows each number is alike; names that
+only some numbers have (extra tensors of the first block) then keep a condition, or their number. If the followers are
+not alike, each follower whose numbers form an arithmetic progression in every checkpoint gets a loop of its own (an
+``nn.Sequential`` of convolutions and norms), and everything else keeps its numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import TensorInfo
 
 Tokens = tuple[str | int, ...]
-"""A name cut at its numbers: text and numbers in turn, text first."""
+"""A name split at its numbers: text and numbers in turn, starting with text."""
 
 Follower = tuple[Tokens, int]
 
@@ -35,17 +35,17 @@ Numbers = Mapping[tuple[int, tuple[int, ...]], frozenset[int]]
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 
 MAX_SITE = 100_000
-"""Numbers at one site."""
+"""The most numbers at one site."""
 
 MAX_NUMBERS = 32
-"""Numbers in a name, each of which may be a loop in the one before; models have up to six."""
+"""The most numbers in a name, each of which may be a loop inside the one before; models have up to six."""
 
 HINT = "such a spec is written by hand: ckptconv/arch/README.md says how"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One tensor: its checkpoint, the values of the loops around it, what follows in its name, its shape."""
+    """One tensor: its checkpoint, the values of the loops around it, the rest of its name, its shape."""
 
     file: int
     loops: tuple[int, ...]
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A loop: where it stands, its first number and stride, how often it runs in each (file, outer loops)."""
+    """A loop: its place in names, its first number and stride, and how often it runs in each (file, outer loops)."""
 
     text: str
     first: int
@@ -66,7 +66,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A family of tensors: name parts (text, or the index of a site), its loops, a condition on the last, its rows."""
+    """A family of tensors: the parts of its name (text, or a site's index), its loops, a condition on the last, its
+    rows.
+    """
 
     parts: tuple[str | int, ...]
     sites: tuple[int, ...]
@@ -75,16 +77,16 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """How the names of some rows begin: their parts so far, the loops in them, the condition on the last of these."""
+class _Path:
+    """How the names of some rows start: the parts so far, the loops among them, and the condition on the last loop."""
 
     parts: tuple[str | int, ...] = ()
     sites: tuple[int, ...] = ()
     condition: str | None = None
 
-    def through(self, loop: int, condition: str | None) -> _Way:
-        """On behind the number of a loop."""
-        return _Way((*self.parts, loop), (*self.sites, loop), condition)
+    def into(self, loop: int, condition: str | None) -> _Path:
+        """The path continued by the number of a loop."""
+        return _Path((*self.parts, loop), (*self.sites, loop), condition)
 
 
 @dataclass(slots=True)
@@ -96,9 +98,9 @@ class Folded:
 
 
 def fold(checkpoints: Sequence[Mapping[str, TensorInfo]], literal: frozenset[str] = frozenset()) -> Folded:
-    """Fold the names of one or several checkpoints of a family; sites whose text is in `literal` keep their numbers.
+    """Fold the names of one or several checkpoints of a family. Sites whose text is in `literal` keep their numbers.
 
-    Raises UnsupportedError where a name has too many numbers.
+    Raises UnsupportedError for a name with too many numbers.
     """
     rows = [
         Row(file, (), tokens(name), info.shape)
@@ -111,12 +113,12 @@ def fold(checkpoints: Sequence[Mapping[str, TensorInfo]], literal: frozenset[str
             f"a name that begins with {cut(str(deep[0]), 60)!r} has more than {MAX_NUMBERS} numbers", hint=HINT
         )
     folding = _Folding(len(checkpoints), literal)
-    folding.descend(_Way(), rows)
+    folding.descend(_Path(), rows)
     return folding.folded
 
 
 def tokens(name: str) -> Tokens:
-    """``"h.0.w"`` as ``("h.", 0, ".w")``. A number as Python would not write it stays text."""
+    """``"h.0.w"`` as ``("h.", 0, ".w")``. A number that Python would write differently stays text."""
     pieces = _NUMBER.split(name)
     return tuple(int(piece) if position % 2 else piece for position, piece in enumerate(pieces))
 
@@ -127,33 +129,34 @@ class _Folding:
         self.folded = Folded()
         self.shared: dict[tuple[object, ...], int] = {}
 
-    def descend(self, way: _Way, rows: Iterable[Row]) -> None:
-        """Take the next text of each row, and fold at the number after it."""
+    def descend(self, path: _Path, rows: Iterable[Row]) -> None:
+        """Consume the next text of each row, and fold at the number after it."""
         by_text: dict[tuple[str, bool], list[Row]] = defaultdict(list)
         for row in rows:
             by_text[str(row.rest[0]), len(row.rest) == 1].append(row)
         for (text, last), group in by_text.items():
-            on = replace(way, parts=(*way.parts, text))
+            longer = replace(path, parts=(*path.parts, text))
             if last:
                 for same in _by(group, lambda row: len(row.shape)).values():
-                    self.folded.leaves.append(Leaf(on.parts, on.sites, on.condition, tuple(same)))
+                    self.folded.leaves.append(Leaf(longer.parts, longer.sites, longer.condition, tuple(same)))
             else:
-                self.site(on, group)
+                self.fold_site(longer, group)
 
-    def site(self, way: _Way, rows: list[Row]) -> None:
-        place = _spelled(way.parts)
+    def fold_site(self, path: _Path, rows: list[Row]) -> None:
+        """Decide what becomes of a site: plain numbers, one loop, or a loop for each follower."""
+        place = _place_text(path.parts)
         followers = _by(rows, _follower)
         every = _numbers(rows)
         full = [key for key, group in followers.items() if _numbers(group) == every]
         if self.keeps_numbers(place, every, rows):
-            self.keep(way, rows)
+            self.keep(path, rows)
         elif full and (line := _line(every)):
-            self.loop(way, line, rows, every)
+            self.add_loop(path, line, rows, every)
         else:
-            self.each(way, followers)
+            self.fold_followers(path, followers)
 
     def keeps_numbers(self, place: str, every: Numbers, rows: list[Row]) -> bool:
-        """Whether numbers are part of the name: one and the same everywhere, or glued to a word (conv1, conv2)."""
+        """Whether numbers are part of the name: a single one everywhere, or glued to a word (conv1, conv2)."""
         if place in self.literal or max(map(len, every.values())) > MAX_SITE:
             return True
         same = len(set(every.values())) == 1 and {file for file, _ in every} == set(range(self.files))
@@ -161,22 +164,23 @@ class _Folding:
             return False
         numbers = next(iter(every.values()))
         glued = not place.endswith(".") and place != ""
-        return len(numbers) == 1 or (glued and (len(numbers) < 4 or not _alike(rows)))
+        return len(numbers) == 1 or (glued and (len(numbers) < 4 or not _have_same_shapes(rows)))
 
-    def keep(self, way: _Way, rows: Iterable[Row]) -> None:
-        """Go on under each number by itself, on the condition that the loop around it has that number."""
+    def keep(self, path: _Path, rows: Iterable[Row]) -> None:
+        """Go on with each number as text; if it depends on the turn of the loop around it, with that condition."""
         rows = list(rows)
         around = {(row.file, row.loops) for row in rows}
         for number, group in sorted(_by(rows, lambda row: int(row.rest[1])).items()):
-            text = f"{way.parts[-1]}{number}"
+            text = f"{path.parts[-1]}{number}"
             moved = [replace(row, rest=(f"{text}{row.rest[2]}", *row.rest[3:])) for row in group]
-            condition = _both(way.condition, _where(group, around, way.sites))
-            self.descend(replace(way, parts=way.parts[:-1], condition=condition), moved)
+            condition = _and_conditions(path.condition, _condition_on_turn(group, around, path.sites))
+            self.descend(replace(path, parts=path.parts[:-1], condition=condition), moved)
 
-    def each(self, way: _Way, followers: Mapping[Follower, list[Row]]) -> None:
-        """A loop for each follower whose numbers are a progression that changes between checkpoints; else numbers.
+    def fold_followers(self, path: _Path, followers: Mapping[Follower, list[Row]]) -> None:
+        """Make a loop for each follower whose numbers are a progression that changes between checkpoints, else keep
+        numbers.
 
-        A follower that two kinds of layer have (the bias of a linear layer and of a norm) is split between the
+        A follower that two kinds of layers have (linear layers and norms both have a bias) is split between the
         progressions that its siblings have.
         """
         lines = [every for group in followers.values() if _line(every := _numbers(group)) is not None]
@@ -185,14 +189,14 @@ class _Folding:
                 every = _numbers(part)
                 line = _line(every)
                 if line is not None and len(set(every.values())) > 1:
-                    self.loop(way, line, part, every)
+                    self.add_loop(path, line, part, every)
                 else:
-                    self.keep(way, part)
+                    self.keep(path, part)
 
-    def loop(self, way: _Way, line: tuple[int, int], rows: list[Row], every: Numbers) -> None:
+    def add_loop(self, path: _Path, line: tuple[int, int], rows: list[Row], every: Numbers) -> None:
         first, stride = line
         counts = {key: len(numbers) for key, numbers in every.items()}
-        index = self.index(Site(_spelled(way.parts), first, stride, counts, way.sites))
+        index = self.index(Site(_place_text(path.parts), first, stride, counts, path.sites))
         for group in _by(rows, _follower).values():
             found = _numbers(group)
             inner = [
@@ -200,16 +204,16 @@ class _Folding:
                 for row in group
             ]
             if all(found.get(key) == numbers for key, numbers in every.items()):
-                self.descend(way.through(index, way.condition), inner)
+                self.descend(path.into(index, path.condition), inner)
                 continue
-            special = _special(found, every, first)
+            special = _condition_at_first(found, every, first)
             if special is not None:
-                self.descend(way.through(index, special.replace("#", f"#{index}")), inner)
+                self.descend(path.into(index, special.replace("#", f"#{index}")), inner)
             else:
-                self.keep(way, group)
+                self.keep(path, group)
 
     def index(self, site: Site) -> int:
-        """The site's number; sites that run alike in the same place share one."""
+        """The site's number. Sites in the same place that run alike share one."""
         key = (site.text, site.first, site.stride, tuple(sorted(site.counts.items())), site.outer)
         if key not in self.shared:
             self.shared[key] = len(self.folded.sites)
@@ -225,7 +229,7 @@ def _by(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
 
 
 def _follower(row: Row) -> Follower:
-    """What follows the number, its own numbers left out, and the number of dimensions."""
+    """What follows the number, without its own numbers, and the number of dimensions."""
     return tuple(token if isinstance(token, str) else 0 for token in row.rest[2:]), len(row.shape)
 
 
@@ -238,7 +242,7 @@ def _numbers(rows: Iterable[Row]) -> dict[tuple[int, tuple[int, ...]], frozenset
 
 
 def _line(every: Numbers) -> tuple[int, int] | None:
-    """(first, stride) of the progression that the numbers are, the same everywhere; None where they are not."""
+    """(first, stride) of the progression that the numbers are, the same everywhere; None if they are not one."""
     longest = max((sorted(numbers) for numbers in every.values()), key=len)
     first, stride = longest[0], longest[1] - longest[0] if len(longest) > 1 else 1
     for numbers in every.values():
@@ -248,7 +252,7 @@ def _line(every: Numbers) -> tuple[int, int] | None:
 
 
 def _split(rows: list[Row], lines: Sequence[Numbers]) -> list[list[Row]]:
-    """The rows by the progressions that together make up all of their numbers; in one piece where none do."""
+    """The rows, split by progressions that together give all their numbers; in one piece if none do."""
     if _line(_numbers(rows)) is not None:
         return [rows]
     left, pieces = rows, []
@@ -260,8 +264,8 @@ def _split(rows: list[Row], lines: Sequence[Numbers]) -> list[list[Row]]:
     return pieces if not left else [rows]
 
 
-def _special(found: Numbers, every: Numbers, first: int) -> str | None:
-    """The condition (``#`` is the loop) under which a tensor is there: at the first, not at the first; or None."""
+def _condition_at_first(found: Numbers, every: Numbers, first: int) -> str | None:
+    """The condition (``#`` is the loop) for tensors that only the first turn has, or all others; None for none."""
     if all(found.get(key) == frozenset({first}) for key in every):
         return "# == 0"
     if all(found.get(key, frozenset()) == numbers - {first} for key, numbers in every.items()):
@@ -269,8 +273,10 @@ def _special(found: Numbers, every: Numbers, first: int) -> str | None:
     return None
 
 
-def _where(rows: Iterable[Row], around: set[tuple[int, tuple[int, ...]]], sites: tuple[int, ...]) -> str | None:
-    """The condition under which rows are there that not all turns of the last loop have; None where it is no such."""
+def _condition_on_turn(
+    rows: Iterable[Row], around: set[tuple[int, tuple[int, ...]]], sites: tuple[int, ...]
+) -> str | None:
+    """The condition for rows that only first turns of the last loop have, or all others; None if there is none."""
     if not sites:
         return None
     firsts = {key for key in around if key[1][-1] == 0}
@@ -280,17 +286,17 @@ def _where(rows: Iterable[Row], around: set[tuple[int, tuple[int, ...]]], sites:
     return f"#{sites[-1]} > 0" if firsts and found == around - firsts else None
 
 
-def _both(first: str | None, second: str | None) -> str | None:
+def _and_conditions(first: str | None, second: str | None) -> str | None:
     return " and ".join(dict.fromkeys(filter(None, (first, second)))) or None
 
 
-def _alike(rows: Iterable[Row]) -> bool:
-    """Whether every number has the same shapes behind it, in each checkpoint."""
+def _have_same_shapes(rows: Iterable[Row]) -> bool:
+    """Whether every number has the same shapes behind it, within each checkpoint."""
     shapes: dict[object, set[tuple[int, ...]]] = defaultdict(set)
     for row in rows:
         shapes[row.file, row.loops, _follower(row)].add(row.shape)
     return all(len(found) == 1 for found in shapes.values())
 
 
-def _spelled(parts: Sequence[str | int]) -> str:
+def _place_text(parts: Sequence[str | int]) -> str:
     return "".join(part if isinstance(part, str) else "0" for part in parts)

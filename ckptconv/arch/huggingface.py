@@ -1,12 +1,12 @@
-"""The class that a Hugging Face ``config.json`` names, built by the transformers that is installed; one of diffusers'
-by `ckptconv.arch.diffusers`.
+"""Builds the class that a Hugging Face ``config.json`` names with the installed transformers; for classes of diffusers,
+`ckptconv.arch.diffusers` does it.
 
-The configuration is data, perhaps a stranger's: it chooses one of transformers' own classes and fills its
-configuration. What would fetch or run something else is left out of it: code of its own (``auto_map``), kernels,
-pretrained backbones; and transformers stays offline.
+The configuration is data, possibly from a stranger: it chooses one of transformers' own classes and fills in its
+configuration. Whatever would fetch or run something else is left out of it: its own code (``auto_map``), kernels,
+pretrained backbones. transformers stays offline.
 
-A file that ``save_pretrained`` wrote may have other names than the class holds, such as an entry for each expert where
-the class has one tensor for all: transformers itself is asked for them, and to turn one into the other.
+A file that ``save_pretrained`` wrote may have other names than the class, such as a tensor for each expert where the
+class has one for all. transformers itself is asked for those names, and to convert between the two.
 
 Source: transformers/configuration_utils.py, modeling_utils.py, core_model_loading.py (5.0 and later).
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch import diffusers
-from ckptconv.arch.statements import CLASS_NAME, method_of
+from ckptconv.arch.statements import CLASS_NAME, quantization_method
 from ckptconv.arch.table import Expected, state_table
 from ckptconv.arch.weights import tied_in
 from ckptconv.core import strict_json
@@ -44,25 +44,25 @@ if TYPE_CHECKING:
 MAX_LAYERS = 10_000
 
 MAX_CALLS = 300_000
-"""Of torch's functions while a class is built; each tensor takes one or a few."""
+"""The most calls of torch's functions while a class is built; each tensor takes one or a few."""
 
 _LAYERS = re.compile(r"(n|num)_(\w+_)?(layers?|blocks?|experts)|\w+_layers|(\w+_)?depths?")
 
 OLDEST = 5
-"""Major version of transformers that can tell which names it writes to disk."""
+"""The oldest major version of transformers that can tell which names it writes to disk."""
 
-_LEFT_OUT = re.compile(
+_OMITTED_KEYS = re.compile(
     r"_?(attn|experts)_implementation(_internal)?|use_kernels|auto_map|use_pretrained_backbone|_name_or_path"
     r"|(torch_)?dtype|quantization|quantization_config|compression_config"
 )
-"""Keys that say where code or weights are to be had, how to compute, or that weights are quantized: the class is the
-same, with the names and shapes that they had before.
+"""Keys that say where to get code or weights, how to compute, or that weights are quantized. Without them, the class is
+the same, with the names and shapes that it had before quantization.
 """
 
 _FLOATS = ("NaN", "Infinity", "-Infinity")
 
-_PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
-"""How to compute: with torch's plain operators, which take float64 and are what an exporter understands."""
+_PLAIN_OPERATORS = {"attn_implementation": "eager", "experts_implementation": "eager"}
+"""Compute with torch's plain operators, which take float64 and which an exporter understands."""
 
 _MODEL_FILES = "name the config.json that lies beside the model's weights"
 
@@ -70,12 +70,12 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def is_config(reference: str) -> bool:
-    """Whether ``--arch`` is a configuration: a JSON file that is not the index of shards."""
+    """Whether ``--arch`` is a configuration: a JSON file that is not an index of shards."""
     return reference.endswith(".json") and not reference.endswith(".index.json")
 
 
 def refuse_quantized(reference: str, module: torch.nn.Module, names: AbstractSet[str]) -> None:
-    """Raise UsageError where the configuration says that weights are quantized, and they are."""
+    """Raise UsageError if the configuration says that the weights are quantized, and they are."""
     method = ConfigFactory(Path(reference)).quantized
     if method and not _has_own_names(module, names) and not has_names_of_disk(module, names):
         raise UsageError(
@@ -85,27 +85,27 @@ def refuse_quantized(reference: str, module: torch.nn.Module, names: AbstractSet
 
 
 class ConfigFactory:
-    """Makes the module that a ``config.json`` describes; called with changes of its values."""
+    """Makes the module that a ``config.json`` describes; call it with changes of the configuration's values."""
 
     def __init__(self, path: Path) -> None:
-        """Read it. Raises FileAccessError, CorruptFileError, LimitError, with the path named."""
+        """Read the configuration. Raises FileAccessError, CorruptFileError, LimitError, with the path."""
         with Source(path) as source:
             data = source.read_all(MAX_CONFIG)
         with located(path):
-            said = strict_json.document(data, "it", hint=_MODEL_FILES)
-            strict_json.check_depth(said, "it")
-            document = _without(said)
+            whole = strict_json.document(data, "it", hint=_MODEL_FILES)
+            strict_json.check_depth(whole, "it")
+            document = _without_omitted(whole)
         if not isinstance(document, dict) or not {"architectures", "model_type", CLASS_NAME} & document.keys():
             raise CorruptFileError("it is not a configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
         self.config: dict[str, Any] = document
-        self.quantized = method_of(said)
+        self.quantized = quantization_method(whole)
         self.package = diffusers.PACKAGE if CLASS_NAME in document else "transformers"
 
     def __call__(self, **changes: object) -> torch.nn.Module:
         """The module, on torch's current device. Raises MissingExtraError, UsageError, and what the package raises."""
         if self.package == diffusers.PACKAGE:
             with _offline():
-                return diffusers.built(self.config, changes)
+                return diffusers.build(self.config, changes)
         config = {**self.config, **changes}
         with _offline():
             try:
@@ -125,27 +125,29 @@ class ConfigFactory:
                 hint = f"did you mean {near[0]!r}?" if near else "its keys are those of the config.json"
                 raise UsageError(f"{cls.__name__} has no {name!r} to set", hint=hint)
             made = cls.config_class.from_dict({**config, "use_cache": False})
-            with _counted():
-                module: torch.nn.Module = cls._from_config(made, **_PLAIN)
+            with _count_limited():
+                module: torch.nn.Module = cls._from_config(made, **_PLAIN_OPERATORS)
             return module
 
 
 def disk_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """What ``save_pretrained`` would write of it, before tied tensors are left out."""
+    """What ``save_pretrained`` would write of the module, before tied tensors are left out."""
     state: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
-    if diffusers.is_built(module):
+    if diffusers.is_diffusers_module(module):
         return dict(state)
     loading: Any = importlib.import_module("transformers.core_model_loading")
     return dict(loading.revert_weight_conversion(module, dict(state)))
 
 
 def table_of(module: torch.nn.Module, found: Mapping[str, TensorInfo]) -> Table:
-    """What a checkpoint with these tensors is to hold: the class's own names, or those that ``save_pretrained`` writes,
-    whichever has more of them. What the class's loader does without, or passes over, is optional.
+    """What a checkpoint with tensors such as `found` has to hold.
+
+    These are the class's own names, or those that ``save_pretrained`` writes, whichever more of them match. Tensors
+    that the class's loader does not need, or ignores, are optional.
     """
     states = (module.state_dict(keep_vars=True), disk_state(module))
     nearer = max(states, key=lambda state: len(state.keys() & found.keys()))
-    package = diffusers.PACKAGE if diffusers.is_built(module) else "transformers"
+    package = diffusers.PACKAGE if diffusers.is_diffusers_module(module) else "transformers"
     table = state_table(nearer, f"{package}.{type(module).__name__}", {})
     for name in _matching(module, "_keys_to_ignore_on_load_missing", table.tensors):
         table.tensors[name] = replace(table.tensors[name], optional=True)
@@ -160,17 +162,17 @@ def _matching(module: torch.nn.Module, attribute: str, names: Iterable[str]) -> 
 
 
 def _has_own_names(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
-    """Whether these are the names that the class holds, but for tied ones."""
+    """Whether these are the names that the class has, except for tied ones."""
     return module.state_dict().keys() == names | tied_in(module, names).keys()
 
 
 def has_names_of_disk(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
-    """Whether these are names that ``save_pretrained`` writes, and the class holds others."""
+    """Whether these are names that ``save_pretrained`` writes, while the class has others."""
     return not _has_own_names(module, names) and names <= disk_state(module).keys()
 
 
 def held_names(module: torch.nn.Module) -> dict[str, str]:
-    """For each name on disk the one that the class holds; {} where some tensors are stacked or cut on their way."""
+    """Name on disk → the class's name; {} if some tensors are stacked or split when they are saved."""
     held: dict[int, list[str]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         held.setdefault(id(tensor), []).append(name)
@@ -184,20 +186,20 @@ def held_names(module: torch.nn.Module) -> dict[str, str]:
 
 
 def as_held(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors under the names that the class holds, as ``from_pretrained`` turns them into these.
+    """The tensors under the class's names, as ``from_pretrained`` converts them.
 
-    Tensors that have these names already are given back as they are. Raises RuntimeError where they do not fit.
+    Tensors that have these names already are returned as they are. Raises RuntimeError if they do not fit.
     """
-    if _has_own_names(module, tensors.keys()) or diffusers.is_built(module):
+    if _has_own_names(module, tensors.keys()) or diffusers.is_diffusers_module(module):
         return dict(tensors)
     cls: Any = type(module)
     with _offline():
-        made, told = cls.from_pretrained(
+        made, report = cls.from_pretrained(
             None, config=module.config, state_dict=dict(tensors), dtype="auto", output_loading_info=True
         )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        if told[what]:
-            raise RuntimeError(f"{what.replace('_', ' ')}: {', '.join(sorted(map(str, told[what])))}")
+        if report[what]:
+            raise RuntimeError(f"{what.replace('_', ' ')}: {', '.join(sorted(map(str, report[what])))}")
     return dict(made.state_dict())
 
 
@@ -218,8 +220,8 @@ def _class_of(transformers: Any, config: Mapping[str, Any]) -> Any:
     return cls
 
 
-def _counted() -> AbstractContextManager[object]:
-    """A context in which torch's functions are counted: one that asks for more tensors than any model has is ended."""
+def _count_limited() -> AbstractContextManager[object]:
+    """A context in which torch's functions are counted, and LimitError is raised for more than any model needs."""
     from torch.overrides import TorchFunctionMode
 
     class Counted(TorchFunctionMode):
@@ -234,19 +236,20 @@ def _counted() -> AbstractContextManager[object]:
     return Counted()
 
 
-def _without(value: Any) -> Any:
-    """The configuration, and those inside it, without what is left out; floats that JSON lacks are read as written."""
+def _without_omitted(value: Any) -> Any:
+    """The configuration and those inside it, without omitted keys. Floats that JSON lacks are read as written."""
     if isinstance(value, list):
-        return [_without(item) for item in value]
+        return [_without_omitted(item) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("__float__") in _FLOATS and len(value) == 1:
         return float(value["__float__"])
     for key, item in value.items():
-        most = max((each for each in (item if isinstance(item, list) else [item]) if isinstance(each, int)), default=0)
+        counts = [count for count in (item if isinstance(item, list) else [item]) if isinstance(count, int)]
+        most = max(counts, default=0)
         if most > MAX_LAYERS and _LAYERS.fullmatch(key):
             raise LimitError(f"it asks for {most:,} of {key}")
-    return {key: _without(item) for key, item in value.items() if not _LEFT_OUT.fullmatch(key)}
+    return {key: _without_omitted(item) for key, item in value.items() if not _OMITTED_KEYS.fullmatch(key)}
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """From names to loop values: which layer a tensor belongs to, and how many layers there are.
 
-A placeholder such as ``{layer}`` or ``{2*i + 1}`` is inverted exactly. Where its stride or offset is itself unknown
-(``{first + stride*i}``, an ``nn.Sequential`` with layers 0, 3, 6), the numbers found are fitted with an arithmetic
-progression. Where a placeholder depends on several loops, the rule is expanded and its names are looked up.
+A placeholder such as ``{layer}`` or ``{2*i + 1}`` is inverted exactly. If its stride or offset is itself unknown
+(``{first + stride*i}``, for an ``nn.Sequential`` with layers 0, 3, 6), an arithmetic progression is fitted to the
+numbers. If a placeholder depends on several loops, the rule is expanded, and names are looked up among the results.
 
-How often a loop runs is the count that explains the names best: fewest missing below it plus unexpected above it, so
-that neither one lost tensor nor one stray name changes it.
+A loop's count is the one that explains the names best, with the fewest tensors missing below it plus unexpected above
+it, so that neither one lost tensor nor one stray name changes it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 LoopValues = tuple[int | str, ...]
 
 MAX_STRIDES = 16
-"""Strides tried for one placeholder: the commonest gaps between its numbers."""
+"""The most strides that are tried for a placeholder: the most common gaps between its numbers."""
 
 
 @dataclass(slots=True)
 class Located:
-    """A rule's tensors with the values of the rule's loops: (name, loop values, shape)."""
+    """A rule's tensors as (name, values of the rule's loops, shape)."""
 
     rule: TensorRule
     found: list[tuple[str, LoopValues, tuple[int, ...]]] = field(default_factory=list)
 
 
 def locate(spec: Spec, scope: Scope, matches: RuleMatches, found: Sequence[Match]) -> Located:
-    """The loop values of `found`, a part of the rule's matches. Names that no loop value makes are left out."""
+    """The loop values of `found`, which are some of the rule's matches. Names that no loop values give are left out."""
     rule = matches.pattern.rule
     located = Located(rule)
     if not rule.loops:
@@ -56,7 +56,7 @@ def locate(spec: Spec, scope: Scope, matches: RuleMatches, found: Sequence[Match
         return located
     inverses = [(slot, _inverse(spec, scope, matches, slot, formula)) for slot, formula in matches.pattern.numbers]
     if any(inverse is None for _, inverse in inverses):
-        return _expanded(spec, scope, matches, found)
+        return _locate_by_expansion(spec, scope, matches, found)
     for name, captures, shape in found:
         values: dict[str, int | str] = {}
         for slot, inverse in inverses:
@@ -73,7 +73,7 @@ def locate(spec: Spec, scope: Scope, matches: RuleMatches, found: Sequence[Match
 def _inverse(
     spec: Spec, scope: Scope, matches: RuleMatches, slot: int, formula: Formula
 ) -> Callable[[str], tuple[str, int | str | None]] | None:
-    """From a text in a name to (loop, its value); the value is None where no loop value makes that text."""
+    """What turns a text in a name into (loop, its value); that value is None if no loop value gives the text."""
     loops = [name for name in formula.names if name in spec.loops]
     if len(loops) != 1 or formula.names & spec.varying.keys():
         return None
@@ -96,7 +96,7 @@ def _inverse(
 
 
 def _line(scope: Scope, formula: Formula, loop: str) -> tuple[int | Polynomial, int | Polynomial] | None:
-    """(value at 0, step) of a placeholder that is linear in a loop variable; None where it is not."""
+    """(value at 0, step) of a placeholder that is linear in a loop variable; None if it is not."""
     points: list[int | Polynomial] = []
     try:
         for value in range(3):
@@ -116,8 +116,8 @@ def _number(value: Value) -> int | Polynomial:
     return value if isinstance(value, Polynomial) else known_integer(value)
 
 
-def _expanded(spec: Spec, scope: Scope, matches: RuleMatches, found: Sequence[Match]) -> Located:
-    """Locate by making all the names that the rule has: for placeholders that cannot be inverted."""
+def _locate_by_expansion(spec: Spec, scope: Scope, matches: RuleMatches, found: Sequence[Match]) -> Located:
+    """Locate by making all the names of the rule, for placeholders that cannot be inverted."""
     located = Located(matches.pattern.rule)
     table = made_texts(spec, scope, matches)
     for name, captures, shape in found:
@@ -128,7 +128,7 @@ def _expanded(spec: Spec, scope: Scope, matches: RuleMatches, found: Sequence[Ma
 
 
 def made_texts(spec: Spec, scope: Scope, matches: RuleMatches) -> dict[tuple[str, ...], LoopValues] | None:
-    """All texts of a rule's placeholders, with the loop values that make them; None where its loops are unknown."""
+    """All texts of a rule's placeholders, with the loop values that give them; None if its loops are unknown."""
     rule, numbers = matches.pattern.rule, matches.pattern.numbers
     table: dict[tuple[str, ...], LoopValues] = {}
     try:
@@ -146,7 +146,7 @@ def made_texts(spec: Spec, scope: Scope, matches: RuleMatches) -> dict[tuple[str
 def vote_strides(
     spec: Spec, scope: Scope, matches: RuleMatches, found: Sequence[Match], ballots: dict[Monomial, Ballot]
 ) -> None:
-    """Vote for what is unknown in the rule's placeholders, by the numbers that stand there in names."""
+    """Vote for the unknowns in a rule's placeholders, by the numbers that names have there."""
     rank = matches.pattern.rule.rank
     for slot, formula in matches.pattern.numbers:
         loops = [name for name in formula.names if name in spec.loops]
@@ -184,7 +184,7 @@ def _progression(numbers: Sequence[int]) -> tuple[int, int | None, int]:
 
 
 def is_conditional(spec: Spec, rule: TensorRule) -> bool:
-    """Whether a rule's condition changes from turn to turn of its loops."""
+    """Whether a rule's condition changes between turns of its loops."""
     return rule.when is not None and bool(rule.when.names & (set(rule.loops) | spec.varying.keys()))
 
 
@@ -193,7 +193,8 @@ def vote_counts(
 ) -> None:
     """Vote for how often a loop runs, for each combination of the outer loops that its bound depends on."""
     outer = sorted({name for bound in loop.formulas for name in bound.names if name in spec.loops})
-    for combination, (seen, witness) in _seen(loop.name, outer, _inside(spec, loop.name), located).items():
+    found = _tensors_by_value(loop.name, outer, _dependent_loops(spec, loop.name), located)
+    for combination, (seen, witness) in found.items():
         scope.loops.update(zip(outer, combination, strict=True))
         try:
             start = 0 if loop.start is None else known_integer(loop.start(scope))
@@ -212,24 +213,27 @@ def vote_counts(
 def _vote_stop(
     ballots: dict[Monomial, Ballot], stop: Polynomial, bound: int, step: int, weight: int, witness: str
 ) -> None:
-    """Vote for the loop's end; any end within the last step makes the same loop, so the first possible one counts."""
+    """Vote for the loop's end.
+
+    Any end within the last step makes the same loop, so the first that is possible counts.
+    """
     for candidate in range(bound, max(bound - min(step, 1000), -1), -1):
         trial: dict[Monomial, Ballot] = {}
         vote(trial, stop, candidate, weight, witness)
         if trial:
-            _ballots_add(ballots, trial)
+            _add_ballots(ballots, trial)
             return
 
 
-def _ballots_add(ballots: dict[Monomial, Ballot], more: Mapping[Monomial, Ballot]) -> None:
+def _add_ballots(ballots: dict[Monomial, Ballot], more: Mapping[Monomial, Ballot]) -> None:
     """Add votes to votes."""
     for monomial, ballot in more.items():
         for value, weight in ballot.weights.items():
             ballots.setdefault(monomial, Ballot()).add(value, weight, ballot.witnesses[value][0])
 
 
-def _inside(spec: Spec, name: str) -> set[str]:
-    """The loops that run more or less often from turn to turn of a loop."""
+def _dependent_loops(spec: Spec, name: str) -> set[str]:
+    """The loops whose counts depend on the turn of a loop, directly or not."""
     found = {name}
     while True:
         more = {other for other, loop in spec.loops.items() if any(bound.names & found for bound in loop.formulas)}
@@ -238,12 +242,12 @@ def _inside(spec: Spec, name: str) -> set[str]:
         found |= more
 
 
-def _seen(
+def _tensors_by_value(
     name: str, outer: Sequence[str], inside: set[str], located: Sequence[Located]
 ) -> dict[tuple[int | str, ...], tuple[Counter[int], str]]:
-    """For each combination of outer loop values: how many tensors each value of the loop has.
+    """For each combination of outer loop values: how many tensors each value of the loop has, and one tensor's name.
 
-    All turns of the loops `inside` of it count as one: a stage of one block is no less there than one of five.
+    All turns of the loops in `inside` count as one: a stage with one block is no weaker evidence than one with five.
     """
     seen: dict[tuple[int | str, ...], tuple[Counter[int], str]] = {}
     for entry in located:
@@ -269,7 +273,7 @@ def _seen(
 def _best_count(seen: Mapping[int, int]) -> int:
     """The count n of a loop 0 … n-1 with the fewest tensors missing below n plus unexpected from n on.
 
-    Of equals the largest: a lost tensor is likelier than a stray one.
+    If several are equally good, the largest: lost tensors are more likely than stray ones.
     """
     usual = Counter(seen.values()).most_common(1)[0][0] if seen else 0
     above = sum(seen.values())

@@ -1,9 +1,9 @@
-"""Write a spec from checkpoints: numbered blocks folded into loops, dimensions named.
+"""Writes a spec from checkpoints: numbered blocks become loops, and dimensions get names.
 
-One checkpoint tells which sizes are equal; several sizes of one family tell which of them only happened to be, so two
-are far better than one. Sizes that are equal in every checkpoint become one param. A size that all checkpoints have in
-common is a number where it looks like a kernel (3), else a param too. Sizes that change from block to block become an
-``ints`` param, as in ``[input, *widths]``.
+A single checkpoint shows which sizes are equal; several sizes of one family show which of them are equal only by
+chance, so two checkpoints are far better than one. Sizes that are equal in every checkpoint become one param. A size
+that does not change between checkpoints becomes a number if it looks like a kernel (3), else a param. Sizes that change
+from block to block become an ``ints`` param, as in ``[input, *widths]``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.check import check
 from ckptconv.arch.folding import HINT, Folded, Leaf, fold
 from ckptconv.arch.load import parse_text
-from ckptconv.arch.naming import Namer, loop_names, presence, role
+from ckptconv.arch.naming import Namer, loop_names, presence_name, role
 from ckptconv.arch.solver import solve
 from ckptconv.errors import CkptconvError, UnsupportedError, UsageError
 
@@ -25,22 +25,23 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import TensorInfo
 
 MAX_TRIES = 50
-"""Sites that may turn out not to be loops."""
+"""How many sites may turn out not to be loops."""
 
 SMALL = 4
-"""Sizes up to this that no checkpoint changes are written as numbers: kernels, singleton dimensions."""
+"""Sizes up to this that no checkpoint changes are written as numbers: kernels, dimensions of size 1."""
 
 Vector = tuple[int, ...]
 """A size in each of the checkpoints."""
 
 Lists = tuple[Vector, ...]
-"""A size at each value of a loop, in each of the checkpoints."""
+"""A size for each value of a loop, in each of the checkpoints."""
 
 
 def infer(checkpoints: Sequence[Mapping[str, TensorInfo]], *, name: str = "inferred", summary: str = "") -> str:
-    """A spec, as TOML, that all of `checkpoints` fit. Give it two or more sizes of one family where you can.
+    """A spec, as TOML, that all checkpoints fit. Give it two or more sizes of one family if possible.
 
-    Raises UsageError without tensors, UnsupportedError where the names or sizes follow no rule that the language has.
+    Raises UsageError if there are no tensors, UnsupportedError if the names or sizes follow no rule that the language
+    has.
     """
     if not checkpoints or not all(checkpoints):
         raise UsageError(
@@ -64,12 +65,12 @@ def infer(checkpoints: Sequence[Mapping[str, TensorInfo]], *, name: str = "infer
             literal |= {error.site}
     else:
         raise UnsupportedError("no rule found for the shapes of these checkpoints", hint=HINT)
-    _prove(text, checkpoints)
+    _check_fits(text, checkpoints)
     return text
 
 
-def _prove(text: str, checkpoints: Sequence[Mapping[str, TensorInfo]]) -> None:
-    """Check that the spec accepts what it was made from."""
+def _check_fits(text: str, checkpoints: Sequence[Mapping[str, TensorInfo]]) -> None:
+    """Raise UnsupportedError unless the spec accepts the checkpoints that it was made from."""
     try:
         spec = parse_text(text)
         for checkpoint in checkpoints:
@@ -85,7 +86,7 @@ def _prove(text: str, checkpoints: Sequence[Mapping[str, TensorInfo]]) -> None:
 
 
 class _NotALoopError(Exception):
-    """A site's shapes cannot be said with a loop; it keeps its numbers."""
+    """A site's shapes cannot be written with a loop, so the site keeps its numbers."""
 
     def __init__(self, site: str) -> None:
         super().__init__(site)
@@ -108,15 +109,15 @@ class _Writer:
         self.lists: dict[tuple[int, Lists], str] = {}
         self.switches: dict[Vector, str] = {}
         self.roles: dict[Vector, Counter[str]] = {}
-        self.uses = self.collected()
+        self.uses = self.count_uses()
 
     def loop_name(self, text: str) -> str:
         return self.namer.fresh(loop_names(text)[0])
 
     # -- sizes
 
-    def collected(self) -> Counter[Vector]:
-        """How often each vector of sizes occurs, and what to call it: by its most telling use."""
+    def count_uses(self) -> Counter[Vector]:
+        """How often each vector of sizes occurs. Also collects what to call it."""
         uses: Counter[Vector] = Counter()
         for leaf in self.folded.leaves:
             for axis in range(len(leaf.rows[0].shape)):
@@ -129,17 +130,17 @@ class _Writer:
         return uses
 
     def vector(self, leaf: Leaf, axis: int) -> Vector | None:
-        """The size in each checkpoint, where no loop changes it; files without the tensor are filled by the others."""
+        """The size in each checkpoint; None if a loop changes it. Checkpoints without the tensor are filled in."""
         sizes: dict[int, int] = {}
         for row in leaf.rows:
             if sizes.setdefault(row.file, row.shape[axis]) != row.shape[axis]:
                 return None
         if len(sizes) < self.files:
-            return self.completed(sizes)
+            return self.complete(sizes)
         return tuple(sizes[file] for file in range(self.files))
 
-    def completed(self, sizes: dict[int, int]) -> Vector:
-        """A vector for a tensor that not all checkpoints have: one that agrees where it is known, else -1."""
+    def complete(self, sizes: dict[int, int]) -> Vector:
+        """A vector for a tensor that some checkpoints do not have: a known one that agrees, else with -1 for these."""
         for vector in self.scalars:
             if all(vector[file] == size for file, size in sizes.items()):
                 return vector
@@ -152,11 +153,11 @@ class _Writer:
         return self.varying(leaf, axis)
 
     def scalar(self, vector: Vector, axis: int, rank: int) -> str:
-        """A size that no loop changes: a number, a param, a multiple of one, or the last item of a list."""
+        """A size that no loop changes, written as a number, a param, a multiple of one, or the last item of a list."""
         known = {size for size in vector if size >= 0}
-        if len(known) == 1 and (max(known) <= SMALL if self.files > 1 else max(known) <= 1 or (rank > 2 and axis > 1)):
-            return str(max(known))
-        if len(known) == 1 and rank > 2 and axis > 1:
+        is_kernel = rank > 2 and axis > 1
+        largest_literal = SMALL if self.files > 1 else 1
+        if len(known) == 1 and (max(known) <= largest_literal or is_kernel):
             return str(max(known))
         if vector in self.scalars:
             return self.scalars[vector]
@@ -178,7 +179,7 @@ class _Writer:
         return name
 
     def varying(self, leaf: Leaf, axis: int) -> str:
-        """A size that changes with a loop: from the first to the others, or freely with one loop."""
+        """A size that changes with a loop: either only the first turn's differs, or it is an item of a list."""
         for depth, site in enumerate(leaf.sites):
             lists = self.per_value(leaf, axis, depth)
             if lists is None:
@@ -188,11 +189,11 @@ class _Writer:
                 first = self.scalar(tuple(row[0] for row in lists), axis, 2)
                 rest = self.scalar(tuple(row[-1] for row in lists), axis, 2)
                 return f"({first} if {loop} == 0 else {rest})"
-            return self.listed(site, lists, loop, leaf, axis)
+            return self.list_item(site, lists, loop, leaf, axis)
         raise _NotALoopError(self.folded.sites[leaf.sites[0]].text)
 
     def per_value(self, leaf: Leaf, axis: int, depth: int) -> Lists | None:
-        """The size at each value of one loop, in each checkpoint; None where something else changes it too."""
+        """The size at each value of one loop, in each checkpoint; None if something else changes it, too."""
         sizes: list[dict[int, int]] = [{} for _ in range(self.files)]
         for row in leaf.rows:
             if sizes[row.file].setdefault(row.loops[depth], row.shape[axis]) != row.shape[axis]:
@@ -204,8 +205,8 @@ class _Writer:
     def first_differs(self, lists: Lists) -> bool:
         return all(len(set(row[1:])) <= 1 for row in lists) and any(len(row) > 2 for row in lists)
 
-    def listed(self, site: int, lists: Lists, loop: str, leaf: Leaf, axis: int) -> str:
-        """A list's item; of a list that is another one shifted by one, with its own first item."""
+    def list_item(self, site: int, lists: Lists, loop: str, leaf: Leaf, axis: int) -> str:
+        """A list's item; if the list is another one shifted by one place, it is written as that with a first item."""
         if (site, lists) in self.lists:
             return f"{self.lists[site, lists]}[{loop}]"
         for (other, known), param in self.lists.items():
@@ -218,7 +219,7 @@ class _Writer:
         return f"{name}[{loop}]"
 
     def list_name(self, site: int, leaf: Leaf, axis: int) -> str:
-        """The loop's plural for its first list; else what the dimension is called, in the plural."""
+        """The plural of the loop's name for the loop's first list; else the plural of the dimension's name."""
         plural = loop_names(self.folded.sites[site].text)[1]
         if plural not in self.namer.taken and plural.endswith("s"):
             return plural
@@ -227,7 +228,7 @@ class _Writer:
     # -- loops and presence
 
     def repeat(self, index: int) -> None:
-        """The loop's bound: the length of a list that it walks, a count, or a count for each outer value."""
+        """Write a loop's bound: the length of a list that it runs over, a count, or a count for each outer value."""
         site, loop = self.folded.sites[index], self.loops[index]
         if loop in self.repeats:
             return
@@ -276,7 +277,7 @@ class _Writer:
             made.append(f"{{{scaled}}}" if site.first == 0 else f"{{{scaled} + {site.first}}}")
         return "".join(made)
 
-    def presence(self, leaf: Leaf) -> str | None:
+    def presence_switch(self, leaf: Leaf) -> str | None:
         """A bool param for tensors that only some of the checkpoints have."""
         files = frozenset(row.file for row in leaf.rows)
         if len(files) == self.files or self.not_reached(leaf):
@@ -284,12 +285,12 @@ class _Writer:
         key = tuple(int(file in files) for file in range(self.files))
         switch = self.switches.get(key)
         if switch is None:
-            switch = self.switches[key] = self.namer.fresh(presence(_plain_name(leaf)))
+            switch = self.switches[key] = self.namer.fresh(presence_name(_plain_name(leaf)))
             self.params[switch] = '{ type = "bool", default = true }'
         return switch
 
     def not_reached(self, leaf: Leaf) -> bool:
-        """Whether a tensor is absent elsewhere only because its loop runs less often there."""
+        """Whether a tensor is absent from other checkpoints only because its loop has fewer turns there."""
         present = {row.file for row in leaf.rows}
         for index in leaf.sites:
             counts = self.folded.sites[index].counts
@@ -309,7 +310,7 @@ class _Writer:
         lines += [f"{name} = {kind if kind.startswith('{') else _string(kind)}" for name, kind in self.params.items()]
         if self.repeats:
             lines += ["", "[repeat]", *(f"{loop} = {_string(bound)}" for loop, bound in self.repeats.items())]
-        lines += ["", "[tensors]", *(f"{_string(name)} = {value}" for name, value in self.merged())]
+        lines += ["", "[tensors]", *(f"{_string(name)} = {value}" for name, value in self.unique_rows())]
         return "\n".join(lines) + "\n"
 
     def row(self, leaf: Leaf) -> None:
@@ -317,7 +318,7 @@ class _Writer:
         conditions = [leaf.condition] if leaf.condition else []
         for index in sorted(leaf.sites, reverse=True):
             conditions = [condition.replace(f"#{index}", self.loops[index]) for condition in conditions]
-        switch = self.presence(leaf)
+        switch = self.presence_switch(leaf)
         if switch:
             conditions.append(switch)
         if conditions:
@@ -326,8 +327,8 @@ class _Writer:
         else:
             self.rows.append((self.name_of(leaf), _string(shape)))
 
-    def merged(self) -> list[tuple[str, str]]:
-        """The rows, each name once."""
+    def unique_rows(self) -> list[tuple[str, str]]:
+        """The rows. Raises UnsupportedError if two have the same name."""
         names = Counter(name for name, _ in self.rows)
         twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
@@ -336,7 +337,10 @@ class _Writer:
 
 
 def _string(text: str) -> str:
-    """A string of TOML that a terminal can show. JSON's own escapes past U+FFFF are surrogates, which TOML has not."""
+    """A TOML string that a terminal can show.
+
+    JSON's own escapes beyond U+FFFF are surrogates, which TOML does not have.
+    """
     quoted = json.dumps(text, ensure_ascii=False)
     return "".join(character if character.isprintable() else f"\\U{ord(character):08x}" for character in quoted)
 

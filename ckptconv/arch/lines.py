@@ -1,7 +1,7 @@
-"""Where a key of a TOML document stands, for error messages: the standard parser keeps no positions.
+"""Finds the lines of the keys in a TOML document, for error messages: the standard parser keeps no positions.
 
-A light scan of the text, which `tomllib` has already accepted: table headers, keys at the start of a line, and
-strings and brackets that run over several lines. Keys inside an inline table are found under their line's key.
+A light scan of text that `tomllib` has already accepted: table headers, keys at the start of a line, and strings and
+brackets that span several lines. Keys inside an inline table are found under their line's key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 
 
 class KeyLines:
-    """The line, from 1, of every key in a TOML text."""
+    """The line, counted from 1, of every key in a TOML text."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[Path, int] = {}
@@ -42,7 +42,7 @@ class KeyLines:
 
 
 def _statements(text: str) -> list[tuple[int, str]]:
-    """Each statement's first line with its number: lines inside brackets or long strings are not statements."""
+    """(line number, first line) of each statement: lines inside brackets or long strings start none."""
     starts, depth, number, begin = [(1, 0)], 0, 1, 0
     for piece in _PIECE.finditer(text):
         found = piece[0]

@@ -1,4 +1,4 @@
-"""Find specs: the library's by name, a file by its path, and what they mount."""
+"""Loads specs: the library's by name, a file by its path, and the specs that these mount."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptconv.arch.spec import Spec
 
 MAX_MOUNTS = 8
-"""Specs inside one another."""
+"""How deep specs may be mounted inside one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ def library_names() -> tuple[str, ...]:
 
 
 def library() -> list[LibraryEntry]:
-    """The specs that ship with ckptconv. Costs reading all of them."""
+    """The specs that ship with ckptconv. Reads all of them."""
     return [LibraryEntry(name, load_spec(name).summary) for name in library_names()]
 
 
 @cache
 def library_text(name: str) -> str:
-    """The TOML of a library spec. Raises UsageError for another name."""
+    """The TOML text of a library spec. Raises UsageError for an unknown name."""
     if name not in library_names():
         raise UsageError(
             f"no architecture {name!r} in the library", hint=f"the library has {', '.join(library_names())}"
@@ -51,44 +51,48 @@ def library_text(name: str) -> str:
 
 
 def load_spec(name: str | Path) -> Spec:
-    """A library spec by name, or a spec file by its path (anything with a separator or ending in ``.toml``).
+    """A library spec by its name, or a spec file by its path.
 
-    Raises UsageError for an unknown name, FileAccessError, CorruptFileError or LimitError with the path named.
+    A string with a separator, or that ends in ``.toml``, is a path. Raises UsageError for an unknown name;
+    FileAccessError, CorruptFileError or LimitError, with the path, for a file.
     """
     text = str(name)
     if isinstance(name, str) and not text.endswith(".toml") and "/" not in text and "\\" not in text:
         return _library_spec(text)
-    return _Loader(Path(name).parent).file(Path(name))
+    return _Loader(Path(name).parent).load_file(Path(name))
 
 
 def parse_text(text: str, source: str = "") -> Spec:
-    """A spec from TOML text; it may mount library specs only."""
-    return _Loader(None).parsed(text, source)
+    """A spec from TOML text. It may mount library specs only."""
+    return _Loader(None).parse(text, source)
 
 
 @cache
 def _library_spec(name: str) -> Spec:
-    return _Loader(None).library(name)
+    return _Loader(None).load_library(name)
 
 
 class _Loader:
-    """Loads one spec and what it mounts; each is parsed once, however often it is mounted."""
+    """Loads one spec and what it mounts. Each mounted spec is parsed once, however often it is mounted.
+
+    folder: where spec files may be mounted from; None for nowhere.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.done: dict[str, Spec] = {}
-        self.open: list[str] = []
+        self.open: list[str] = []  # the sources that are being parsed, the outermost first
 
-    def library(self, name: str) -> Spec:
-        return self.parsed(library_text(name), name)
+    def load_library(self, name: str) -> Spec:
+        return self.parse(library_text(name), name)
 
-    def file(self, path: Path) -> Spec:
+    def load_file(self, path: Path) -> Spec:
         try:
-            return self.parsed(_read(path), str(path))
+            return self.parse(_read(path), str(path))
         except CkptconvError as error:
             raise error.at(path) from None
 
-    def parsed(self, text: str, source: str) -> Spec:
+    def parse(self, text: str, source: str) -> Spec:
         if source in self.open:
             circle = " → ".join([*self.open, source])
             raise CorruptFileError(f"{source!r} mounts itself: {circle}", hint="take one of these mounts out")
@@ -101,20 +105,20 @@ class _Loader:
             self.open.pop()
 
     def resolve(self, use: str) -> Spec:
-        """What ``use = "…"`` names: the library, or a file beside the one that mounts it; never another folder."""
+        """The spec that ``use = "…"`` names: of the library, or a file in the folder; never in another folder."""
         if use not in self.done:
-            self.done[use] = self.found(use)
+            self.done[use] = self.load_mounted(use)
         return self.done[use]
 
-    def found(self, use: str) -> Spec:
+    def load_mounted(self, use: str) -> Spec:
         if not use.endswith(".toml"):
-            return self.library(use)
+            return self.load_library(use)
         if self.folder is None or Path(use).name != use or "\\" in use:
             raise UsageError(
                 f"{use!r} is not a library name nor a file beside the spec",
                 hint="put the file into the spec's folder; ckptconv arch list shows the library",
             )
-        return self.file(self.folder / use)
+        return self.load_file(self.folder / use)
 
 
 def _read(path: Path) -> str:

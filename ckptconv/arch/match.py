@@ -1,9 +1,9 @@
-"""Match a checkpoint's names with a spec's name templates, before any param is known.
+"""Matches a checkpoint's names with a spec's name templates, before any param is known.
 
-``model.layers.{layer}.mlp.weight`` becomes a regular expression in which every number is
-a capture, to be solved for the loop variables; a ``str`` param with choices is an alternation, one without is any
-text. A name's *skeleton* (digits replaced) decides which rules can match it, so that the rules are tried once for each
-skeleton and not for each name; of those that are left, a name meets the ones that begin and end as it does.
+``model.layers.{layer}.mlp.weight`` becomes a regular expression that captures every number, to be solved for the loop
+variables. A ``str`` param with choices becomes an alternation, one without choices any text. A name's *skeleton* (its
+digits replaced) decides which rules can match it, so that rules are tried once for each skeleton instead of each name;
+of the rules that are left, a name is tried with those that start and end like it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _DIGITS = re.compile(r"[0-9]+")
 
 NUMBER = r"(0|[1-9][0-9]{0,8})"
-"""An index as Python writes it; bounded, so that a hostile name of digits costs linear time."""
+"""An index as Python writes it. Bounded, so that a hostile name full of digits takes linear time."""
 
 Match = tuple[str, tuple[str, ...], tuple[int, ...]]
 """A name, its captures, the tensor's shape."""
@@ -33,13 +33,13 @@ Match = tuple[str, tuple[str, ...], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A rule's name as a regular expression; one capture for each placeholder, in order.
+    """A rule's name as a regular expression, with one capture for each placeholder, in order.
 
-    skeleton: the same for names whose digits were replaced.
-    ends:     what it begins with, up to the first placeholder, and what it ends with, after the last.
-    strings:  positions of the captures that are ``str`` params, with the param's name.
-    numbers:  positions of the others, with their formulas.
-    listed:   of those, the ones that are loops over a list written out: text → value.
+    skeleton: the same expression for names whose digits were replaced.
+    ends:     the text before the first placeholder, and after the last.
+    strings:  (position, param) of the captures that are ``str`` params.
+    numbers:  (position, formula) of the other captures.
+    listed:   of the latter, those that are loops over a literal list: position → text → value.
     """
 
     rule: TensorRule
@@ -53,23 +53,26 @@ class Pattern:
 
 @dataclass(slots=True)
 class RuleMatches:
-    """All names that one rule could stand for: name, captures, shape."""
+    """All names that one rule could stand for."""
 
     pattern: Pattern
     found: list[Match] = field(default_factory=list)
 
 
 _ByEnds = dict[tuple[int, int], dict[tuple[str, str], list[RuleMatches]]]
-"""Rules by the lengths of their ends, and by these themselves."""
+"""Rules by the lengths of their ends, and by the ends themselves."""
 
 
 def compile_patterns(spec: Spec) -> list[Pattern]:
-    """One pattern for each rule of the spec."""
+    """A pattern for each rule of the spec."""
     return [_pattern(spec, rule) for rule in spec.rules]
 
 
 def match_names(patterns: list[Pattern], tensors: Mapping[str, TensorInfo]) -> list[RuleMatches]:
-    """For each pattern the names that it matches, in the checkpoint's order. O(names), with few rules per skeleton."""
+    """For each pattern, the names that it matches, in the checkpoint's order.
+
+    Takes O(names), with few rules per skeleton.
+    """
     matches = [RuleMatches(pattern) for pattern in patterns]
     by_skeleton: dict[str, _ByEnds] = {}
     for name, info in tensors.items():
@@ -77,7 +80,7 @@ def match_names(patterns: list[Pattern], tensors: Mapping[str, TensorInfo]) -> l
         by_ends = by_skeleton.get(skeleton)
         if by_ends is None:
             fitting = [match for match in matches if match.pattern.skeleton.fullmatch(skeleton)]
-            by_ends = by_skeleton[skeleton] = _by_ends(fitting)
+            by_ends = by_skeleton[skeleton] = _group_by_ends(fitting)
         for (first, last), candidates in by_ends.items():
             for candidate in candidates.get((name[:first], name[len(name) - last :]), ()):
                 found = candidate.pattern.expression.fullmatch(name)
@@ -86,7 +89,7 @@ def match_names(patterns: list[Pattern], tensors: Mapping[str, TensorInfo]) -> l
     return matches
 
 
-def _by_ends(matches: Sequence[RuleMatches]) -> _ByEnds:
+def _group_by_ends(matches: Sequence[RuleMatches]) -> _ByEnds:
     found: _ByEnds = {}
     for match in matches:
         head, tail = match.pattern.ends
@@ -110,13 +113,13 @@ def _pattern(spec: Spec, rule: TensorRule) -> Pattern:
             pieces.append(re.escape(part))
         elif isinstance(part.node, Name) and part.node.name in spec.params and _is_text(spec, part.node.name):
             strings.append((slot, part.node.name))
-            pieces.append(_text(spec.params[part.node.name].choices))
+            pieces.append(_text_expression(spec.params[part.node.name].choices))
         else:
             numbers.append((slot, part))
-            values = _listed(spec, part)
+            values = _literal_values(spec, part)
             if values is not None:
                 listed[slot] = {str(value): value for value in values}
-            pieces.append(NUMBER if values is None else _text(values))
+            pieces.append(NUMBER if values is None else _text_expression(values))
     skeleton = _DIGITS.sub("0", "".join("0" if piece == NUMBER else piece for piece in pieces))
     expressions = (re.compile("".join(pieces), re.DOTALL), re.compile(skeleton, re.DOTALL))
     parts = rule.name.parts or ("",)
@@ -128,8 +131,8 @@ def _is_text(spec: Spec, param: str) -> bool:
     return spec.params[param].type == "str"
 
 
-def _listed(spec: Spec, part: Formula) -> list[int | str] | None:
-    """The values of a loop over a list that is written out; None for any other placeholder."""
+def _literal_values(spec: Spec, part: Formula) -> list[int | str] | None:
+    """The values of a loop over a literal list; None for any other placeholder."""
     loop = spec.loops.get(part.node.name) if isinstance(part.node, Name) else None
     if loop is None or not loop.plain or not isinstance(loop.stop.node, ListDisplay):
         return None
@@ -137,15 +140,15 @@ def _listed(spec: Spec, part: Formula) -> list[int | str] | None:
     return values if len(values) == len(loop.stop.node.items) else None
 
 
-def _text(choices: Sequence[int | str] | None) -> str:
-    """One of some texts, the longest first, or any text."""
+def _text_expression(choices: Sequence[int | str] | None) -> str:
+    """An expression for one of some texts, the longest first, or for any text."""
     if choices is None:
         return "(.*?)"
     return f"({'|'.join(re.escape(str(choice)) for choice in sorted(choices, key=lambda choice: -len(str(choice))))})"
 
 
 def free_texts(spec: Spec, matches: Sequence[RuleMatches]) -> dict[str, str]:
-    """Of each ``str`` param without choices in names, such as a prefix, the text that most names have."""
+    """For each ``str`` param without choices, such as a prefix, the text that most names have."""
     votes: dict[str, Counter[str]] = {}
     for match in matches:
         for slot, name in match.pattern.strings:

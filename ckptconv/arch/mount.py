@@ -1,7 +1,7 @@
-"""Mount one spec inside another: its tensors under a prefix, its names under an alias.
+"""Mounts one spec inside another: its tensors get a prefix, and its names an alias.
 
-A param ``width`` of a spec that is mounted as ``text`` is ``text.width`` outside, a param of the whole unless `set`
-gives it by an expression. Mounting is done when a spec is read: what comes out is one flat spec.
+A param ``width`` of a spec that is mounted as ``text`` is the param ``text.width`` of the whole, unless `set` gives it
+as an expression. Mounting happens when a spec is read, and the result is one flat spec.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a spec is mounted.
+    """Where and how a spec is mounted.
 
-    prefix: what its names have before them. when: where it is there at all.
-    dots:   whether its names keep theirs: those of a moving average's copies do not.
-    config: keys of a configuration, the first of which that holds one states its params as it does of the spec alone.
-    given:  what its params are set to, by their names.
+    prefix: what its tensors' names start with. when: the condition for it to be there.
+    dots:   whether its names keep their dots; those of a moving average's copies do not.
+    config: keys of the configuration; the first that holds a configuration states the params as it does for the spec
+            alone.
+    given:  values of its params: name → formula.
     """
 
     prefix: Template
@@ -38,26 +39,28 @@ class Place:
     given: Mapping[str, Formula] = field(default_factory=dict)
 
     def part(self, part: str | Formula, rename: Callable[[str], str]) -> str | Formula:
-        """A piece of a name as it is there; a placeholder of a param that is set to a text is that text."""
+        """A part of a name as it is there. A placeholder of a param that is set to a text is replaced by it."""
         if isinstance(part, str):
             return self.literal(part)
-        match part.node:
-            case Name(name) if name in self.given:
-                value = self.given[name]
-                return (
-                    value.node.value if isinstance(value.node, Literal) and isinstance(value.node.value, str) else value
-                )
+        if isinstance(part.node, Name) and part.node.name in self.given:
+            value = self.given[part.node.name]
+            if isinstance(value.node, Literal) and isinstance(value.node.value, str):
+                return value.node.value
+            return value
         return part.renamed(rename)
 
     def literal(self, part: str) -> str:
-        """A piece of a name as it is there."""
+        """Literal text of a name as it is there."""
         return part if self.dots else part.replace(".", "")
 
 
 def mounted(
     outer: Spec, alias: str, inner: Spec, place: Place, given: Mapping[str, Formula], fail: Callable[[str], NoReturn]
 ) -> Spec:
-    """`outer` with all of `inner` in it. `fail` is called with what is wrong; LimitError past the bounds of a spec."""
+    """`outer` with all of `inner` in it.
+
+    Calls `fail` with what is wrong; raises LimitError past the limits of a spec.
+    """
     unknown = [name for name in given if name not in inner.params]
     if unknown:
         fail(f"{inner.name!r} has no param {unknown[0]!r}; it has {', '.join(inner.params) or 'none'}")
@@ -84,33 +87,33 @@ def mounted(
             *outer.constraints,
             *(_constraint(entry, rename, place.when, alias) for entry in inner.constraints),
         ),
-        config=_stating(outer.config, inner.config, rename, place.config, given),
+        config=_config(outer.config, inner.config, rename, place.config, given),
     )
     if max(len(spec.rules), len(spec.params), len(spec.lets), len(spec.loops)) > MAX_ROWS:
         raise LimitError(f"more than {MAX_ROWS} entries once everything is mounted")
     return spec
 
 
-def _stating(
+def _config(
     outer: ConfigMap,
     inner: ConfigMap,
     rename: Callable[[str], str],
     parts: tuple[str, ...],
     given: Mapping[str, Formula],
 ) -> ConfigMap:
-    """What a configuration says, with the part of it that is about `inner`; what `outer` says itself outranks that."""
+    """`outer` with the params of `inner`, read from a part of the configuration; `outer`'s own formulas go first."""
     if not parts:
         return outer
-    stated = {
-        rename(name): replace(stating, parts=(parts, *stating.parts), defaults=stating.defaults or inner.defaults)
-        for name, stating in inner.params.items()
+    inner_params = {
+        rename(name): replace(param, parts=(parts, *param.parts), defaults=param.defaults or inner.defaults)
+        for name, param in inner.params.items()
         if name not in given
     }
-    return replace(outer, params={**stated, **outer.params})
+    return replace(outer, params={**inner_params, **outer.params})
 
 
 def _param(param: Param, rename: Callable[[str], str], place: Place) -> Param:
-    """A part that may be absent can be described without its params."""
+    """The param under its new name. Required params of a part that may be absent become optional."""
     default = None if param.default is None else param.default.renamed(rename)
     optional = param.optional or (param.required and place.when is not None)
     return replace(param, name=rename(param.name), default=default, optional=optional, aliases=())
@@ -149,7 +152,7 @@ def _constraint(entry: Constraint, rename: Callable[[str], str], when: Formula |
 
 
 def both(first: Formula | None, second: Formula | None) -> Formula | None:
-    """The condition that both hold; None: no condition."""
+    """The condition that both hold; None means no condition."""
     if first is None or second is None:
         return first or second
     return first.joined("and", second)

@@ -1,4 +1,4 @@
-"""Names for what `infer` finds: a dimension by the tensors that have it, a loop by the word before its number."""
+"""Names for what `infer` finds: dimensions by the tensors that have them, loops by the word before the number."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z_]*")
 
 
 class Namer:
-    """Gives names that are free: identifiers, no word of the language, each once."""
+    """Gives out free names: identifiers that are no words of the language, each only once."""
 
     def __init__(self) -> None:
         self.taken: set[str] = {*FUNCTIONS, *KEYWORDS, VARIANT}
 
     def fresh(self, word: str) -> str:
-        """`word`, or `word` with the first number that makes it free."""
+        """`word`, with the first number that makes it free if it is taken."""
         cleaned = re.sub(r"[^A-Za-z0-9_]", "_", word).strip("_") or "size"
         if cleaned[0].isdigit():
             cleaned = f"n{cleaned}"
@@ -44,7 +44,7 @@ class Namer:
 
 
 def loop_names(text: str) -> tuple[str, str]:
-    """(loop variable, count) for numbers that follow `text`: ``model.layers.`` gives layer, layers."""
+    """(loop variable, count) for numbers after `text`: ``model.layers.`` gives layer and layers."""
     words = _WORD.findall(text)
     word = words[-1].strip("_") if words else ""
     if len(word) < 3:
@@ -55,7 +55,7 @@ def loop_names(text: str) -> tuple[str, str]:
 
 
 def role(name: str, axis: int, rank: int) -> str:
-    """What a dimension of this tensor is likely to be called."""
+    """A likely name for a dimension of this tensor."""
     for pattern, where, word in _ROLES:
         if where == axis and re.search(pattern, name):
             return word
@@ -65,12 +65,12 @@ def role(name: str, axis: int, rank: int) -> str:
     return f"{stem}_{('out', 'in', 'size')[min(axis, 2)] if rank > 1 else 'size'}"
 
 
-def presence(name: str) -> str:
-    """What a switch is called that says whether a tensor is there."""
+def presence_name(name: str) -> str:
+    """The name of a switch that says whether a tensor is there."""
     return "has_bias" if name.endswith("bias") else f"has_{_stem(name) or 'it'}"
 
 
 def _stem(name: str) -> str:
-    """The last word of a name that says what the tensor belongs to; "" where there is none."""
+    """The last word of a name that says what the tensor belongs to; "" if there is none."""
     words = [word for word in _WORD.findall(name) if word not in ("weight", "bias", "running_mean", "running_var")]
     return words[-1].strip("_").lower() if words else ""

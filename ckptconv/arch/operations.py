@@ -1,4 +1,4 @@
-"""Values of expressions, and the operations on them: integers, booleans, strings, lists and what is unknown."""
+"""The values of expressions, and operations on them: integers, booleans, strings, lists, and unknown values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ckptconv.errors import LimitError
 
 
 class EvaluationError(Exception):
-    """An expression has no value for these params (an index out of range); caught inside `arch`, never outside."""
+    """An expression has no value for these params (an index out of range). Never leaves `arch`."""
 
 
 class UnknownList:
@@ -27,7 +27,7 @@ Value = int | str | Polynomial | UnknownList | list["Value"]
 def arithmetic(operator: str, left: Value, right: Value) -> Value:
     """``left operator right``. Raises EvaluationError, UndeterminedError, or LimitError outside 64 bits."""
     if type(left) is int and type(right) is int:
-        return _bounded(_whole(operator, left, right))
+        return _bounded(_integer_arithmetic(operator, left, right))
     for value in (left, right):
         if isinstance(value, bool) or not isinstance(value, int | Polynomial):
             raise EvaluationError(f"{operator!r} needs integers, not {describe(value)}")
@@ -43,7 +43,7 @@ def arithmetic(operator: str, left: Value, right: Value) -> Value:
             return polynomial.modulo(left, right)
 
 
-def _whole(operator: str, left: int, right: int) -> int:
+def _integer_arithmetic(operator: str, left: int, right: int) -> int:
     match operator:
         case "+":
             return left + right
@@ -85,7 +85,7 @@ def compare(operator: str, left: Value, right: Value) -> bool:
 
 
 def _plain(value: Value) -> object:
-    """A value whose equality is Python's, but that true is not 1."""
+    """A value to compare with Python's equality, but so that true is not 1."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, Polynomial | UnknownList):
@@ -105,7 +105,7 @@ def _number(value: Value) -> int | Polynomial:
 
 
 def known_integer(value: Value) -> int:
-    """`value` if it is an integer; raises UndeterminedError while it is unknown, EvaluationError on another type."""
+    """`value` if it is an integer. Raises UndeterminedError if it is unknown, EvaluationError for another type."""
     if type(value) is int:
         return value
     number = _number(value)
@@ -115,7 +115,7 @@ def known_integer(value: Value) -> int:
 
 
 def known_list(value: Value) -> list[Value]:
-    """`value` if it is a list of known length; else as `known_integer`."""
+    """`value` if it is a list of known length. Raises as `known_integer`."""
     if isinstance(value, list):
         return value
     if isinstance(value, UnknownList):
@@ -124,7 +124,7 @@ def known_list(value: Value) -> list[Value]:
 
 
 def truth(value: Value) -> bool:
-    """`value` if it is a boolean; else as `known_integer`."""
+    """`value` if it is a boolean. Raises EvaluationError for another type."""
     if isinstance(value, bool):
         return value
     raise EvaluationError(f"expected true or false, not {describe(value)}")

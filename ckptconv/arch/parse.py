@@ -1,14 +1,14 @@
-"""Read a spec from TOML.
+"""Reads a spec from TOML. This is the language's reference.
 
     spec    = 1                          the language's version
     name    = "mlp"
     summary = "one line"
-    dtype   = "float"                    what element types fit: names (F32) or kinds (float int uint bool complex)
+    dtype   = "float"                    the element types that fit: names (F32) or kinds (float int uint bool complex)
 
     [params]
     width  = "int"                       int, ints, str, strs, bool, float
     head   = { type = "str", default = "relu", choices = ["relu", "tanh"], optional = true,
-               aliases = ["act"], summary = "…" }              (a default in quotes is an expression, but for str)
+               aliases = ["act"], summary = "…" }              (a default in quotes is an expression, except for str)
     [let]
     widths = "[input_size, *hidden, output_size]"
     [repeat]
@@ -19,29 +19,29 @@
     "conv.weight" = [{ shape = "…", when = "a" }, { shape = "…", when = "not a" }]
     [constraints]
     "heads divide the width" = "width % heads == 0"
-    [variants.gated]                     one of them holds; `variant` is a param like any other
-    summary = "…"                        and it may have [variants.gated.tensors] and [variants.gated.constraints]
-    [mount.text]                         all of another spec, its params known here as text.width, …
+    [variants.gated]                     a model is one of the variants; `variant` is a param like any other
+    summary = "…"                        it may have [variants.gated.tensors] and [variants.gated.constraints]
+    [mount.text]                         another spec inside this one; its params are text.width, … here
     use = "encoder"                      a library name, or a .toml file beside this one
     prefix = "text_model."
-    set = { width = "hidden" }           params given by expressions of this spec
-    when = "…"                           where it is there at all; its params are optional then
-    dots = false                         its names lose theirs, as those of a moving average's copies do
-    config = "text_config"               its [config] reads the configuration under this key ("." is the whole), or the
-                                         first of several
+    set = { width = "hidden" }           its params as expressions of this spec
+    when = "…"                           the condition for it to be there; its params are optional then
+    dots = false                         its names have no dots, like those of a moving average's copies
+    config = "text_config"               its [config] reads the configuration under this key ("." is the whole one);
+                                         of several keys, under the first that is there
     [config]                             how a Hugging Face config.json states the params
     model_type = ["llama"]
     architectures = ["LlamaForCausalLM"]
-    params = { width = "hidden_size", heads = ["n_head", "12"],    the first that the file can answer
+    params = { width = "hidden_size", heads = ["n_head", "12"],    the first that has a value
                depths = { for = "level", to = "len(types)", each = "2 if types[level] == 'deep' else 1" } }
     defaults = { n_head = 12 }           what an absent key means
     [evidence]
-    yields_to = ["bert"]                 the better answer where both fit the names equally
-    mistaken_for = ["clip"]              a file of these with tensors lost has its names: these say neither
+    yields_to = ["bert"]                 the better answer if both fit the names equally well
+    mistaken_for = ["clip"]              specs whose incomplete files have the same names, so that names decide neither
     [forward]                            what a sequential network computes: see `recipe.tree`
 
-`tied` may be ``{ to = "embed.weight", when = "tie_embeddings" }``. Expressions are described in `expressions`.
-Every mistake is refused with its line and key; unknown keys with the nearest that exists.
+`tied` may be ``{ to = "embed.weight", when = "tie_embeddings" }``. `expressions` describes the expressions.
+Every mistake is refused with its line and key, an unknown key also with the most similar one that exists.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ _TOP = ("spec", "name", "summary", "dtype", *_TABLES)
 
 
 def parse_spec(text: str, *, resolve: Resolve | None = None, source: str = "") -> Spec:
-    """The spec that `text` says. `resolve` finds the specs that it mounts; `source` names it in messages.
+    """The spec in `text`. `resolve` finds the specs that it mounts; errors call the text `source`.
 
-    Raises CorruptFileError (with line and key), LimitError, or UnsupportedError for a newer version.
+    Raises CorruptFileError (with line and key), LimitError, or UnsupportedError for a newer version of the language.
     """
     return SpecReader(text, resolve, source).spec()
 
 
 class SpecReader(Rows):
-    """Reads one spec."""
+    """Reads one spec. Each method reads a part, and is named after what it returns."""
 
     def __init__(self, text: str, resolve: Resolve | None, source: str) -> None:
         super().__init__(text)
@@ -130,7 +130,7 @@ class SpecReader(Rows):
         return check_names(self.mounts(spec), self.place)
 
     def rows(self, table: str) -> Iterator[tuple[str, Toml, tuple[str, str]]]:
-        """The rows of a table whose keys are names of our own."""
+        """(name, value, path) of each row in a table whose keys are names that the spec defines."""
         for key, value in self.table(self.document.get(table, {}), [table]).items():
             path = (table, key)
             if not is_name(key):
@@ -183,10 +183,10 @@ class SpecReader(Rows):
         if isinstance(value, str) and kind not in ("str", "strs"):
             return self.formula(value, path), None
         items = value if isinstance(value, list) else [value]
-        many, item = isinstance(value, list), kind.removesuffix("s")
-        if many != (kind in ("ints", "strs")) or any(type(entry).__name__ not in (item, "int") for entry in items):
-            self.fail(path, f"the default is no {kind}")
-        if item in ("str", "bool") and any(type(entry).__name__ != item for entry in items):
+        item_type = kind.removesuffix("s")
+        fitting = (item_type,) if item_type in ("str", "bool") else (item_type, "int")  # an integer is a float, too
+        is_list = isinstance(value, list)
+        if is_list != (kind in ("ints", "strs")) or any(type(item).__name__ not in fitting for item in items):
             self.fail(path, f"the default is no {kind}")
         return None, value
 
@@ -198,9 +198,9 @@ class SpecReader(Rows):
         parts = [self.formula(part, path) for part in self.at(path, split_range, value)]
         if len(parts) > 3:
             self.fail(path, "expected a count, start:stop or start:stop:step")
-        start, stop, step = [None, *parts, None][-3:] if len(parts) == 1 else [*parts, None][:3]
-        assert stop is not None
-        return Loop(name, stop, start, step)
+        if len(parts) == 1:
+            return Loop(name, stop=parts[0])
+        return Loop(name, start=parts[0], stop=parts[1], step=parts[2] if len(parts) == 3 else None)
 
     def rules(self, path: tuple[str, ...], value: Toml, when: Formula | None = None) -> Iterator[TensorRule]:
         for name, row in self.table(value, path).items():
@@ -249,7 +249,7 @@ class SpecReader(Rows):
             yield Constraint(name, condition)
 
     def variants(self) -> tuple[dict[str, str], list[TensorRule], list[Constraint]]:
-        """Summaries by name; the rules and constraints of all variants, each under its condition."""
+        """Summaries of the variants by name, and the rules and constraints of all variants with their conditions."""
         summaries: dict[str, str] = {}
         rules: list[TensorRule] = []
         constraints: list[Constraint] = []
@@ -302,8 +302,8 @@ class SpecReader(Rows):
 
 
 def _digest(document: Mapping[str, Toml], mounts: Sequence[Spec]) -> str:
-    said = json.dumps([document, [spec.digest for spec in mounts]], sort_keys=True, default=str)
-    return f"sha256:{hashlib.sha256(said.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    content = json.dumps([document, [spec.digest for spec in mounts]], sort_keys=True, default=str)
+    return f"sha256:{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _list_text(values: Sequence[Toml]) -> str:

@@ -1,13 +1,13 @@
 """Integer polynomials over params whose values are not known yet.
 
-The solver evaluates a shape such as ``heads*head_dim`` while some names are unknown: what comes out is a polynomial,
-and the tensor's dimension is its value. An *atom* is one unknown integer:
+The solver evaluates a shape such as ``heads*head_dim`` while some names are unknown. The result is a polynomial, whose
+value is the tensor's dimension. An *atom* is one unknown integer:
 
     ("hidden", SCALAR)      an ``int`` param
     ("widths", 2)           element 2 of an ``ints`` param
     ("widths", LENGTH)      the length of an ``ints`` param
 
-A *monomial* is a sorted tuple of atoms, each as often as it is multiplied; ``()`` is the constant term.
+A *monomial* is a sorted tuple of atoms, with repetitions for powers; ``()`` is the constant term.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ SCALAR = -1
 LENGTH = -2
 
 MAX_TERMS = 64
-"""Terms of one polynomial; ``(a+b)*(c+d)*…`` doubles them at every factor. Honest shapes have three."""
+"""The most terms of a polynomial: ``(a+b)*(c+d)*…`` doubles them with every factor. Honest shapes have three."""
 
 MAX_DEGREE = 16
 
 
 class UndeterminedError(Exception):
-    """The value depends on something that is not known; caught inside `arch`, never seen outside."""
+    """The value depends on something unknown. Never leaves `arch`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Polynomial:
-    """A sum of integer multiples of monomials; at least one monomial is not constant."""
+    """A sum of integer multiples of monomials, at least one of them not constant."""
 
     terms: Mapping[Monomial, int]
 
@@ -45,7 +45,7 @@ class Polynomial:
 
 
 def atom(name: str, part: int = SCALAR) -> Polynomial:
-    """The polynomial that is one unknown."""
+    """The polynomial that is a single unknown."""
     return Polynomial({((name, part),): 1})
 
 
@@ -70,7 +70,7 @@ def multiply(left: int | Polynomial, right: int | Polynomial) -> int | Polynomia
 
 
 def divide(left: int | Polynomial, right: int | Polynomial) -> int | Polynomial:
-    """``left // right`` where every term divides exactly; raises UndeterminedError otherwise."""
+    """``left // right`` if every term divides exactly. Raises UndeterminedError otherwise."""
     if isinstance(right, Polynomial) or right == 0:
         raise UndeterminedError
     terms = _terms(left)
@@ -80,7 +80,7 @@ def divide(left: int | Polynomial, right: int | Polynomial) -> int | Polynomial:
 
 
 def modulo(left: int | Polynomial, right: int | Polynomial) -> int:
-    """``left % right`` where it does not depend on the unknowns; raises UndeterminedError otherwise."""
+    """``left % right`` if it does not depend on unknowns. Raises UndeterminedError otherwise."""
     if isinstance(right, Polynomial) or right == 0:
         raise UndeterminedError
     terms = dict(_terms(left))
@@ -91,7 +91,7 @@ def modulo(left: int | Polynomial, right: int | Polynomial) -> int:
 
 
 def _simplified(terms: Mapping[Monomial, int]) -> int | Polynomial:
-    """The terms without zeros: an int where nothing but the constant is left."""
+    """The terms without zeros; an int if only the constant is left."""
     kept = {monomial: factor for monomial, factor in terms.items() if factor}
     if not kept:
         return 0

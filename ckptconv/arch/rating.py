@@ -1,6 +1,6 @@
-"""How much of a checkpoint's names does a spec have? Bounds that cost little first, and what is close is solved for.
+"""Rates specs by how much of a checkpoint's names they have: by cheap bounds first, and the close ones by solving them.
 
-Many specs share the patterns of their names (``model.0.conv.weight``); which numbers these have tells most apart.
+The names of many specs have the same patterns (``model.0.conv.weight``); the numbers in them distinguish most.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import TensorInfo
 
 ENOUGH = 0.5
-"""Share of all names, the checkpoint's and the spec's together, that both must have."""
+"""The least share of all names, the checkpoint's and the spec's together, that both must have in common."""
 
 CLOSE = 8
-"""Specs that are solved to compare their names exactly; the others have fewer in common already by their patterns."""
+"""The most specs that are solved to compare names exactly; the others' patterns already have less in common."""
 
 
 class Rated(NamedTuple):
-    """A spec, its share of names in common, and the solution that this was counted with."""
+    """A spec, the share of names in common, and the solution that gave it."""
 
     share: float
     spec: Spec
@@ -39,28 +39,28 @@ class Rated(NamedTuple):
 
 
 def rate(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rated]:
-    """The likeliest specs, best first."""
+    """The most fitting specs, best first."""
     kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
-    shares = sorted(((likely(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
+    shares = sorted(((share_of_patterns(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
     close = [entry for entry in shares if entry[0] >= ENOUGH] or shares[:1]
     if len(close) > 1:
-        close = sorted(((known(spec, tensors), spec) for _, spec in close), key=_order)[:CLOSE]
+        close = sorted(((share_of_numbered(spec, tensors), spec) for _, spec in close), key=_order)[:CLOSE]
     found: dict[str, Rated] = {}
-    # An overlap is never larger than the share by patterns: what cannot win any more need not be solved.
+    # The overlap is never larger than the share by patterns, so specs that can no longer win need not be solved.
     for share, spec in sorted(close, key=_order):
         most = max((rated.share for rated in found.values()), default=0.0)
         yields = any(other in found and found[other].share >= share for other in spec.yields_to)
         if share >= most and not yields:
             try:
                 solution = solve(spec, tensors)
-            except StepsError:  # of more layers than it can have
+            except StepsError:  # far more layers than the spec can have
                 continue
             found[spec.name] = Rated(overlap(solution, tensors), spec, solution)
     return sorted(found.values(), key=lambda rated: -rated.share)
 
 
 def _order(entry: tuple[float, Spec]) -> tuple[float, int]:
-    """Larger shares first; of equal ones those that yield to fewer others."""
+    """The sort key: larger shares first, and of equal ones, specs that yield to fewer others."""
     return -entry[0], len(entry[1].yields_to)
 
 
@@ -71,15 +71,15 @@ def _patterns(name: str) -> list[Pattern]:
 
 @cache
 def _skeletons(name: str) -> Mapping[int, set[re.Pattern[str]]]:
-    """What the names of a spec's tensors look like, by their number of dimensions."""
+    """The skeletons of a spec's names, by the tensor's number of dimensions."""
     found: dict[int, set[re.Pattern[str]]] = {}
     for pattern in _patterns(name):
         found.setdefault(pattern.rule.rank, set()).add(pattern.skeleton)
     return found
 
 
-def likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
-    """Share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have.
+def share_of_patterns(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
+    """The share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have.
 
     kinds: how many tensors have each (skeleton of the name, number of dimensions).
     """
@@ -87,23 +87,23 @@ def likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
     fitting = sum(
         count
         for (skeleton, rank), count in kinds.items()
-        if any(one.fullmatch(skeleton) for one in skeletons.get(rank, ()))
+        if any(expression.fullmatch(skeleton) for expression in skeletons.get(rank, ()))
     )
     return fitting / max(sum(kinds.values()), 1)
 
 
-def known(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
-    """Share of the tensors that some rule of the spec could be, with the numbers that it has in its names."""
+def share_of_numbered(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
+    """The share of the tensors that some rule of the spec could be, with the numbers in their names."""
     matches = match_names(_patterns(spec.name), tensors)
     found = {name for match in matches for name, _, shape in match.found if len(shape) == match.pattern.rule.rank}
     return len(found) / max(len(tensors), 1)
 
 
 def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:
-    """Names in common, of all that the checkpoint or the solved spec has; optional and tied ones may be absent.
+    """The share of names in common, among all that the checkpoint or the solved spec has.
 
-    So may be the counts of batches, which old files lack. None are in common where the params that the names are read
-    as contradict each other.
+    Optional and tied tensors may be absent, and so may the counts of batches, which old files do not have. It is 0 if
+    the params by which the names are read contradict each other.
     """
     table = solution.table
     if table is None or table.clashes:

@@ -1,4 +1,7 @@
-"""Rows of a TOML document, typed: every mistake is refused with its line and key, unknown keys with the nearest."""
+"""Typed access to a TOML document.
+
+Every mistake is refused with its line and key; unknown keys with the most similar.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MAX_TEXT = 1 << 18
-"""Characters of a spec; the largest in the library has 8,000."""
+"""The most characters of a spec; the largest in the library has 8,000."""
 
 MAX_ROWS = 5_000
-"""Entries of one table: more tensors than that are written with loops."""
+"""The most entries of one table. More tensors than that are written with loops."""
 
 WRITTEN = "mend it there; 'ckptconv arch show mlp' shows a spec"
-"""The hint for what whoever wrote a spec mistyped."""
+"""The hint for mistakes in a spec, for its author."""
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -33,7 +36,7 @@ T = TypeVar("T")
 
 
 class Rows:
-    """A TOML document and where its keys stand."""
+    """A TOML document, and the lines of its keys."""
 
     def __init__(self, text: str) -> None:
         self.document = _load_toml(text)
@@ -43,7 +46,7 @@ class Rows:
         raise CorruptFileError(f"{self.place(path)}: {problem}", hint=hint or WRITTEN)
 
     def place(self, path: Sequence[str]) -> str:
-        """``line 12, [tensors] "a.weight"``."""
+        """Where a key is: ``line 12, [tensors] "a.weight"``."""
         line = self.lines.line(*path)
         *tables, key = path
         named = f"[{'.'.join(tables)}] {json.dumps(key)}" if tables else json.dumps(key)
@@ -60,7 +63,7 @@ class Rows:
         return value
 
     def nearest(self, word: str, known: Iterable[str]) -> str:
-        """The hint for a word that is none of those known."""
+        """The hint for a word that is not among those known."""
         near = get_close_matches(word, list(known), 1)
         return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
@@ -80,7 +83,7 @@ class Rows:
         return tuple(self.text(item, path) for item in values)
 
     def formula(self, value: Toml, path: Sequence[str]) -> Formula:
-        """An expression; integers and booleans may stand without quotes."""
+        """An expression; integers and booleans need no quotes."""
         if isinstance(value, bool | int):
             value = str(value).lower()
         return self.at(path, formula, self.text(value, path))
@@ -99,7 +102,7 @@ class Rows:
         return Template(text, tuple(parts))
 
     def at(self, path: Sequence[str], make: Callable[[str], T], text: str) -> T:
-        """``make(text)``, its errors told where they are."""
+        """``make(text)``, with the key's place in its errors."""
         try:
             return make(text)
         except CkptconvError as error:
@@ -118,6 +121,6 @@ def _load_toml(text: str) -> Mapping[str, Toml]:
 
 
 def _kind_of(value: Toml) -> str:
-    """What a TOML value is, for messages."""
+    """The type of a TOML value, for messages."""
     names = {str: "a string", bool: "a boolean", int: "an integer", float: "a float", list: "a list", dict: "a table"}
     return names.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")

@@ -1,7 +1,9 @@
-"""Sample inputs for a network: what ``--input`` says, or what the module itself shows.
+"""Sample inputs for a network: from ``--input``, or from what the module itself shows.
 
-x:F32[N,3,224,224]      name, element type, dimensions; a word is a dimension that may be of any size
-ids:I64[N,T]<50257      integers from 0 to before a limit
+``--input`` takes
+
+    x:F32[N,3,224,224]      name, element type, dimensions; a word stands for a dimension of any size
+    ids:I64[N,T]<50257      integers from 0 to below a limit
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.arch.diffusers import is_built
+from ckptconv.arch.diffusers import is_diffusers_module
 from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.errors import UsageError
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 _SPEC = re.compile(r"(?:(?P<name>[A-Za-z_]\w*):)?(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?:<(?P<limit>[0-9]{1,18}))?")
 _SIZES = (2, 6, 5, 7, 9, 11)
-"""Sizes that free dimensions get in a sample: different ones, so that no two are taken for one. 1 would be special."""
+"""Sizes of free dimensions in a sample. They differ, so that none is mistaken for another; 1 would be special."""
 
 EXAMPLE = "--input 'x:F32[N,3,224,224]'"
 
@@ -31,9 +33,9 @@ EXAMPLE = "--input 'x:F32[N,3,224,224]'"
 class InputSpec:
     """One input of a network.
 
-    name:  the parameter of ``forward``; "" where its position says it.
+    name:  the parameter of ``forward``; "" for a positional one.
     dims:  numbers, and names of free dimensions.
-    limit: integers are below it; 0 where there is none.
+    limit: integers are below it; 0 for no limit.
     """
 
     name: str
@@ -42,14 +44,14 @@ class InputSpec:
     limit: int = 0
 
     def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-        """The shape with its free dimensions set; new ones are added to `sizes`."""
+        """The shape with sizes for its free dimensions; new ones are added to `sizes`."""
         return tuple(
             dim if isinstance(dim, int) else sizes.setdefault(dim, _SIZES[len(sizes) % len(_SIZES)])
             for dim in self.dims
         )
 
     def option(self, name: str) -> str:
-        """The option that describes it, its limit left to be filled in; without the name where that is not a word."""
+        """The option that describes it, with its limit to be filled in; without its name if that is not a word."""
         dims = ",".join(
             str(dim) if isinstance(dim, int) or re.fullmatch(r"[A-Za-z_]\w*", dim) else f"N{axis}"
             for axis, dim in enumerate(self.dims)
@@ -60,7 +62,7 @@ class InputSpec:
 
 
 def parse_input(text: str) -> InputSpec:
-    """Read ``NAME:DTYPE[DIMS]<LIMIT``. Raises UsageError."""
+    """Parse ``NAME:DTYPE[DIMS]<LIMIT``. Raises UsageError."""
     found = _SPEC.fullmatch(text.strip())
     hint = f"such as {EXAMPLE} or --input 'ids:I64[N,T]<50257'"
     if found is None:
@@ -76,21 +78,21 @@ def parse_input(text: str) -> InputSpec:
 
 
 def narrowest(inputs: Sequence[Sequence[InputSpec]]) -> list[InputSpec]:
-    """What all of these networks take: the first one's inputs, its free sizes as another fixes them."""
+    """The inputs that all of these networks take: the first one's, with free sizes as others fix them."""
     specs = list(inputs[0])
     for others in inputs[1:]:
         if [len(spec.dims) for spec in specs] == [len(other.dims) for other in others]:
-            specs = [_within(spec, other) for spec, other in zip(specs, others, strict=True)]
+            specs = [_narrowed(spec, other) for spec, other in zip(specs, others, strict=True)]
     return specs
 
 
-def _within(spec: InputSpec, other: InputSpec) -> InputSpec:
+def _narrowed(spec: InputSpec, other: InputSpec) -> InputSpec:
     dims = zip(spec.dims, other.dims, strict=True)
     return replace(spec, dims=tuple(there if isinstance(here, str) else here for here, there in dims))
 
 
 def sample(spec: InputSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
-    """A tensor as the spec says: normally distributed floats, uniform integers."""
+    """A random tensor for the spec: normally distributed floats, uniform integers."""
     import torch
 
     from ckptconv.core.arrays import TORCH_NAMES
@@ -102,14 +104,15 @@ def sample(spec: InputSpec, sizes: dict[str, int], generator: torch.Generator) -
 
 
 def shown_inputs(module: torch.nn.Module) -> list[InputSpec]:
-    """What the module shows of its inputs, by its configuration or its first layer; [] where that is not enough, as of
-    a model of diffusers, which takes several, of sizes that its pipeline knows.
+    """The inputs that the module shows by its configuration or its first layer; [] if that is not enough.
+
+    It is not for a model of diffusers, which takes several inputs, of sizes that only its pipeline knows.
     """
     from torch import nn
 
-    if declared := _configured(module):
+    if declared := _transformers_inputs(module):
         return declared
-    if is_built(module):
+    if is_diffusers_module(module):
         return []
     for layer in module.modules():
         match layer:
@@ -123,16 +126,16 @@ def shown_inputs(module: torch.nn.Module) -> list[InputSpec]:
 
 
 def how_described(module: torch.nn.Module | None) -> str:
-    """How people describe what goes in: by the parameters of a model of diffusers, which takes several."""
-    if module is None or not is_built(module):
+    """A hint how to describe the inputs; for a model of diffusers, with its parameters."""
+    if module is None or not is_diffusers_module(module):
         return f"describe it, such as {EXAMPLE}"
     parameters = inspect.signature(module.forward).parameters.values()
     names = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
     return f"describe all that its class takes ({', '.join(names)}), each as in --input '{names[0]}:F32[N,16,32,32]'"
 
 
-def _configured(module: torch.nn.Module) -> list[InputSpec]:
-    """The inputs of a model of transformers, which names the main one: tokens, of a decoder too, or pictures.
+def _transformers_inputs(module: torch.nn.Module) -> list[InputSpec]:
+    """The inputs of a model of transformers, which names its main one: tokens (also of a decoder), or images.
 
     Source: transformers/modeling_utils.py, ``PreTrainedModel.main_input_name``.
     """
@@ -155,7 +158,7 @@ def _configured(module: torch.nn.Module) -> list[InputSpec]:
 
 
 def example_inputs(module: torch.nn.Module) -> Sequence[torch.Tensor] | None:
-    """The module's own ``example_inputs``: a tensor or a tuple of them; None where it has none."""
+    """The module's own ``example_inputs``: a tensor or a tuple of them; None if it has none."""
     import torch
 
     found = getattr(module, "example_inputs", None)

@@ -1,4 +1,4 @@
-"""What is known about a spec's params, and the scope that its expressions are evaluated in."""
+"""What is known about a spec's params, and the scope in which its expressions are evaluated."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from ckptconv.arch.spec import ParamValue, Spec
 
 MAX_ELEMENTS = 100_000
-"""Items of an ``ints`` param, as of any list."""
+"""The most items of an ``ints`` param, or of any list."""
 
 
 @dataclass(slots=True)
 class Bindings:
-    """Values of params so far.
+    """The values of params that are known so far.
 
     values:   whole params: integers, booleans, strings, floats, lists of strings.
     lengths:  of ``ints`` params.
-    elements: of ``ints`` params, by (name, position).
+    elements: of ``ints`` params: (name, position) → value.
     products: values of products whose factors are not known, such as heads*head_dim.
     """
 
@@ -59,7 +59,7 @@ class Bindings:
         self.lengths[name] = length
 
     def set_atom(self, key: Atom, value: int) -> None:
-        """Bind one unknown integer."""
+        """Bind one unknown integer: a param, a length, or an element."""
         name, part = key
         if part == SCALAR:
             self.values[name] = value
@@ -69,14 +69,14 @@ class Bindings:
             self.elements[key] = value
 
     def knows(self, key: Atom) -> bool:
-        """Whether an atom has a value."""
+        """Whether an unknown integer has got a value."""
         name, part = key
         if part == SCALAR:
             return name in self.values
         return name in self.lengths if part == LENGTH else key in self.elements
 
     def whole(self, spec: Spec, name: str) -> ParamValue | None:
-        """A param's value; None where it, or an item of it, is unknown."""
+        """A param's value; None if it is unknown, also in part."""
         if spec.params[name].type != "ints":
             return self.values.get(name)
         if name not in self.lengths:
@@ -95,9 +95,9 @@ class Bindings:
 
 
 class Scope:
-    """Params, lets and loop variables of one spec, for evaluating its expressions.
+    """The params, lets and loop variables of one spec, for evaluating its expressions.
 
-    `loops` is set by whoever walks a loop. `changed()` must be called when the bindings have been.
+    Whoever runs a loop sets `loops`. Call `changed()` after changing the bindings.
     """
 
     def __init__(self, spec: Spec, bindings: Bindings, budget: Budget) -> None:
@@ -112,13 +112,13 @@ class Scope:
         self._turns.clear()
 
     def lookup(self, name: str) -> Value:
-        """The value of a loop variable, let or param; a polynomial or an open list where it is unknown."""
+        """The value of a loop variable, let or param; if it is unknown, a polynomial or an open list."""
         if name in self.loops:
             return self.loops[name]
         if name in self._memo:
             return self._memo[name]
         if name in self.spec.varying:
-            return self._of_turn(name)
+            return self._varying_let(name)
         if name in self.spec.lets:
             value = self._memo[name] = self.spec.lets[name](self)
             return value
@@ -127,8 +127,8 @@ class Scope:
         value = self._memo[name] = self._param(name)
         return value
 
-    def _of_turn(self, name: str) -> Value:
-        """The value of a let that depends on loops, which many tensors of one turn of them ask for."""
+    def _varying_let(self, name: str) -> Value:
+        """The value of a let that depends on loops; kept, because many tensors of one turn ask for it."""
         turn = name, *[self.loops.get(loop) for loop in self.spec.varying[name]]
         if turn not in self._turns:
             self._turns[turn] = self.spec.lets[name](self)
@@ -155,7 +155,7 @@ class Scope:
         return list(value) if isinstance(value, list) else value
 
     def integer(self, formula: Formula) -> int | None:
-        """The formula's value where it is known to be an integer, by known products too; None where it is unknown."""
+        """The formula's value if it is known to be an integer, also through known products; None if it is unknown."""
         try:
             value = formula(self)
         except UndeterminedError:
@@ -167,7 +167,7 @@ class Scope:
         raise EvaluationError(f"{formula.text!r} is not an integer")
 
     def truth(self, formula: Formula | None) -> bool | None:
-        """Whether a condition holds; None where it is unknown. No condition holds always."""
+        """Whether a condition holds; None if that is unknown. No condition always holds."""
         if formula is None:
             return True
         try:

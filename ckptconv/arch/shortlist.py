@@ -1,7 +1,7 @@
-"""Which library specs are worth parsing for some evidence? A look at their text, before any is parsed.
+"""Finds the library specs that are worth parsing for some evidence, by looking at their text only.
 
-Parsing a spec and compiling its names takes longer than opening a checkpoint, so a spec is left alone where its text
-cannot hold what the evidence asks for. What is kept may still be wrong; what is dropped never is right.
+Parsing a spec and compiling its names takes longer than opening a checkpoint, so specs whose text cannot contain what
+the evidence asks for are skipped. A spec on the list may still be wrong; one that is skipped is never right.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _TEXT = re.compile(r'"([^"\n]*)"|(\w+)')
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
-class _Fixed(NamedTuple):
-    """What every name of a template has: whole parts between dots, and pieces of the others; numbers left out."""
+class _FixedParts(NamedTuple):
+    """What every name of a template has: whole parts between dots, and pieces of other parts. Numbers are left out."""
 
     parts: frozenset[str]
     pieces: tuple[str, ...]
 
     def may_be(self, parts: frozenset[str]) -> bool:
-        """Whether a name of these parts has it all."""
+        """Whether a name with these parts has all of it."""
         return self.parts <= parts and all(any(piece in part for part in parts) for piece in self.pieces)
 
 
 def by_names(names: Iterable[str], share: float) -> list[str]:
-    """Specs of whose names at least `share` of these may be. O(length of the names), mostly."""
+    """The specs that may have at least `share` of these names. Mostly takes O(length of the names)."""
     kinds = Counter(_parts(name) for name in names)
     enough = share * kinds.total()
     return [
@@ -47,29 +47,30 @@ def by_names(names: Iterable[str], share: float) -> list[str]:
     ]
 
 
-def by_any(texts: Collection[object]) -> list[str]:
-    """Specs that say at least one of these, all hashable: a key, a model type, a class."""
+def mentioning_any(texts: Collection[object]) -> list[str]:
+    """The specs that mention at least one of these, all hashable: keys, a model type, a class."""
     return [spec for spec in library_names() if not _texts(spec).isdisjoint(texts)]
 
 
-def _may_have(templates: Mapping[str, frozenset[_Fixed]], parts: frozenset[str]) -> bool:
+def _may_have(templates: Mapping[str, frozenset[_FixedParts]], parts: frozenset[str]) -> bool:
     return any(fixed.may_be(parts) for part in ("", *parts) for fixed in templates.get(part, ()))
 
 
 @cache
-def _templates(spec: str) -> Mapping[str, frozenset[_Fixed]]:
-    """What is fixed in each name of a spec, by the longest whole part; by "" where there is none."""
-    found: dict[str, set[_Fixed]] = {}
+def _templates(spec: str) -> Mapping[str, frozenset[_FixedParts]]:
+    """The fixed parts of each name of a spec, by the longest whole part; by "" if there is none."""
+    found: dict[str, set[_FixedParts]] = {}
     for template in templates_of(spec):
         parts = _parts(_PLACEHOLDER.sub("{", template))
         whole = frozenset(part for part in parts if "{" not in part)
         pieces = tuple(piece for part in parts - whole for piece in part.split("{") if piece)
-        found.setdefault(max(whole, key=lambda part: (len(part), part), default=""), set()).add(_Fixed(whole, pieces))
+        longest = max(whole, key=lambda part: (len(part), part), default="")
+        found.setdefault(longest, set()).add(_FixedParts(whole, pieces))
     return {part: frozenset(fixed) for part, fixed in found.items()}
 
 
 def templates_of(spec: str) -> list[str]:
-    """The names in a spec as its text has them, those of mounted specs behind their prefixes."""
+    """The names in a spec, as its text has them; those of mounted specs with their prefixes."""
     text = library_text(spec)
     inner = [
         prefix + (template.replace(".", "") if joined else template)
@@ -81,7 +82,7 @@ def templates_of(spec: str) -> list[str]:
 
 
 def _parts(name: str) -> frozenset[str]:
-    """The parts of a name between dots that are not numbers."""
+    """The parts of a name, between dots, that are not numbers."""
     return frozenset(part for part in name.split(".") if not part.isdecimal())
 
 

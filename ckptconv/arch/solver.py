@@ -1,6 +1,6 @@
-"""Which params does a checkpoint have? From its tensors' names and shapes, cross-checked with what else is said.
+"""Finds the params of a checkpoint from its tensors' names and shapes, and compares them with what is stated elsewhere.
 
-`solve` never reads a tensor's values and needs no framework. It takes about 5 µs for each tensor.
+`solve` reads no tensor's values and needs no framework. It takes about 5 µs for each tensor.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ckptconv.arch.equations import TENSORS, Solved, Solving
 from ckptconv.arch.evaluate import Budget
 from ckptconv.arch.match import compile_patterns, match_names
 from ckptconv.arch.operations import EvaluationError
+from ckptconv.arch.polynomial import SCALAR
 from ckptconv.arch.scope import Scope
 from ckptconv.arch.switches import Ranking
 from ckptconv.arch.table import Table, expand, render
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 class Solution:
     """A spec's params for one checkpoint.
 
-    params:   every param that is known whole.
-    origins:  where each is from: "tensors", a source's name, or "default".
+    params:   every param that is completely known.
+    origins:  param → where its value is from: "tensors", a source's name, or "default".
     open:     params that nothing determines.
     products: products of open params that the tensors do determine: ``{"heads*head_dim": 4096}``.
-    findings: `param-conflict` errors: a source says one thing, the tensors (or a stronger source) another.
-    table:    the expanded table for these params; None where it cannot be made, `problem` then says why.
+    findings: `param-conflict` errors: a source states one value, the tensors (or a stronger source) another.
+    table:    the expanded table for these params; None if it cannot be made, and then `problem` says why.
     """
 
     spec: Spec
@@ -65,11 +66,11 @@ def solve(
 ) -> Solution:
     """Bind the params of `spec` for a checkpoint.
 
-    sources: what is said elsewhere, the strongest first; the tensors outvote them, but for the user's own word.
-    aliases: equal for names that share a storage.
+    sources: what is stated elsewhere, the strongest first. The tensors outvote them, except for the user's own word.
+    aliases: name → storage, equal for names that share one.
 
-    Raises LimitError for a spec that cannot be evaluated within bounds, as for far more layers than any model has. A
-    checkpoint that does not fit raises nothing: what does not fit is for `check` to say, against `Solution.table`.
+    Raises LimitError for a spec that cannot be evaluated within limits, for example one with far more layers than any
+    model has. A checkpoint that does not fit raises nothing: `check` says what does not fit, against `Solution.table`.
     """
     try:
         return _solve(spec, tensors, sources, aliases)
@@ -100,7 +101,7 @@ def _solve(
 
 
 def errors(solution: Solution, tensors: Mapping[str, TensorInfo]) -> int:
-    """How much of the tensors does not fit; more than there are of them where the spec has no table for them."""
+    """How many tensors and params do not fit; more than there are tensors if the spec has no table for them."""
     if solution.table is None:
         return len(tensors) + 1
     return len(solution.findings) + len(errors_among(check(solution.table, tensors)))
@@ -121,7 +122,7 @@ def _solution(spec: Spec, solved: Solved, sources: Sequence[Source]) -> Solution
             name: solved.origins[name] for name, value in whole.items() if name in solved.origins and value is not None
         },
         open=tuple(name for name, value in whole.items() if value is None and not spec.params[name].optional),
-        products={_spelled(key): value for key, value in bindings.products.items() if _open(bindings, key)},
+        products={_monomial_text(key): value for key, value in bindings.products.items() if _open(bindings, key)},
         findings=tuple(_conflicts(spec, solved, sources)),
         table=table,
         problem=problem,
@@ -132,22 +133,24 @@ def _open(bindings: Bindings, monomial: Monomial) -> bool:
     return not all(bindings.knows(key) for key in monomial)
 
 
-def _spelled(monomial: Monomial) -> str:
-    return "*".join(_spelled_atom(key) for key in monomial)
+def _monomial_text(monomial: Monomial) -> str:
+    return "*".join(_atom_text(key) for key in monomial)
 
 
-def _spelled_atom(key: Atom) -> str:
+def _atom_text(key: Atom) -> str:
     name, part = key
-    return f"{name}[{part}]" if part >= 0 else name if part == -1 else f"len({name})"
+    if part >= 0:
+        return f"{name}[{part}]"
+    return name if part == SCALAR else f"len({name})"
 
 
-def _bound(bindings: Bindings, monomial: Monomial) -> int | None:
+def _bound_value(bindings: Bindings, monomial: Monomial) -> int | None:
     if len(monomial) > 1:
         return bindings.products.get(monomial)
     name, part = monomial[0]
     if part >= 0:
         return bindings.elements.get(monomial[0])
-    value = bindings.values.get(name) if part == -1 else bindings.lengths.get(name)
+    value = bindings.values.get(name) if part == SCALAR else bindings.lengths.get(name)
     return value if isinstance(value, int) else None
 
 
@@ -159,17 +162,17 @@ def _conflicts(spec: Spec, solved: Solved, sources: Sequence[Source]) -> list[Fi
         for name, value in source.values.items():
             bound = solved.bindings.whole(spec, name)
             if (name, source.name) in rejected:
-                problem = f"the tensors say {_products(solved.bindings, name)}"
+                problem = f"the tensors say {_products_text(solved.bindings, name)}"
             elif _agrees(solved.bindings, name, value, bound):
                 continue
             else:
-                problem = _said(solved, name, bound)
+                problem = _bound_text(solved, name, bound)
             found.append(conflict(name, source.name, str(value), problem))
     return found
 
 
 def _agrees(bindings: Bindings, name: str, value: ParamValue, bound: ParamValue | None) -> bool:
-    """Whether a stated value is the bound one, or nothing that is known of an open param says otherwise."""
+    """Whether a stated value is the bound one; or for an open param, contradicts nothing that is known of it."""
     if bound is not None:
         return bound == value and isinstance(bound, bool) == isinstance(value, bool)
     if not isinstance(value, list):
@@ -180,16 +183,16 @@ def _agrees(bindings: Bindings, name: str, value: ParamValue, bound: ParamValue 
     return all(bindings.elements.get(key, item) == item for key, item in zip(keys, value, strict=True))
 
 
-def _products(bindings: Bindings, name: str) -> str:
+def _products_text(bindings: Bindings, name: str) -> str:
     return ", ".join(
-        f"{_spelled(monomial)} = {value}"
+        f"{_monomial_text(monomial)} = {value}"
         for monomial, value in bindings.products.items()
         if any(key[0] == name for key in monomial)
     )
 
 
-def _said(solved: Solved, name: str, bound: ParamValue | None) -> str:
-    """``the tensors say 256 (model.norm.weight)``."""
+def _bound_text(solved: Solved, name: str, bound: ParamValue | None) -> str:
+    """What outvoted a stated value: ``the tensors say 256 (model.norm.weight)``."""
     origin = solved.origins.get(name, TENSORS)
     shown = "otherwise" if bound is None else str(bound)
     if origin != TENSORS:
@@ -197,7 +200,7 @@ def _said(solved: Solved, name: str, bound: ParamValue | None) -> str:
     witnesses: list[str] = []
     for monomial, ballot in solved.ballots.items():
         if len(monomial) == 1 and monomial[0][0] == name:
-            witnesses += ballot.witnesses.get(_bound(solved.bindings, monomial) or 0, [])
+            witnesses += ballot.witnesses.get(_bound_value(solved.bindings, monomial) or 0, [])
     names = list(dict.fromkeys(witnesses))[:3]
     return f"the tensors say {shown} ({', '.join(names)})" if names else f"the tensors say {shown}"
 
@@ -209,10 +212,10 @@ def _tie_params(
     sources: Sequence[Source],
     aliases: Mapping[str, Hashable] | None,
 ) -> None:
-    """Bools that say only whether tensors are tied: an absent name says that they are.
+    """Bind bools that say only whether tensors are tied: if one of the names is absent, they are.
 
-    A name that is there with a storage of its own only decides where nothing states the param: copies of tied tensors
-    load as well as tied ones.
+    A name that is there, with a storage of its own, decides only if nothing states the param: copies of a tied tensor
+    load just as well.
     """
     scope = Scope(spec, solved.bindings, Budget())
     strong: dict[str, bool] = {}
@@ -232,9 +235,8 @@ def _tie_params(
         if (names[0] in tensors) != (names[1] in tensors):
             strong[param] = True
         elif names[0] in tensors:
-            tied = aliases is not None and aliases.get(names[0]) is not None
-            tied = tied and aliases is not None and aliases.get(names[0]) == aliases.get(names[1])
-            if tied:
+            storages = [None if aliases is None else aliases.get(name) for name in names]
+            if storages[0] is not None and storages[0] == storages[1]:
                 strong.setdefault(param, True)
             else:
                 weak.setdefault(param, Counter())[False] += 1

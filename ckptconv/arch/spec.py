@@ -1,6 +1,6 @@
 """An architecture spec: the names, shapes and relations of a family of models, as data.
 
-This module holds the parsed form; the TOML that it comes from is described, and read, in `parse`.
+This module has the parsed form. `parse` describes, and reads, the TOML that it comes from.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 ParamType = Literal["int", "ints", "str", "strs", "bool", "float"]
 
 ParamValue = int | float | str | list[int] | list[str]
-"""A bound param; a bool is an int here as in Python."""
+"""The value of a param; bools are ints here, as in Python."""
 
 VARIANT = "variant"
-"""The implicit param that says which of ``[variants]`` a model is."""
+"""The param that every spec with ``[variants]`` has: which of them a model is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Param:
     """A named quantity of the architecture.
 
-    default:  its value where nothing else says one: a formula over other params, evaluated last; None: it has none.
+    default:  a formula over other params that gives its value if nothing else does; evaluated last.
+    literal:  a plain default value.
     optional: it may stay without a value.
-    choices:  its only values, in order of preference; a bool has (False, True) by its default.
+    choices:  the values that it may have, in order of preference; of a bool, its default comes first.
     aliases:  further metadata keys that state it.
     """
 
@@ -74,7 +75,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """That a tensor shares its storage with another, always or under a condition."""
+    """A tensor shares its storage with another one, always or under a condition."""
 
     to: Template
     when: Formula | None = None
@@ -82,10 +83,10 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """A family of tensors: one for every value of its loops.
+    """A family of tensors: one for each combination of its loop variables' values.
 
     loops:  the loop variables, outermost first.
-    dtypes: names of the element types that fit; None: any.
+    dtypes: names of the element types that fit; None for any.
     where:  the spec's file and line, for messages.
     """
 
@@ -105,7 +106,7 @@ class TensorRule:
 
     @property
     def formulas(self) -> Iterator[Formula]:
-        """Everything in it that is evaluated."""
+        """All its formulas."""
         yield from self.name.formulas
         yield from self.shape
         if self.when is not None:
@@ -118,20 +119,22 @@ class TensorRule:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """Something that must hold between the params."""
+    """A condition that the params must meet."""
 
     name: str
     formula: Formula
 
 
 @dataclass(frozen=True, slots=True)
-class Stating:
+class ConfigParam:
     """How a configuration states one param.
 
-    each:  formulas over the configuration's keys; the first that has a value counts.
-    loop:  a name that counts from 0 to before `stop` meanwhile: the values, or the items of lists, are the param's.
-    parts: where these keys are, of a mounted spec: at each level the first of some keys that holds a configuration;
-           "." is the configuration itself. defaults: what keys say there that are absent.
+    each:     formulas over the configuration's keys; the first one that has a value counts.
+    loop:     a name that counts from 0 to below `stop`, if the param is a list: each turn gives an item, or a list of
+              them.
+    parts:    for a param of a mounted spec, where its configuration is inside the whole one: at each level, the first
+              of some keys that holds a configuration. "." stands for the configuration itself.
+    defaults: what keys that are absent there mean.
     """
 
     each: tuple[Formula, ...]
@@ -143,16 +146,16 @@ class Stating:
 
 @dataclass(frozen=True, slots=True)
 class ConfigMap:
-    """How a ``config.json`` of Hugging Face's libraries states the params.
+    """How a ``config.json`` of a Hugging Face library states the params.
 
     model_types:   values of its ``model_type`` that mean this spec.
-    architectures: so of ``architectures``, and of diffusers' ``_class_name``.
-    defaults:      what keys say that are absent: the class's own defaults.
+    architectures: values of its ``architectures``, or of diffusers' ``_class_name``, that mean this spec.
+    defaults:      what absent keys mean: the class's own defaults.
     """
 
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
-    params: Mapping[str, Stating] = field(default_factory=dict)
+    params: Mapping[str, ConfigParam] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -160,12 +163,13 @@ class ConfigMap:
 class Spec:
     """One architecture.
 
-    varying:   the lets that depend on loop variables, by name, and on which.
-    yields_to: specs that are the better answer where both fit a checkpoint's names equally.
-    mistaken_for: specs whose files, with tensors lost, have all of its names: the names alone say neither.
-    variants:  summaries of the variants by name.
-    forward:   what the network computes, where the spec says it.
-    digest:    "sha256:…" of what it says; comments and layout do not count.
+    varying:      lets that depend on loop variables: the let's name → those variables.
+    yields_to:    specs that are the better answer if both fit a checkpoint's names equally well.
+    mistaken_for: specs whose incomplete files have all of its names, so that names alone decide for neither.
+    variants:     summaries of the variants, by name.
+    forward:      what the network computes, if the spec says so.
+    digest:       "sha256:…" of its content, without comments and layout.
+    source:       the file or library name that it was read from, for messages.
     """
 
     name: str
@@ -193,13 +197,13 @@ class Spec:
         return [name for name, param in self.params.items() if param.required]
 
     def lacks(self, name: str) -> UsageError:
-        """The error for a param that it does not have, with the nearest that it has as its hint."""
+        """The error for a param that it does not have, with the most similar one as the hint."""
         near = get_close_matches(name, self.params, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.params) or 'none'}"
         return UsageError(f"{self.name!r} has no param {name!r}", hint=hint)
 
     def names_behind(self, formulas: Iterable[Formula]) -> set[str]:
-        """Every name that formulas mention, and those behind lets and loops."""
+        """All names that formulas use, directly or through lets and loops."""
         stack = [name for formula in formulas for name in formula.names]
         seen: set[str] = set()
         while stack:

@@ -1,9 +1,9 @@
-"""Where a checkpoint's metadata states the params of an architecture: at its root, or in settings that it keeps.
+"""Finds where a checkpoint's metadata states the params of an architecture: at its root, or in settings below it.
 
-What a network was made with stands under many a key: Lightning has ``hyper_parameters``, nanoGPT ``model_args``,
-Whisper ``dims``, scripts put their whole ``args`` or ``config`` there. So settings are known by what they say: a dict,
-an object's attributes or a JSON text, up to two levels below the root. What they say of a spec counts only where they
-say all that it requires; a lone ``hidden`` or ``layers`` in them may be about anything.
+What a network was made with has many names: Lightning saves ``hyper_parameters``, nanoGPT ``model_args``, Whisper
+``dims``, and scripts save their whole ``args`` or ``config``. So settings are recognised by their form: a dict, an
+object's attributes, or a JSON text, up to two levels below the root. They count for a spec only if they state
+everything that it requires; a single ``hidden`` or ``layers`` in them may mean anything.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ if TYPE_CHECKING:
     from ckptconv.arch.spec import Spec
 
 MAX_SETTINGS = 4_096
-"""Keys of a dict of settings; an optimizer's state has more."""
+"""The most keys of a dict of settings; an optimizer's state has more."""
 
 MAX_STATEMENTS = 256
-"""Dicts and objects that are looked at."""
+"""The most dicts and objects that are looked at."""
 
 MAX_TEXT = 1_000_000
-"""Characters of a string that is read as JSON."""
+"""The most characters of a string that is read as JSON."""
 
 CONFIG = "config.json"
-"""What the file beside a checkpoint is called, in which huggingface_hub's mixin puts what a class was called with."""
+"""The configuration beside a checkpoint; huggingface_hub's mixin writes a class's arguments there."""
 
 PARAMS = "params.json"
-"""What the file is called in which Meta and Mistral put what a model was made with."""
+"""The file in which Meta and Mistral write what a model was made with."""
 
 CLASS_NAME = "_class_name"
-"""The key by which a config.json of diffusers names the class."""
+"""The key of diffusers' config.json that names the class."""
 
 QUANTIZATION = "quantization_config"
-"""The key by which a config.json says how weights are quantized."""
+"""The key of config.json that says how weights are quantized."""
 
 _LEVELS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Values that metadata states in one place, or a configuration beside it.
+    """Values that the metadata, or a configuration beside it, states in one place.
 
-    name:   the place, for people: "metadata", "hyper_parameters", "config.model", "config.json".
-    values: what it says, by key.
-    python: the place as Python, where ``checkpoint`` is the loaded file; "" where nothing can be assigned there.
-    attributes: whether the values are attributes there, not items.
+    name:       the place, for people: "metadata", "hyper_parameters", "config.model", "config.json".
+    values:     key → value.
+    python:     the place as a Python expression, with ``checkpoint`` for the loaded file; "" if nothing can be assigned
+                there.
+    attributes: whether the values are attributes there, instead of items.
     """
 
     name: str
@@ -60,9 +61,9 @@ class Statement:
     attributes: bool = False
 
     def states_all(self, spec: Spec) -> bool:
-        """Whether it says all that the spec requires, under its names or aliases, whatever the values.
+        """Whether it has a key for everything that the spec requires, under names or aliases, whatever the values.
 
-        A spec that has formulas for a configuration reads it by them alone.
+        A spec with formulas for a configuration reads the configuration by these alone.
         """
         if self.name == CONFIG and spec.config.params:
             return False
@@ -70,23 +71,23 @@ class Statement:
         return bool(keys) and all(any(key in self.values for key in names) for names in keys)
 
     def place(self, key: object) -> str:
-        """The value of that key as Python that can be assigned to; "" where it can't be."""
+        """The place of a key's value as Python that can be assigned to; "" if that is not possible."""
         if not self.python or (self.attributes and not str(key).isidentifier()):
             return ""
         return f"{self.python}.{key}" if self.attributes else f"{self.python}[{key!r}]"
 
 
 def root_statement(metadata: Mapping[object, MetaNode]) -> Statement:
-    """What the metadata says at its root, where a key counts by itself."""
+    """What the metadata says at its root, where each key counts by itself."""
     return Statement("metadata", metadata, "checkpoint")
 
 
 def settings_in(
     metadata: Mapping[object, MetaNode], plain: Callable[[Opaque], MetaNode] = lambda node: node
 ) -> tuple[Statement, ...]:
-    """What stands below the root, in the order of the file, outer before inner.
+    """What is stated below the root, in the order of the file, outer places first.
 
-    plain: makes plain values of an object of settings, where its class has a form of its own for them.
+    plain: turns an object of settings into plain values, for classes with a form of their own for them.
     """
     found: list[Statement] = []
     outer: list[tuple[tuple[str, ...], Statement]] = [((), root_statement(metadata))]
@@ -95,14 +96,14 @@ def settings_in(
             ((*path, key), below)
             for path, statement in outer
             for key, node in statement.values.items()
-            if isinstance(key, str) and (below := _below(statement, (*path, key), node, plain)) is not None
+            if isinstance(key, str) and (below := _statement_in(statement, (*path, key), node, plain)) is not None
         ]
         found += [statement for _, statement in inner]
         outer = inner
     return tuple(found[:MAX_STATEMENTS])
 
 
-def _below(
+def _statement_in(
     outer: Statement, path: tuple[str, ...], node: MetaNode, plain: Callable[[Opaque], MetaNode]
 ) -> Statement | None:
     """What a node states, if it is a mapping of any kind that is not too large."""
@@ -113,7 +114,7 @@ def _below(
         attributes = values is not node or not node.pairs
         node = _contents(node) if values is node else values
     elif isinstance(node, str) and node[:1] == "{" and len(node) <= MAX_TEXT:
-        place = ""  # what stands in a text is not assigned to
+        place = ""  # nothing can be assigned inside a text
         try:
             node = strict_json.loads(node)
         except ValueError:
@@ -124,16 +125,16 @@ def _below(
 
 
 def _contents(node: Opaque) -> MetaNode:
-    """The items of an object that is a dict as well, or else its attributes."""
+    """The items of an object that is also a dict, or else its attributes."""
     if node.pairs:
         return {key: value for key, value in node.pairs if isinstance(key, str)}
-    if isinstance(node.state, tuple):  # of a class with slots: what is in its dict, and what is in them
+    if isinstance(node.state, tuple):  # of a class with slots: (its dict, its slots)
         return {key: value for part in node.state if isinstance(part, Mapping) for key, value in part.items()}
     return node.state
 
 
-def method_of(config: Mapping[str, object]) -> str:
-    """The method by which a configuration says that the weights are quantized; "" where it says nothing of that."""
+def quantization_method(config: Mapping[str, object]) -> str:
+    """The method by which the weights are quantized, by a configuration; "" if it does not say."""
     quantization = config.get(QUANTIZATION)
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     return method[:80] if isinstance(method, str) else ""

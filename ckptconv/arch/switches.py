@@ -1,8 +1,8 @@
-"""Which variant is it? Params with a few possible values that decide which tensors there are.
+"""Decides params with few possible values that determine which tensors there are, such as the variant.
 
-A *switch* is a bool, or a param with choices, that a condition, a name or a shape depends on. Assignments are ranked
-by the names: those that they explain, less those that they miss. Those that the names cannot tell apart are all
-solved, and the fewest errors win. What a source states counts for half a name: it decides draws, and no more.
+A *switch* is a bool, or a param with choices, that a condition, name or shape depends on. Assignments of the switches
+are ranked by the number of names that they explain minus those that they miss. Those that the names cannot distinguish
+are all solved, and the one with the fewest errors wins. A stated value counts as half a name: it only decides draws.
 """
 
 from __future__ import annotations
@@ -28,34 +28,36 @@ if TYPE_CHECKING:
     from ckptconv.arch.spec import ParamValue, Spec, TensorRule
 
 MAX_PRODUCT = 256
-"""Assignments that are all tried; past that, one switch is changed at a time."""
+"""Up to so many assignments, all are tried; beyond that, one switch is changed at a time."""
 
 MAX_DRAWS = 12
-"""Assignments equal by their names that are solved and compared."""
+"""The most assignments, equal by their names, that are solved and compared."""
 
 Assignment = dict[str, "ParamValue"]
 
 
 def _switch_values(spec: Spec) -> dict[str, tuple[int | str, ...]]:
     """The switches of a spec, each with its values in order of preference."""
-    names = {name for rule in spec.rules for name in _deciding(spec, rule)}
+    names = {name for rule in spec.rules for name in _names_behind_rule(spec, rule)}
     return {name: param.choices for name, param in spec.params.items() if param.choices is not None and name in names}
 
 
-def _deciding(spec: Spec, rule: TensorRule) -> set[str]:
-    """Every name that decides about a rule's names or shapes, through lets and loops."""
+def _names_behind_rule(spec: Spec, rule: TensorRule) -> set[str]:
+    """Every name that a rule's names, shapes or condition depend on, also through lets and loops."""
     tie = () if rule.tie is None else rule.tie.to.formulas
     when = () if rule.when is None else (rule.when,)
     return spec.names_behind((*rule.name.formulas, *rule.shape, *when, *tie))
 
 
 @dataclass(slots=True)
-class _Found:
-    """A rule's names counted by their captured texts, those of the right rank apart.
+class _RuleNames:
+    """A rule's names of the right rank, counted by their captured texts.
 
-    asking: the switches that its condition depends on.
-    active: what the condition gives, by their values. fitting: names that have these texts. Both are filled as they are
-            asked for: assignments are many, and most differ in what one rule does not ask for.
+    asking:  the switches that its condition depends on.
+    active:  whether the condition holds, by the values of those switches.
+    fitting: how many names have the texts that an assignment wants.
+
+    The last two are filled on demand, since most assignments differ only in what a given rule does not depend on.
     """
 
     rule: TensorRule
@@ -89,8 +91,8 @@ class Ranking:
                 if source.firm and name in source.values:
                     self.domains[name] = (source.values[name],)  # type: ignore[assignment]
         self.texts = free_texts(spec, matches)
-        self.rules = [self.found(match) for match in matches]
-        self.groups = self.grouped()
+        self.rules = [self.rule_names(match) for match in matches]
+        self.groups = self.group_names()
         self.conditions: dict[str, list[int]] = {}
         for index, entry in enumerate(self.rules):
             if entry.rule.when is not None:
@@ -101,25 +103,25 @@ class Ranking:
             for index, match in enumerate(matches)
             if any(self.is_computed(formula.names) for _, formula in match.pattern.numbers)
         ]
-        self.deciding = [_deciding(spec, entry.rule) & set(self.domains) for entry in self.rules]
+        self.deciding = [_names_behind_rule(spec, entry.rule) & set(self.domains) for entry in self.rules]
 
-    def found(self, match: RuleMatches) -> _Found:
+    def rule_names(self, match: RuleMatches) -> _RuleNames:
         when = match.pattern.rule.when
         asking = () if when is None else tuple(sorted(self.spec.names_behind((when,)) & self.domains.keys()))
-        entry = _Found(match.pattern.rule, match.pattern.strings, asking=asking)
+        entry = _RuleNames(match.pattern.rule, match.pattern.strings, asking=asking)
         entry.counts.update(texts for _, texts in self.candidates(match))
         return entry
 
     def candidates(self, match: RuleMatches) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """(name, captured texts) of a rule's names of the right rank, those with other free texts left out."""
+        """(name, captured texts) of a rule's names of the right rank, without those with other free texts."""
         rank, slots = match.pattern.rule.rank, [slot for slot, _ in match.pattern.strings]
         free = [(slot, self.texts.get(name)) for slot, name in match.pattern.strings if name in self.texts]
         for name, captures, shape in match.found:
             if len(shape) == rank and all(captures[slot] == text for slot, text in free):
                 yield name, tuple([captures[slot] for slot in slots])
 
-    def grouped(self) -> list[_Group]:
-        """The names by what decides whether they are explained: conditions and captured texts, of whichever rules."""
+    def group_names(self) -> list[_Group]:
+        """The names, grouped by the conditions and captured texts that decide whether they are explained."""
         owners: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = {}
         for index, match in enumerate(self.matches):
             for name, texts in self.candidates(match):
@@ -146,7 +148,7 @@ class Ranking:
                 dict(zip(names, values, strict=True)) for values in product(*self.domains.values())
             ]
         else:
-            candidates = self.climbed()
+            candidates = self.climb()
         scores = [self.score(candidate) for candidate in candidates]
         top = max(scores, default=0.0)
         different: dict[object, Assignment] = {}
@@ -156,14 +158,14 @@ class Ranking:
         return list(different.values())[:MAX_DRAWS]
 
     def effect(self, assignment: Assignment) -> object:
-        """What an assignment changes: equal for those that differ only in switches of rules that are not active."""
+        """Equal for assignments that differ only in switches of rules that are not active."""
         scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
         active = self.all_active(assignment, scope)
         deciding = {name for index, names in enumerate(self.deciding) if active[index] is not False for name in names}
         return tuple(active), tuple((name, value) for name, value in assignment.items() if name in deciding)
 
-    def climbed(self) -> list[Assignment]:
-        """The neighbours of the best assignment that changing one switch at a time reaches, and itself first."""
+    def climb(self) -> list[Assignment]:
+        """The best assignment that is reached by changing one switch at a time, followed by its neighbours."""
         current = max(self.starts(), key=self.score)
         best = self.score(current)
         for _ in range(4):
@@ -184,7 +186,10 @@ class Ranking:
         return [current, *neighbours]
 
     def starts(self) -> list[Assignment]:
-        """Every way to spell the names, with all else as preferred: a wrong prefix hides what the others would gain."""
+        """The assignments to start from: all that affect the spelling of names, everything else as preferred.
+
+        With a wrong prefix, no other switch would make a difference.
+        """
         preferred: Assignment = {name: values[0] for name, values in self.domains.items()}
         spelling = {VARIANT, *(name for entry in self.rules for _, name in entry.strings)} & self.domains.keys()
         domains = {name: self.domains[name] for name in self.domains if name in spelling}
@@ -193,7 +198,7 @@ class Ranking:
         return [{**preferred, **dict(zip(domains, values, strict=True))} for values in product(*domains.values())]
 
     def score(self, assignment: Assignment) -> float:
-        """Names explained, less names missed, and half a point for each value that a source states."""
+        """The names explained, minus the names missed, plus half a point for each value that a source states."""
         scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
         active = self.all_active(assignment, scope)
         wanted: list[tuple[ParamValue | None, ...]] = [()] * len(self.rules)
@@ -210,19 +215,19 @@ class Ranking:
                     explained += group.count
         exact, missed = self.exact(scope, active)
         stated = sum(values.count(assignment[name]) for name, values in self.stated.items())
-        return explained - missed - self.absent(active, wanted) + exact + stated / 2
+        return explained - missed - self.count_absent(active, wanted) + exact + stated / 2
 
     def all_active(self, assignment: Assignment, scope: Scope) -> list[bool | None]:
-        """For each rule what `active` gives."""
+        """For each rule, whether its condition holds, as `active` returns it."""
         found: list[bool | None] = [True] * len(self.rules)
-        for same in self.conditions.values():  # rules of one condition
+        for same in self.conditions.values():  # rules with the same condition
             active = self.active(self.rules[same[0]], assignment, scope)
             for index in same:
                 found[index] = active
         return found
 
-    def active(self, entry: _Found, assignment: Assignment, scope: Scope) -> bool | None:
-        """Whether the rule's condition holds; None where the switches leave it open."""
+    def active(self, entry: _RuleNames, assignment: Assignment, scope: Scope) -> bool | None:
+        """Whether a rule's condition holds; None if the switches do not decide that."""
         key = tuple([assignment[name] for name in entry.asking])
         if key not in entry.active:
             try:
@@ -231,8 +236,8 @@ class Ranking:
                 entry.active[key] = False
         return entry.active[key]
 
-    def absent(self, active: Sequence[bool | None], wanted: Sequence[tuple[ParamValue | None, ...]]) -> int:
-        """Tensors that are missing because a rule has none at all: as many as its loops' other rules have."""
+    def count_absent(self, active: Sequence[bool | None], wanted: Sequence[tuple[ParamValue | None, ...]]) -> int:
+        """Tensors that are missing because an active rule has none: as many as other rules with its loops have."""
         usual: dict[tuple[str, ...], int] = {}
         lacking = []
         for index, entry in enumerate(self.rules):
@@ -243,14 +248,16 @@ class Ranking:
                     lacking.append(rule.loops)
         return sum(usual[loops] for loops in lacking)
 
-    def fitting(self, entry: _Found, wanted: tuple[ParamValue | None, ...]) -> int:
+    def fitting(self, entry: _RuleNames, wanted: tuple[ParamValue | None, ...]) -> int:
         """How many of a rule's names have the texts that an assignment wants."""
         if wanted not in entry.fitting:
             entry.fitting[wanted] = sum(count for texts, count in entry.counts.items() if _fits(texts, wanted))
         return entry.fitting[wanted]
 
     def exact(self, scope: Scope, active: Sequence[bool | None]) -> tuple[int, int]:
-        """For rules whose numbers cannot be inverted: (what their exact names change about the explained, missed)."""
+        """For rules whose numbers cannot be inverted: (what their exact names change about the explained, names
+        missed).
+        """
         change = missed = 0
         for index, match in self.computed:
             rule, numbers = match.pattern.rule, match.pattern.numbers

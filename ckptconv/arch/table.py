@@ -1,4 +1,4 @@
-"""The table that a spec is once its params are bound: every tensor's name with what is expected of it."""
+"""Expands a spec with bound params to a table: every tensor's name, and what is expected of it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ckptconv.arch.template import Template
 
 COUNTING = 32
-"""Steps that counting one turn of an outer loop takes: so that even loops without tensors end within a second."""
+"""Budget spent for counting one turn of an outer loop, so that even loops without tensors end within a second."""
 
 Shape = tuple[int | None, ...]
-"""A dimension is None where the params leave it open."""
+"""A shape; dimensions that the params leave open are None."""
 
 _TOO_LARGE = "a param may be too large: see --set, and the metadata; else do not trust the spec"
 
@@ -37,8 +37,8 @@ class Expected:
     """What a spec says about one tensor.
 
     optional: it may be absent.
-    tied_to:  the tensor that it shares its storage with, or may share it with where `loose`.
-    dtypes:   names of the element types that fit; None: any.
+    tied_to:  the tensor that it shares its storage with. loose: it may do so, but need not.
+    dtypes:   names of the element types that fit; None for any.
     """
 
     shape: Shape
@@ -51,9 +51,9 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Expected tensors by name, in the spec's order, and what is wrong with the params themselves.
+    """The expected tensors by name, in the spec's order, and findings about the params themselves.
 
-    clashes: whether two rules ask for one name with these params.
+    clashes: whether two rules ask for the same name with these params.
     """
 
     spec: Spec
@@ -67,7 +67,7 @@ class Table:
 
 
 def state_table(state: Mapping[str, torch.Tensor], name: str, params: Mapping[str, ParamValue]) -> Table:
-    """The table of a state_dict: shapes, and which names are one tensor."""
+    """The table of a state_dict: shapes, and which names share a tensor."""
     kept: dict[int, str] = {}
     first = {key: kept.setdefault(id(tensor), key) for key, tensor in state.items()}
     tensors = {
@@ -78,18 +78,18 @@ def state_table(state: Mapping[str, torch.Tensor], name: str, params: Mapping[st
 
 
 def expand(spec: Spec, params: Mapping[str, ParamValue] | Bindings, budget: Budget | None = None) -> Table:
-    """The table of `spec` for these params; memory O(tensors).
+    """The table of `spec` for these params. Takes memory O(tensors).
 
     Dimensions that the params leave open are None. Params that break a constraint, or for which an expression has no
-    value, are findings. Raises UsageError where a param that decides which tensors there are is missing, LimitError
-    past `MAX_TENSORS` tensors (before making them).
+    value, become findings. Raises UsageError if a param is missing that decides which tensors there are, LimitError for
+    more than `MAX_TENSORS` tensors (before making them).
     """
     bindings = params if isinstance(params, Bindings) else Bindings.of(spec, _with_defaults(spec, params))
     return _Expansion(spec, bindings, budget or Budget()).table()
 
 
 def _with_defaults(spec: Spec, params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-    """`params`, and the defaults of those that are missing. Raises UsageError for a name that the spec lacks."""
+    """`params`, and the defaults of missing ones. Raises UsageError for a name that the spec does not have."""
     unknown = [name for name in params if name not in spec.params]
     if unknown:
         raise spec.lacks(unknown[0])
@@ -106,7 +106,7 @@ def _with_defaults(spec: Spec, params: Mapping[str, ParamValue]) -> dict[str, Pa
 
 
 def default_value(spec: Spec, name: str, scope: Scope) -> ParamValue | None:
-    """A param's default in `scope`; None where it has none or its expression has no value there."""
+    """A param's default in `scope`; None if it has none, or its expression has no value there."""
     param = spec.params[name]
     if param.default is None:
         return param.literal
@@ -131,10 +131,10 @@ class _Expansion:
         self.made = 0
 
     def table(self) -> Table:
-        self.constraints()
+        self.check_constraints()
         for rule in self.spec.rules:
             try:
-                self.rule(rule)
+                self.expand_rule(rule)
             except EvaluationError as error:
                 self.problem(rule.name.text, f"{rule.where}: {error}")
             self.scope.loops.clear()
@@ -145,7 +145,7 @@ class _Expansion:
     def problem(self, where: str, message: str) -> None:
         self.findings.append(Finding("constraint", "error", where, message))
 
-    def constraints(self) -> None:
+    def check_constraints(self) -> None:
         for entry in self.spec.constraints:
             try:
                 holds = self.scope.truth(entry.formula)
@@ -153,27 +153,29 @@ class _Expansion:
                 self.problem(entry.name, f"{entry.name}: {error}")
                 continue
             if holds is False:
-                said = self.values(entry.formula)
+                values = self.values_text(entry.formula)
                 self.findings.append(
-                    Finding("constraint", "error", entry.name, f"{entry.name}: {said}", entry.formula.text, said)
+                    Finding("constraint", "error", entry.name, f"{entry.name}: {values}", entry.formula.text, values)
                 )
 
-    def values(self, formula: Formula) -> str:
-        """``hidden = 30, heads = 4``."""
-        said = ((name, self.bindings.whole(self.spec, name)) for name in sorted(formula.names & set(self.spec.params)))
-        return ", ".join(f"{name} = {value}" for name, value in said)
+    def values_text(self, formula: Formula) -> str:
+        """The values of a formula's params: ``hidden = 30, heads = 4``."""
+        names = sorted(formula.names & set(self.spec.params))
+        return ", ".join(f"{name} = {self.bindings.whole(self.spec, name)}" for name in names)
 
-    def rule(self, rule: TensorRule) -> None:
+    def expand_rule(self, rule: TensorRule) -> None:
+        """Add the rule's tensors. What does not depend on its loops is computed once."""
         varying = set(rule.loops) | self.spec.varying.keys()
-        asks = rule.when is not None and bool(rule.when.names & varying)
-        if not asks and not self.holds(rule):
+        when_varies = rule.when is not None and bool(rule.when.names & varying)
+        if not when_varies and not self.holds(rule):
             return
-        fixed = not asks and not any(formula.names & varying for formula in (*rule.shape, *_tie_conditions(rule)))
+        formulas = (*rule.shape, *_tie_conditions(rule))
+        expected_varies = when_varies or any(formula.names & varying for formula in formulas)
         expected: Expected | None = None
         for _ in walk(self.spec, rule.loops, self.scope, self.count):
-            if asks and not self.holds(rule):
+            if when_varies and not self.holds(rule):
                 continue
-            if expected is None or not fixed:
+            if expected is None or expected_varies:
                 expected = self.expected(rule)
             self.add(rule, expected)
 
@@ -187,6 +189,7 @@ class _Expansion:
         self.tensors[name] = expected
 
     def count(self, more: int) -> None:
+        """Count tensors that will be made. Raises LimitError for too many."""
         self.made += more
         if self.made > MAX_TENSORS:
             raise LimitError(f"the spec asks for more than {MAX_TENSORS:,} tensors", hint=_TOO_LARGE)
@@ -227,7 +230,7 @@ def _tie_conditions(rule: TensorRule) -> tuple[Formula, ...]:
 
 
 def missing_params(spec: Spec, bindings: Bindings, formulas: Sequence[Formula]) -> UsageError:
-    """The error that names the params which `formulas` need and which have no value."""
+    """The error that names the params that `formulas` need and that have no value."""
     behind = spec.names_behind(formulas)
     names = [name for name in spec.params if name in behind and bindings.whole(spec, name) is None]
     hint = " ".join(f"--set {name}=…" for name in names)
@@ -235,7 +238,7 @@ def missing_params(spec: Spec, bindings: Bindings, formulas: Sequence[Formula]) 
 
 
 def render(template: Template, scope: Scope) -> str:
-    """The name that a template makes in `scope`. Raises UndeterminedError or EvaluationError."""
+    """The name that a template gives in `scope`. Raises UndeterminedError or EvaluationError."""
     made: list[str] = []
     for part in template.parts:
         if isinstance(part, str):
@@ -247,7 +250,7 @@ def render(template: Template, scope: Scope) -> str:
 
 
 def walk(spec: Spec, loops: Sequence[str], scope: Scope, count: Callable[[int], None] | None = None) -> Iterator[None]:
-    """Set `scope.loops` to each combination in turn. `count` is told first how many there will be.
+    """Set `scope.loops` to each combination in turn. `count` is told beforehand how many there will be.
 
     Raises UsageError where a bound is unknown, LimitError before the first of more than `MAX_TENSORS`.
     """
@@ -276,7 +279,10 @@ def _walk(spec: Spec, loops: Sequence[str], scope: Scope) -> Iterator[None]:
 
 
 def combinations(spec: Spec, loops: Sequence[str], scope: Scope) -> int:
-    """How many combinations the loops have; counting stops past `MAX_TENSORS`. Loops are run only if others need it."""
+    """How many combinations the loops have; counting stops past `MAX_TENSORS`.
+
+    A loop is run for this only if the bounds of others depend on it.
+    """
     if not loops:
         return 1
     name, *inner = loops

@@ -1,4 +1,4 @@
-"""A name with placeholders: ``"layers.{layer}.weight"``."""
+"""Names with placeholders: ``"layers.{layer}.weight"``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A tensor's name with its placeholders: literal text and formulas in turn."""
+    """A tensor's name with its placeholders: text and formulas, in order."""
 
     text: str
     parts: tuple[str | Formula, ...]

@@ -1,6 +1,6 @@
-"""The tree that an expression of an architecture spec parses to.
+"""The syntax tree of an expression.
 
-Nodes are plain data; `column` is where the node starts in its text, from 1, for messages.
+Nodes are plain data. `column` is where a node starts in its text, counted from 1, for messages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """An integer, boolean or string written out."""
+    """An integer, boolean or string."""
 
     value: int | str
     column: int
@@ -30,7 +30,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class ListDisplay:
-    """``[a, *b]``: each item with whether it is spread."""
+    """``[a, *b]``: for each item, whether it is spread, and the item."""
 
     items: tuple[tuple[bool, Node], ...]
     column: int
@@ -38,7 +38,7 @@ class ListDisplay:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """``target[index]``; negative counts from the end."""
+    """``target[index]``; negative indices count from the end."""
 
     target: Node
     index: Node
@@ -47,7 +47,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """``target[start:stop]``, clamped as Python clamps."""
+    """``target[start:stop]``, clamped as in Python."""
 
     target: Node
     start: Node | None
@@ -105,12 +105,12 @@ class Expression:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every param, let and loop variable that it mentions."""
+        """The names of all params, lets and loop variables in it."""
         return frozenset(node.name for node in nodes(self.node) if isinstance(node, Name))
 
 
 def nodes(node: Node) -> Iterator[Node]:
-    """`node` and everything under it."""
+    """`node` and all nodes below it."""
     yield node
     for child in _children(node):
         yield from nodes(child)
@@ -137,7 +137,7 @@ def _children(node: Node) -> tuple[Node, ...]:
 
 
 def renamed(node: Node, rename: Callable[[str], str]) -> Node:
-    """The tree with every `Name` renamed: how one spec is mounted inside another."""
+    """The tree with every `Name` renamed, for mounting one spec inside another."""
 
     def again(child: Node) -> Node:
         return renamed(child, rename)
@@ -166,7 +166,7 @@ def renamed(node: Node, rename: Callable[[str], str]) -> Node:
 
 
 def unparse(node: Node) -> str:
-    """The text of a tree, fully bracketed where operators stand inside one another."""
+    """The text of a tree, with brackets around every operation inside another."""
 
     def inner(child: Node) -> str:
         text = unparse(child)
@@ -199,5 +199,5 @@ def unparse(node: Node) -> str:
 
 
 def depth(node: Node) -> int:
-    """Levels of the tree."""
+    """The number of levels of the tree."""
     return 1 + max((depth(child) for child in _children(node)), default=0)

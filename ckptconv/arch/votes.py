@@ -1,8 +1,8 @@
-"""Votes for the values of unknown params: each tensor's dimension has one, and the majority decides.
+"""Votes for the values of unknown params: each dimension of a tensor has a vote, and the majority decides.
 
-So one wrong tensor does not sink the solution: it is outvoted, and shows up as the tensor that disagrees. A dimension
-``a*x + b`` in one unknown `x` votes for `x`; ``a*x*y + b`` votes for the product ``x*y``, which is remembered where
-its factors stay open. A dimension that no integer satisfies does not vote.
+So a single wrong tensor does not spoil the solution: it is outvoted, and reported as the tensor that disagrees. A
+dimension ``a*x + b`` with one unknown `x` votes for `x`; ``a*x*y + b`` votes for the product ``x*y``, which is kept if
+its factors stay open. A dimension for which no integer is a solution does not vote.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from ckptconv.arch.spec import ParamValue
 
 MAX_WITNESSES = 5
-"""Names kept for each value, for messages."""
+"""How many tensors' names are kept for each value, for messages."""
 
 
 @dataclass(slots=True)
 class Ballot:
-    """Votes for one unknown, or product of unknowns: value → weight, and some of the tensors that say so."""
+    """The votes for one unknown, or product of unknowns: value → weight, and some of the tensors that vote for it."""
 
     weights: dict[int, int] = field(default_factory=dict)
     witnesses: dict[int, list[str]] = field(default_factory=dict)
@@ -43,8 +43,8 @@ class Ballot:
             self.witnesses[value] = [witness]
 
     def winner(self, stated: Sequence[int]) -> int:
-        """The value with most votes; what sources state has one each, and loses a draw against the tensors'."""
-        if len(self.weights) == 1 and len(stated) < 2:  # one against one: the tensors win
+        """The value with the most votes. Each stated value has one vote too, but loses a draw against the tensors'."""
+        if len(self.weights) == 1 and len(stated) < 2:  # at worst one against one, where the tensors win
             return next(iter(self.weights))
         total = Counter(self.weights)
         total.update(stated)
@@ -52,7 +52,7 @@ class Ballot:
 
 
 def vote(ballots: dict[Monomial, Ballot], value: int | Polynomial, size: int, weight: int, witness: str) -> bool:
-    """Count that `value` equals `size`. Whether it said all that it has to say: a product may say more later."""
+    """Count that `value` equals `size`. Returns whether that was all it can say: a product may say more later."""
     if not isinstance(value, Polynomial):
         return True
     terms, rest = value.terms, size
@@ -70,13 +70,13 @@ def vote(ballots: dict[Monomial, Ballot], value: int | Polynomial, size: int, we
     return len(monomial) == 1
 
 
-def stated(sources: Sequence[Source], key: Atom) -> list[int]:
-    """What the sources say about one unknown."""
-    return [value for source in sources if (value := stated_by(source.values, key)) is not None]
+def stated_values(sources: Sequence[Source], key: Atom) -> list[int]:
+    """The values that sources state for one unknown."""
+    return [value for source in sources if (value := stated_value(source.values, key)) is not None]
 
 
-def stated_by(values: Mapping[str, ParamValue], key: Atom) -> int | None:
-    """What one source says about one unknown."""
+def stated_value(values: Mapping[str, ParamValue], key: Atom) -> int | None:
+    """The value that one source states for one unknown."""
     name, part = key
     value = values.get(name)
     if isinstance(value, list):
@@ -88,19 +88,19 @@ def stated_by(values: Mapping[str, ParamValue], key: Atom) -> int | None:
 
 
 def decide(ballots: Mapping[Monomial, Ballot], bindings: Bindings, sources: Sequence[Source]) -> list[Atom]:
-    """Bind every unknown that has votes; products are remembered. Returns the unknowns that were bound."""
+    """Bind every unknown that has votes, and keep products. Returns the unknowns that were bound."""
     bound: list[Atom] = []
     for monomial, ballot in ballots.items():
         if len(monomial) > 1:
             bindings.products[monomial] = ballot.winner([])
         elif not bindings.knows(monomial[0]):
-            bindings.set_atom(monomial[0], ballot.winner(stated(sources, monomial[0])))
+            bindings.set_atom(monomial[0], ballot.winner(stated_values(sources, monomial[0])))
             bound.append(monomial[0])
     return bound
 
 
 def divides(bindings: Bindings, key: Atom, value: int) -> bool:
-    """Whether every known product that contains the unknown allows it to have this value."""
+    """Whether every known product with this unknown allows it to have this value."""
     for monomial, product in bindings.products.items():
         times = monomial.count(key)
         if times and (value == 0 or product % value**times) and product:

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors as what a module's ``load_state_dict`` takes."""
+"""Turns a checkpoint's tensors into what a module's ``load_state_dict`` takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_state(tensors: Mapping[str, LazyTensor]) -> dict[str, torch.Tensor]:
-    """The tensors in contiguous memory of their own; tied names share one. Reads all of them."""
+    """All tensors, each in contiguous memory of its own; tied names share one. Reads all of them."""
     shared: dict[object, torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
@@ -25,9 +25,9 @@ def read_state(tensors: Mapping[str, LazyTensor]) -> dict[str, torch.Tensor]:
 
 
 def tied_in(module: torch.nn.Module, names: Collection[str]) -> dict[str, str]:
-    """Names that are absent and one tensor with one that is there, as the module has them: absent → there.
+    """Absent names whose tensor the module shares with a name that is there: absent → there.
 
-    A safetensors that save_pretrained wrote leaves them out and says nowhere what they are tied to.
+    A safetensors file that save_pretrained wrote leaves such names out, and does not say what they are tied to.
     """
     state = module.state_dict(keep_vars=True)
     kept = {id(tensor): name for name, tensor in reversed(state.items()) if name in names}
@@ -35,9 +35,9 @@ def tied_in(module: torch.nn.Module, names: Collection[str]) -> dict[str, str]:
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """``load_state_dict(strict=True)`` of the very tensors; absent ones that are tied in the module are filled in.
+    """``load_state_dict(strict=True, assign=True)``, with absent names filled in that the module ties.
 
-    ``num_batches_tracked`` may be absent: evaluation does not use it. Raises RuntimeError as torch does.
+    ``num_batches_tracked`` may be absent, because evaluation does not use it. Raises RuntimeError, as torch does.
     """
     whole = dict(state) | {name: state[kept] for name, kept in tied_in(module, state.keys()).items()}
     for name, value in module.state_dict().items():

@@ -24,7 +24,7 @@ from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.core.text import listed, shape_text
 from ckptconv.edits.match import pair_renames, substitutions
 from ckptconv.edits.parts import find_parts
-from ckptconv.edits.patterns import bracketed, edits
+from ckptconv.edits.patterns import bracketed, edits_by_pattern
 from ckptconv.edits.python import python, renames, single
 from ckptconv.edits.stacked import find_stacked, stack_edits
 
@@ -173,7 +173,7 @@ def _joining_edits(wholes: Mapping[str, LazyTensor], parts: Mapping[str, LazyTen
         steps.setdefault((join.axis, sizes), []).append(step)
     repairs = stack_edits([(stack.names, stack.whole) for stack in stacks], reverse=is_fused)
     for (axis, sizes), group in steps.items():
-        repairs += edits("split" if is_fused else "concat", group, {"axis": axis, "sizes": list(sizes)})
+        repairs += edits_by_pattern("split" if is_fused else "concat", group, {"axis": axis, "sizes": list(sizes)})
     return repairs
 
 

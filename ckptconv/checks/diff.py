@@ -27,7 +27,7 @@ from ckptconv.core.text import shape_text
 from ckptconv.edits.content import Content, rounded_type
 from ckptconv.edits.explain import explain
 from ckptconv.edits.explanation import Comparison, Explanation
-from ckptconv.edits.patterns import ANY, edits
+from ckptconv.edits.patterns import ANY, edits_by_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,7 +156,7 @@ def _report_one_sided(found: Differences, a: Checkpoint, b: Checkpoint, explaine
         steps.append(Step((keeper,), (name,)))
         message = f"{name}: added, sharing the tensor of {keeper}"
         found.findings.append(Finding("tie-made", "error", name, message, None, f"{name} = {keeper}"))
-    return edits("tie", steps, {"new": True})
+    return edits_by_pattern("tie", steps, {"new": True})
 
 
 def _header_text(checkpoint: Checkpoint, name: str) -> str:
@@ -194,7 +194,7 @@ def _cast_edits(a: Checkpoint, b: Checkpoint, explained: Explanation, between: M
             if len(steps) == len(b.all_tensors) > 1:
                 casts.append(Edit("cast", (ANY,), (ANY,), details, tuple(steps)))
             else:
-                casts += edits("cast", steps, details)
+                casts += edits_by_pattern("cast", steps, details)
     return casts
 
 
@@ -314,4 +314,4 @@ def _report_ties(
                 first, *rest = (old_name.get(name, name) for name in group)
                 untie += [Step((keeper,), (name,)) for name in (first, *rest)]
                 tie_again += [Step((first,), (name,)) for name in rest]
-    return [*edits("untie", untie), *edits("tie", tie_again)], edits("tie", tie)
+    return [*edits_by_pattern("untie", untie), *edits_by_pattern("tie", tie_again)], edits_by_pattern("tie", tie)

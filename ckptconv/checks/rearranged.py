@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ckptconv.checks.compare_bytes import find_unequal
 from ckptconv.core.edit import Step
 from ckptconv.edits.heads import find_permutation
-from ckptconv.edits.pairing import permutation
-from ckptconv.edits.patterns import edits
+from ckptconv.edits.pairing import axes_between
+from ckptconv.edits.patterns import edits_by_pattern
 from ckptconv.edits.views import permuted
 
 if TYPE_CHECKING:
@@ -58,17 +58,17 @@ def find_rearranged(
     found: list[Edit] = []
     for axes in dict.fromkeys(orders[key] for key in turned):
         steps = _steps(group for group in whole if id(group) in turned and orders[id(group)] == axes)
-        found += edits("transpose", steps, {"axes": list(axes)})
+        found += edits_by_pattern("transpose", steps, {"axes": list(axes)})
     for how, permuted_groups in permutations.items():
         steps = _steps(group for group in permuted_groups if id(group) not in other)
-        found += edits("permute", steps, {"axis": 0, "shape": list(how.shape), "axes": list(how.axes)})
+        found += edits_by_pattern("permute", steps, {"axis": 0, "shape": list(how.shape), "axes": list(how.axes)})
     done = seen.keys() - other
     return [turned.get(id(group), group) for group in groups if id(group) not in done], found
 
 
 def _axes(one: Comparison, content: Content) -> tuple[int, ...]:
     """How a tensor with dimensions of equal size was transposed, which headers cannot show; () if it was not."""
-    return permutation(one.a, one.b, content) if one.a.info.shape == one.b.info.shape else ()
+    return axes_between(one.a, one.b, content) if one.a.info.shape == one.b.info.shape else ()
 
 
 def _permutation(one: Comparison) -> RowPermutation | None:

@@ -1,22 +1,35 @@
-"""What turns one set of tensors into another: making changes, finding out which were made, writing them down.
+"""Edits turn one set of tensors into another. This package makes edits, finds them, and reads and writes them.
 
-A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes them, and `explain`, which finds them.
+A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes edits, and `explain`, which finds those
+that turn one checkpoint into another.
 
-    name_rule  select  rules  types     what people ask for: rules and patterns of names, files of edits, element types
-    expand  invert  apply               which tensors an edit's patterns mean; the edits that undo it; making it
-    kinds                               …what each kind of edit needs, and makes
-    views  through  joined              tensors seen otherwise, none of them read: turned, cut, side by side
-    cast  rounding  functions           values computed while they are read
-    computed                            …and what that lost
-    ggml                                ggml's blocks, unpacked and made; mixtures of them, as Q4_K_M
-    gates                               the gates of recurrent layers
-    composites  tree                    quantized and sparse tensors, and the metadata tree, after a change
-    explain  explanation                what was done to one set to get another
-    match  pairing  content  kinship    …by names; by a few numbers of each, which are equal, or were before training
-    parts  stacked  stacks  heads       …tensors that became one or several, layers that moved, heads that did
-    patterns  python                    many changes as few patterns; an edit as a line of Python
-    translate  dialects                 names and layouts of other frameworks (``--translate``)
-    quantized                           weights that quantizers stored as several tensors (``--dequantize``)
-    quantizers                          …and the other way (``--quantize``)
-    adapters                            LoRA and its kin (``--lora``)
+What the user asks for:
+    name_rule  select       naming rules and globs (``--rename``, ``--select``, …)
+    rules                   files of edits (``--rules``)
+    types                   element types (``--dtype``)
+    translate  dialects     names and layouts of other frameworks (``--translate``)
+    quantized               weights that quantizers stored as several tensors, read (``--dequantize``)
+    quantizers              …and written (``--quantize``)
+    adapters                LoRA and similar (``--lora``)
+
+Making edits:
+    expand  invert  apply   the tensors that an edit's patterns match; the edit that undoes it; carrying it out
+    kinds                   what each kind of edit needs, and makes
+    views  rearrange        tensors reshaped, transposed and sliced without being read
+    joined                  tensors concatenated without being read
+    cast  rounding          other element types, rounded while they are read
+    functions               functions of elements, likewise
+    computed                the base of readers that compute, and what computing lost
+    ggml                    ggml's blocks, packed and unpacked; mixtures of them, such as Q4_K_M
+    gates                   the order of the gates of recurrent layers
+    composites  tree        quantized and sparse tensors, and the metadata tree, after an edit
+
+Finding edits:
+    explain  explanation    the search, and its result
+    progress                what the search has explained so far
+    match  pairing          tensors that were renamed, transposed or reshaped
+    content  kinship        tensors that are equal, or were before training, by a few of their values
+    parts  stacked          tensors that were joined or split, stacked or unstacked
+    stacks  heads           layers, and attention heads, in another order
+    patterns  python        many changes as few patterns; an edit as a line of Python
 """

@@ -1,8 +1,8 @@
-"""Making the changes that edits describe: lazily, and without reading a tensor.
+"""Makes the changes that edits describe, lazily: no tensor is read.
 
-`apply` takes the tensors by name and gives new ones, in the old order; a name that a step makes of another stands where
-that stood. Every step is done or refused: a name that is missing, a name that would be there twice, or a pattern that
-nothing matches is an error that lists the names.
+`apply` takes tensors by name and returns new ones in the same order; a new name takes the place of the one that it was
+made of. Every step is made or refused: a missing name, a name that would be there twice, and a pattern that matches
+nothing are errors that list the names.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAKERS: dict[Kind, Callable[[Change, Step], Sequence[LazyTensor]]] = {
     "zeros": sharing.zeros,
     "remove-layers": sharing.drop,
 }
-"""What makes the targets of a step, in their order; ``insert-layers`` is refused before."""
+"""The function that makes a step's targets, in order, for each kind; ``insert-layers`` is refused before."""
 
 
 def apply(tensors: Mapping[str, LazyTensor], edits: Sequence[Edit]) -> Tensors:
@@ -55,38 +55,39 @@ def apply(tensors: Mapping[str, LazyTensor], edits: Sequence[Edit]) -> Tensors:
 
 
 def label(edit: Edit, number: int) -> str:
-    """What errors call the `number`-th edit."""
+    """The `number`-th edit as errors call it."""
     return f"edit {number}, {edit.kind} {' + '.join(edit.sources or edit.targets)!r}"
 
 
 def apply_edit(tensors: Tensors, edit: Edit, label: str) -> tuple[Tensors, tuple[Step, ...]]:
-    """The tensors after one edit, and the steps that it took; `label` is what errors call it."""
+    """The tensors after one edit, and the steps it stands for. Errors call the edit `label`."""
     change = Change(tensors, edit, label)
     if edit.kind == "insert-layers":
         raise change.fail("the values of layers that are inserted are not in a list of edits", edit.targets)
     steps = steps_of(edit, list(tensors), label)
     _check(change, steps)
-    return _made(change, steps), steps
+    return _make(change, steps), steps
 
 
-def _made(change: Change, steps: Sequence[Step]) -> Tensors:
-    tensors, beside = change.tensors, KINDS[change.edit.kind].beside
-    made: dict[str, Tensors] = {}
-    gone: set[str] = set()
+def _make(change: Change, steps: Sequence[Step]) -> Tensors:
+    """The tensors after the steps; each target stands where its first source stood."""
+    tensors, sources_stay = change.tensors, KINDS[change.edit.kind].sources_stay
+    made_at: dict[str, Tensors] = {}
+    replaced: set[str] = set()
     for step in steps:
         place = step.sources[0]
-        if beside:
-            gone |= set(step.targets)  # replaced where it stands, or put behind what it shares
-            place = step.targets[0] if step.targets[0] in tensors else place
+        if sources_stay:
+            replaced |= set(step.targets)
+            place = step.targets[0] if step.targets[0] in tensors else place  # an old target keeps its place
         else:
-            gone |= set(step.sources)
+            replaced |= set(step.sources)
         targets = _MAKERS[change.edit.kind](change, step)
-        made.setdefault(place, {}).update(zip(step.targets, targets, strict=True))
+        made_at.setdefault(place, {}).update(zip(step.targets, targets, strict=True))
     result: Tensors = {}
     for name, tensor in tensors.items():
-        if name not in gone:
+        if name not in replaced:
             result[name] = tensor
-        result.update(made.get(name, {}))
+        result.update(made_at.get(name, {}))
     return result
 
 
@@ -99,13 +100,13 @@ def _check(change: Change, steps: Sequence[Step]) -> None:
     if missing:
         count = f"{len(missing)} tensors are" if len(missing) > 1 else "a tensor is"
         raise change.fail(f"{count} missing", missing, LIST_NAMES)
-    beside = KINDS[edit.kind].beside
-    taken = Counter(name for step in steps for name in step.sources) if not beside else Counter[str]()
-    if twice := [name for name, count in taken.items() if count > 1]:
+    sources_stay = KINDS[edit.kind].sources_stay
+    consumed = Counter(name for step in steps for name in step.sources) if not sources_stay else Counter[str]()
+    if twice := [name for name, count in consumed.items() if count > 1]:
         raise change.fail("two steps take one tensor", twice)
     targets = Counter(name for step in steps for name in step.targets)
-    new = not beside or edit.details.get("new") or edit.kind == "zeros"
-    kept = tensors.keys() - taken.keys() if new else set()
+    must_be_new = not sources_stay or edit.details.get("new") or edit.kind == "zeros"
+    kept = tensors.keys() - consumed.keys() if must_be_new else set()
     if twice := [name for name, count in targets.items() if count > 1 or name in kept]:
         raise change.fail("two tensors would have one name", twice)
     if edit.kind == "untie" and (lost := [name for name in targets if name not in tensors]):

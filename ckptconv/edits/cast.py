@@ -1,7 +1,7 @@
-"""Tensors as another element type, without reading them.
+"""Casts tensors to another element type, without reading them.
 
-They are cast (`edits.rounding`) block by block while they are read: memory for a block, at any size. What was lost on
-the way is noted by block, so that reading twice counts once.
+A tensor is cast (`edits.rounding`) block by block while it is read, which takes memory for a block at any size. What
+each block lost is noted by block, so that reading twice counts once.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ FLOATS = (
 
 @dataclass
 class BlockReader(Computed, ABC):
-    """Reads ranges of an image whose elements are computed, each alone, of a tensor's of the same shape."""
+    """A reader that computes each element from the source's element at the same place."""
 
     @abstractmethod
-    def computed(self, values: Array) -> tuple[Array, Loss]:
-        """What becomes of values of the source, and what that lost."""
+    def compute(self, values: Array) -> tuple[Array, Loss]:
+        """The new values for some values of the source, and what was lost."""
 
     @abstractmethod
-    def of(self, source: LazyTensor) -> LazyTensor:
-        """The same done to another tensor."""
+    def applied_to(self, source: LazyTensor) -> LazyTensor:
+        """Another tensor, computed in the same way."""
 
     def __call__(self, start: int, stop: int) -> memoryview:
         bits = self.dtype.bits
-        # whole bytes of both sides: blocks of 8 elements are
+        # from and to multiples of 8 elements, which are whole bytes of both types
         first = start * 8 // bits // 8 * 8
         last = min(-(-stop * 8 // bits // 8) * 8, self.source.info.numel)
         wide = self.source.info.dtype.bits
@@ -59,25 +59,25 @@ class BlockReader(Computed, ABC):
     def _block(self, data: memoryview, first: int, last: int) -> bytes:
         from ckptconv.core.arrays import from_bytes, to_bytes
 
-        made, loss = self.computed(from_bytes(data, self.source.info.dtype, last - first))
+        made, loss = self.compute(from_bytes(data, self.source.info.dtype, last - first))
         self.note(first, last, loss)
         return to_bytes(made, self.dtype)
 
 
 class CastReader(BlockReader):
-    """Reads ranges of a tensor's image as another element type."""
+    """A reader of a tensor as another element type."""
 
-    def computed(self, values: Array) -> tuple[Array, Loss]:
+    def compute(self, values: Array) -> tuple[Array, Loss]:
         """The values, rounded."""
         return cast_array(values, self.source.info.dtype, self.dtype)
 
-    def of(self, source: LazyTensor) -> LazyTensor:
+    def applied_to(self, source: LazyTensor) -> LazyTensor:
         """Another tensor as this type."""
         return cast_tensor(source, self.dtype)
 
 
 def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
-    """The tensor as `dtype`; a block-quantized one is unpacked first, and then rounded if it is not F32 that is wanted.
+    """The tensor as `dtype`. A block-quantized tensor is unpacked to F32 first, and rounded from there.
 
     Raises UnsupportedError where one of the types has no numbers to round, and what `unpacked` and `quantized` raise.
     """
@@ -87,15 +87,15 @@ def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
             return tensor
     if dtype.kind == "block" and tensor.info.dtype.kind in ("float", "int", "uint", "bool"):
         return quantized(_rounded_once(tensor, DType.F32) or tensor, dtype)
-    for one in (tensor.info.dtype, dtype):
-        if one.kind not in ("float", "int", "uint", "bool"):
-            raise UnsupportedError(f"{one} is not cast to or from", hint="leave these tensors as they are")
+    for involved in (tensor.info.dtype, dtype):
+        if involved.kind not in ("float", "int", "uint", "bool"):
+            raise UnsupportedError(f"{involved} is not cast to or from", hint="leave these tensors as they are")
     made = LazyTensor(TensorInfo.of(dtype, tensor.info.shape), CastReader(tensor, dtype), depends=tensor.depends)
     return _rounded_once(tensor, dtype) or made
 
 
 def cast_to(tensor: LazyTensor, dtype: DType) -> LazyTensor:
-    """The tensor as another element type; itself where it has that one. Tied tensors stay tied."""
+    """The tensor as `dtype`: itself if it has that type already. Tied tensors stay tied."""
     if tensor.info.dtype is dtype:
         return tensor
     alias = None if tensor.alias is None else ("cast", tensor.alias, dtype.name)
@@ -103,6 +103,6 @@ def cast_to(tensor: LazyTensor, dtype: DType) -> LazyTensor:
 
 
 def _rounded_once(tensor: LazyTensor, dtype: DType) -> LazyTensor | None:
-    """What is computed in more digits than the tensor's, rounded to `dtype` instead; None where nothing is."""
+    """The tensor rounded to `dtype` directly, if it is computed with more digits than its own type has; else None."""
     once = tensor.reader.cast_to(dtype) if isinstance(tensor.reader, Computed) else None
     return None if once is None else replace(once, info=TensorInfo.of(dtype, tensor.info.shape))

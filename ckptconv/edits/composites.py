@@ -1,8 +1,8 @@
-"""What edits do to quantized and sparse tensors: they are renamed and left out whole, and never torn apart.
+"""What edits do to quantized and sparse tensors, which consist of several parts: these stay together.
 
-Rules and patterns speak of the parts' names as of any others. Where a change would leave parts that no longer make the
-tensor (one of them dropped, the integers transposed), it is refused by name. Only the values of a sparse tensor may be
-cast: everything else in it, scales included, has the type that torch asks for.
+Patterns match the names of parts like any other names. An edit after which the parts no longer make up the tensor (one
+is dropped, or the integers are transposed) is refused by name. Only the values of a sparse tensor may be cast: all
+other parts, scales included, have the types that torch requires.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _HINT = "--dequantize makes floats of quantized tensors; to_dense() sparse ones 
 
 
 def fixed_parts(composites: Mapping[str, Composite]) -> set[str]:
-    """The parts that are not cast: all but the values of sparse tensors."""
+    """The names of parts that are not cast: all but the values of sparse tensors."""
     return {
         part
-        for one in composites.values()
-        for role, part in one.parts.items()
-        if role != VALUES or not isinstance(one, Sparse)
+        for composite in composites.values()
+        for role, part in composite.parts.items()
+        if role != VALUES or not isinstance(composite, Sparse)
     }
 
 
-def _names_to_choose(names: Sequence[str], composites: Mapping[str, Composite]) -> list[str]:
-    """What ``--select`` and ``--drop`` choose from: every tensor, and what has no tensor of its own name."""
+def _selectable_names(names: Sequence[str], composites: Mapping[str, Composite]) -> list[str]:
+    """What ``--select`` and ``--drop`` choose from: every tensor, and composites without a tensor of their own name."""
     known = set(names)
-    inside = {name for name, one in composites.items() if known.issuperset(one.parts.values())}
-    return [*names, *(name for name in composites if name in inside - known)]
+    complete = {name for name, composite in composites.items() if known.issuperset(composite.parts.values())}
+    return [*names, *(name for name in composites if name in complete - known)]
 
 
-def chosen_whole(
+def select_whole(
     names: Sequence[str], select: Sequence[str], drop: Sequence[str], composites: Mapping[str, Composite]
 ) -> list[str]:
-    """As `selected`: what is selected by one of its names comes whole, and what is dropped by one goes whole."""
-    choice = _names_to_choose(names, composites)
-    families = [{name, *one.parts.values()} for name, one in composites.items()]
+    """As `selected`, but a composite that is selected or dropped by one of its names is so with all its parts."""
+    choice = _selectable_names(names, composites)
+    families = [{name, *composite.parts.values()} for name, composite in composites.items()]
     kept = set(selected(choice, select, ()))
     for family in families:
         kept |= family if family & kept else set()
@@ -60,33 +60,32 @@ def chosen_whole(
         choice = [name for name in choice if name not in gone]
     known = set(names)
     left = [name for name in choice if name in known]
-    return left or selected(left, (), ())  # which says that nothing is left
+    return left or selected(left, (), ())  # raises the error that nothing is left
 
 
-def followed(composites: Mapping[str, Composite], edit: Edit, steps: Sequence[Step], label: str) -> Composites:
-    """The composites after an edit. Raises EditError where it would tear one apart."""
-    touched = {name: step.targets for step in steps for name in step.sources}
+def composites_after(composites: Mapping[str, Composite], edit: Edit, steps: Sequence[Step], label: str) -> Composites:
+    """The composites after an edit. Raises EditError where the edit would tear one apart."""
+    targets_of = {name: step.targets for step in steps for name in step.sources}
     targets = {name for step in steps for name in step.targets}
-    made: Composites = {}
-    for name, one in composites.items():
-        parts = set(one.parts.values())
-        hit = parts & touched.keys()
-        if not hit and not parts & targets:
-            made[name] = one
-        elif edit.kind in ("drop", "remove-layers", "dequantize") and hit == parts:
+    after: Composites = {}
+    for name, composite in composites.items():
+        parts = set(composite.parts.values())
+        changed = parts & targets_of.keys()
+        if not changed and not parts & targets:
+            after[name] = composite
+        elif edit.kind in ("drop", "remove-layers", "dequantize") and changed == parts:
             continue
-        elif edit.kind == "rename" or (edit.kind == "cast" and not hit & fixed_parts({name: one})):
-            names = {part: touched[part][0] for part in hit}
-            moved = renamed(one, names)
-            made[_whole_name(name, one, moved)] = moved
+        elif edit.kind == "rename" or (edit.kind == "cast" and not changed & fixed_parts({name: composite})):
+            moved = renamed(composite, {part: targets_of[part][0] for part in changed})
+            after[_whole_name(name, composite, moved)] = moved
         else:
-            problem = f"{label}: {name!r} is {one.summary}, of which {min(hit or parts)!r} is a part"
+            problem = f"{label}: {name!r} is {composite.summary}, of which {min(changed or parts)!r} is a part"
             raise EditError(f"{problem} that cannot be changed alone", hint=_HINT)
-    return made
+    return after
 
 
 def _whole_name(name: str, before: Composite, after: Composite) -> str:
-    """What the whole is called once its parts have other names: as its integers, or as its parts without their ends."""
+    """The composite's name after its parts were renamed: its values' name, without the ending that it did not have."""
     values = after.parts[VALUES]
     if before.parts[VALUES] == name:
         return values
@@ -96,9 +95,11 @@ def _whole_name(name: str, before: Composite, after: Composite) -> str:
     return values.removesuffix(end) if end and values.endswith(end) else values
 
 
-def with_types(composites: Mapping[str, Composite], tensors: Mapping[str, LazyTensor]) -> Composites:
-    """Sparse tensors with the types that their values have now."""
+def with_current_types(composites: Mapping[str, Composite], tensors: Mapping[str, LazyTensor]) -> Composites:
+    """The composites, sparse ones with the element type that their values have in `tensors`."""
     return {
-        name: replace(one, dtype=tensors[one.parts[VALUES]].info.dtype) if isinstance(one, Sparse) else one
-        for name, one in composites.items()
+        name: replace(composite, dtype=tensors[composite.parts[VALUES]].info.dtype)
+        if isinstance(composite, Sparse)
+        else composite
+        for name, composite in composites.items()
     }

@@ -1,4 +1,4 @@
-"""Readers that compute a tensor's image from another's and know what that lost, and what to ask of such tensors."""
+"""The base of readers that compute a tensor from another and know what that lost; and questions about such tensors."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ BLOCK = 1 << 16
 """Elements that are computed at a time: some hundred kilobytes, which stay in a core's cache."""
 
 HEAVY = 16 << 20
-"""Bytes that are read at a time of what is gathered or computed itself, where each reading may go over much of it."""
+"""Bytes that are read at a time of a source that is gathered or computed itself: each read may go over much of it."""
 
 
 @dataclass
 class Computed:
-    """What is computed of a tensor's elements, in blocks; what each lost is noted, so that reading twice counts once.
+    """A reader that computes its elements from a source's, in blocks, and notes what each block lost.
 
-    dtype:  the type that comes out.
-    begun:  where the first block begins that is not counted in `lost` yet; of a model that is read in its order, the
-            losses of a million blocks would be kept else.
-    blocks: those behind it that are known already: where each begins, where it ends, what it lost.
+    Noting by block means that reading twice counts once. So that a model that is read in order does not keep the losses
+    of a million blocks, those of the first blocks are added up.
+
+    dtype:   the type of the result.
+    lost:    the sum of the losses of all elements before `counted`.
+    counted: the first element that is not in that sum.
+    blocks:  blocks behind it that were read already: first element → the element behind the block, loss.
     """
 
     source: LazyTensor
     dtype: DType
-    begun: int = field(default=0, init=False)
+    counted: int = field(default=0, init=False)
     lost: Loss = field(default_factory=Loss, init=False)
     blocks: dict[int, tuple[int, Loss]] = field(default_factory=dict, init=False)
     lock: Lock = field(default_factory=Lock, init=False)
 
     def cast_to(self, dtype: DType) -> LazyTensor | None:
-        """The same rounded to another type, where its elements are computed in more digits than those of its own."""
+        """The tensor rounded to another type directly, if it is computed with more digits than its own type has."""
         return None
 
     def note(self, first: int, last: int, loss: Loss) -> None:
-        """What the block of elements [first, last) lost."""
+        """Note what the block of elements [first, last) lost."""
         with self.lock:
-            if last > self.begun:
+            if last > self.counted:
                 self.blocks[first] = last, loss
-            while (known := self.blocks.pop(self.begun, None)) is not None:
-                self.begun = known[0]
-                self.lost.add(known[1])
+            while (next_block := self.blocks.pop(self.counted, None)) is not None:
+                self.counted, block_loss = next_block
+                self.lost.add(block_loss)
 
     @property
     def light(self) -> bool:
@@ -56,26 +59,26 @@ class Computed:
 
     @property
     def piece(self) -> int:
-        """Elements that are read at a time: a whole number of blocks."""
+        """Elements of the source that are read at a time: a multiple of `BLOCK`."""
         return BLOCK if self.light else max(BLOCK, HEAVY * 8 // self.source.info.dtype.bits // BLOCK * BLOCK)
 
     @property
     def quantized_as(self) -> str | None:
-        """The block type that it gets, or the scheme by which it becomes codes; None where it is not quantized."""
+        """The block type, or the name of the scheme, to which the source is quantized; None if it is not."""
         return None
 
     @property
     def loss(self) -> Loss:
-        """What was lost in all that has been read."""
+        """What was lost in everything that has been read."""
         with self.lock:
             total = replace(self.lost)
-            for _, (_, one) in sorted(self.blocks.items()):  # sums of floats are the same in any order of threads
-                total.add(one)
+            for _, (_, loss) in sorted(self.blocks.items()):  # sorted: float sums do not depend on threads' order
+                total.add(loss)
         return total
 
 
 def loss_of(tensor: LazyTensor) -> Loss | None:
-    """What casting this tensor, and computing it anew, has lost so far; None where neither was done."""
+    """What computing this tensor has lost so far, in all its stages; None if it is not computed."""
     reader, total = tensor.reader, None
     while isinstance(reader, Computed):
         total = total or Loss()
@@ -85,7 +88,7 @@ def loss_of(tensor: LazyTensor) -> Loss | None:
 
 
 def is_cast(tensor: LazyTensor) -> bool:
-    """Whether a tensor gets another element type, of plain elements."""
+    """Whether a tensor is cast: computed with another element type, and not quantized."""
     reader = tensor.reader
     if not isinstance(reader, Computed) or reader.quantized_as is not None:
         return False
@@ -93,12 +96,12 @@ def is_cast(tensor: LazyTensor) -> bool:
 
 
 def quantized_as(tensor: LazyTensor) -> str | None:
-    """As `Computed.quantized_as`; None of what is not computed."""
+    """`Computed.quantized_as` of the tensor; None if it is not computed."""
     return tensor.reader.quantized_as if isinstance(tensor.reader, Computed) else None
 
 
 def before_quantizing(tensor: LazyTensor) -> DType:
-    """The type that a tensor has, or had before it became codes. Blocks are a type."""
+    """The type of a tensor, or if it became codes of a scheme, the type before that. A block type counts as a type."""
     reader, dtype = tensor.reader, tensor.info.dtype
     if isinstance(reader, Computed) and reader.quantized_as is not None and dtype.kind != "block":
         return reader.source.info.dtype

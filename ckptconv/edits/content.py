@@ -1,7 +1,7 @@
-"""A few numbers of a tensor that tell whether it can be the same as another.
+"""Fingerprints of tensors: a few of their bytes, which tell whether two tensors can be equal.
 
-Where one side was cast as a whole, its wider numbers are rounded to the narrower type before they are compared, so that
-a tensor is known again under another name and another type.
+Where one side as a whole was cast to a narrower type, the wider numbers are rounded to it before they are compared, so
+that a tensor is recognised under another name and another type.
 """
 
 from __future__ import annotations
@@ -19,24 +19,28 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 PROBE = 64
-"""Bytes that are read at the start, in the middle and at the end."""
+"""Bytes that are read at the start, in the middle and at the end each."""
 
 WHOLE = 3 * PROBE
-"""Bytes of a tensor up to which all are read."""
+"""Tensors of up to so many bytes are read whole."""
 
 NUMBERS = 16
 """Elements that are read at each of these places where one side is rounded."""
 
 ELSEWHERE = 9
-"""Parts between which further elements are read where several explanations fit: odd, or kernels of 3 x 3 look alike."""
+"""Where several explanations fit, further elements are read: between so many equal parts of the tensor.
+
+An odd number, or kernels of 3 × 3 would look alike.
+"""
 
 Print = tuple[bytes, ...]
+"""A fingerprint: the bytes at each place."""
 
 
 class Content:
-    """Reads some 200 bytes of each tensor it is asked about, once.
+    """Takes fingerprints. Reads some 200 bytes of each tensor that it is asked about, once.
 
-    rounded: the type to which floats are rounded before they are compared; None: they are compared as they are.
+    rounded: the type to which floats are rounded before they are compared; None compares them as they are.
     """
 
     def __init__(self, rounded: DType | None = None) -> None:
@@ -44,7 +48,7 @@ class Content:
         self._known: dict[int, tuple[LazyTensor, Print]] = {}
 
     def __call__(self, tensor: LazyTensor) -> Print:
-        """Equal for tensors of one `kind` and equal numbers; different for nearly all others."""
+        """The fingerprint: equal for tensors of the same `kind` and values, different for nearly all others."""
         known = self._known.get(id(tensor))
         if known is None:
             made = _print(tensor) if self.rounded is None else _numbers(tensor, self._type(tensor))
@@ -52,7 +56,7 @@ class Content:
         return known[1]
 
     def settled(self, a: LazyTensor, b: LazyTensor) -> bool | None:
-        """Whether the bytes of two tensors of one size are equal, if all of both have been read; None if not."""
+        """Whether two tensors of the same size have equal bytes, if both have been read whole; else None."""
         one, other = self._known.get(id(a)), self._known.get(id(b))
         if self.rounded is not None or one is None or other is None or a.info.nbytes > WHOLE:
             return None
@@ -67,14 +71,17 @@ class Content:
         return self.rounded if self.rounded is not None and dtype in FLOATS else dtype
 
     def of_pair(self, a: LazyTensor, b: LazyTensor) -> Content | None:
-        """What takes these two for one kind: `self`, or another for floats of unlike types; None where nothing does."""
+        """What takes fingerprints that make these two comparable: `self`, or a rounding one for different float types.
+
+        None where nothing does.
+        """
         if self.kind(a) == self.kind(b):
             return self
         rounded = rounded_type([a], [b])
         return None if rounded is None else Content(rounded)
 
-    def alike(self, a: LazyTensor, b: LazyTensor) -> int:
-        """At how many of some places between those of their prints two tensors of one kind and size are the same."""
+    def count_equal(self, a: LazyTensor, b: LazyTensor) -> int:
+        """At how many of a few more places two tensors of the same kind and size are equal."""
         numel = min(a.info.numel, b.info.numel)
         at = [numel * i // ELSEWHERE // 8 * 8 for i in range(1, ELSEWHERE)]
         ranges = [(start, min(start + NUMBERS, numel)) for start in at]
@@ -82,17 +89,17 @@ class Content:
         return sum(_cast(a, dtype, *one) == _cast(b, dtype, *one) for one in ranges)
 
     def first(self, tensor: LazyTensor) -> bytes:
-        """The first element, which stays the first where a matrix is transposed, or others are put behind it."""
+        """The first element, which stays first when the tensor is transposed or others are appended to it."""
         return self(tensor)[0][: self._unit(tensor)]
 
     def is_telling(self, tensor: LazyTensor) -> bool:
-        """Whether the bytes read hold several values: those of zeros or ones would fit any such tensor."""
+        """Whether the fingerprint has several values. One of all zeros or ones would fit any such tensor."""
         unit = self._unit(tensor)
         data = b"".join(self(tensor))
-        return data[unit:] != data[: max(0, len(data) - unit)]  # each value is the one before it where all are one
+        return data[unit:] != data[: max(0, len(data) - unit)]  # if all values are one, each equals the one before it
 
     def is_telling_number(self, tensor: LazyTensor) -> bool:
-        """Whether it is a number by itself, and not one that counters and scales begin with."""
+        """Whether the tensor is a single number other than 0 and 1, which counters and scales start with."""
         dtype = self._type(tensor)
         if tensor.info.numel != 1 or dtype.bits < 8:
             return False
@@ -105,14 +112,14 @@ class Content:
 
 
 def rounded_type(a: Iterable[LazyTensor], b: Iterable[LazyTensor]) -> DType | None:
-    """The narrower of the types that most floats of the two sides have; None where they have the same."""
-    one, other = (_commonest(side) for side in (a, b))
+    """The narrower of the two sides' most common float types; None if they are the same or a side has no floats."""
+    one, other = (_most_common_float(side) for side in (a, b))
     if one is None or other is None or one is other:
         return None
     return one if one.bits < other.bits else other
 
 
-def _commonest(tensors: Iterable[LazyTensor]) -> DType | None:
+def _most_common_float(tensors: Iterable[LazyTensor]) -> DType | None:
     counts = Counter(tensor.info.dtype for tensor in tensors if tensor.info.dtype in FLOATS)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -126,9 +133,9 @@ def _print(tensor: LazyTensor) -> Print:
 
 
 def _numbers(tensor: LazyTensor, dtype: DType) -> Print:
-    """The same elements of either side, as `dtype`."""
+    """The fingerprint from the elements as `dtype`: from the same elements of tensors of any type."""
     info = tensor.info
-    if info.dtype.kind == "block":  # whose numbers are nobody's on the other side
+    if info.dtype.kind == "block":  # unpacked values are rounded to those of no other type
         return _print(tensor)
     return tuple(_cast(tensor, dtype, start, stop) for start, stop in _places(info.numel))
 

@@ -1,10 +1,10 @@
-"""Which tensors an edit's patterns mean.
+"""Expands an edit's patterns to the tensors that they match.
 
-    {*}        any text, none included; the same text in sources and targets. The first takes as little as it can.
-    {0-3,7}    these numbers. In the sources of concat and stack, and the targets of split and unstack: all of them, in
-               this order. Elsewhere one after another, the first of the sources with the first of the targets.
+    {*}        any text, even none; the same text in sources and targets. Each but the last takes as little as it can.
+    {0-3,7}    these numbers. In the sources of concat and stack, and in the targets of split and unstack: all of them
+               at once, in this order. Elsewhere one after another: the sources' first with the targets' first, …
 
-A pattern is matched in time linear in the name (it is not a regular expression): rules files come from strangers too.
+Patterns are no regular expressions: matching takes time linear in the name, because rules files come from strangers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MOST_NUMBERS = 100_000
-"""Numbers that one pattern may stand for."""
+"""The most numbers that one pattern may stand for."""
 
 _NUMBERS = re.compile(r"\{([0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9})?)*)\}")
 _STAR = "any text is written {*}, with the braces"
 
 
 def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
-    """The edit's steps, or those that its patterns stand for among `names`; `label` is what errors call the edit.
+    """The edit's own steps, or else those that its patterns stand for among `names`. Errors call the edit `label`.
 
-    Raises EditError, listing names, where a pattern matches none, or finds some of the sources of a step alone.
+    Raises EditError, listing names, where a pattern matches none, or finds only some of the sources of a step.
     """
     if edit.steps or not edit.sources:
         return edit.steps
@@ -38,7 +38,7 @@ def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
     unused: list[str] = []
     for sources, targets in _alternatives(edit, label):
         found = [
-            Step(tuple(_filled(s, texts) for s in sources), tuple(_filled(t, texts) for t in targets))
+            Step(tuple(_fill(source, texts) for source in sources), tuple(_fill(target, texts) for target in targets))
             for texts in _matches(sources[0], known)
         ]
         steps += found
@@ -50,7 +50,7 @@ def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
             f"{label}: {unused[0]!r} matches no tensor", hint=_STAR if star else LIST_NAMES,
             details=[] if len(unused) == 1 else listed(unused),
         )  # fmt: skip
-    _check_whole(edit, steps, known, label)
+    _check_complete(edit, steps, known, label)
     return tuple(steps)
 
 
@@ -59,48 +59,48 @@ def listed(names: Iterable[str]) -> list[str]:
     return first_of([repr(name) for name in names])
 
 
-def _check_whole(edit: Edit, steps: Sequence[Step], known: dict[str, None], label: str) -> None:
-    """Refuse steps of which some sources are not there."""
+def _check_complete(edit: Edit, steps: Sequence[Step], known: dict[str, None], label: str) -> None:
+    """Refuse steps that lack some of their sources, and names that only a later source's pattern matches."""
     if len(edit.sources) == 1 and not any(len(step.sources) > 1 for step in steps):
         return
     used = {name for step in steps for name in step.sources}
     missing = dict.fromkeys(name for step in steps for name in step.sources if name not in known)
-    alone = {
-        name: None for sources, _ in _alternatives(edit, label) for source in sources[1:] if ANY in source
-        for name in known if name not in used and match(source, name) is not None
-    }  # fmt: skip
+    others = [source for sources, _ in _alternatives(edit, label) for source in sources[1:] if ANY in source]
+    left_over = dict.fromkeys(
+        name for source in others for name in known if name not in used and match(source, name) is not None
+    )
     if missing:
         raise EditError(
             f"{label} finds a part of its sources alone: there is no {next(iter(missing))!r}",
             hint=LIST_NAMES, details=listed(missing) if len(missing) > 1 else [],
         )  # fmt: skip
-    if alone:
+    if left_over:
         raise EditError(
             f"{label} leaves a part of what its sources match over",
-            hint="a longer pattern matches less", details=listed(alone),
+            hint="a longer pattern matches less", details=listed(left_over),
         )  # fmt: skip
 
 
 def _alternatives(edit: Edit, label: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The sources and targets with every list of numbers written out."""
+    """The (sources, targets) that the edit's lists of numbers stand for."""
     sources, targets = edit.sources, edit.targets
     if edit.kind in ("concat", "stack"):
-        sources = tuple(name for source in sources for name in _spread(source))
+        sources = tuple(name for source in sources for name in _expand_numbers(source))
     if edit.kind in ("split", "unstack"):
-        targets = tuple(name for target in targets for name in _spread(target))
-    rows = [_spread(pattern) for pattern in (*sources, *targets)]
-    count = max(map(len, rows), default=1)
-    if any(len(row) not in (1, count) for row in rows):
+        targets = tuple(name for target in targets for name in _expand_numbers(target))
+    columns = [_expand_numbers(pattern) for pattern in (*sources, *targets)]
+    count = max(map(len, columns), default=1)
+    if any(len(column) not in (1, count) for column in columns):
         raise EditError(
             f"{label} has lists of numbers of different lengths",
             hint="{0-3} in the sources goes with {4-7} in the targets",
         )
-    full = [row if len(row) == count else row * count for row in rows]
+    full = [column if len(column) == count else column * count for column in columns]
     return [(row[: len(sources)], row[len(sources) :]) for row in zip(*full, strict=True)]
 
 
-def _spread(pattern: str) -> list[str]:
-    """``a.{0-2}.w`` as a.0.w, a.1.w, a.2.w; the pattern itself where it has no numbers."""
+def _expand_numbers(pattern: str) -> list[str]:
+    """``a.{0-2}.w`` as a.0.w, a.1.w and a.2.w; the pattern itself if it has no list of numbers."""
     found = _NUMBERS.search(pattern)
     if found is None:
         return [pattern]
@@ -120,13 +120,14 @@ def _spread(pattern: str) -> list[str]:
 
 
 def _matches(pattern: str, known: dict[str, None]) -> list[tuple[str, ...]]:
+    """What the ``{*}`` of a pattern stand for, in each name that it matches."""
     if ANY not in pattern:
         return [()] if pattern in known else []
     return [texts for name in known if (texts := match(pattern, name)) is not None]
 
 
 def match(pattern: str, name: str) -> tuple[str, ...] | None:
-    """What the ``{*}`` of a pattern stand for in a name; None where it does not match."""
+    """What the ``{*}`` of a pattern stand for in a name; None if it does not match."""
     first, *others = pattern.split(ANY)
     if not others:
         return () if name == pattern else None
@@ -144,7 +145,8 @@ def match(pattern: str, name: str) -> tuple[str, ...] | None:
     return (*texts, name[at:end]) if end >= at and name.endswith(others[-1]) else None
 
 
-def _filled(pattern: str, texts: Sequence[str]) -> str:
+def _fill(pattern: str, texts: Sequence[str]) -> str:
+    """The pattern with a text in the place of each ``{*}``."""
     made, *rest = pattern.split(ANY)
     if len(rest) > len(texts):
         raise EditError(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two views of one shape whose values are to be compared, and the names of the tensors that they are of."""
+    """Two views of the same shape whose values are to be compared, and the names of the tensors they belong to."""
 
     a_name: str
     b_name: str
@@ -22,11 +22,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The edits, one after another: each speaks of the names that those before it leave.
+    """How set a became set b.
 
-    names:          what tensors of the one are called in the other, where one is one.
-    comparisons:    what is left to compare; tensors of unlike shapes are in `unlike` instead.
-    removed, added: names without a partner, in order, but for those of whole layers that edits tell of.
+    edits:          to be made one after another: each uses the names that the edits before it leave.
+    names:          name in a → name in b, for tensors with a partner.
+    comparisons:    what is left to compare.
+    unlike:         partners (name in a, name in b) whose shapes do not fit, so that nothing can be compared.
+    removed, added: names without a partner, in order; layers that the edits remove or insert are not among them.
     """
 
     edits: list[Edit] = field(default_factory=list)

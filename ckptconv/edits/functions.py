@@ -1,11 +1,11 @@
-"""Elements computed anew while they are read: x + 1, -exp(x), …
+"""Functions of elements, computed while they are read: x + 1, -exp(x), …
 
-What frameworks do to values, and nothing else: norms that one keeps as 1 + w and another as w, Mamba's A, which is
--exp(A_log). It is computed in F32 (F64 for F64) and rounded once to the tensor's own type, to nearest and ties to even,
-as numpy does it, and torch (which rounds a summand first where the tensor has 16 bits); exp and log are numpy's, whose
-last bit the processor has a say in. Each element is computed alone, so that any range costs memory for itself.
+Only what frameworks do to values: one keeps a norm as 1 + w and another as w, and Mamba's A is -exp(A_log). Values are
+computed in F32 (F64 for F64) and rounded once to the tensor's own type, to nearest, ties to even. numpy does the same,
+and so does torch, except that it first rounds a summand where the tensor has 16 bits. exp and log are numpy's; their
+last bit depends on the processor. Each element is computed by itself, so any range takes memory only for itself.
 
-Nothing undoes it: what rounding took is gone (``x + 1 - 1`` is not x). `near_inverse` is what comes near.
+Nothing undoes a function exactly: what rounding lost is gone (``x + 1 - 1`` is not x). `near_inverse` comes close.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ NAMES = (*WITH_VALUE, "neg-exp", "log-neg")
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One of `NAMES`, and the number that it takes besides."""
+    """One of `NAMES`, and the value of those that take one."""
 
     name: str
     value: float | None = None
 
     @classmethod
     def of(cls, details: Mapping[str, Json]) -> Function:
-        """The function that an edit speaks of. Raises ValueError, saying what is wrong with it."""
+        """The function in an edit's details. Raises ValueError, saying what is wrong with them."""
         name, value = details.get("function"), details.get("value")
         if name not in NAMES:
             raise ValueError(f"there is no function {name!r}")
@@ -74,7 +74,7 @@ class Function:
 
 
 def near_inverse(details: Mapping[str, Json]) -> str:
-    """A hint: the edit that undoes one but for rounding."""
+    """A hint with the edit that undoes this one except for rounding."""
     value = details.get("value")
     number = value if isinstance(value, int | float) else 0
     other = {
@@ -88,12 +88,12 @@ def near_inverse(details: Mapping[str, Json]) -> str:
 
 @dataclass
 class MapReader(BlockReader):
-    """Reads ranges of a tensor's image with every element computed anew; the type stays."""
+    """A reader of a tensor with a function applied to every element; the type stays."""
 
     function: Function
 
-    def computed(self, values: Array) -> tuple[Array, Loss]:
-        """Finite values that became infinite or NaN count as past the range."""
+    def compute(self, values: Array) -> tuple[Array, Loss]:
+        """The function's values, rounded. Finite values that become infinite or NaN count as overflows."""
         import numpy as np
 
         with np.errstate(all="ignore"):
@@ -105,13 +105,13 @@ class MapReader(BlockReader):
             rounded, loss = cast_array(made, DType.F32, self.dtype)
         return rounded, Loss(lost + loss.overflowed)
 
-    def of(self, source: LazyTensor) -> LazyTensor:
-        """The same, of another tensor."""
+    def applied_to(self, source: LazyTensor) -> LazyTensor:
+        """The same function of another tensor."""
         return mapped(source, self.function)
 
 
 def mapped(tensor: LazyTensor, function: Function) -> LazyTensor:
-    """The tensor with every element computed anew. Raises ValueError where its elements are not floats."""
+    """The tensor with a function applied to every element. Raises ValueError where its elements are not floats."""
     dtype = tensor.info.dtype
     if dtype not in FLOATS:
         raise ValueError(f"{dtype} is not computed with")

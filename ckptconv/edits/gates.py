@@ -1,8 +1,8 @@
-"""The gates of recurrent layers, which every framework packs into one matrix, each in an order of its own.
+"""The gates of recurrent layers. Each framework packs them into one matrix, in its own order.
 
     LSTM   i input, f forget, g cell (Keras: c), o output
     GRU    r reset, z update, n new (Keras, ONNX: h)
-    RNN    one alone
+    RNN    a single one
 
 Sources: torch.nn.LSTM, torch.nn.GRU; docs/Operators.md of github.com/onnx/onnx; keras/src/layers/rnn.
 """
@@ -15,5 +15,5 @@ KERAS = {"LSTM": "ifgo", "GRU": "zrn", "RNN": "h"}
 
 
 def order(kind: str, theirs: dict[str, str]) -> tuple[int, ...]:
-    """For each of torch's gates, in its order, the place that it has in theirs."""
+    """For each gate, in torch's order, its place in the other framework's order."""
     return tuple(theirs[kind].index(gate) for gate in TORCH[kind])

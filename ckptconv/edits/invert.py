@@ -1,4 +1,4 @@
-"""The edits that undo edits."""
+"""Inverts edits: makes the edits that undo them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _BITS = {
     DType.F8_E4M3: (4, 3), DType.F8_E5M2FNUZ: (5, 2), DType.F8_E4M3FNUZ: (4, 3), DType.F6_E3M2: (3, 2),
     DType.F6_E2M3: (2, 3), DType.F4: (2, 1), DType.F8_E8M0: (8, 0),
 }  # fmt: skip
-"""Bits of the exponent and of the fraction."""
+"""Bits of the exponent, and of the fraction."""
 
-_SPECIAL = (DType.F64, DType.F32, DType.BF16, DType.F16, DType.F8_E5M2)
-"""Types with infinities and NaNs, into which others can go."""
+_IEEE_LIKE = (DType.F64, DType.F32, DType.BF16, DType.F16, DType.F8_E5M2)
+"""Types with infinities and NaNs: they can hold the special values of any narrower type."""
 
 
 def inverted(edits: Sequence[Edit]) -> list[Edit]:
-    """The edits that undo these. Raises EditError for one that nothing undoes, saying why."""
+    """The edits that undo these, the last one first. Raises EditError, saying why, for one that cannot be undone."""
     return [_inverse(edit, number) for number, edit in reversed(list(enumerate(edits, 1)))]
 
 
@@ -71,6 +71,7 @@ def _inverse(edit: Edit, number: int) -> Edit:
 
 
 def _invert_axes(kind: Kind, details: dict[str, Json], fail: Callable[[str], EditError]) -> None:
+    """Replace the axes of a transpose or permute, and a permute's shape, by their inverse."""
     axes = _numbers(details.get("axes"))
     if axes is None or sorted(axes) != list(range(len(axes))):
         raise fail("it needs 'axes'")
@@ -92,6 +93,7 @@ def _invert_cast(details: dict[str, Json], fail: Callable[[str], EditError]) -> 
 
 
 def _numbers(value: Json) -> list[int] | None:
+    """The value if it is a list of integers."""
     if not isinstance(value, list):
         return None
     numbers = [item for item in value if type(item) is int]
@@ -99,13 +101,14 @@ def _numbers(value: Json) -> list[int] | None:
 
 
 def widens(before: DType, after: DType) -> bool:
-    """Whether every value of the one is a value of the other."""
+    """Whether every value of `before` is a value of `after`."""
     if before is after:
         return True
     if before in _BITS and after in _BITS:
-        (exponent, fraction), (more, wide) = _BITS[before], _BITS[after]
-        # of two types with as many bits of each, one has a number below the other's smallest (FNUZ)
-        return after in _SPECIAL and more >= exponent and wide >= fraction and (more, wide) != (exponent, fraction)
+        (exponent, fraction), (wider_exponent, wider_fraction) = _BITS[before], _BITS[after]
+        if after not in _IEEE_LIKE or _BITS[before] == _BITS[after]:  # of equal bits, FNUZ types have a smaller least
+            return False
+        return wider_exponent >= exponent and wider_fraction >= fraction
     if before.kind in ("int", "uint") and after.kind in ("int", "uint"):
         signed = after.kind == "int" or before.kind == "uint"
         return signed and after.bits >= before.bits + (before.kind == "uint" and after.kind == "int")

@@ -1,4 +1,4 @@
-"""Tensors as one, side by side along a dimension, without reading them."""
+"""Joins tensors along a dimension, without reading them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
-    """The tensors along `axis`; all other dimensions and the element type are equal.
+    """The tensors joined along `axis`; all other dimensions and the element types are equal.
 
-    Raises UnsupportedError for rows that end within a byte, or within a block of a quantized type.
+    Raises UnsupportedError where rows end within a byte, or within a block of a quantized type.
     """
     if len(tensors) == 1:
         return tensors[0]
@@ -39,11 +39,12 @@ def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
 
 @dataclass(frozen=True)
 class Joined:
-    """Reads ranges of an image whose every row is a row of each tensor, one after the other; memory for the range.
+    """A reader of several tensors as one: each row of the whole is a row of each tensor, one after the other.
 
-    axis:   the dimension along which they are joined; a row is all that lies within one index of those before it.
+    A row is what lies within one index of the dimensions before `axis`. Takes memory for the range that is read.
+
     shape:  of the whole.
-    widths: bytes of each tensor's rows.
+    widths: bytes of a row, for each tensor.
     """
 
     tensors: tuple[LazyTensor, ...]
@@ -53,11 +54,11 @@ class Joined:
 
     def __call__(self, start: int, stop: int) -> memoryview:
         whole = sum(self.widths)
-        first, last = -(-start // whole), stop // whole  # the rows that are wanted whole
+        first, last = -(-start // whole), stop // whole  # the rows that are inside the range as a whole
         if first >= last:
             rows = range(start // whole, -(-stop // whole))
-            return _together([self._row(row)(*_within(start, stop, row * whole, whole)) for row in rows])
-        return _together([
+            return _concatenated([self._row(row)(*_within(start, stop, row * whole, whole)) for row in rows])
+        return _concatenated([
             self._row(first - 1)(start - (first - 1) * whole, whole) if start < first * whole else memoryview(b""),
             self._rows(first, last) if last - first > 1 else self._row(first)(0, whole),
             self._row(last)(0, stop - last * whole) if last * whole < stop else memoryview(b""),
@@ -81,10 +82,10 @@ class Joined:
 
 
 def _within(start: int, stop: int, base: int, length: int) -> tuple[int, int]:
-    """The part of a range that lies in a row, counted from the row's start."""
+    """The part of a range that is inside a row, counted from the row's start."""
     return max(start - base, 0), min(stop - base, length)
 
 
-def _together(parts: Sequence[memoryview]) -> memoryview:
+def _concatenated(parts: Sequence[memoryview]) -> memoryview:
     filled = [part for part in parts if len(part)]
     return filled[0] if len(filled) == 1 else memoryview(b"".join(filled))

@@ -1,7 +1,8 @@
-"""Whether what lies in two places was one thing once: training changes all values, but leaves them much the same.
+"""Tells whether two tensors come from one: training changes every value, but leaves most of them close.
 
-Of two matrices that were trained apart, a few hundred elements at the same places have a correlation of about 0, give
-or take 1 / √n; of one that was trained on, nearly 1. A shape and a name that ends in ``weight`` say much less.
+Take a few hundred elements at the same places of two matrices. If the two were trained independently, their
+correlation is about 0, give or take 1 / √n; if one was trained further to give the other, it is close to 1. That is
+much better evidence than equal shapes and names that end in ``weight``.
 """
 
 from __future__ import annotations
@@ -21,42 +22,43 @@ if TYPE_CHECKING:
 
 RUNS = 8
 RUN = 64
-"""Elements that are looked at: in so many places, so many behind each other."""
+"""Elements that are sampled: `RUNS` runs of `RUN` elements each."""
 
 FEWEST = 32
-"""Elements below which values by chance are alike too often."""
+"""With fewer elements than this, chance makes values similar too often."""
 
 CORRELATED = 0.3
-"""Correlation above which two tensors are kin: of 512 elements by chance, 0.3 is nearly seven standard deviations."""
+"""Correlation above which two tensors are kin. For 512 elements, chance gives 0.3 only at nearly 7 standard deviations.
+"""
 
 DEVIATIONS = 5.0
-"""Standard deviations by which it must be more than chance where there are fewer elements."""
+"""Standard deviations above chance that are required where there are fewer elements."""
 
 KEPT = 256
-"""Tensors whose elements are kept, 4 kB of each: more than are compared with each other at a time."""
+"""Tensors whose samples are kept, 4 kB each: more than are compared with each other at a time."""
 
 ENOUGH = 0.25
-"""Share of the pairs that tell something that must be kin, for the others to be believed by their names and shapes."""
+"""Share of the telling pairs that must be kin before the others are believed by their names and shapes."""
 
-ALL = 0.75
-"""Share of the tensors of the larger side which, paired, make two sets one network, trained anew."""
+NEARLY_ALL = 0.75
+"""Share of both sides' tensors that must be paired for the two sets to be one network trained twice."""
 
 
 class Kinship:
-    """Reads some 2 kB of each tensor of F32 that it is asked about."""
+    """Answers whether two tensors are kin. Reads 512 elements of each, some 2 kB of F32."""
 
     def __init__(self, content: Content) -> None:
         self._content = content
-        self._samples: dict[int, tuple[LazyTensor, Array]] = {}  # of the last ones: each is compared with its likes
+        self._samples: dict[int, tuple[LazyTensor, Array]] = {}  # a cache: a tensor is compared with many in a row
 
-    def tells(self, a: LazyTensor, b: LazyTensor) -> bool:
-        """Whether the values of two tensors can say anything: floats, several, and not all of them one."""
+    def can_tell(self, a: LazyTensor, b: LazyTensor) -> bool:
+        """Whether the values of two tensors say anything: enough floats in both, and not all the same."""
         floats = a.info.dtype in FLOATS and b.info.dtype in FLOATS and a.info.numel >= FEWEST
         return floats and self._content.is_telling(a) and self._content.is_telling(b)
 
     def __call__(self, a: LazyTensor, b: LazyTensor) -> bool:
-        """Whether two tensors of one shape hold the same, or what was much the same before it was trained."""
-        if a.info.shape != b.info.shape or not self.tells(a, b):
+        """Whether two tensors of the same shape are equal or were before training."""
+        if a.info.shape != b.info.shape or not self.can_tell(a, b):
             return False
         content = self._content.of_pair(a, b)
         return (content is not None and content(a) == content(b)) or _correlated(self._sample(a), self._sample(b))
@@ -69,20 +71,22 @@ class Kinship:
             known = self._samples[id(tensor)] = tensor, _sample(tensor)
         return known[1]
 
-    def turned(self, a: LazyTensor, b: LazyTensor) -> bool:
-        """Whether two matrices are, as one of them is transposed."""
+    def is_transposed(self, a: LazyTensor, b: LazyTensor) -> bool:
+        """Whether matrix `a`, transposed, is kin to `b`."""
         view = permuted(a, (1, 0))
         return view is not None and self(view, b)
 
-    def of_all(self, pairs: Iterable[tuple[LazyTensor, LazyTensor]]) -> bool:
-        """Whether enough of the pairs are kin; where none tells anything, they are not."""
-        telling = [pair for pair in pairs if self.tells(*pair)]
-        wanted = max(1, round(ENOUGH * len(telling)))
+    def enough(self, pairs: Iterable[tuple[LazyTensor, LazyTensor]]) -> bool:
+        """Whether `ENOUGH` of the pairs are kin, at least one. Stops reading as soon as the answer is known."""
+        telling = [pair for pair in pairs if self.can_tell(*pair)]
+        missing = max(1, round(ENOUGH * len(telling)))
         for i, pair in enumerate(telling):
-            wanted -= self(*pair)
-            if not wanted or wanted > len(telling) - i - 1:
+            if self(*pair):
+                missing -= 1
+            pairs_left = len(telling) - i - 1
+            if missing == 0 or missing > pairs_left:
                 break
-        return wanted == 0
+        return missing == 0
 
 
 def _correlated(one: Array, other: Array) -> bool:
@@ -98,7 +102,7 @@ def _correlated(one: Array, other: Array) -> bool:
 
 
 def _sample(tensor: LazyTensor) -> Array:
-    """Elements at the same places of any tensor of as many, in order, as float64."""
+    """Some elements in order, as float64; the places depend only on the number of elements."""
     import numpy as np
 
     numel, dtype = tensor.info.numel, tensor.info.dtype

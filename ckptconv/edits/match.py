@@ -1,7 +1,8 @@
-"""Matching the names of one set of tensors with those of another.
+"""Matches the names of one set of tensors with those of another.
 
-Three questions, from the most to the least certain: is it the same names under another prefix; which tensor was
-renamed to which; and which few substitutions say all of those renames at once.
+- `find_prefix`: are they the same names under another prefix?
+- `pair_renames`: which tensor was probably renamed to which?
+- `substitutions`: which few substitutions explain all of those renames?
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ _DIGITS = re.compile(r"\d+")
 _INDEX = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9][0-9]{0,8})(?=\.)")
 
 ALIKE = 0.3
-"""How alike two names must be, of 0 to 1 (difflib's ratio of their components), to be taken for a rename."""
+"""The least `likeness` of two names that may be a rename."""
 
 MOST_ALIKE = 1.2
+"""The largest `likeness`: equal names."""
 
 MANY = 40
-"""Candidates of one rank beyond which names are no longer all compared with each other."""
+"""With more candidates than this on both sides, their names are not compared."""
 
 LONG = 300
-"""Letters of a name that are compared; real ones have fewer than 120."""
+"""Characters of a name that are compared; real names have fewer than 120."""
 
 DEEP = 12
-"""Components of a prefix, and numbers in a name, that are looked at; real ones have fewer than five."""
+"""Components of a prefix, and numbers in a name, that are looked at; real names have fewer than five."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Names that are the same but for their start: `found` stands where `expected` should ("" for nothing)."""
+    """A prefix to change: (found, expected) `pairs` of names start with `found` and `expected` and then agree."""
 
     found: str
     expected: str
@@ -49,27 +51,28 @@ class Prefix:
 def find_prefix(
     expected: Collection[str], found: Collection[str], alike: Callable[[str, str], float] | None = None
 ) -> Prefix | None:
-    """The prefix that turns most of `found` into names of `expected`, or the other way round.
+    """The prefix that, taken from or put before most of `found`, gives names of `expected`.
 
-    Both are names that have no partner yet. None unless it explains at least half of either side. Where several explain
-    as much (``a.weight``, ``b.weight`` and a bare ``weight``), the one whose pairs (found, expected) are most `alike`.
+    Both are names that have no partner yet. None unless the prefix explains at least half of the smaller side. Of
+    several that explain equally many (``a.weight``, ``b.weight`` and a bare ``weight``), it is the one whose
+    (found, expected) pairs are most `alike`.
     """
-    too_much = _stripped(found, set(expected))
-    explained = max(map(len, too_much.values()), default=0)
-    too_little = _stripped(expected, set(found)) if explained < len(found) else {}
-    made = [Prefix(prefix, "", tuple(pairs)) for prefix, pairs in too_much.items()]
-    made += [Prefix("", prefix, tuple((b, a) for a, b in pairs)) for prefix, pairs in too_little.items()]
-    most = max((len(one.pairs) for one in made), default=0)
+    to_remove = _pairs_by_prefix(found, set(expected))
+    explained = max(map(len, to_remove.values()), default=0)
+    to_add = _pairs_by_prefix(expected, set(found)) if explained < len(found) else {}
+    candidates = [Prefix(prefix, "", tuple(pairs)) for prefix, pairs in to_remove.items()]
+    candidates += [Prefix("", prefix, tuple((b, a) for a, b in pairs)) for prefix, pairs in to_add.items()]
+    most = max((len(prefix.pairs) for prefix in candidates), default=0)
     if not most or 2 * most < min(len(expected), len(found)):
         return None
-    best = [one for one in made if len(one.pairs) == most]
+    best = [prefix for prefix in candidates if len(prefix.pairs) == most]
     if len(best) == 1 or alike is None:
         return best[0]
-    return max(best, key=lambda one: sum(alike(*pair) for pair in one.pairs))
+    return max(best, key=lambda prefix: sum(alike(*pair) for pair in prefix.pairs))
 
 
-def _stripped(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[str, str]]]:
-    """By prefix, the (name, rest) pairs whose rest is wanted; the shortest such prefix of each name counts."""
+def _pairs_by_prefix(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[str, str]]]:
+    """The (name, rest) pairs whose rest is wanted, by prefix; of each name, the shortest such prefix counts."""
     by_prefix: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in names:
         dot = name.find(".")
@@ -87,11 +90,11 @@ def pair_renames(
     expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]],
     fits: Callable[[Shape, tuple[int, ...]], bool], kin: Callable[[str, str], bool] | None = None,
 ) -> list[tuple[str, str]]:  # fmt: skip
-    """Pairs (found, expected) of names without a partner that are likely the same tensor, in the order of `found`.
+    """Pairs (found, expected) of unpaired names that are probably the same tensor, in the order of `found`.
 
-    Only tensors whose shapes fit are paired, those with the same numbers in their names first, those that are `kin`
-    (of a name of `found` and one of `expected`) before others, the most alike first, each once. Near linear where
-    numbers or shapes tell the tensors apart; where they do not, nothing is paired.
+    Only tensors whose shapes fit are paired, each once: first those with the same numbers in their names, and among
+    these first those that are `kin` (asked of a found and an expected name), and the most similar names. Takes nearly
+    linear time where numbers or shapes tell the tensors apart; where they do not, nothing is paired.
     """
     pairs: list[tuple[str, str]] = []
     left, right = dict(expected), dict(found)
@@ -112,7 +115,7 @@ def _numbers(name: str) -> tuple[str, ...]:
 def _buckets(
     expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]], key: Callable[[str], tuple[str, ...]]
 ) -> list[tuple[dict[str, Shape], dict[str, tuple[int, ...]]]]:
-    """Names that may be each other's partners: of one key and rank."""
+    """(expected, found) names that may be partners: those of the same key and rank."""
     groups: dict[object, tuple[dict[str, Shape], dict[str, tuple[int, ...]]]] = defaultdict(lambda: ({}, {}))
     for name, shape in expected.items():
         groups[key(name), len(shape)][0][name] = shape
@@ -146,9 +149,9 @@ def _best_pairs(
 
 
 class _Likeness:
-    """How alike two names are but for their numbers: by components, and by letters; more than any if they are kin.
+    """How similar two names are apart from their numbers; names that are kin come before all others.
 
-    The same last component weighs most. Kept for each pair of skeletons, of which there are few.
+    Kept for each pair of skeletons, of which there are few.
     """
 
     def __init__(self, kin: Callable[[str, str], bool] | None) -> None:
@@ -164,12 +167,12 @@ class _Likeness:
 
     def skeleton(self, name: str) -> str:
         if name not in self.skeletons:
-            self.skeletons[name] = skeleton(name)[:LONG]  # as far as `likeness` looks, so that it looks once
+            self.skeletons[name] = skeleton(name)[:LONG]  # `likeness` looks no further
         return self.skeletons[name]
 
 
 def likeness(a: str, b: str) -> float:
-    """From 0 to MOST_ALIKE."""
+    """How similar two names are, from 0 to MOST_ALIKE: by components and by letters, equal last components most."""
     one, two = a[:LONG].split("."), b[:LONG].split(".")
     components = SequenceMatcher(None, one, two, autojunk=False).ratio()
     letters = SequenceMatcher(None, a[:LONG], b[:LONG], autojunk=False).ratio()
@@ -178,7 +181,7 @@ def likeness(a: str, b: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Substitution:
-    """Renames that are one and the same change: `found` stands where `expected` should, ``{}`` for any number."""
+    """Renames that are the same change: `found` to be replaced by `expected`; ``{}`` stands for any number."""
 
     found: str
     expected: str
@@ -186,16 +189,16 @@ class Substitution:
 
 
 def substitutions(pairs: Sequence[tuple[str, str]]) -> list[Substitution]:
-    """The fewest component-wise substitutions that say all renames, the commonest first."""
+    """The substitutions of components that explain all (found, expected) renames, the most common first."""
     by_change: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for found, expected in pairs:
-        by_change[_change(found, expected)].append((found, expected))
+        by_change[_difference(found, expected)].append((found, expected))
     changes = [Substitution(a, b, tuple(group)) for (a, b), group in by_change.items()]
     return sorted(changes, key=lambda change: -len(change.pairs))
 
 
-def _change(found: str, expected: str) -> tuple[str, str]:
-    """What is left of two names without the components that they begin and end with alike."""
+def _difference(found: str, expected: str) -> tuple[str, str]:
+    """The parts in which two names differ, without the components that they start and end with alike."""
     one, two = found.split("."), expected.split(".")
     start, end = shared_ends(one, two)
     middle = [".".join(parts[start : len(parts) - end]) for parts in (one, two)]
@@ -205,7 +208,7 @@ def _change(found: str, expected: str) -> tuple[str, str]:
 
 
 def shared_ends(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
-    """How many components two names begin with alike, and how many of the others they end with alike."""
+    """How many components two names share at the start, and how many of the others at the end."""
     start = end = 0
     while start < min(len(one), len(two)) and one[start] == two[start]:
         start += 1
@@ -220,7 +223,7 @@ def skeleton(name: str) -> str:
 
 
 def numbered_blocks(names: Iterable[str]) -> dict[str, Counter[int]]:
-    """How many names stand under each number of each numbered stack: ``{"model.layers.": {0: 9, 1: 9, …}}``."""
+    """How many names each block of each numbered stack has: ``{"model.layers.": {0: 9, 1: 9, …}}``."""
     stacks: dict[str, Counter[int]] = defaultdict(Counter)
     for name in names:
         for stack, number in numbers_in(name):
@@ -229,5 +232,5 @@ def numbered_blocks(names: Iterable[str]) -> dict[str, Counter[int]]:
 
 
 def numbers_in(name: str) -> list[tuple[str, int]]:
-    """The stacks that a name is in and its number in each, the outermost first."""
+    """The stacks that a name is in, with its number in each, the outermost first."""
     return [(name[: match.start()], int(match.group())) for match in islice(_INDEX.finditer(name), DEEP)]

@@ -1,4 +1,4 @@
-"""A naming rule as people ask for it. Nothing that it stands for is imported for it."""
+"""A naming rule as the user gives it. This module imports none of the code that carries it out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 GGUF, MLX = "gguf", "mlx"
-"""Dialects of llama.cpp's files and of mlx-lm's, which say themselves whose they are."""
+"""The dialects of llama.cpp and mlx-lm, whose files say which program they are for."""
 
 TO_GGUF = "to-gguf"
 TO_MMPROJ = "to-mmproj"
 TO_LDM = "to-ldm"
-"""Dialects that go from the names of transformers and diffusers to others."""
+"""Dialects that translate from the names of transformers and diffusers to others."""
 
 
 @dataclass(frozen=True, slots=True)

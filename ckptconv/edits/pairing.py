@@ -1,4 +1,4 @@
-"""Which tensor of one side belongs to which of the other, by names and content; and how a pair's shapes are related."""
+"""Pairs tensors of two sets by names and content, and tells how the shapes of a pair are related."""
 
 from __future__ import annotations
 
@@ -23,35 +23,37 @@ if TYPE_CHECKING:
 _DIGITS = re.compile(r"\d+")
 
 MOST_AXES = 4
-"""Dimensions of which all permutations are tried."""
+"""Shapes with more dimensions are not tried for permutations."""
 
 
-def equal(wanted: object, shape: object) -> bool:
-    """Whether the shapes are the same."""
+def is_same_shape(wanted: object, shape: object) -> bool:
+    """Whether the shapes are equal."""
     return wanted == shape
 
 
-def reversed_shape(wanted: Shape, shape: tuple[int, ...]) -> bool:
-    """Whether both are matrices, one as the other is transposed."""
+def is_transposed_shape(wanted: Shape, shape: tuple[int, ...]) -> bool:
+    """Whether both are shapes of matrices, one the other's transposed."""
     return len(shape) == 2 and wanted == shape[::-1]
 
 
-def one_to_one(here: Tensors, there: Tensors, *, _zip: bool) -> list[tuple[str, str]]:
-    """Pairs of names of equal content: the likeliest names first; with `_zip`, the others as they come."""
-    if len(here) == len(there) == 1 and _zip:
+def pair_equal_content(here: Tensors, there: Tensors, *, rest_in_order: bool) -> list[tuple[str, str]]:
+    """Pairs of names whose tensors all have the same content: by similar names, and with `rest_in_order` also those
+    whose names are not similar, in the order of both sides.
+    """
+    if len(here) == len(there) == 1 and rest_in_order:
         return [(next(iter(here)), next(iter(there)))]
-    shapes: tuple[dict[str, tuple[int, ...]], ...] = tuple(dict.fromkeys(side, ()) for side in (there, here))
-    pairs = pair_renames(shapes[0], shapes[1], equal)
-    if _zip:
+    no_shapes: tuple[dict[str, tuple[int, ...]], ...] = tuple(dict.fromkeys(side, ()) for side in (there, here))
+    pairs = pair_renames(no_shapes[0], no_shapes[1], is_same_shape)
+    if rest_in_order:
         used = {name for pair in pairs for name in pair}
         pairs += zip([n for n in here if n not in used], [n for n in there if n not in used], strict=False)
     return pairs
 
 
-def likewise(pairs: list[tuple[str, str]], lost: Tensors, new: Tensors) -> list[tuple[str, str]]:
-    """Further renames that are as those found: a module whose weight has another name gives its bias that one too."""
-    changes: dict[str, str] = {}
-    modules: dict[str, str] = {}
+def analogous_renames(pairs: list[tuple[str, str]], lost: Tensors, new: Tensors) -> list[tuple[str, str]]:
+    """Further renames in the manner of `pairs`: a module whose weight was renamed takes its bias along."""
+    changes: dict[str, str] = {}  # module → new module, with numbers left open
+    modules: dict[str, str] = {}  # module → new module
     for a, b in pairs:
         modules.setdefault(module_of(a), module_of(b))
         if _DIGITS.findall(a) == _DIGITS.findall(b):
@@ -75,17 +77,18 @@ def likewise(pairs: list[tuple[str, str]], lost: Tensors, new: Tensors) -> list[
 
 
 def _key(module: str, own: str) -> tuple[str, ...]:
-    """A name as its text and its numbers."""
+    """A name as its text, with numbers left open, and its numbers."""
     name = f"{module}.{own}" if module else own
     return (open_numbers(name), *_DIGITS.findall(name))
 
 
-def permutation(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[int, ...]:
-    """How the dimensions of `a` were permuted to give `b`; () where they were not."""
+def axes_between(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[int, ...]:
+    """How the dimensions of `a` were permuted to give `b`: dimension `i` of `b` is ``axes[i]`` of `a`. () for not."""
     shape, wanted = a.info.shape, b.info.shape
     if len(shape) != len(wanted) or not 2 <= len(shape) <= MOST_AXES or sorted(shape) != sorted(wanted):
         return ()
-    if shape == wanted and len({n for n in shape if n != 1}) == len([n for n in shape if n != 1]):
+    sizes = [n for n in shape if n != 1]
+    if shape == wanted and len(set(sizes)) == len(sizes):  # all sizes differ: any permutation would show
         return ()
     content = content and content.of_pair(a, b)
     if content is not None and shape == wanted and content(a) == content(b):
@@ -93,15 +96,18 @@ def permutation(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[
     if content is not None and content.is_telling(b):
         if content(a) == content(b):
             return ()
-        if fitting := _by_content(a, b, content):
+        fitting = _permutations_to(a, b, content)
+        if len(fitting) == 1:
+            return next(iter(fitting))
+        if fitting:
             probed = content
-            return max(fitting, key=lambda axes: len(fitting) > 1 and probed.alike(fitting[axes], b))
+            return max(fitting, key=lambda axes: probed.count_equal(fitting[axes], b))
     return (1, 0) if len(shape) == 2 and shape != wanted and 1 not in shape else ()
 
 
-def _by_content(a: LazyTensor, b: LazyTensor, content: Content) -> dict[tuple[int, ...], LazyTensor]:
-    """The permutations of `a` that have the content of `b`."""
-    if content.first(a) != content.first(b):  # the first element is the first whatever is permuted
+def _permutations_to(a: LazyTensor, b: LazyTensor, content: Content) -> dict[tuple[int, ...], LazyTensor]:
+    """The permutations of `a` whose content is that of `b`, as views by their axes."""
+    if content.first(a) != content.first(b):  # no permutation moves the first element
         return {}
     shape = a.info.shape
     return {
@@ -115,7 +121,7 @@ def _by_content(a: LazyTensor, b: LazyTensor, content: Content) -> dict[tuple[in
 
 
 def is_reshape(a: LazyTensor, b: LazyTensor, content: Content | None) -> bool:
-    """Whether only the shape differs: told by content, or where dimensions of size 1 are all that differs."""
+    """Whether only the shape differs: in dimensions of size 1 alone, or else as the content shows."""
     if a.info.numel != b.info.numel:
         return False
     squeezed = [[n for n in t.info.shape if n != 1] for t in (a, b)]

@@ -1,6 +1,6 @@
-"""Several tensors that are one on the other side: q, k and v against a fused qkv, gate and up against gate_up.
+"""Finds fused tensors: several tensors of one side that are one tensor of the other, as q, k and v are a fused qkv.
 
-A fused tensor may also be interleaved: made of blocks (heads, or groups of them) with a piece of every part in each.
+A fused tensor may be interleaved: made of blocks (heads, or groups of them), each with a piece of every part.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.through import cut
+from ckptconv.edits.rearrange import cut
 from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 _DIGITS = re.compile(r"\d+")
 
 MOST_SIZES = 8
-"""Different sizes of parts that are tried; real ones have two."""
+"""With more different sizes of parts than this, none are tried; real ones have two."""
 
 MOST_PARTS = 64
 
 MOST_FAILURES = 100
-"""Tensors in which interleaved parts are sought in vain before the search is given up; each takes some 100 reads."""
+"""After so many tensors without interleaved parts, new block counts are no longer tried: each takes some 100 reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The names of the parts of `whole`, in their order along `axis`; each has a piece in every one of `blocks`."""
+    """The names of the parts of `whole`, in order along `axis`; each has a piece in every one of `blocks` blocks."""
 
     whole: str
     parts: tuple[str, ...]
@@ -44,7 +44,7 @@ class Parts:
 
 
 def part_of(whole: LazyTensor, axis: int, start: int, stop: int, blocks: int = 1) -> LazyTensor | None:
-    """The part that would be at [start, stop) of `axis` if every part lay in one place.
+    """The part that would be at [start, stop) of `axis` if no part were divided into blocks.
 
     None where the tensor cannot be read in that way.
     """
@@ -57,49 +57,54 @@ def part_of(whole: LazyTensor, axis: int, start: int, stop: int, blocks: int = 1
 
 
 def find_parts(wholes: Tensors, parts: Tensors, content: Content | None, *, by_sizes: bool = True) -> list[Parts]:
-    """Which of `wholes` is which of `parts` joined: by content, else by sizes among names of one parent.
+    """Which of `wholes` are made of which of `parts`: by content, else by sizes among tensors of one parent module.
 
     Each part is used once. Without `by_sizes`, content alone decides.
     """
     left = dict(parts)
     found: list[Parts] = []
-    for how in [_ByContent(left, content)] if content is not None else []:
-        for telling in (True, False):
-            for name, whole in wholes.items():
-                if content is not None and content.is_telling(whole) is telling:
-                    found += _taken(how.parts_of(name, whole), left)
+    if content is not None:
+        by_content = _ByContent(left, content)
+        # constant tensors fit anything: they get what the others leave
+        for name, whole in sorted(wholes.items(), key=lambda item: not content.is_telling(item[1])):
+            found += _take(by_content.parts_of(name, whole), left)
     if not by_sizes:
         return found
     done = {one.whole for one in found}
     families = _families(left, content)
     for name, whole in wholes.items():
         if name not in done:
-            found += _taken(_by_sizes(name, whole, families, left, content), left)
+            found += _take(_find_by_sizes(name, whole, families, left, content), left)
     return found
 
 
-def _taken(found: Parts | None, left: dict[str, LazyTensor]) -> Iterator[Parts]:
-    if found is not None:
-        for part in found.parts:
-            del left[part]
-        yield found
+def _take(found: Parts | None, left: dict[str, LazyTensor]) -> list[Parts]:
+    """What was found as a list; its parts are removed from `left`."""
+    if found is None:
+        return []
+    for part in found.parts:
+        del left[part]
+    return [found]
 
 
-class _Alike:
-    """Names of tensors of one content, of which there may be as many as there are tensors."""
+class _SameContent:
+    """Names of tensors with the same content: all of them, if the model has just been initialized."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._left: dict[object, OrderedDict[str, None]] = {}
+        self._by_kin: dict[object, OrderedDict[str, None]] = {}  # None: all names
 
     def first(self, kin: object, left: Container[str], chosen: Container[str], *, others: bool) -> str | None:
-        """The first name that is `kin`, with `others` else the first of all; those not in `left` are gone for good."""
-        if not self._left:
-            self._left[None] = OrderedDict.fromkeys(self.names)
+        """The first name that is `kin` and in `left` but not `chosen` yet; with `others`, else the first of all such.
+
+        Forgets names that are no longer in `left`.
+        """
+        if not self._by_kin:
+            self._by_kin[None] = OrderedDict.fromkeys(self.names)
             for name in self.names:
-                self._left.setdefault(_kin(name), OrderedDict())[name] = None
+                self._by_kin.setdefault(_kin(name), OrderedDict())[name] = None
         for key in (kin, None) if others else (kin,):
-            names = self._left.get(key, OrderedDict())
+            names = self._by_kin.get(key, OrderedDict())
             gone, found = [], None
             for name in names:
                 if name not in left:
@@ -115,37 +120,38 @@ class _Alike:
 
 
 class _ByContent:
-    """Parts by what they must have in common with a whole, their size, and their contents."""
+    """Finds parts by content: indexed by what parts and whole have in common, by size, and by content."""
 
     def __init__(self, left: Mapping[str, LazyTensor], content: Content) -> None:
         self._left = left
         self._content = content
-        self._blocks: list[int] = []  # what was found so far, the last first
+        self._blocks: list[int] = []  # block counts that were found so far, the last first
         self._failures = 0
-        self._index: dict[object, dict[int, dict[Print, _Alike]]] = defaultdict(
-            lambda: defaultdict(lambda: defaultdict(_Alike))
+        self._index: dict[object, dict[int, dict[Print, _SameContent]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(_SameContent))
         )
         for name, tensor in left.items():
             for axis in range(min(2, len(tensor.info.shape))):
                 self._index[frame(tensor, axis, content)][tensor.info.shape[axis]][content(tensor)].names.append(name)
 
     def parts_of(self, name: str, whole: LazyTensor) -> Parts | None:
+        """The parts that, joined, are the whole; None where there are none."""
         for axis in range(min(2, len(whole.info.shape))):
             sizes = self._index.get(frame(whole, axis, self._content))
             if sizes is None or len(sizes) > MOST_SIZES:
                 continue
             for blocks in (1, *self._likely_blocks(whole, axis, sizes)):
-                chosen = self._cut(name, whole, axis, sizes, blocks)
+                chosen = self._parts_along(name, whole, axis, sizes, blocks)
                 if chosen is not None:
                     if blocks > 1:
-                        self._blocks = [blocks, *(one for one in self._blocks if one != blocks)]
+                        self._blocks = [blocks, *(known for known in self._blocks if known != blocks)]
                     return Parts(name, chosen, axis, blocks)
         return None
 
     def _likely_blocks(
-        self, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, _Alike]]
+        self, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, _SameContent]]
     ) -> Iterator[int]:
-        """Numbers of blocks that an interleaved tensor may have: its first dimension and its parts' are multiples."""
+        """Block counts that an interleaved tensor may have: divisors of its first dimension and of its parts'."""
         rows = whole.info.shape[axis]
         if axis or not any(0 < size < rows for size in sizes) or not self._content.is_telling(whole):
             return
@@ -154,52 +160,52 @@ class _ByContent:
         yield from known
         if self._failures < MOST_FAILURES:
             yield from (blocks for blocks in divisors(step) if blocks > 1 and blocks not in known)
-            self._failures += 1  # not reached where one of them was right
+            self._failures += 1  # not reached if one of them was right: the caller stops there
 
-    def _cut(
-        self, name: str, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, _Alike]], blocks: int
+    def _parts_along(
+        self, name: str, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, _SameContent]], blocks: int
     ) -> tuple[str, ...] | None:
         chosen: list[str] = []
         at = 0
         while at < whole.info.shape[axis] and len(chosen) < MOST_PARTS:
-            part = self._next(name, whole, axis, at, sizes, chosen, blocks)
+            part = self._part_at(name, whole, axis, at, sizes, chosen, blocks)
             if part is None:
                 return None
             chosen.append(part)
             at += self._left[part].info.shape[axis]
         return tuple(chosen) if len(chosen) > 1 and at == whole.info.shape[axis] else None
 
-    def _next(
-        self, name: str, whole: LazyTensor, axis: int, at: int, sizes: Mapping[int, Mapping[Print, _Alike]],
+    def _part_at(
+        self, name: str, whole: LazyTensor, axis: int, at: int, sizes: Mapping[int, Mapping[Print, _SameContent]],
         chosen: list[str], blocks: int,
     ) -> str | None:  # fmt: skip
         rows = whole.info.shape[axis]
         for size in sorted(sizes, reverse=True):
             fits = 0 < size <= rows - at and size < rows and size % blocks == 0
             view = part_of(whole, axis, at, at + size, blocks) if fits else None
-            alike = sizes[size].get(self._content(view)) if view is not None else None
-            if view is None or alike is None:
+            same = sizes[size].get(self._content(view)) if view is not None else None
+            if view is None or same is None:
                 continue
-            found = alike.first(_kin(name), self._left, chosen, others=self._content.is_telling(view))
+            found = same.first(_kin(name), self._left, chosen, others=self._content.is_telling(view))
             if found is not None:
                 return found
         return None
 
 
 def divisors(number: int) -> list[int]:
-    """Of a number of at least 1, ascending; at most those up to 4096, which no number of heads comes near."""
-    return [one for one in range(1, min(number, 4096) + 1) if number % one == 0]
+    """The divisors of a positive number, ascending, up to 4096: no model comes near so many heads."""
+    return [divisor for divisor in range(1, min(number, 4096) + 1) if number % divisor == 0]
 
 
 def frame(tensor: LazyTensor, axis: int, content: Content | None) -> object:
-    """What the parts and the whole have in common."""
+    """What a whole and its parts have in common: the element type, and all dimensions but `axis`."""
     shape = tensor.info.shape
     kind = tensor.info.dtype.name if content is None else content.kind(tensor)
     return kind, axis, shape[:axis], shape[axis + 1 :]
 
 
 def _kin(name: str) -> tuple[object, str]:
-    """Equal for names that have the same numbers and end alike."""
+    """Equal for names with the same numbers and the same last component."""
     return tuple(_DIGITS.findall(name)), name.rpartition(".")[2]
 
 
@@ -210,7 +216,7 @@ def _family(name: str) -> tuple[str, str]:
 
 
 def _families(left: Tensors, content: Content | None) -> dict[Hashable, list[str]]:
-    """Names of one family that can be joined along an axis."""
+    """Names that can be joined along an axis, by their family and what they have in common."""
     families: dict[Hashable, list[str]] = defaultdict(list)
     for name, tensor in left.items():
         for axis in range(min(2, len(tensor.info.shape))):
@@ -218,15 +224,16 @@ def _families(left: Tensors, content: Content | None) -> dict[Hashable, list[str
     return families
 
 
-def _by_sizes(
+def _find_by_sizes(
     name: str, whole: LazyTensor, families: Mapping[Hashable, list[str]], left: Tensors, content: Content | None
 ) -> Parts | None:
+    """The two to four tensors of one family whose sizes add up to the whole's."""
     for axis in range(min(2, len(whole.info.shape))):
         names = families.get((_family(name), frame(whole, axis, content)), [])
-        if len(names) > MOST_PARTS:  # which nothing but their sizes tells apart
+        if len(names) > MOST_PARTS:  # too many that nothing but their sizes tells apart
             continue
-        fitting = [one for one in names if one in left]
-        total = sum(left[one].info.shape[axis] for one in fitting)
+        fitting = [part for part in names if part in left]
+        total = sum(left[part].info.shape[axis] for part in fitting)
         if 1 < len(fitting) <= 4 and total == whole.info.shape[axis]:
             return Parts(name, tuple(fitting), axis)
     return None

@@ -1,4 +1,4 @@
-"""Many changes of names, said as few patterns: ``layers.{*}.attn.q.weight → layers.{*}.attention.q.weight``."""
+"""Summarizes names, and changes of names, as patterns: ``layers.{*}.attn.q.weight → layers.{*}.attention.q.weight``."""
 
 from __future__ import annotations
 
@@ -26,59 +26,61 @@ def open_numbers(name: str) -> str:
 
 
 def indices(name: str) -> list[str]:
-    """The components that are numbers: 0 and 3 of ``layers.0.experts.3.w1``."""
+    """The components that are numbers: ``["0", "3"]`` of ``layers.0.experts.3.w1``."""
     return [part for part in name.split(".") if part.isdecimal()]
 
 
 def open_indices(name: str) -> str:
-    """The name with each of them replaced by ``{*}``."""
+    """The name with every component that is a number replaced by ``{*}``."""
     return with_indices(name, [ANY] * len(indices(name)))
 
 
-def with_indices(name: str, others: Sequence[str]) -> str:
-    """The name with others in their place."""
-    left = iter(others)
+def with_indices(name: str, replacements: Sequence[str]) -> str:
+    """The name with its numeric components replaced, in order."""
+    left = iter(replacements)
     return ".".join(next(left) if part.isdecimal() else part for part in name.split("."))
 
 
-_WAYS = ((_DIGITS.findall, open_numbers), (indices, open_indices))
-"""How names are said to be alike but for numbers: all of them, or indices (``experts.0.w1``, ``experts.0.gate``)."""
+_NUMBERS_AND_OPENED = ((_DIGITS.findall, open_numbers), (indices, open_indices))
+"""Two ways to find a name's numbers, and to leave them open: all numbers, or only whole components (``experts.0.w1``
+and ``experts.0.gate``).
+"""
 
 
-def edits(kind: Kind, steps: Iterable[Step], details: Mapping[str, Json] | None = None) -> list[Edit]:
-    """The steps as edits, those of one pattern as one, the commonest first."""
+def edits_by_pattern(kind: Kind, steps: Iterable[Step], details: Mapping[str, Json] | None = None) -> list[Edit]:
+    """The steps as edits: one for each pattern that steps share, those with the most steps first."""
     groups: dict[Hashable, list[Step]] = defaultdict(list)
     for step in steps:
-        groups[_shape(step)].append(step)
-    found = [_edit(kind, group, details or {}) for group in groups.values()]
-    return sorted(found, key=lambda edit: -len(edit.steps))
+        groups[_group_key(step)].append(step)
+    made = [_edit(kind, group, details or {}) for group in groups.values()]
+    return sorted(made, key=lambda edit: -len(edit.steps))
 
 
-def _shape(step: Step) -> Hashable:
-    """What steps of one pattern have in common."""
+def _group_key(step: Step) -> Hashable:
+    """Equal for steps that one pattern describes."""
     if len(step.sources) == len(step.targets) == 1:
         if step.sources == step.targets:
             return open_numbers(step.sources[0])
-        return _change(step.sources[0], step.targets[0])
-    names = (step.sources, step.targets)
-    every = (*step.sources, *step.targets)
-    for numbers, opened in _WAYS:
-        if len({tuple(numbers(name)) for name in every}) == 1:
-            return tuple(tuple(map(opened, side)) for side in names)
-    return names
+        return _difference(step.sources[0], step.targets[0])
+    for numbers, opened in _NUMBERS_AND_OPENED:
+        if len({tuple(numbers(name)) for name in (*step.sources, *step.targets)}) == 1:
+            return tuple(map(opened, step.sources)), tuple(map(opened, step.targets))
+    return step.sources, step.targets
 
 
-def _change(a: str, b: str) -> tuple[str, str]:
-    """What is left of two names without the components that they begin and end with alike, numbers left open."""
+def _difference(a: str, b: str) -> tuple[str, str]:
+    """The parts in which two names differ; their numbers are left open if both have the same ones."""
     one, two = _middle(a, b)
-    for numbers, opened in _WAYS:
+    for numbers, opened in _NUMBERS_AND_OPENED:
         if numbers(one) == numbers(two):
             return opened(one), opened(two)
     return one, two
 
 
-def _ends(a: str, b: str) -> tuple[int, int]:
-    """How many components two names begin, and end, with alike."""
+def _shared_ends(a: str, b: str) -> tuple[int, int]:
+    """How many components two names share at the start and at the end; the end counts first, unlike in `edits.match`,
+    so that an index repeated in front (``0.w`` → ``0.0.w``) is a change of the front.
+    """
     one, two = a.split("."), b.split(".")
     least = min(len(one), len(two))
     end = 0
@@ -91,7 +93,8 @@ def _ends(a: str, b: str) -> tuple[int, int]:
 
 
 def _middle(a: str, b: str) -> tuple[str, str]:
-    start, end = _ends(a, b)
+    """The parts in which two names differ, without the components that they start and end with alike."""
+    start, end = _shared_ends(a, b)
     one, two = (".".join(name.split(".")[start : len(name.split(".")) - end]) for name in (a, b))
     return one, two
 
@@ -101,18 +104,18 @@ def _edit(kind: Kind, group: Sequence[Step], details: Mapping[str, Json]) -> Edi
         return Edit(kind, group[0].sources, group[0].targets, details, tuple(group))
     first = group[0]
     if len(first.sources) == len(first.targets) == 1 and first.sources != first.targets:
-        sources, targets = _pattern([(step.sources[0], step.targets[0]) for step in group])
-        return Edit(kind, (sources,), (targets,), details, tuple(group))
-    sides = ([*zip(*(step.sources for step in group), strict=True)], [*zip(*(s.targets for s in group), strict=True)])
-    joined = [tuple(_common(names) for names in side) for side in sides]
-    return Edit(kind, joined[0], joined[1], details, tuple(group))
+        source, target = _rename_pattern([(step.sources[0], step.targets[0]) for step in group])
+        return Edit(kind, (source,), (target,), details, tuple(group))
+    source_columns = zip(*(step.sources for step in group), strict=True)
+    target_columns = zip(*(step.targets for step in group), strict=True)
+    return Edit(kind, tuple(map(_common, source_columns)), tuple(map(_common, target_columns)), details, tuple(group))
 
 
-def _pattern(pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """One pattern for renames of the same change."""
+def _rename_pattern(pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """One pattern for renames that make the same change."""
     heads, tails = [], []
     for a, b in pairs:
-        start, end = _ends(a, b)
+        start, end = _shared_ends(a, b)
         parts = a.split(".")
         heads.append(tuple(parts[:start]))
         tails.append(tuple(parts[len(parts) - end :]))
@@ -121,17 +124,21 @@ def _pattern(pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
         head = (ANY,)
     if tail is None and all(tails):
         tail = (ANY,)
-    middle = _change(*pairs[0])
+    middle = _difference(*pairs[0])
     if len({_middle(a, b) for a, b in pairs}) == 1:
         middle = _middle(*pairs[0])
-    if head is None or tail is None:  # some names have nothing before it, or behind it
-        return (f"{'' if head == () else ANY}{middle[0]}{ANY}", f"{'' if head == () else ANY}{middle[1]}{ANY}")
+    if head is None or tail is None:  # some names have nothing before the change, or behind it
+        before = "" if head == () else ANY
+        return f"{before}{middle[0]}{ANY}", f"{before}{middle[1]}{ANY}"
     sides = [".".join((*head, *([part] if part else []), *tail)) for part in middle]
     return sides[0], sides[1]
 
 
 def _common_parts(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Components that all have, numbers and single words left open where they differ; None where that says little."""
+    """The components that all rows have, left open where they differ.
+
+    ``{*}`` alone if all differ, None if the rows have different lengths.
+    """
     if len(set(rows)) == 1:
         return rows[0]
     if len({len(row) for row in rows}) > 1:
@@ -142,7 +149,7 @@ def _common_parts(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
 
 
 def _common(names: Sequence[str]) -> str:
-    """One pattern for names of one skeleton: numbers that differ are open."""
+    """One pattern for names that differ in numbers alone: those that differ are left open."""
     if len(set(names)) == 1:
         return names[0]
     texts = _DIGITS.split(names[0])
@@ -152,7 +159,7 @@ def _common(names: Sequence[str]) -> str:
 
 
 def group_names(names: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Names by pattern, those that differ in numbers alone as one."""
+    """Names grouped by pattern: those that differ in numbers alone are one group."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[open_numbers(name)].append(name)
@@ -160,7 +167,7 @@ def group_names(names: Iterable[str]) -> list[tuple[str, list[str]]]:
 
 
 def bracketed(names: Sequence[str], show: Callable[[str], str] = str) -> str:
-    """Several names as one: ``layers.{*}.[q + k + v].weight``; `show` is done to each part of them."""
+    """Several names as one: ``layers.{*}.[q + k + v].weight``. `show` formats each component."""
     if len(names) < 2:
         return "".join(map(show, names))
     parts = [name.split(".") for name in names]

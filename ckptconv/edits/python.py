@@ -1,7 +1,8 @@
-"""An edit as a line of Python that mends a ``state_dict``; `torch` and `re` are imported where it uses them.
+"""Writes an edit as a line of Python that makes it to a ``state_dict``, for hints.
 
-A line is meant to be pasted, so it must do what it says and nothing else: a rename of many names is said as one
-expression only if that expression gives the right name for *every* name of the state_dict.
+The line is meant to be pasted, so it must do what it says and nothing else: many renames become one expression only if
+that expression gives the right name for *every* name of the state_dict. The line imports `re` if it uses it; `torch` is
+taken as imported.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     Pair = tuple[str, str]
     """A name as it is, and as it should be."""
     Candidate = tuple[str, Callable[[str], str]]
+    """An expression of `name`, and the function that it computes."""
 
 FEW = 3
-"""Renames that are said one by one."""
+"""Up to so many renames are written one by one."""
 
 MOST = 20
-"""Names that are listed in a line."""
+"""The most names that a line lists."""
 
 _DIGITS = re.compile(r"\d+")
 _INDEX = re.compile(r"(?<=[.'])\d+(?=[.'])")
@@ -37,73 +39,73 @@ _INNER = re.compile(r"^(.*\.)?\d+\.")
 
 
 def single(kind: Kind, source: str, *targets: str, **details: Json) -> Edit:
-    """An edit of one tensor; without targets it goes, or keeps its name where the kind does not speak of names."""
+    """An edit of one tensor. Without targets, it is dropped if the kind is drop, else it keeps its name."""
     names = targets if targets or kind == "drop" else (source,)
     return Edit(kind, (source,), names, details, (Step((source,), names),))
 
 
 def renames(pairs: Iterable[Pair]) -> Edit:
-    """Names that change all in one way; a swap is two that change into each other."""
+    """One edit that renames all (old, new) pairs."""
     steps = tuple(Step((a,), (b,)) for a, b in pairs)
     return Edit("rename", tuple(s.sources[0] for s in steps), tuple(s.targets[0] for s in steps), steps=steps)
 
 
 def drops(names: Iterable[str]) -> Edit:
-    """Tensors that are too many."""
+    """One edit that drops all names."""
     steps = tuple(Step((name,), ()) for name in names)
     return Edit("drop", tuple(step.sources[0] for step in steps), (), steps=steps)
 
 
 def python(edit: Edit, names: Collection[str] = ()) -> str | None:
-    """The line; None where it would be too long to be of use, and for kinds that a line cannot say.
+    """The line; None where it would be too long to be useful, and for kinds that have none.
 
-    names: all that the state_dict holds before the edit, for a rename or drop of many. Costs O(names) for those.
+    names: all names of the state_dict before the edit, for a rename or drop of many. Takes O(names) for those.
     """
     if edit.kind == "drop":
-        return _drops([name for step in edit.steps for name in step.sources], names)
+        return _drop_line([name for step in edit.steps for name in step.sources], names)
     if edit.kind == "rename":
-        return _renames([(step.sources[0], step.targets[0]) for step in edit.steps], names)
-    if edit.kind in _MANY:
-        return _looped(edit)
-    if len(edit.steps) != 1 or edit.kind not in _LINES:
+        return _rename_line([(step.sources[0], step.targets[0]) for step in edit.steps], names)
+    if edit.kind in _MANY_TENSORS:
+        return _loop_line(edit)
+    if len(edit.steps) != 1 or edit.kind not in _ONE_TENSOR:
         return None
     step = edit.steps[0]
-    return f"state_dict[{step.targets[0]!r}] = state_dict[{step.sources[0]!r}]{_LINES[edit.kind](edit.details)}"
+    return f"state_dict[{step.targets[0]!r}] = state_dict[{step.sources[0]!r}]{_ONE_TENSOR[edit.kind](edit.details)}"
 
 
-def _turned(details: Mapping[str, Json]) -> str:
+def _transpose(details: Mapping[str, Json]) -> str:
     axes = details["axes"]
     assert isinstance(axes, list)
     return ".T.contiguous()" if axes == [1, 0] else f".permute({', '.join(map(str, axes))}).contiguous()"
 
 
-_LINES: dict[Kind, Callable[[Mapping[str, Json]], str]] = {
-    "transpose": _turned,
+_ONE_TENSOR: dict[Kind, Callable[[Mapping[str, Json]], str]] = {
+    "transpose": _transpose,
     "reshape": lambda details: f".reshape({details['shape']})",
     "cast": lambda details: f".to(torch.{details['dtype']})",
     "tie": lambda details: "",
 }
-"""What is done to the source; ``shape`` as a list, ``dtype`` by torch's name for it."""
+"""What to append to the source, by kind. ``details["shape"]`` is a list, ``details["dtype"]`` is torch's name."""
 
 
-def _cut(step: Step, details: Mapping[str, Json]) -> str:
-    return _copied(step, f"split({details['sizes']}{_dimension(details)})")
+def _split(step: Step, details: Mapping[str, Json]) -> str:
+    return _cloned_parts(step, f"split({details['sizes']}{_dimension(details)})")
 
 
-def _apart(step: Step, details: Mapping[str, Json]) -> str:
-    return _copied(step, f"unbind({details['axis'] or ''})")
+def _unstack(step: Step, details: Mapping[str, Json]) -> str:
+    return _cloned_parts(step, f"unbind({details['axis'] or ''})")
 
 
-def _copied(step: Step, cut: str) -> str:
-    """Views would each keep all of the whole."""
+def _cloned_parts(step: Step, cut: str) -> str:
+    """The line that assigns the parts, as clones: each view would keep the whole tensor in memory."""
     source = f"state_dict.pop({step.sources[0]!r})"
     return f"{_items(step.targets)} = (part.clone() for part in {source}.{cut})"
 
 
-def _together(word: str) -> Callable[[Step, Mapping[str, Json]], str]:
+def _joined_by(function: str) -> Callable[[Step, Mapping[str, Json]], str]:
     def line(step: Step, details: Mapping[str, Json]) -> str:
         parts = ", ".join(f"state_dict.pop({name!r})" for name in step.sources)
-        return f"{_items(step.targets)} = torch.{word}([{parts}]{_dimension(details)})"
+        return f"{_items(step.targets)} = torch.{function}([{parts}]{_dimension(details)})"
 
     return line
 
@@ -116,35 +118,35 @@ def _dimension(details: Mapping[str, Json]) -> str:
     return f", {details['axis']}" if details["axis"] else ""
 
 
-_MANY: dict[Kind, Callable[[Step, Mapping[str, Json]], str]] = {
-    "split": _cut, "unstack": _apart, "concat": _together("cat"), "stack": _together("stack"),
+_MANY_TENSORS: dict[Kind, Callable[[Step, Mapping[str, Json]], str]] = {
+    "split": _split, "unstack": _unstack, "concat": _joined_by("cat"), "stack": _joined_by("stack"),
 }  # fmt: skip
-"""Several tensors that are one, or one that is several."""
+"""The line for a step that makes one tensor of several, or several of one."""
 
 
-def _looped(edit: Edit) -> str | None:
-    """One line for each step, or a loop where their names differ in one index alone."""
+def _loop_line(edit: Edit) -> str | None:
+    """A loop, if the steps' names differ in a single index; else one statement for each step, if they are few."""
     if "blocks" in edit.details or any(len(step.sources) + len(step.targets) > MOST for step in edit.steps):
         return None
-    lines = [_MANY[edit.kind](step, edit.details) for step in edit.steps]
+    lines = [_MANY_TENSORS[edit.kind](step, edit.details) for step in edit.steps]
     if len(lines) == 1:
         return lines[0]
     columns = [tuple(_INDEX.findall(line)) for line in lines]
     texts = _INDEX.split(lines[0])
     rows = list(zip(*columns, strict=True)) if len({len(column) for column in columns}) == 1 else []
     changing = {row for row in rows if len(set(row)) > 1}
-    odd = any(mark in line for line in lines for mark in '{}"\\')  # an f-string would read them otherwise
-    if odd or len(changing) != 1 or any(_INDEX.split(line) != texts for line in lines):
+    special = any(mark in line for line in lines for mark in '{}"\\')  # these mean something else in an f-string
+    if special or len(changing) != 1 or any(_INDEX.split(line) != texts for line in lines):
         return "; ".join(lines) if len(lines) <= FEW else None
-    (numbers,) = changing
-    count = [int(number) for number in numbers]
-    over = f"range({len(count)})" if count == [*range(len(count))] else repr(tuple(count))
+    (texts_of_i,) = changing
+    values = [int(text) for text in texts_of_i]
+    loop_over = f"range({len(values)})" if values == [*range(len(values))] else repr(tuple(values))
     indices = [*("{i}" if row in changing else row[0] for row in rows), ""]
     filled = "".join(text + index for text, index in zip(texts, indices, strict=True))
-    return f"for i in {over}: " + _QUOTED.sub(r"f\1", filled)
+    return f"for i in {loop_over}: " + _QUOTED.sub(r"f\1", filled)
 
 
-def _renames(pairs: Sequence[Pair], names: Collection[str]) -> str | None:
+def _rename_line(pairs: Sequence[Pair], names: Collection[str]) -> str | None:
     if len(pairs) == 2 and pairs[0] == pairs[1][::-1]:
         a, b = pairs[0]
         return f"state_dict[{a!r}], state_dict[{b!r}] = state_dict[{b!r}], state_dict[{a!r}]"
@@ -152,9 +154,7 @@ def _renames(pairs: Sequence[Pair], names: Collection[str]) -> str | None:
         return "; ".join(f"state_dict[{b!r}] = state_dict.pop({a!r})" for a, b in pairs)
     wanted = dict(pairs)
     for text, renamed in _candidates(pairs):
-        if all(renamed(name) == wanted[name] for name in wanted) and all(
-            name in wanted or renamed(name) == name for name in names
-        ):
+        if all(renamed(name) == wanted.get(name, name) for name in (*wanted, *names)):
             imports = "import re; " if text.startswith("re.") else ""
             return f"{imports}state_dict = {{{text}: tensor for name, tensor in state_dict.items()}}"
     if len(pairs) > MOST:
@@ -163,24 +163,25 @@ def _renames(pairs: Sequence[Pair], names: Collection[str]) -> str | None:
 
 
 def _candidates(pairs: Sequence[Pair]) -> Iterator[Candidate]:
-    """Expressions that rename the first pair as it should be, the shortest first."""
+    """Expressions that rename the first pair correctly, the shortest first."""
     a, b = pairs[0]
     if a.endswith(b):
         prefix = a[: len(a) - len(b)]
         yield f"name.removeprefix({prefix!r})", lambda name: name.removeprefix(prefix)
     if b.endswith(a):
-        yield from _prefixes(b[: len(b) - len(a)], [found for found, _ in pairs])
+        yield from _prefix_candidates(b[: len(b) - len(a)], [found for found, _ in pairs])
     for old, new in _replacements(a, b):
-        yield f"name.replace({old!r}, {new!r})", partial(_replaced, old, new)
+        yield f"name.replace({old!r}, {new!r})", partial(_replace, old, new)
     for old, new in _replacements(a, b):
-        yield from _pattern(old, new)
+        yield from _regex_candidates(old, new)
 
 
-def _replaced(old: str, new: str, name: str) -> str:
+def _replace(old: str, new: str, name: str) -> str:
     return name.replace(old, new)
 
 
-def _prefixes(prefix: str, found: Sequence[str]) -> Iterator[Candidate]:
+def _prefix_candidates(prefix: str, found: Sequence[str]) -> Iterator[Candidate]:
+    """The prefix before every name, or only before those that start as one of `found` does."""
     yield f"{prefix!r} + name", lambda name: prefix + name
     starts = tuple(dict.fromkeys(f"{name.partition('.')[0]}." if "." in name else name for name in found))
     if len(starts) > MOST:
@@ -191,7 +192,7 @@ def _prefixes(prefix: str, found: Sequence[str]) -> Iterator[Candidate]:
 
 
 def _replacements(a: str, b: str) -> Iterator[Pair]:
-    """What to replace by what: the part in which the two names differ, alone and with ever more beside it."""
+    """(old, new) texts to replace: the part in which the names differ, alone and with more and more around it."""
     one, two = a.split("."), b.split(".")
     start, end = shared_ends(one, two)
     for before, after in ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (2, 2)):
@@ -207,8 +208,8 @@ def _replacements(a: str, b: str) -> Iterator[Pair]:
                 yield cut_old, cut_new
 
 
-def _pattern(old: str, new: str) -> Iterator[Candidate]:
-    """The same with the numbers left open, where both sides have the same ones."""
+def _regex_candidates(old: str, new: str) -> Iterator[Candidate]:
+    """The replacement as a regular expression for any numbers, if both texts have the same ones."""
     numbers = _DIGITS.findall(old)
     if not numbers or numbers != _DIGITS.findall(new) or "\\" in new:
         return
@@ -222,7 +223,7 @@ def _pattern(old: str, new: str) -> Iterator[Candidate]:
     yield f"re.sub(r'{pattern}', r'{replacement}', name)", lambda name: compiled.sub(replacement, name)
 
 
-def _drops(dropped: Sequence[str], names: Collection[str]) -> str | None:
+def _drop_line(dropped: Sequence[str], names: Collection[str]) -> str | None:
     if len(dropped) == 1:
         return f"del state_dict[{dropped[0]!r}]"
     gone = set(dropped)
@@ -238,6 +239,6 @@ def _drops(dropped: Sequence[str], names: Collection[str]) -> str | None:
 
 
 def _block(name: str, block: re.Pattern[str]) -> str:
-    """The numbered block that a name is in, with its dot; all of the name where there is none."""
+    """The start of a name up to and including the numbered block that it is in; the name itself if there is none."""
     match = block.search(name)
     return name[: match.end()] if match else name

@@ -1,15 +1,15 @@
-"""Numbers as another element type: rounded to nearest, ties to even, and what that cost.
+"""Casts arrays to another element type, rounding to nearest with ties to even, and measures what that loses.
 
-From and to what numpy and ml_dtypes know, whose casts these are, but for speed and in these points:
+The casts are those of numpy and ml_dtypes, for all types that they know, except for speed and in these points:
 
-    F64 → 16 bits and fewer   rounded once; by way of F32 it would be twice
-    F32 → BF16                the upper half of the bits, which is three times as fast; a NaN keeps its sign, and of its
-                              payload what fits
-    8 bits and fewer          by a table of all 2^16 upper halves, the last bit of which says whether there is more
-                              below: that is enough to round to so few bits (rounding to odd; Boldo and Melquiond 2008)
-    F8_E4M3                   what is past 448, infinities too, becomes 448, as torch 2.13 and GPUs do it
-    F8_E8M0                   0 becomes the smallest number, as in torch; what is negative becomes NaN
-    integers                  cut towards 0, as in torch; what is past the range becomes the nearest, NaN becomes 0
+    F64 → 16 bits and fewer   rounded once; going through F32 would round twice
+    F32 → BF16                computed on the upper half of the bits, three times as fast; a NaN keeps its sign, and
+                              what fits of its payload
+    8 bits and fewer          by a table of all 2^16 upper halves. Its last bit says whether any lower bit was set,
+                              which is enough to round to so few bits (rounding to odd; Boldo and Melquiond 2008)
+    F8_E4M3                   values past 448, infinities too, become 448, as in torch 2.13 and on GPUs
+    F8_E8M0                   0 becomes the smallest number, as in torch; negative values become NaN
+    integers                  truncated towards 0, as in torch; values past the range become the nearest, NaN becomes 0
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ LAST: dict[DType, tuple[float, bool]] = {
     DType.F6_E3M2: (30.0, False),
     DType.F4: (7.0, False),
 }
-"""Types without infinity that become their largest number instead: where rounding would go past that, and whether a
-tie there still goes to it (OCP Microscaling Formats 1.0, 5.3; OCP 8-bit Floating Point 1.0, 5.2).
+"""Types without infinity, where too large values become the largest number instead: the size from which rounding would
+go past that number, and whether that size itself (a tie) still rounds to it (OCP Microscaling Formats 1.0, 5.3; OCP
+8-bit Floating Point 1.0, 5.2).
 """
 
 
 FEW = 4096
-"""Numbers for which no table is made."""
+"""For fewer values than this, no table is made."""
 
 
 @dataclass(slots=True)
 class Loss:
     """What a cast lost.
 
-    overflowed: values past the range, which became infinite, NaN or the largest number; NaN and infinities that
-                the type has no spelling for.
-    flushed:    values that became 0.
-    max_rel:    the largest relative error of the others, where each is rounded alone.
-    error, power: where values share a scale, the sum of all squared errors, and of the squares of what they are of.
+    overflowed:   values past the range, which became infinite, NaN or the largest number; NaNs and infinities that the
+                  type cannot represent.
+    flushed:      values that became 0.
+    max_rel:      the largest relative error of the others, if each is rounded by itself.
+    error, power: if values share a scale, the sums of all squared errors and of all squared values.
     """
 
     overflowed: int = 0
@@ -57,7 +58,7 @@ class Loss:
     power: float = 0.0
 
     def add(self, other: Loss) -> None:
-        """Count another block too."""
+        """Add the loss of another block."""
         self.overflowed += other.overflowed
         self.flushed += other.flushed
         self.max_rel = max(self.max_rel, other.max_rel)
@@ -71,7 +72,7 @@ class Loss:
 
 
 def cast_array(values: Array, before: DType, after: DType) -> tuple[Array, Loss]:
-    """The values as `after`, and what that lost. Memory for some arrays of as many F32, F64 for what is wider."""
+    """The values as `after`, and what that lost. Takes memory for a few such arrays of F32, F64 for wider types."""
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -82,13 +83,13 @@ def cast_array(values: Array, before: DType, after: DType) -> tuple[Array, Loss]
         if before is DType.F32 and after.kind == "float" and after.bits <= 8:
             return _by_upper_half(values, after)
         if before is DType.F32 and after is DType.BF16:
-            return _upper_half_of(values)
+            return _to_bfloat16(values)
         return _exactly(values, after)
 
 
 def rounded_once(values: Array, after: DType) -> tuple[Array, int]:
-    """F64 as `after`, and how many finite values became infinite: `cast_array` without what else it tells, for most
-    values in a fifth of the time.
+    """F64 values as `after`, and how many overflowed. Like `cast_array`, which also measures errors; for most values in
+    a fifth of the time.
     """
     import numpy as np
 
@@ -113,11 +114,11 @@ def rounded_once(values: Array, after: DType) -> tuple[Array, int]:
 
 
 _DROPPED = 52 - 7
-"""Bits of F64's fraction that BF16 lacks."""
+"""Bits of F64's fraction that BF16 does not have."""
 
 
 def _exactly(values: Array, after: DType) -> tuple[Array, Loss]:
-    """The long way, which the tables are made by."""
+    """The cast without shortcuts; the tables are made with it."""
     import numpy as np
 
     wide = _wide(values)
@@ -131,7 +132,7 @@ def _exactly(values: Array, after: DType) -> tuple[Array, Loss]:
 
 
 def _wide(values: Array) -> Array:
-    """The values as F32 where that holds them, else as F64, or as the integers that they are."""
+    """The values as F32 if that represents them exactly, else as F64; integers as they are."""
     import numpy as np
 
     if values.dtype in (np.float32, np.float64) or values.dtype.kind in "iub":
@@ -142,7 +143,7 @@ def _wide(values: Array) -> Array:
 
 
 def _narrowed(wide: Array) -> Array:
-    """F64 as F32, rounded to odd: what is not exact ends in 1, so that rounding once more gives what once would."""
+    """F64 as F32, rounded to odd: inexact values end in a 1 bit, so that rounding again is like rounding once."""
     import numpy as np
 
     near = wide.astype(np.float32)
@@ -212,7 +213,7 @@ def _loss(wide: Array, cast: Array, after: DType) -> Loss:
     back = cast.astype(exact.dtype)
     error = _relative(back, exact)
     worst = float(error.max(initial=0.0))
-    if worst < 1.0 and after not in LAST:  # NaN compares as false: nothing overflowed and nothing vanished
+    if worst < 1.0 and after not in LAST:  # then nothing overflowed or became 0; a NaN would compare as false
         return Loss(0, 0, worst)
     lost = _overflows(exact, back, after)
     flushed = (back == 0) & (exact != 0) & ~lost
@@ -232,7 +233,7 @@ def _overflows(exact: Array, back: Array, after: DType) -> Array:
 
 
 def _bfloat16(bits: Array) -> Array:
-    """BF16's bits from F32's."""
+    """The bits of BF16 values from those of F32 values."""
     import numpy as np
 
     rounded = bits >> np.uint32(16)
@@ -244,11 +245,11 @@ def _bfloat16(bits: Array) -> Array:
     nan = (bits & np.uint32(0x7FFF_FFFF)) > np.uint32(0x7F80_0000)
     if nan.any():
         kept = (bits[nan] >> np.uint32(16)).astype(np.uint16)
-        made[nan] = np.where(kept & np.uint16(0x7F), kept, kept | np.uint16(0x40))  # else it would be an infinity
+        made[nan] = np.where(kept & np.uint16(0x7F), kept, kept | np.uint16(0x40))  # a zero fraction means infinity
     return made
 
 
-def _upper_half_of(values: Array) -> tuple[Array, Loss]:
+def _to_bfloat16(values: Array) -> tuple[Array, Loss]:
     import numpy as np
 
     from ckptconv.core.arrays import numpy_dtype
@@ -266,7 +267,10 @@ def _upper_half_of(values: Array) -> tuple[Array, Loss]:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What becomes of every value of an 8 or 16 bit type, by its bits; `seen` marks what is lost."""
+    """What becomes of every value of an 8 or 16 bit type, indexed by its bits.
+
+    codes: the new values; back: the same as F32; relative: the relative error, 0 where overflowed or flushed.
+    """
 
     codes: Array
     back: Array
@@ -281,14 +285,14 @@ def _table(before: DType, after: DType) -> _Table:
 
     from ckptconv.core.arrays import numpy_dtype
 
-    every = np.arange(1 << before.bits, dtype=np.uint8 if before.bits == 8 else np.uint16)
-    values = every.view(numpy_dtype(before))
+    all_bits = np.arange(1 << before.bits, dtype=np.uint8 if before.bits == 8 else np.uint16)
+    values = all_bits.view(numpy_dtype(before))
     with np.errstate(all="ignore"):
         cast, _ = _exactly(values, after)
         exact, back = values.astype(np.float64), cast.astype(np.float64)
         if after.kind == "bool":
-            lost = flushed = np.zeros(len(every), dtype=np.bool_)
-            relative = np.zeros(len(every), dtype=np.float32)
+            lost = flushed = np.zeros(len(all_bits), dtype=np.bool_)
+            relative = np.zeros(len(all_bits), dtype=np.float32)
         else:
             lost = _overflows(exact, back, after)
             if after.kind != "float":
@@ -310,6 +314,7 @@ def _by_table(bits: Array, before: DType, after: DType) -> tuple[Array, Loss]:
 
 
 def _by_upper_half(values: Array, after: DType) -> tuple[Array, Loss]:
+    """F32 values to a type of 8 bits or fewer, by the table of their upper halves, rounded to odd."""
     import numpy as np
 
     table = _table(DType.BF16, after)

@@ -1,4 +1,4 @@
-"""Edits as a file: TOML that people write, or the JSON that ``ckptconv diff A B --json`` prints.
+"""Reads rules files: lists of edits, as TOML that people write or as the JSON of ``ckptconv diff A B --json``.
 
     [[edits]]
     kind    = "rename"                    the kinds and their details: core.edit
@@ -9,10 +9,11 @@
     kind    = "concat"
     sources = ["{*}.q.weight", "{*}.k.weight", "{*}.v.weight"]
     targets = ["{*}.qkv.weight"]
-    axis    = 0                           what the kind needs: axis, sizes, axes, shape, dtype, from, function,
+    axis    = 0                           the kind's details: axis, sizes, axes, shape, dtype, from, function,
                                           value, scheme, parts, block, bits, zeros
 
-``diff`` adds ``steps``: every change by its names, ``[[sources], [targets]]``, which are meant then.
+``diff`` adds ``steps``: every single change by its names, ``[[sources], [targets]]``. They then count instead of the
+patterns.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 MAX_BYTES = 256 << 20
-"""Of a rules file: the diff of two checkpoints of a million tensors, every change with its names, has some 200 MB."""
+"""Limit for rules files: a diff of two checkpoints of a million tensors, with the names of every change, takes 200 MB.
+"""
 
 TOP = ("edits", "schema", "equal", "headers", "bare", "expected", "found", "findings")
-"""Keys of the document: ``diff`` prints more than the edits."""
+"""Keys that a document may have: ``diff`` prints more than the edits."""
 
 
 def read_rules(path: str | PathLike[str]) -> list[Edit]:
@@ -48,7 +50,7 @@ def read_rules(path: str | PathLike[str]) -> list[Edit]:
 
 
 def parse_rules(text: bytes) -> list[Edit]:
-    """The edits of a document, JSON where it starts with a brace."""
+    """The edits of a document: JSON if it starts with a brace, else TOML."""
     try:
         content = text.decode("utf-8-sig")
         is_json = content.lstrip().startswith("{")
@@ -69,6 +71,8 @@ _HINT = "[[edits]] with kind, sources and targets; or what 'ckptconv diff A B --
 
 
 class _Row:
+    """One edit of a document, as read; `number` counts from 1."""
+
     def __init__(self, row: object, number: int) -> None:
         self.number = number
         if not isinstance(row, dict):

@@ -1,4 +1,4 @@
-"""Choosing and renaming tensors by patterns that people type."""
+"""Selects and renames tensors by the globs, prefixes and regular expressions that users type."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def matching(glob: str, names: Iterable[str]) -> list[str]:
-    """The names that a glob matches: ``*`` crosses dots, case matters."""
+    """The names that a glob matches. ``*`` matches dots too; case matters."""
     expression = re.compile(translate(glob))
     return [name for name in names if expression.match(name)]
 
 
 def selected(names: Sequence[str], select: Sequence[str], drop: Sequence[str]) -> list[str]:
-    """The names that are left. Raises EditError for a pattern that matches nothing, and where nothing is left."""
+    """The names that ``--select`` and ``--drop`` leave. Raises EditError if a glob matches none, or none is left."""
     kept = set(names)
     if select:
-        kept = {name for glob in select for name in some(glob, names, "--select")}
+        kept = {name for glob in select for name in matching_some(glob, names, "--select")}
     for glob in drop:
-        kept -= set(some(glob, names, "--drop"))
+        kept -= set(matching_some(glob, names, "--drop"))
     if not kept:
         raise EditError("the selection leaves no tensor", hint=LIST_NAMES)
     return [name for name in names if name in kept]
 
 
-def some(glob: str, names: Sequence[str], option: str, hint: str = LIST_NAMES) -> list[str]:
-    """The names that a glob matches. Raises EditError where it is none."""
+def matching_some(glob: str, names: Sequence[str], option: str, hint: str = LIST_NAMES) -> list[str]:
+    """The names that a glob matches. Raises EditError, naming the option, if it matches none."""
     found = matching(glob, names)
     if not found:
         raise EditError(f"{option} {glob!r} matches no tensor", hint=hint)
@@ -44,8 +44,9 @@ def some(glob: str, names: Sequence[str], option: str, hint: str = LIST_NAMES) -
 
 
 def name_edits(rule: NameRule, tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> list[Edit]:
-    """What a rule does to names, and a translation to layouts. Raises EditError where that is nothing, UsageError for a
-    bad one.
+    """The edits that a naming rule asks for; a translation also changes layouts.
+
+    Raises EditError where the rule changes nothing, UsageError for a rule that is wrong.
     """
     if rule.how == "translate":
         return translation(rule.text, tensors, metadata)
@@ -77,7 +78,7 @@ def _rename(rule: NameRule, names: Sequence[str]) -> Edit:
 
 
 def _substituted(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    """``REGEX=REPL``, split at the last ``=``, as ``re.sub`` does it."""
+    """(old, new) names after ``re.sub`` with ``REGEX=REPL``, split at the last ``=``."""
     pattern, equals, replacement = text.rpartition("=")
     if not equals or not pattern:
         raise UsageError(

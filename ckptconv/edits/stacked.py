@@ -1,6 +1,7 @@
-"""Tensors that are one with a dimension more on the other side: the experts of a layer, each by itself or all in one.
+"""Finds stacked tensors: several tensors of one side that are one tensor with one more dimension on the other.
 
-Each may have been joined of parts first: gate and up of every expert as one, and those of all experts as one.
+An example is the experts of a layer. Each may itself be fused from parts: gate and up of every expert joined, and those
+of all experts stacked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.parts import Parts, find_parts, frame
 from ckptconv.edits.patterns import ANY, indices, open_indices, with_indices
-from ckptconv.edits.through import cut
+from ckptconv.edits.rearrange import cut
 from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stacked:
-    """A tensor whose first dimension counts others.
+    """A tensor whose first dimension enumerates other tensors.
 
-    whole: its name. names: those of the others, in order. views: each of them, as it lies in the whole.
-    joins: how each is made of parts, by the others' names, which are names of nothing then; else empty.
+    whole: its name.
+    names: the others' names, in order.
+    views: the view of the whole at each index.
+    joins: empty, or for every one of `names` the parts that it is joined of; `names` are then made up.
     """
 
     whole: str
@@ -41,32 +44,34 @@ class Stacked:
 def find_stacked(
     wholes: Tensors, parts: Tensors, content: Content | None, taken: Container[str], *, by_names: bool = True
 ) -> list[Stacked]:
-    """Which of `wholes` is which of `parts`, stacked: by content, else by names that are counted and shapes that fit.
+    """Which of `wholes` are which of `parts`, stacked: by content, else by numbered names and fitting shapes.
 
-    Each part is used once, and no name is `taken`. Without `by_names`, content alone decides. Reads a few bytes of what
-    lies at each index of each whole.
+    Each part is used once. Names that are made up for what is stacked are none of `taken`. Without `by_names`, content
+    alone decides. Reads a few bytes at each index of each whole.
     """
     left = dict(parts)
     found: list[Stacked] = []
     if content is not None:
-        found += _taken(_ByContent(left, content), wholes, left)
-        found += _joined(_without(wholes, found), left, content, taken)
-    return found + (_taken(_ByNames(left, content), _without(wholes, found), left) if by_names else [])
+        found += _take_found(_ByContent(left, content), wholes, left)
+        found += _find_stacks_of_joined(_without(wholes, found), left, content, taken)
+    if by_names:
+        found += _take_found(_ByNames(left, content), _without(wholes, found), left)
+    return found
 
 
 def _without(wholes: Tensors, found: Sequence[Stacked]) -> Tensors:
-    done = {one.whole for one in found}
+    done = {stacked.whole for stacked in found}
     return {name: whole for name, whole in wholes.items() if name not in done}
 
 
-def _taken(index: _ByContent | _ByNames, wholes: Tensors, left: dict[str, LazyTensor]) -> list[Stacked]:
-    """What the index finds, one after another; the parts are left no more."""
+def _take_found(index: _ByContent | _ByNames, wholes: Tensors, left: dict[str, LazyTensor]) -> list[Stacked]:
+    """What the index finds for each whole; the parts are removed from `left`."""
     shapes = {tensor.info.shape for tensor in left.values()}
     found = []
     for name, whole in wholes.items():
         shape = whole.info.shape
-        asked = shape and shape[0] > 1 and shape[1:] in shapes and (len(shape) > 1 or index.tells_numbers(whole))
-        names = index.names_of(name, whole) if asked else None
+        possible = shape and shape[0] > 1 and shape[1:] in shapes and (len(shape) > 1 or index.tells_numbers(whole))
+        names = index.names_of(name, whole) if possible else None
         views = _views(whole) if names else None
         if names and views:
             found.append(Stacked(name, tuple(names), tuple(views), {}))
@@ -76,7 +81,7 @@ def _taken(index: _ByContent | _ByNames, wholes: Tensors, left: dict[str, LazyTe
 
 
 def _view(whole: LazyTensor, i: int) -> LazyTensor | None:
-    """What lies at an index of the first dimension; None where that cannot be read."""
+    """The view at index `i` of the first dimension; None where the tensor cannot be read that way."""
     view = cut(whole, 0, i, i + 1)
     return None if view is None else reshaped(view, whole.info.shape[1:])
 
@@ -87,28 +92,31 @@ def _views(whole: LazyTensor) -> list[LazyTensor] | None:
 
 
 class _ByContent:
-    """Names by what their tensors hold, and among those of one content by their indices."""
+    """Finds stacked tensors by content, and among those of equal content by the indices in their names."""
 
     def __init__(self, left: Tensors, content: Content) -> None:
         self._content = content
         self._names: dict[Hashable, dict[str, None]] = defaultdict(dict)
         self._kin: dict[Hashable, dict[str, None]] = defaultdict(dict)
         for name, tensor in left.items():
-            self._give(self._key(tensor), name)
+            self._add(self._key(tensor), name)
 
     def _key(self, tensor: LazyTensor) -> Hashable:
         return self._content.kind(tensor), tensor.info.shape, self._content(tensor)
 
-    def _give(self, key: Hashable, name: str) -> None:
+    def _add(self, key: Hashable, name: str) -> None:
         self._names[key][name] = None
         self._kin[key, tuple(indices(name))][name] = None
 
     def tells_numbers(self, whole: LazyTensor) -> bool:
-        """Whether a vector may be told to be made of single numbers: by several values, in the order of their names."""
+        """Whether it can be seen that a vector is made of single numbers: it needs several values."""
         return self._content.is_telling(whole)
 
     def names_of(self, name: str, whole: LazyTensor) -> list[str] | None:
-        """A name for each index, with the whole's indices and that one if there is such; None where one has none."""
+        """A name for each index of the whole; None where one has none.
+
+        Preferred are names with the whole's indices followed by that one.
+        """
         numbers = tuple(indices(name))
         chosen: list[tuple[Hashable, str]] = []
         for i in range(whole.info.shape[0]):
@@ -125,12 +133,12 @@ class _ByContent:
         if len(chosen) == whole.info.shape[0]:
             return [part for _, part in chosen]
         for key, part in chosen:
-            self._give(key, part)
+            self._add(key, part)
         return None
 
 
 class _ByNames:
-    """Names that the last of their indices counts from 0 on, by all that they have in common."""
+    """Finds stacked tensors by names whose last index counts from 0 on, with everything else the same."""
 
     def __init__(self, left: Tensors, content: Content | None) -> None:
         self._left = left
@@ -148,27 +156,35 @@ class _ByNames:
                 self._groups[numbers, (len(names), *shape), kind].append([names[str(i)] for i in range(len(names))])
 
     def tells_numbers(self, whole: LazyTensor) -> bool:
-        """Never: any vector of a few elements would fit as many numbers."""
+        """Never: names alone would make any vector fit any as many numbers."""
         return False
 
     def names_of(self, name: str, whole: LazyTensor) -> list[str] | None:
-        """The only ones that fit the whole; of several, those of which most have what lies at their index."""
+        """The only names that fit the whole; of several sets, the one with the most tensors equal to their index's."""
         kind = whole.info.dtype.name if self._content is None else self._content.kind(whole)
         groups = self._groups.get((tuple(indices(name)), whole.info.shape, kind), [])
-        fitting = [names for names in groups if all(one in self._left for one in names)]
-        if len(fitting) < 2 or self._content is None:
-            return fitting[0] if len(fitting) == 1 else None
+        fitting = [names for names in groups if all(part in self._left for part in names)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if not fitting or self._content is None:
+            return None
         views = _views(whole) or []
-        alike = [
-            sum(self._content(self._left[one]) == self._content(view) for one, view in zip(names, views, strict=False))
-            for names in fitting
-        ]
-        most = max(alike)
-        return fitting[alike.index(most)] if alike.count(most) == 1 else None
+        counts = [self._count_equal(names, views, self._content) for names in fitting]
+        most = max(counts)
+        return fitting[counts.index(most)] if counts.count(most) == 1 else None
+
+    def _count_equal(self, names: Sequence[str], views: Sequence[LazyTensor], content: Content) -> int:
+        pairs = zip(names, views, strict=False)
+        return sum(content(self._left[name]) == content(view) for name, view in pairs)
 
 
-def _joined(wholes: Tensors, left: dict[str, LazyTensor], content: Content, taken: Container[str]) -> list[Stacked]:
-    """Those of which every index is made of parts: looked for at the first index alone, and then at the others."""
+def _find_stacks_of_joined(
+    wholes: Tensors, left: dict[str, LazyTensor], content: Content, taken: Container[str]
+) -> list[Stacked]:
+    """Stacked tensors of which every index is joined of parts.
+
+    Looked for at the first index, and only where that has parts, at the others. Their parts are removed from `left`.
+    """
     frames = {frame(t, axis, content) for t in left.values() for axis in range(min(2, len(t.info.shape)))}
     firsts: dict[str, str] = {}
     rows: dict[str, LazyTensor] = {}
@@ -177,73 +193,76 @@ def _joined(wholes: Tensors, left: dict[str, LazyTensor], content: Content, take
         fits = view is not None and any(frame(view, axis, content) in frames for axis in (0, 1))
         if view is not None and fits and f"{name}.0" not in taken:
             firsts[f"{name}.0"], rows[f"{name}.0"] = name, view
-    hits = [firsts[one.whole] for one in find_parts(rows, left, content, by_sizes=False)] if rows else []
+    hits = [firsts[join.whole] for join in find_parts(rows, left, content, by_sizes=False)] if rows else []
     found = []
     for name in hits:
         views = _views(wholes[name])
         names = tuple(f"{name}.{i}" for i in range(wholes[name].info.shape[0]))
-        if views is None or any(one in taken for one in names):
+        if views is None or any(row in taken for row in names):
             continue
-        joins = {
-            one.whole: one for one in find_parts(dict(zip(names, views, strict=True)), left, content, by_sizes=False)
-        }
+        by_name = dict(zip(names, views, strict=True))
+        joins = {join.whole: join for join in find_parts(by_name, left, content, by_sizes=False)}
         if joins:
-            joins = _filled_up(names, joins, left)
+            joins = _complete_by_names(names, joins, left)
         if len(joins) == len(names):
             found.append(Stacked(name, names, tuple(views), joins))
-            for part in [part for one in joins.values() for part in one.parts]:
+            for part in [part for join in joins.values() for part in join.parts]:
                 del left[part]
     return found
 
 
-def _filled_up(names: Sequence[str], joins: dict[str, Parts], left: Tensors) -> dict[str, Parts]:
-    """With those whose content has changed, by the names that the others' parts have; the given where that fails."""
+def _complete_by_names(names: Sequence[str], joins: dict[str, Parts], left: Tensors) -> dict[str, Parts]:
+    """`joins` for all names: where content changed, the parts follow from the names of another index's parts.
+
+    `joins` itself where such a name does not exist.
+    """
     first = next(i for i, name in enumerate(names) if name in joins)
     model = joins[names[first]]
-    used = {part for one in joins.values() for part in one.parts}
-    made: dict[str, Parts] = {}
+    used = {part for join in joins.values() for part in join.parts}
+    complete: dict[str, Parts] = {}
     for i, name in enumerate(names):
-        parts = tuple(_counted_on(part, first, i) for part in model.parts)
+        parts = tuple(_with_last_index(part, first, i) for part in model.parts)
         if name in joins:
-            made[name] = joins[name]
+            complete[name] = joins[name]
         elif all(
-            one in left and one not in used and left[one].info.shape == left[part].info.shape
-            for one, part in zip(parts, model.parts, strict=True)
+            part in left and part not in used and left[part].info.shape == left[like].info.shape
+            for part, like in zip(parts, model.parts, strict=True)
         ):
-            made[name] = Parts(name, parts, model.axis, model.blocks)
+            complete[name] = Parts(name, parts, model.axis, model.blocks)
             used |= {*parts}
         else:
             return joins
-    return made
+    return complete
 
 
-def _counted_on(name: str, before: int, after: int) -> str:
-    """The name with another number in place of its last index, if that is the number `before`."""
+def _with_last_index(name: str, before: int, after: int) -> str:
+    """The name with its last index changed from `before` to `after`; unchanged where that index is another."""
     numbers = indices(name)
     return with_indices(name, [*numbers[:-1], str(after)]) if numbers and numbers[-1] == str(before) else name
 
 
 def stack_edits(steps: Sequence[tuple[tuple[str, ...], str]], *, reverse: bool = False) -> list[Edit]:
-    """The edits that stack these names, in order, as that one; with `reverse`, those that take them apart."""
+    """The edits that stack each (names, whole); with `reverse`, those that unstack it."""
     groups: dict[Hashable, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
     for names, whole in steps:
-        place = _place(names, whole)
-        same = (open_indices(names[0]), place, len(names), open_indices(whole))
-        groups[(names, whole) if place is None else same].append((names, whole))
-    found = []
+        place = _counting_index(names, whole)
+        pattern = (open_indices(names[0]), place, len(names), open_indices(whole))
+        groups[(names, whole) if place is None else pattern].append((names, whole))
+    made = []
     for group in groups.values():
-        place = _place(*group[0])
+        place = _counting_index(*group[0])
         many, one = group[0] if place is None else _patterns(group, place)
-        made = [Step((whole,), names) if reverse else Step(names, (whole,)) for names, whole in group]
         if reverse:
-            found.append(Edit("unstack", (one,), many, {"axis": 0}, tuple(made)))
+            unstacked = tuple(Step((whole,), names) for names, whole in group)
+            made.append(Edit("unstack", (one,), many, {"axis": 0}, unstacked))
         else:
-            found.append(Edit("stack", many, (one,), {"axis": 0}, tuple(made)))
-    return found
+            stacked = tuple(Step(names, (whole,)) for names, whole in group)
+            made.append(Edit("stack", many, (one,), {"axis": 0}, stacked))
+    return made
 
 
-def _place(names: Sequence[str], whole: str) -> int | None:
-    """Which of a name's indices counts the names from 0 on, where all others are those of the whole."""
+def _counting_index(names: Sequence[str], whole: str) -> int | None:
+    """Which index of the names counts them from 0 on, while all their others are those of the whole; None for none."""
     numbers = indices(whole)
     if len({open_indices(name) for name in names}) > 1:
         return None
@@ -255,9 +274,9 @@ def _place(names: Sequence[str], whole: str) -> int | None:
 
 
 def _patterns(group: Sequence[tuple[tuple[str, ...], str]], place: int) -> tuple[tuple[str], str]:
-    """``layers.{*}.experts.{0-7}.up`` and ``layers.{*}.up``."""
+    """The patterns of the names and of the whole: ``layers.{*}.experts.{0-7}.up`` and ``layers.{*}.up``."""
     names, whole = group[0]
-    columns = zip(*(indices(one) for _, one in group), strict=True)
+    columns = zip(*(indices(other) for _, other in group), strict=True)
     numbers = [column[0] if len(set(column)) == 1 else ANY for column in columns]
     count = f"{{0-{len(names) - 1}}}"
     return (with_indices(names[0], [*numbers[:place], count, *numbers[place:]]),), with_indices(whole, numbers)

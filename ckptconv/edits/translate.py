@@ -1,4 +1,4 @@
-"""Which dialects there are (``--translate``), and what each makes of a set of tensors: begin with `translation`."""
+"""The dialects of ``--translate``, and the edits that translate from one: begin with `translation`."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ GIVES = {
     MLX: "transformers'", TO_GGUF: "llama.cpp's", TO_LDM: "a single file's", TO_MMPROJ: "llama.cpp's",
     "whisper": "transformers'",
 }  # fmt: skip
-"""Whose names and layouts come out."""
+"""Whose names and layouts a translation gives."""
 
 
-def by_names(names: Iterable[str]) -> str:
-    """The dialect that names alone tell, whatever the format; "" where they tell none."""
+def dialect_by_names(names: Iterable[str]) -> str:
+    """The dialect that can be recognised by names alone, in any format; "" if there is none."""
     if ldm.known(names):
         return "ldm"
     return "whisper" if whisper.known(names) else ""
 
 
 def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Reads nothing.
+    """What becomes of each tensor in a translation. Reads nothing.
 
-    Raises UsageError for an unknown dialect, EditError where no name has a word of it, UnsupportedError for what it
-    cannot do, LimitError where it would be cut into too many tensors.
+    Raises UsageError for an unknown dialect, EditError where no name belongs to it, UnsupportedError for what it cannot
+    translate, LimitError where tensors would be cut into too many.
     """
     if dialect not in DIALECTS:
         near = get_close_matches(dialect, DIALECTS, n=1)
@@ -71,21 +71,22 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
 
 
 def left_alone(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> list[Finding]:
-    """A warning for each module whose tensors stay as they are, since torch has no such, or are left out. Raises as
-    `changes_in`.
+    """A warning for each reason why tensors are not translated, at the first such tensor. Raises as `changes_in`.
+
+    They are left out, or stay as they are because torch has no such module.
     """
     changes = changes_in(dialect, tensors, metadata)
-    why = {change.left: name for name, change in reversed(changes.items())}
+    first_by_reason = {change.note: name for name, change in reversed(changes.items())}
     return [
-        Finding("left-out" if changes[name].gone else "left-alone", "warning", name, reason)
-        for reason, name in reversed(why.items())
+        Finding("left-out" if changes[name].dropped else "left-alone", "warning", name, reason)
+        for reason, name in reversed(first_by_reason.items())
         if reason
     ]
 
 
 def translation(dialect: str, tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> list[Edit]:
-    """The edits that make other names and layouts of a dialect's. Reads nothing but what a file may have twice.
+    """The edits that translate names and layouts from a dialect. Raises as `changes_in`.
 
-    Raises as `changes_in`.
+    Reads nothing, except tensors that a file may hold twice, to see whether the two are equal.
     """
     return edits_for(changes_in(dialect, infos_of(tensors), metadata), tensors)

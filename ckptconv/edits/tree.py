@@ -1,4 +1,4 @@
-"""The tree around a checkpoint's tensors, once these have other names."""
+"""Rebuilds the tree around a checkpoint's tensors after these were renamed, removed or added."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 _KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def rooted(
+def rebuild_tree(
     checkpoint: Checkpoint, names: Collection[str], moved: Mapping[str, str], *, bare: bool, in_one: bool = False
 ) -> MetaNode:
-    """The tree of `checkpoint` for tensors called `names`; `moved` says where those that stay one have gone. With
-    `bare`, the metadata may be left out.
+    """The tree of `checkpoint` for tensors called `names`.
 
-    Where each finds its place it is the same tree, with module versions under their new paths. Where one does not
-    (the file had several dicts, or tensors in none), and where `in_one` asks for it, all are put into one state_dict
-    beside the metadata.
-    Raises EditError where a name is that of a plain value, and where metadata and tensors cannot be told apart.
+    If every name has a place in the old tree, it is the old tree, with module versions under their new paths. If one
+    has none (the file had several dicts, or tensors outside of them), or if `in_one`, all tensors go into one
+    state_dict beside the metadata.
+
+    moved: old name → new name, of tensors that are still one tensor.
+    bare:  the metadata may be left out.
+
+    Raises EditError where a name is taken by a plain value, and where metadata and tensors cannot be separated.
     """
     holes = list(nodes_of(checkpoint.root, StateDict))
     single = {node.name for node in nodes_of(checkpoint.root, TensorRef) if node.name in checkpoint}
@@ -39,20 +42,21 @@ def rooted(
         if len(holes) != 1:
             return checkpoint.root
         return _replaced(checkpoint.root, holes[0], replace(holes[0], versions=_versions(holes[0].versions, moved)))
-    return _together(checkpoint, holes, bare=bare)
+    return _in_one_state_dict(checkpoint, holes, bare=bare)
 
 
 def _versions(old: MetaNode, moved: Mapping[str, str]) -> MetaNode:
-    """``state_dict._metadata`` with the paths of modules that are called otherwise now."""
+    """``state_dict._metadata`` with the new paths of renamed modules."""
     if not isinstance(old, dict):
         return old
     paths: dict[str, str] = {}
-    for before, now in moved.items():
-        one, other = before.split("."), now.split(".")
-        while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:  # also those that the module lies in
-            one, other = one[:-1], other[:-1]
-            paths.setdefault(".".join(one), ".".join(other))
-        paths.setdefault(module_of(before), module_of(now))
+    for before, after in moved.items():
+        old_parts, new_parts = before.split("."), after.split(".")
+        # the module, and the modules around it as long as their own names are the same
+        while len(old_parts) > 1 and len(new_parts) > 1 and old_parts[-1] == new_parts[-1]:
+            old_parts, new_parts = old_parts[:-1], new_parts[:-1]
+            paths.setdefault(".".join(old_parts), ".".join(new_parts))
+        paths.setdefault(module_of(before), module_of(after))
     versions = old.copy()
     versions.clear()
     for path, entry in old.items():
@@ -61,7 +65,7 @@ def _versions(old: MetaNode, moved: Mapping[str, str]) -> MetaNode:
 
 
 def _replaced(node: MetaNode, old: StateDict, new: StateDict) -> MetaNode:
-    """The tree with one hole in another's place; containers on the way are copied."""
+    """The tree with the hole `old` replaced by `new`; the containers around it are copied."""
     if node is old:
         return new
     if isinstance(node, dict):
@@ -73,8 +77,8 @@ def _replaced(node: MetaNode, old: StateDict, new: StateDict) -> MetaNode:
     return node
 
 
-def _together(checkpoint: Checkpoint, holes: list[StateDict], *, bare: bool) -> MetaNode:
-    """One state_dict for all tensors, and the metadata beside it."""
+def _in_one_state_dict(checkpoint: Checkpoint, holes: list[StateDict], *, bare: bool) -> MetaNode:
+    """A tree with one state_dict for all tensors, and the metadata beside it."""
     hole = StateDict(container=holes[0].container if holes else "OrderedDict")
     metadata = checkpoint.metadata
     key = next((key for key in _KEYS if key not in metadata), None)

@@ -1,9 +1,10 @@
-"""Which element type each tensor gets: what people type after ``--dtype``.
+"""Decides which element type each tensor gets, from the values of ``--dtype``.
 
-A type alone is for all floats, ``GLOB=TYPE`` for whatever the glob matches, a mixture of llama.cpp's
-(`edits.ggml.mixtures`) for a whole model; the last that matches a tensor counts. What cannot be of a block type
-(`edits.ggml.quantize`) stays as it is, and so do, where the type is for all, the tensors that llama.cpp keeps as
-floats, by their names: norms, gates, short convolutions, positions.
+A type alone is for all floats, ``GLOB=TYPE`` for whatever the glob matches, and a llama.cpp mixture of types
+(`edits.ggml.mixtures`) for a whole model. The last value that matches a tensor counts.
+
+Tensors that cannot have a block type (`edits.ggml.quantize`) stay as they are. If the type is for all floats, so do
+those that llama.cpp keeps as floats because of their names: norms, gates, short convolutions, positions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ckptconv.core.text import listed, plural, quoted
 from ckptconv.edits.cast import FLOATS
 from ckptconv.edits.ggml.mixtures import MIXTURES, Mixture, is_kept_float, types_in, unfit_for_blocks
 from ckptconv.edits.ggml.quantize import QUANTIZED, check_quantizes, unfit
-from ckptconv.edits.select import some
+from ckptconv.edits.select import matching_some
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, LazyTensor]
 
 _MIXTURE = re.compile(r"(MOSTLY_\w+|I?Q\d_K?_?[SML]|I?Q\d_[SML]|MXFP4_MOE)")
-"""What llama-quantize calls a mixture of types."""
+"""Names that llama-quantize has for mixtures of types."""
 
 _ALIASES = {
     "FLOAT64": "F64", "DOUBLE": "F64", "FLOAT32": "F32", "FLOAT": "F32", "FLOAT16": "F16", "HALF": "F16",
     "FP32": "F32", "FP16": "F16", "BFLOAT16": "BF16", "FLOAT8_E4M3FN": "F8_E4M3", "FLOAT8_E5M2": "F8_E5M2",
 }  # fmt: skip
-"""torch's words for types, which people type too."""
+"""Names of torch's, and other common ones, for types."""
 
 _NEW_NAMES = "names are those that the target gets: ckptconv convert --dry-run shows them"
 _REST = "a --dtype F32 before it makes F32 of what stays, as llama.cpp's converter does"
 
 
-def asked_mixture(texts: Sequence[str]) -> Mixture | None:
-    """The mixture that these ask for; None where a type for all follows it, which overrules it."""
+def requested_mixture(texts: Sequence[str]) -> Mixture | None:
+    """The mixture that ``--dtype`` asks for; None if it asks for none, or for another type for all after it."""
     alone = [text for text in texts if "=" not in text]
     return MIXTURES.get(alone[-1].upper()) if alone else None
 
@@ -52,56 +53,63 @@ def asked_mixture(texts: Sequence[str]) -> Mixture | None:
 def cast_edits(
     texts: Sequence[str],
     tensors: Tensors,
-    types: Mapping[str, DType] | None = None,
-    left: Container[str] = (),
+    defaults: Mapping[str, DType] | None = None,
+    exempt: Container[str] = (),
     model: Callable[[], Model] | None = None,
 ) -> tuple[list[Edit], list[Finding]]:
-    """The casts that `texts` ask for, and what to say of them; what none matches gets the type in `types`. A type alone
-    is not for those that are `left`; `model` is asked where a mixture is.
+    """The casts that `texts` ask for, and findings about them.
+
+    defaults: types of tensors that none of `texts` matches.
+    exempt:   tensors that a type alone, or a mixture, does not change.
+    model:    describes the model; called only for a mixture.
 
     Raises UsageError for an unknown type, UnsupportedError for one that is not cast to, EditError where a glob matches
-    nothing, or nothing that can be of the type, and what `model` raises.
+    nothing, or nothing that can have the type, and what `model` raises.
     """
-    wanted: dict[str, DType] = dict(types or {})
-    stay: dict[str, DType] = {}
-    mixed: list[Finding] = []
+    wanted: dict[str, DType] = dict(defaults or {})
+    unfitting: dict[str, DType] = {}  # tensors that stay as they are, and the type that was asked for
+    mixture_findings: list[Finding] = []
     for text in texts:
         if text.upper() in MIXTURES and model is not None:
-            chosen = _mixed(MIXTURES[text.upper()], tensors, left, model())
-            wanted, stay = {**wanted, **chosen}, {}
-            mixed = _told_mixture(MIXTURES[text.upper()], tensors, chosen)
+            chosen = _types_in_mixture(MIXTURES[text.upper()], tensors, exempt, model())
+            wanted, unfitting = {**wanted, **chosen}, {}
+            mixture_findings = _mixture_findings(MIXTURES[text.upper()], tensors, chosen)
             continue
         glob, equals, name = text.rpartition("=")
-        dtype = _dtype(name, text)
-        mixed = mixed if equals else []
-        asked = some(glob, list(tensors), "--dtype", _NEW_NAMES) if equals else _floats(tensors, left)
-        kept = [key for key in asked if dtype.block > 1 and _stays(key, tensors[key], dtype, by_name=not equals)]
-        if kept and (len(kept) == len(asked) or (equals and not re.search(r"[*?\[]", glob))):
-            raise _refused(text, kept, len(asked), tensors, dtype)
-        wanted.update(dict.fromkeys((key for key in asked if key not in set(kept)), dtype))
-        stay = {key: one for key, one in stay.items() if key not in set(asked)} | dict.fromkeys(kept, dtype)
+        dtype = _parse_dtype(name, text)
+        if equals:
+            matched = matching_some(glob, list(tensors), "--dtype", _NEW_NAMES)
+        else:
+            matched = _float_names(tensors, exempt)
+            mixture_findings = []  # a type for all overrules a mixture
+        kept = [key for key in matched if dtype.block > 1 and _stays(key, tensors[key], dtype, by_name=not equals)]
+        if kept and (len(kept) == len(matched) or (equals and not re.search(r"[*?\[]", glob))):
+            raise _nothing_fits(text, kept, len(matched), tensors, dtype)
+        wanted.update(dict.fromkeys((key for key in matched if key not in set(kept)), dtype))
+        unfitting = {key: old for key, old in unfitting.items() if key not in set(matched)}
+        unfitting |= dict.fromkeys(kept, dtype)
     groups: dict[tuple[DType, DType], list[str]] = {}
     for key, dtype in wanted.items():
         before = tensors[key].info.dtype
         if before is not dtype:
             groups.setdefault((before, dtype), []).append(key)
-    return [_edit(before, after, names) for (before, after), names in groups.items()], [
-        *mixed, *_told(stay, wanted, tensors), *_twice(groups),
-    ]  # fmt: skip
+    casts = [_cast_edit(before, after, names) for (before, after), names in groups.items()]
+    findings = [*mixture_findings, *_unfitting_findings(unfitting, wanted, tensors), *_requantized_findings(groups)]
+    return casts, findings
 
 
-def _mixed(mixture: Mixture, tensors: Tensors, left: Container[str], model: Model) -> dict[str, DType]:
-    """The type of each tensor in a mixture; what is `left` is counted, and stays what it is."""
-    infos = {name: tensors[name].info for name in _floats(tensors, ())}
-    chosen = {name: DTYPES[kind] for name, kind in types_in(mixture, model, infos).items() if name not in left}
+def _types_in_mixture(mixture: Mixture, tensors: Tensors, exempt: Container[str], model: Model) -> dict[str, DType]:
+    """The type of each tensor in a mixture, which counts exempt tensors too but leaves them as they are."""
+    infos = {name: tensors[name].info for name in _float_names(tensors, ())}
+    chosen = {name: DTYPES[kind] for name, kind in types_in(mixture, model, infos).items() if name not in exempt}
     for dtype in dict.fromkeys(chosen.values()):
         if dtype.kind == "block":
             check_quantizes(dtype)
     return chosen
 
 
-def _told_mixture(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType]) -> list[Finding]:
-    """How many tensors get which type; and those whose rows are not blocks of the type that they were to have."""
+def _mixture_findings(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType]) -> list[Finding]:
+    """How many tensors get each type, and those whose rows are not whole blocks of the mixture's main type."""
     counts = Counter(chosen.values())
     shown = ", ".join(f"{dtype} ×{count:,}" for dtype, count in counts.most_common()) or "nothing"
     message = f"{mixture.name}, as llama-quantize makes it without an importance matrix: {shown}"
@@ -115,27 +123,28 @@ def _told_mixture(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType
     return found
 
 
-def asked_of_all(texts: Sequence[str]) -> DType | None:
-    """The type that is asked for of all floats, None where none is. Raises as `cast_edits`."""
+def requested_for_all(texts: Sequence[str]) -> DType | None:
+    """The type that ``--dtype`` asks for all floats, or None. Raises as `cast_edits`."""
     alone = [text for text in texts if "=" not in text]
-    return _dtype(alone[-1], alone[-1]) if alone else None
+    return _parse_dtype(alone[-1], alone[-1]) if alone else None
 
 
-def _edit(before: DType, after: DType, names: Sequence[str]) -> Edit:
+def _cast_edit(before: DType, after: DType, names: Sequence[str]) -> Edit:
     steps = tuple(Step((name,), (name,)) for name in names)
     return Edit("cast", (names[0],), (names[0],), {"from": before.name, "dtype": after.name}, steps)
 
 
-def _floats(tensors: Tensors, left: Container[str]) -> list[str]:
+def _float_names(tensors: Tensors, exempt: Container[str]) -> list[str]:
     floats = (*FLOATS, *BLOCKS.values())
-    return [key for key, tensor in tensors.items() if tensor.info.dtype in floats and key not in left]
+    return [key for key, tensor in tensors.items() if tensor.info.dtype in floats and key not in exempt]
 
 
 def _stays(name: str, tensor: LazyTensor, dtype: DType, *, by_name: bool) -> bool:
     return bool(unfit(tensor.info, dtype)) or (by_name and is_kept_float(name))
 
 
-def _refused(text: str, names: Sequence[str], asked: int, tensors: Tensors, dtype: DType) -> EditError:
+def _nothing_fits(text: str, names: Sequence[str], asked: int, tensors: Tensors, dtype: DType) -> EditError:
+    """The error where none of the tensors that were asked for can have the type, or the only one named cannot."""
     by_name = [name for name in names if not unfit(tensors[name].info, dtype)]
     if by_name:
         return EditError(
@@ -144,34 +153,36 @@ def _refused(text: str, names: Sequence[str], asked: int, tensors: Tensors, dtyp
         )
     problem = f"{names[0]!r} {unfit(tensors[names[0]].info, dtype)}, and cannot be {dtype}"
     if asked > 1:
-        problem = f"none of {asked:,} tensors can be {dtype}, which is for {_takes(dtype)}"
-    return EditError(
-        f"--dtype {text!r}: {problem}",
-        hint="leave it as it is, or choose a type without blocks for it, as F16" if asked == 1
-        else "Q8_0 and Q4_0 have blocks of 32" if dtype.block > 32 else "a type without blocks, as F16",
-    )  # fmt: skip
+        problem = f"none of {asked:,} tensors can be {dtype}, which is for {_fitting_shapes(dtype)}"
+    if asked == 1:
+        hint = "leave it as it is, or choose a type without blocks for it, as F16"
+    elif dtype.block > 32:
+        hint = "Q8_0 and Q4_0 have blocks of 32"
+    else:
+        hint = "a type without blocks, as F16"
+    return EditError(f"--dtype {text!r}: {problem}", hint=hint)
 
 
-def _takes(dtype: DType) -> str:
+def _fitting_shapes(dtype: DType) -> str:
     return f"matrices whose rows are whole blocks of {dtype.block}"
 
 
-def _told(stay: Mapping[str, DType], wanted: Mapping[str, DType], tensors: Tensors) -> list[Finding]:
-    """Which tensors stay what they are, for each type that they were to have."""
+def _unfitting_findings(unfitting: Mapping[str, DType], wanted: Mapping[str, DType], tensors: Tensors) -> list[Finding]:
+    """A finding for each type, with the tensors that should have had it and stay as they are."""
     found = []
-    for dtype in dict.fromkeys(stay.values()):
-        names = [name for name, one in stay.items() if one is dtype]
+    for dtype in dict.fromkeys(unfitting.values()):
+        names = [name for name, other in unfitting.items() if other is dtype]
         few = plural(len(names), "tensor is", "tensors are")
         fit = any(not unfit(tensors[name].info, dtype) for name in names)
         kept = ", and llama.cpp keeps some as floats by their names" if fit else ""
-        message = f"{few} not quantized: {dtype} is for {_takes(dtype)}{kept}: {quoted(names)}"
+        message = f"{few} not quantized: {dtype} is for {_fitting_shapes(dtype)}{kept}: {quoted(names)}"
         hint = None if any(name in wanted for name in names) else _REST
         found.append(Finding("not-quantized", "info", names[0], message, dtype.name, ", ".join(names), hint))
     return found
 
 
-def _twice(groups: Mapping[tuple[DType, DType], Sequence[str]]) -> list[Finding]:
-    """A warning for tensors that were quantized before."""
+def _requantized_findings(groups: Mapping[tuple[DType, DType], Sequence[str]]) -> list[Finding]:
+    """A warning for tensors that were quantized already, and now lose once more."""
     found = []
     for (before, after), names in groups.items():
         if before.block > 1 and after.block > 1:
@@ -181,7 +192,8 @@ def _twice(groups: Mapping[tuple[DType, DType], Sequence[str]]) -> list[Finding]
     return found
 
 
-def _dtype(name: str, text: str) -> DType:
+def _parse_dtype(name: str, text: str) -> DType:
+    """The type that a user means by `name`; `text` is the whole value of ``--dtype``, for errors."""
     upper = name.upper().removeprefix("TORCH.")
     dtype = DTYPES.get(_ALIASES.get(upper, upper))
     if dtype is not None and dtype.kind == "block":
@@ -201,7 +213,7 @@ def _dtype(name: str, text: str) -> DType:
             + ", ".join(MIXTURES),
         )
     if dtype is None or dtype.kind not in ("float", "int", "uint", "bool"):
-        floats = ", ".join(one.name for one in FLOATS)
+        floats = ", ".join(known.name for known in FLOATS)
         raise UsageError(
             f"--dtype {text!r}: there is no element type {name!r} to cast to",
             hint=f"such as {floats}; for a GGUF also {', '.join(QUANTIZED)}, and mixtures as Q4_K_M",

@@ -1,4 +1,4 @@
-"""Tensors seen otherwise, without reading them: permuted, cut, under another shape; and such that are all 0."""
+"""Views of tensors: reshaped, and where the tensor can be read with strides, permuted and sliced. Nothing is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Zeros:
-    """Reads ranges of an image whose bytes are all 0."""
+    """A reader whose bytes are all 0."""
 
     light = True
 
@@ -24,12 +24,12 @@ class Zeros:
 
 
 def reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
-    """The same image under another shape of as many elements."""
+    """The same elements, in the same order, under another shape."""
     return replace(tensor, info=replace(tensor.info, shape=shape), placement=None, alias=None)
 
 
 def permuted(tensor: LazyTensor, axes: Sequence[int]) -> LazyTensor | None:
-    """Dimension `i` of the result is dimension ``axes[i]``. None where the tensor cannot be read with strides."""
+    """The tensor transposed: dimension `i` of the result is ``axes[i]``. None if it cannot be read with strides."""
     place = _placement(tensor)
     if place is None:
         return None
@@ -38,14 +38,15 @@ def permuted(tensor: LazyTensor, axes: Sequence[int]) -> LazyTensor | None:
 
 
 def sliced(tensor: LazyTensor, axis: int, start: int, stop: int) -> LazyTensor | None:
-    """Indices [start, stop) of one dimension. None where the tensor cannot be read with strides."""
+    """Indices [start, stop) of one dimension. None if the tensor cannot be read with strides."""
     shape = tensor.info.shape
     shape = (*shape[:axis], stop - start, *shape[axis + 1 :])
     span, dtype = tensor.span, tensor.info.dtype
-    one = prod(shape[axis + 1 :])
-    if span is not None and dtype.bits % 8 == 0 == one % dtype.block and prod(tensor.info.shape[:axis]) == 1:
-        info = TensorInfo.of(dtype, shape)  # it stays one run
-        part = ByteSpan(span.file, span.offset + dtype.nbytes(start * one), info.nbytes)
+    row = prod(shape[axis + 1 :])  # elements of one index
+    whole_bytes = dtype.bits % 8 == 0 and row % dtype.block == 0
+    if span is not None and whole_bytes and prod(tensor.info.shape[:axis]) == 1:
+        info = TensorInfo.of(dtype, shape)  # the slice is one run of bytes, too
+        part = ByteSpan(span.file, span.offset + dtype.nbytes(start * row), info.nbytes)
         return in_file(info, part, depends=tensor.depends)
     place = _placement(tensor)
     if place is None:
@@ -54,7 +55,7 @@ def sliced(tensor: LazyTensor, axis: int, start: int, stop: int) -> LazyTensor |
 
 
 def _placement(tensor: LazyTensor) -> Placement | None:
-    """How the tensor lies in its file, as a view of a storage; elements of under 8 bits have no strides."""
+    """The tensor as a strided view of a storage in its file; None if it is none, or its elements are no whole bytes."""
     dtype, span = tensor.info.dtype, tensor.span
     if dtype.bits % 8 or dtype.kind == "block":
         return None

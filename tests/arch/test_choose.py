@@ -13,7 +13,7 @@ from ckptconv.arch.choose import choose
 from ckptconv.arch.evaluate import Budget
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import skeleton_of
-from ckptconv.arch.rating import known, likely
+from ckptconv.arch.rating import share_of_numbered, share_of_patterns
 from ckptconv.arch.statements import Statement, root_statement
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
@@ -192,11 +192,11 @@ def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
         seen[case.spec] |= names
         count += 1
         kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in found.items())
-        shares = {name: likely(load_spec(name), kinds) for name in library_names()}
+        shares = {name: share_of_patterns(load_spec(name), kinds) for name in library_names()}
         for share in (0.5, 1.0):
             kept = shortlist.by_names(found, share)
             near = [name for name in shares if shares[name] >= share]
-            knowing = {name for name in near if known(load_spec(name), found) >= share}
+            knowing = {name for name in near if share_of_numbered(load_spec(name), found) >= share}
             assert case.spec in knowing <= set(kept)
             spared += len(library_names()) - len(kept)
     assert spared > count * len(library_names())
@@ -207,7 +207,7 @@ def test_a_real_model_is_known_by_its_config(case: Case) -> None:
     assert case.config is not None
     config = case.config()
     words = [*config.get("architectures", []), config.get("model_type"), config.get("_class_name")]
-    assert case.spec in shortlist.by_any(words)
+    assert case.spec in shortlist.mentioning_any(words)
     choice = choose(infos(built(case).state_dict()), config=config)
     assert (choice.spec.name, choice.evidence) == (case.spec, "config.json")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
     """The graph that torch's exporter makes of ``request.arch``. Runs that code; takes memory for the whole model."""
     from ckptconv.arch.export import export_module
-    from ckptconv.arch.factory import made
+    from ckptconv.arch.factory import built_module
     from ckptconv.arch.huggingface import has_names_of_disk, is_config
     from ckptconv.arch.recipe.graph import DEFAULT_OPSET
     from ckptconv.arch.samples import parse_input
@@ -25,7 +25,7 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
     assert request.arch is not None
     inputs = [parse_input(text) for text in request.inputs]
     statements = gather_evidence(checkpoint, request.path).statements
-    with made(request.arch, statements, request.settings, device="cpu") as (module, _):
+    with built_module(request.arch, statements, request.settings, device="cpu") as (module, _):
         if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
             raise UsageError(
                 "the class holds as one what are several tensors on disk, and so does its graph",

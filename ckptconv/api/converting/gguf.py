@@ -23,7 +23,7 @@ from ckptconv.edits.adapters.adapter import Adapter, check
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.adapters.to_llama_cpp import MERGE
 from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
-from ckptconv.edits.types import asked_mixture
+from ckptconv.edits.types import requested_mixture
 from ckptconv.errors import EditError, UnsupportedError, UsageError, located
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
 from ckptconv.formats.gguf.hub.adapter import adapter_contents
@@ -106,7 +106,7 @@ def _check_adapter(checkpoint: Checkpoint, order: Order) -> None:
             raise UsageError(
                 f"--{word} is for models, and this is an adapter, one file beside its base", hint=f"leave --{word} out"
             )
-    if asked_mixture(order.edits.dtype):
+    if requested_mixture(order.edits.dtype):
         raise adapter_mixture_error()
 
 
@@ -170,7 +170,7 @@ def complete_for_llama_cpp(
         with Folder(folder_of(path)) as folder:
             made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, asked)
     values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
-    if (mixture := asked_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in asked:
+    if (mixture := requested_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in asked:
         values[FILE_TYPE_KEY] = mixture.number
     types = {key: kind for key, (kind, _) in made.entries.items()}
     model_only = order.bare or (not checkpoint.metadata and not checkpoint.extras)

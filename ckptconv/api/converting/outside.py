@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import StateDict, TensorRef, walk
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural
-from ckptconv.edits.select import matching, some
+from ckptconv.edits.select import matching, matching_some
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def select_as_model(checkpoint: Checkpoint, select: Sequence[str]) -> Checkpoint
         return checkpoint
     for glob in select:
         if glob not in outside:
-            some(glob, list(checkpoint), "--select")
+            matching_some(glob, list(checkpoint), "--select")
             raise EditError(
                 f"--select {outside[0]!r} matches tensors outside of the model alone, and {glob!r} the model's",
                 hint="convert them one after another, into two files",

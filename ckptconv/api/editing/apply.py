@@ -21,7 +21,7 @@ from ckptconv.edits.name_rule import TO_GGUF, NameRule
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import name_edits
 from ckptconv.edits.translate import left_alone
-from ckptconv.edits.types import asked_mixture, asked_of_all, cast_edits
+from ckptconv.edits.types import cast_edits, requested_for_all, requested_mixture
 from ckptconv.errors import UsageError, located
 from ckptconv.formats.gguf.filetype import update_file_type
 
@@ -73,7 +73,7 @@ def apply_edits(
         result.root = dequantize.without_quantization_keys(result.root)
         if checkpoint.notes.quantized:
             result = dequantize.without_packed_parts(result, dequantizing)
-    result.root = update_file_type(result.root, checkpoint.values(), result.values(), asked_mixture(edits.dtype))
+    result.root = update_file_type(result.root, checkpoint.values(), result.values(), requested_mixture(edits.dtype))
     return result, Moves(state.origins, state.merged)
 
 
@@ -133,12 +133,12 @@ def _fixed_types(
     if edits.for_llama_cpp == TO_GGUF:
         return [name for name, tensor in tensors.items() if is_kept_f32(name, len(tensor.info.shape))], {}
     if edits.to_mmproj:
-        if mixture := asked_mixture(edits.dtype):
+        if mixture := requested_mixture(edits.dtype):
             raise UsageError(
                 f"--dtype {mixture.name}: a mixture of types is for a language model, and not for a tower",
                 hint="a --dtype that is one type, as F16 or Q8_0",
             )
-        fixed = fixed_types(infos_of(tensors), stated, asked_of_all(edits.dtype))
+        fixed = fixed_types(infos_of(tensors), stated, requested_for_all(edits.dtype))
         return fixed.keys(), fixed
     return (), {}
 

@@ -13,7 +13,7 @@ from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.computed import before_quantizing
 from ckptconv.edits.quantized import comfy
-from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_said, said_in
+from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_settings, read_settings
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
 from ckptconv.edits.quantized.torchao.classes import SCHEME as TORCHAO
@@ -61,7 +61,7 @@ def edits_for(
     """The edits that ``--dequantize`` stands for. Raises EditError, UnsupportedError."""
     comfy.check(tensors, stated)
     complete = {name: whole for name, whole in composites.items() if tensors.keys() >= set(whole.parts.values())}
-    return dequantize_edits(infos_of(tensors), said_in(stated), complete, notes)
+    return dequantize_edits(infos_of(tensors), read_settings(stated), complete, notes)
 
 
 def stated_type(stated: Mapping[object, MetaNode]) -> DType:
@@ -154,7 +154,7 @@ def findings_about(edits: Sequence[Edit], stated: Mapping[object, MetaNode]) -> 
     if activations:
         message += f", and {len(activations):,} for activations (as {activations[0]!r})"
     findings = [Finding("dequantized", "info", "", message, None, str(count))]
-    if any(key in stated for key in KEYS) or mlx_said(stated) is not None:
+    if any(key in stated for key in KEYS) or mlx_settings(stated) is not None:
         message = "the configuration says that the weights are quantized: the result goes with one that does not"
         findings.append(Finding("quantization-config", "info", "", message))
     return findings
@@ -263,6 +263,6 @@ def without_torchao_objects(
 def _quantization_keys(document: Mapping[Any, Any]) -> set[str]:
     """The document's keys that say that weights are quantized."""
     keys = {key for key in (*KEYS, comfy.METADATA) if key in document}
-    if mlx_said({MLX_KEY: document.get(MLX_KEY)}) is not None:
+    if mlx_settings({MLX_KEY: document.get(MLX_KEY)}) is not None:
         keys.add(MLX_KEY)
     return keys

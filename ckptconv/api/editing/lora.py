@@ -19,7 +19,7 @@ from ckptconv.core.metadata import RUNS, Opaque, nodes_of
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.adapters.inside import is_inside
-from ckptconv.edits.adapters.names import are_loralibs, is_adapter
+from ckptconv.edits.adapters.names import is_adapter, is_loralib
 from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.documents import read_object
 from ckptconv.io.folder import folder_of
@@ -212,7 +212,7 @@ def _merge_findings(lora: Lora, adapter: Adapter, result: Merge) -> list[Finding
         where = f"without {result.prefix[1:]!r}" if result.prefix.startswith("-") else f"behind {result.prefix!r}"
         message += f"; the base has its names {where}"
     findings = [Finding("merged", "info", path, message, None, str(count))] if count or not result.replaced else []
-    if are_loralibs(adapter.tensors) and not adapter.configs and lora.scale is None:
+    if is_loralib(adapter.tensors) and not adapter.configs and lora.scale is None:
         text = (
             f"{path}: nothing says its alpha, so it is merged with scale 1; loralib scales by lora_alpha / r: "
             "--lora ADAPTER=SCALE sets that"

@@ -17,7 +17,7 @@ from ckptconv.edits.quantizers.configs import CONFIG_KEY, EXPERT
 from ckptconv.edits.quantizers.experts import apart
 from ckptconv.edits.quantizers.linear import kept_modules, linear_weights, nothing_to_do, stacked_experts
 from ckptconv.edits.quantizers.schemes import SCHEMES
-from ckptconv.edits.select import matching, some
+from ckptconv.edits.select import matching, matching_some
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def unstack_edits(
 
 def _matching_weights(glob: str, text: str, tensors: Tensors, quantizable: Sequence[str], scheme: Scheme) -> list[str]:
     """The quantizable weights that a glob matches; or, without wildcards, the tensor of that name, of any layer."""
-    asked = some(glob, list(tensors), "--quantize", _NEW_NAMES)
+    asked = matching_some(glob, list(tensors), "--quantize", _NEW_NAMES)
     if re.search(r"[*?\[]", glob):
         return [name for name in asked if name in set(quantizable)]
     if why := scheme.unfit(tensors[glob].info):

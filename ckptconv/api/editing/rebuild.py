@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.edits.tree import rooted
+from ckptconv.edits.tree import rebuild_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def rebuild(state: State, *, bare: bool, in_one: bool) -> Checkpoint:
-    """The checkpoint that the edits make of `state.source`; `bare` and `in_one` are passed on to `rooted`."""
+    """The checkpoint that the edits make of `state.source`; `bare` and `in_one` are passed on to `rebuild_tree`."""
     checkpoint, tensors = state.source, state.tensors
     moved = {olds[0]: new for new, olds in state.origins.items() if len(olds) == 1}
     findings = [*checkpoint.findings, *state.findings, *_broken_ties(checkpoint, tensors, moved)]
@@ -26,9 +26,10 @@ def rebuild(state: State, *, bare: bool, in_one: bool) -> Checkpoint:
     if notes.arch is None and checkpoint.notes.arch is not None:
         message = "the note of its architecture is dropped: its tensors are others now; --arch gives it one"
         findings.append(Finding("arch-note", "info", "", message))
+    root = rebuild_tree(checkpoint, tensors.keys(), moved, bare=bare, in_one=in_one)
     return checkpoint.replaced(
-        tensors=tensors, extras=state.extras, composites=state.composites,
-        root=rooted(checkpoint, tensors.keys(), moved, bare=bare, in_one=in_one), notes=notes, findings=tuple(findings),
+        tensors=tensors, extras=state.extras, composites=state.composites, root=root, notes=notes,
+        findings=tuple(findings),
     )  # fmt: skip
 
 

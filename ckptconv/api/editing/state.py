@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.apply import apply_edit
-from ckptconv.edits.composites import chosen_whole, followed, with_types
+from ckptconv.edits.composites import composites_after, select_whole, with_current_types
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class State:
     @classmethod
     def of(cls, source: Checkpoint, select: Sequence[str], drop: Sequence[str]) -> State:
         """The model's tensors that these globs select. Raises EditError for a glob that matches none."""
-        chosen = chosen_whole(list(source), select, drop, source.composites_of(source))
+        chosen = select_whole(list(source), select, drop, source.composites_of(source))
         tensors = {name: source[name] for name in chosen}
         composites = source.composites_of({**tensors, **source.extras})
         return cls(source, tensors, dict(source.extras), composites, {name: (name,) for name in chosen})
@@ -52,7 +52,8 @@ class State:
         named = {name for step in edit.steps for name in (*step.sources, *step.targets)}
         named_extras = {name: tensor for name, tensor in self.extras.items() if name in named}
         made, steps = apply_edit({**self.tensors, **named_extras}, edit, label)
-        self.composites = with_types(followed(self.composites, edit, steps, label), {**self.extras, **made})
+        composites = composites_after(self.composites, edit, steps, label)
+        self.composites = with_current_types(composites, {**self.extras, **made})
         if gone := [name for name in named_extras if name not in made]:
             raise EditError(
                 f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name",

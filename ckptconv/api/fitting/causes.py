@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, errors_among
 from ckptconv.core.tensor import infos_of
-from ckptconv.edits.adapters.inside import WHAT, how_to_merge, is_inside
+from ckptconv.edits.adapters.inside import NOT_MERGED, how_to_merge, is_inside
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def overall_causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, v
     """
     quantized = [_quantization_cause(request, chosen, checkpoint)] if chosen.quantized else []
     if is_inside(checkpoint) and not is_inside(() if verdict.table is None else verdict.table.tensors):
-        return [Finding("adapter-inside", "error", "", WHAT, hint=how_to_merge(checkpoint)), *quantized]
+        return [Finding("adapter-inside", "error", "", NOT_MERGED, hint=how_to_merge(checkpoint)), *quantized]
     if causes := foreign_name_causes(request, checkpoint, chosen.spec, verdict.table):
         return [*causes, *quantized]
     only_prefixed = all(finding.code == "prefixed" for finding in errors_among(verdict.findings))
@@ -74,12 +74,12 @@ def foreign_name_causes(
     """The cause if names and layouts are another framework's."""
     from ckptconv.api.editing.dialects import dialect_of
     from ckptconv.edits.name_rule import MLX, TO_LDM
-    from ckptconv.edits.translate import GIVES, by_names
+    from ckptconv.edits.translate import GIVES, dialect_by_names
 
     dialect = dialect_of(checkpoint)
     is_hugging_face_class = spec is not None and bool(spec.config.architectures)
     if is_hugging_face_class and dialect in ("", TO_LDM):
-        dialect = by_names(checkpoint)
+        dialect = dialect_by_names(checkpoint)
     if not dialect or (spec is None and dialect == TO_LDM):  # diffusers' own names: each model is checked by itself
         return []
     if dialect != MLX and table is not None and 2 * len(table.tensors.keys() & checkpoint.keys()) > len(checkpoint):

@@ -51,10 +51,10 @@ def use_names_of_class(checkpoint: Checkpoint, config: str, settings: Sequence[s
     transformers saves some models under other names. Returns the same checkpoint if it has the class's names already,
     or if transformers does more than rename, such as stacking.
     """
-    from ckptconv.arch.factory import made
+    from ckptconv.arch.factory import built_module
     from ckptconv.arch.huggingface import has_names_of_disk, held_names
 
-    with made(config, (), settings, device="meta") as (module, _):
+    with built_module(config, (), settings, device="meta") as (module, _):
         names = held_names(module) if has_names_of_disk(module, checkpoint.keys()) else {}
     changed = [name for name in checkpoint if names.get(name, name) != name]
     if not changed:

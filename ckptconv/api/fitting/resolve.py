@@ -19,7 +19,7 @@ from ckptconv.arch.statements import CLASS_NAME, CONFIG, Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed
-from ckptconv.edits.adapters.inside import WHAT, how_to_merge, is_inside
+from ckptconv.edits.adapters.inside import NOT_MERGED, how_to_merge, is_inside
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.errors import UnknownClassError, UsageError
@@ -126,7 +126,7 @@ def _refuse_non_models(path: Path, checkpoint: Checkpoint) -> None:
             hint="ckptconv inspect shows what is in it; validate the model that it was made from",
         )  # fmt: skip
     if is_inside(checkpoint):
-        raise UsageError(WHAT, path=path, hint=how_to_merge(checkpoint))
+        raise UsageError(NOT_MERGED, path=path, hint=how_to_merge(checkpoint))
 
 
 def _resolve_by_evidence(request: Request, evidence: Evidence, checkpoint: Checkpoint) -> Resolved:
@@ -183,7 +183,7 @@ def _gguf_architecture(checkpoint: Checkpoint, spec: Spec | None = None) -> Name
     if name not in architectures():
         return None
     classes = architectures()[name].classes
-    known = shortlist.by_any(classes) if spec is None else set(classes) & set(spec.config.architectures)
+    known = shortlist.mentioning_any(classes) if spec is None else set(classes) & set(spec.config.architectures)
     return None if known else NamedClass(name, "llama.cpp")
 
 

@@ -17,7 +17,7 @@ from ckptconv.api.fitting.naming import restore_names_from_architecture
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.open import open
 from ckptconv.api.running.feeds import recipe_input
-from ckptconv.arch.factory import is_reference, made
+from ckptconv.arch.factory import built_module, is_reference
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.load import library_names
 from ckptconv.arch.samples import shown_inputs
@@ -201,7 +201,7 @@ class Side:
         arch, label = self._reference, self.path.name
         if arch:
             statements = gather_evidence(self.evidence, self.path).statements
-            module, _ = self._python.enter_context(made(arch, statements, self.request.settings, device="cpu"))
+            module, _ = self._python.enter_context(built_module(arch, statements, self.request.settings, device="cpu"))
             to_held_form = None
             if is_config(arch):
                 refuse_quantized(arch, module, self.checkpoint.keys())

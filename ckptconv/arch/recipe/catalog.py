@@ -1,7 +1,4 @@
-"""The operations of a forward recipe: their attributes, the tensors that they use, and the shapes that they make.
-
-Names and defaults are those of ``torch.nn``; a size that torch takes for each axis is one integer for all axes here.
-"""
+"""The operations of forward recipes: their attributes, the tensors they use, and the shapes of their results."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Dim = int | str | None
-"""A dimension: a number, the name of a free one, or unknown."""
+"""A dimension: a number, the name of a free dimension, or unknown."""
 
 Dims = tuple[Dim, ...]
 Attribute = int | float | str | bool
@@ -22,20 +19,20 @@ Weights = dict[str, tuple[int | None, ...]]
 """Shapes of an operation's tensors by role (``weight``, ``bias``, ``running_mean`` …)."""
 
 REQUIRED = object()
-"""In place of a default: the attribute has to be given."""
+"""Marks an attribute without a default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What an operation is.
 
-    rank:       ranks of its input that it takes; (): any.
-    attributes: defaults by name; a default that is `REQUIRED` is none, one that is None follows from another.
+    rank:       the ranks of input that it takes; () for any.
+    attributes: defaults by name; `REQUIRED` if there is none, None if it follows from another attribute.
     weights:    roles of the tensors that it must have.
-    optional:   roles of those that it may have.
-    state:      roles of tensors that it has and does not compute with.
-    takes:      the kind of numbers that go in; what comes out are floats, but for "any", which passes them on.
-    shape:      the shape of what it gives. Raises CorruptFileError where the input does not fit.
+    optional:   roles of the tensors that it may have.
+    state:      roles of tensors that it has but does not compute with.
+    takes:      the kind of its input. The result is floats, except that "any" passes the kind of the input on.
+    shape:      computes the shape of the result. Raises CorruptFileError if the input does not fit.
     """
 
     shape: Callable[[Dims, Mapping[str, Attribute], Weights], Dims]
@@ -51,25 +48,25 @@ def _same(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> 
     return dims
 
 
-def _agree(found: Dim, expected: int | None, what: str) -> None:
+def _check_size(found: Dim, expected: int | None, what: str) -> None:
     if isinstance(found, int) and expected is not None and found != expected:
         raise CorruptFileError(f"takes {expected} {what} and is given {found}")
 
 
-def _shaped(weights: Weights, expected: Mapping[str, tuple[int | None, ...]]) -> None:
-    """Refuse tensors of a shape that the operation's others do not allow; dimensions that are open fit."""
+def _check_shapes(weights: Weights, expected: Mapping[str, tuple[int | None, ...]]) -> None:
+    """Raise CorruptFileError if tensors' shapes do not fit those of the others; open dimensions always fit."""
     for role, dims in expected.items():
         found = weights.get(role, dims)
         if len(found) != len(dims) or any(
-            one is not None and other is not None and one != other for one, other in zip(found, dims, strict=True)
+            size is not None and wanted is not None and size != wanted for size, wanted in zip(found, dims, strict=True)
         ):
             raise CorruptFileError(f"its {role} has the shape {list(found)}, and {list(dims)} is needed")
 
 
 def _linear(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
     outputs, inputs = weights["weight"]
-    _shaped(weights, {"bias": (outputs,)})
-    _agree(dims[-1], inputs, "features")
+    _check_shapes(weights, {"bias": (outputs,)})
+    _check_size(dims[-1], inputs, "features")
     return (*dims[:-1], outputs)
 
 
@@ -85,16 +82,16 @@ def _window(size: Dim, kernel: int, attributes: Mapping[str, Attribute]) -> Dim:
         raise CorruptFileError(f"a window of {kernel} does not fit into {size} with a padding of {padding}")
     if not ceil:
         return made
-    return made if (made - 1) * stride < size + padding else made - 1  # the last window starts inside
+    return made if (made - 1) * stride < size + padding else made - 1  # the last window must start inside
 
 
 def _conv(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
     outputs, inputs, *kernel = weights["weight"]
     groups = int(attributes["groups"])
-    _shaped(weights, {"bias": (outputs,)})
+    _check_shapes(weights, {"bias": (outputs,)})
     if outputs is not None and outputs % groups:
         raise CorruptFileError(f"{outputs} output channels do not divide into {groups} groups")
-    _agree(dims[1], None if inputs is None else inputs * groups, "channels")
+    _check_size(dims[1], None if inputs is None else inputs * groups, "channels")
     sizes = [
         None if side is None else _window(dim, side, attributes) for dim, side in zip(dims[2:], kernel, strict=True)
     ]
@@ -115,20 +112,20 @@ def _adaptive(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights)
 
 def _batch_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
     (channels,) = weights["running_mean"]
-    _shaped(weights, {**dict.fromkeys(("running_var", "weight", "bias"), (channels,)), "num_batches_tracked": ()})
+    _check_shapes(weights, {**dict.fromkeys(("running_var", "weight", "bias"), (channels,)), "num_batches_tracked": ()})
     if ("weight" in weights) != ("bias" in weights):
         raise CorruptFileError("it has a weight or a bias, and torch's has both or none")
-    _agree(dims[1], channels, "channels")
+    _check_size(dims[1], channels, "channels")
     return dims
 
 
 def _layer_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
     sizes = weights["weight"]
-    _shaped(weights, {"bias": sizes})
+    _check_shapes(weights, {"bias": sizes})
     if len(sizes) > len(dims):
         raise CorruptFileError(f"normalizes {len(sizes)} dimensions and is given {len(dims)}")
     for dim, size in zip(dims[-len(sizes) :], sizes, strict=True):
-        _agree(dim, size, "features")
+        _check_size(dim, size, "features")
     return dims
 
 
@@ -188,20 +185,20 @@ KINDS: dict[str, Kind] = {
     "adaptive_max_pool2d": Kind(_adaptive, (4,), {"size": REQUIRED}),
     "flatten": Kind(_flatten, attributes={"start": 1}, takes="any"),
 }
-"""Every operation that a step may name."""
+"""All operations that a step may name."""
 
 ADD = "add"
-"""The operation that ends a residual block; no step names it."""
+"""The operation at the end of a residual block; no step names it."""
 
 ACTIVATIONS: dict[str, str] = {
     **{name: name for name in ("relu", "gelu", "gelu_tanh", "tanh", "sigmoid", "silu", "softmax", "log_softmax")},
     "identity": "identity", "none": "identity", "logits": "identity", "linear": "identity", "swish": "silu",
     "logsoftmax": "log_softmax", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
 }  # fmt: skip
-"""What a param that names an activation may say (in any case), with the operation that it is."""
+"""Values of a param that names an activation (in any case) → the operation."""
 
 POSITIVE = ("stride", "kernel", "dilation", "groups", "size")
-"""Attributes that are at least 1; the others are at least 0, but for `axis`."""
+"""Attributes that must be at least 1; others must be at least 0, except `axis`."""
 
 MAX_ATTRIBUTE = 1 << 20
-"""Largest value of an attribute: windows, strides, groups."""
+"""The largest value of an attribute: windows, strides, groups."""

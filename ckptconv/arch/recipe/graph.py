@@ -1,11 +1,11 @@
-"""An ONNX graph of a program, without the weights' bytes.
+"""A program as an ONNX graph, without the weights' bytes.
 
-Every tensor keeps its state_dict name and layout: a linear layer is ``Gemm(transB=1)``, or a Transpose and a MatMul
-where its input has other than two dimensions. The initializers have a type and dimensions and no data: `formats.onnx`
-streams that in. Needs the onnx package, and no framework.
+Every tensor keeps its state_dict name and layout: a linear layer is ``Gemm(transB=1)``, or a Transpose and a MatMul if
+its input has other than two dimensions. The initializers have a type and dimensions, but no data: `formats.onnx`
+streams that in. Needs the onnx package, but no framework.
 
-The graph computes in F32, or in F16 where all of its weights are F16: onnxruntime's CPU kernels lack BF16, and F64 for
-many operators. Weights of another type are stored as they are, with a Cast behind them.
+The graph computes in F32, or in F16 if all of its weights are F16: onnxruntime's CPU kernels lack BF16, and F64 for
+many operators. Weights of another type are stored as they are, followed by a Cast.
 
 Operators and their versions: https://onnx.ai/onnx/operators/
 """
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import TensorInfo
 
 DEFAULT_OPSET = 18
-"""What torch's exporter writes by default, and runtimes from 2023 on take."""
+"""The default of torch's exporter, which runtimes from 2023 on support."""
 
 OLDEST_OPSET = 17
-"""The first with LayerNormalization."""
+"""The first one with LayerNormalization."""
 
 _UNARY = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "identity": "Identity", "dropout": "Identity"}
 
@@ -44,12 +44,12 @@ def build_graph(
     same: Mapping[str, str] | None = None,
     opset: int = DEFAULT_OPSET,
 ) -> tuple[ModelProto, list[Finding]]:
-    """The model with empty initializers, and what a person should know of it.
+    """The model, with empty initializers, and findings about it.
 
     infos: headers of the checkpoint's tensors, by state_dict name; all that the program uses must be there.
-    same:  tied names, with the name under which their tensor is stored.
+    same:  for each tied name, the name under which its tensor is stored.
 
-    Raises UsageError for an opset that is not known, UnsupportedError for a weight of no floating type, LimitError past
+    Raises UsageError for an unknown opset, UnsupportedError for a weight that is not floats, LimitError beyond
     `MAX_NODES`.
     """
     from onnx import defs
@@ -62,7 +62,7 @@ def build_graph(
 
 
 class GraphBuilder(GraphNodes):
-    """Makes the nodes of each operation."""
+    """Makes the nodes of each operation; the method for an operation is called after its kind."""
 
     def model(self) -> ModelProto:
         from onnx import OperatorSetIdProto, helper
@@ -108,17 +108,17 @@ class GraphBuilder(GraphNodes):
         where, bias = operation.name, weights.get("bias")
         if self.rank(operation) == 2:
             return self.add("Gemm", where, [*inputs, weights["weight"], *([bias] if bias else [])], output, transB=1)
-        turned = self.add("Transpose", where, [weights["weight"]], perm=[1, 0])
-        made = self.add("MatMul", where, [*inputs, turned], None if bias else output)
+        transposed = self.add("Transpose", where, [weights["weight"]], perm=[1, 0])
+        made = self.add("MatMul", where, [*inputs, transposed], None if bias else output)
         return self.add("Add", where, [made, bias], output) if bias else made
 
     def _conv1d(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
         axes = self.rank(operation) - 2
-        said = operation.attributes
+        attributes = operation.attributes
         return self.add(
             "Conv", operation.name, [*inputs, weights["weight"], *([weights["bias"]] if "bias" in weights else [])],
-            output, strides=[said["stride"]] * axes, pads=[said["padding"]] * (2 * axes),
-            dilations=[said["dilation"]] * axes, group=said["groups"],
+            output, strides=[attributes["stride"]] * axes, pads=[attributes["padding"]] * (2 * axes),
+            dilations=[attributes["dilation"]] * axes, group=attributes["groups"],
         )  # fmt: skip
 
     _conv2d = _conv1d

@@ -1,6 +1,6 @@
-"""A torch module of a program. Its ``state_dict()`` has the table's names, no more and no fewer.
+"""A program as a torch module whose ``state_dict()`` has exactly the table's names.
 
-Needs torch, which is imported when a module is built.
+Torch is imported when one is built.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Values = dict[str, "torch.Tensor"]
 
 
 def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
-    """The network, in eval mode, its weights not initialised (``device="meta"`` makes none at all).
+    """The network, in eval mode, with weights that are not initialised (``device="meta"`` allocates none at all).
 
-    Takes the program's input and gives its output. ``module.trace(x)`` gives every operation's output by its name, in
-    order; within ``module.watch_operations(tell)`` each run calls ``tell(name, output)`` for each operation. Dropout
-    does nothing unless the module is put into train mode. Memory: that of the weights.
+    It takes the program's input and returns its output. ``module.trace(x)`` returns every operation's output by its
+    name, in order; within ``module.watch_operations(tell)`` each run calls ``tell(name, output)`` for each operation.
+    Dropout does nothing unless the module is put into train mode. Memory: that of the weights.
 
     Raises UnsupportedError for names that no torch module can have, such as ``forward.weight``.
     """
@@ -53,7 +53,7 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
 
 
 def _empty_module(program: Program) -> nn.Module:
-    """A module that runs the program on layers that it has yet to be given."""
+    """A module that runs the program, still without its layers."""
     from torch import nn
 
     class RecipeModule(nn.Module):
@@ -65,7 +65,7 @@ def _empty_module(program: Program) -> nn.Module:
             values: Values = {program.input.name: x}
             made: dict[str, torch.Tensor] = {}
             for operation in program.operations:
-                made[operation.output] = _run(self, operation, values)
+                made[operation.output] = _run_operation(self, operation, values)
                 if self.teller is not None:
                     self.teller(operation.name, made[operation.output])
             return made
@@ -85,11 +85,11 @@ def _empty_module(program: Program) -> nn.Module:
 
 
 def _leaf(operation: Operation, program: Program) -> nn.Module:
-    """The layer of torch.nn with the tensors that the table has."""
+    """The layer of torch.nn that has the tensors in the table."""
     from torch import nn
 
     shape = {role: [dim or 0 for dim in program.table.tensors[name].shape] for role, name in operation.weights.items()}
-    said, bias = operation.attributes, "bias" in shape
+    attributes, bias = operation.attributes, "bias" in shape
     layer: nn.Module
     match operation.kind:
         case "linear":
@@ -98,20 +98,20 @@ def _leaf(operation: Operation, program: Program) -> nn.Module:
         case "conv1d" | "conv2d":
             outputs, inputs, *kernel = shape["weight"]
             kind = nn.Conv1d if operation.kind == "conv1d" else nn.Conv2d
-            groups = int(said["groups"])
+            groups = int(attributes["groups"])
             layer = kind(
-                inputs * groups, outputs, tuple(kernel), int(said["stride"]), int(said["padding"]),  # type: ignore[arg-type]
-                int(said["dilation"]), groups, bias=bias,
+                inputs * groups, outputs, tuple(kernel), int(attributes["stride"]), int(attributes["padding"]),  # type: ignore[arg-type]
+                int(attributes["dilation"]), groups, bias=bias,
             )  # fmt: skip
         case "batch_norm":
             rank = len(_input_shape(operation, program))
             norm = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
-            layer = norm(shape["running_mean"][0], eps=float(said["eps"]), affine="weight" in shape)
+            layer = norm(shape["running_mean"][0], eps=float(attributes["eps"]), affine="weight" in shape)
             if "num_batches_tracked" not in shape:
                 layer.num_batches_tracked = None
                 layer.track_running_stats = False  # load_state_dict would make up the counter, and then refuse it
         case "layer_norm":
-            layer = nn.LayerNorm(shape["weight"], eps=float(said["eps"]), bias=bias)
+            layer = nn.LayerNorm(shape["weight"], eps=float(attributes["eps"]), bias=bias)
         case "embedding":
             layer = nn.Embedding(shape["weight"][0], shape["weight"][1])
         case _:
@@ -136,7 +136,7 @@ def _place(root: nn.Module, name: str, layer: nn.Module) -> None:
 
 
 def _holder(root: nn.Module, path: str) -> nn.Module:
-    """The module of that name, made where it is not there."""
+    """The module at that path; it is made if it does not exist."""
     from torch import nn
 
     for part in path.split(".") if path else ():
@@ -150,7 +150,7 @@ def _holder(root: nn.Module, path: str) -> nn.Module:
 
 
 def _check(holder: nn.Module, part: str, name: str) -> None:
-    """Refuse a name that torch refuses: an empty one, or one that the module has as something else."""
+    """Refuse a name that torch would refuse: an empty one, or one that the module uses for something else."""
     taken = hasattr(holder, part) and not any(
         part in named for named in (holder._modules, holder._parameters, holder._buffers)
     )
@@ -161,7 +161,7 @@ def _check(holder: nn.Module, part: str, name: str) -> None:
 
 
 def _tie(root: nn.Module, program: Program) -> None:
-    """Names that share a tensor share it here too, those that no step uses as well."""
+    """Make names that share a tensor share it here too, including those that no step uses."""
     from torch import nn
 
     firsts = {name: stored_as(program.table, name) for name in program.table.tensors}
@@ -181,22 +181,22 @@ def _tie(root: nn.Module, program: Program) -> None:
             holder.register_buffer(last, shared)
 
 
-def _run(root: nn.Module, operation: Operation, values: Values) -> torch.Tensor:
+def _run_operation(root: nn.Module, operation: Operation, values: Values) -> torch.Tensor:
     inputs = [values[name] for name in operation.inputs]
     if KINDS.get(operation.kind) is not None and KINDS[operation.kind].weights:
         made: torch.Tensor = root.get_submodule(operation.name)(*inputs)
     else:
-        made = _functions(operation, root.training)(*inputs)
+        made = _function(operation, root.training)(*inputs)
     values[operation.output] = made
     return made
 
 
-def _functions(operation: Operation, training: bool) -> Callable[..., torch.Tensor]:
-    """The function that an operation without tensors is."""
+def _function(operation: Operation, training: bool) -> Callable[..., torch.Tensor]:
+    """The function that computes an operation without tensors."""
     import torch
     from torch.nn import functional
 
-    said: Mapping[str, object] = operation.attributes
+    attributes: Mapping[str, object] = operation.attributes
     name = operation.kind
     match name:
         case "add":
@@ -212,11 +212,12 @@ def _functions(operation: Operation, training: bool) -> Callable[..., torch.Tens
         case "gelu" | "gelu_tanh":
             return lambda x: functional.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
         case "softmax" | "log_softmax":
-            return lambda x: getattr(torch, name)(x, dim=said["axis"])
+            return lambda x: getattr(torch, name)(x, dim=attributes["axis"])
         case "flatten":
-            return lambda x: torch.flatten(x, said["start"])  # type: ignore[arg-type]
+            return lambda x: torch.flatten(x, attributes["start"])  # type: ignore[arg-type]
     pool = getattr(functional, name)
     if name.startswith("adaptive"):
-        return lambda x: pool(x, said["size"])
-    window = {"kernel_size": said["kernel"], **{key: value for key, value in said.items() if key != "kernel"}}
+        return lambda x: pool(x, attributes["size"])
+    others = {key: value for key, value in attributes.items() if key != "kernel"}
+    window = {"kernel_size": attributes["kernel"], **others}
     return lambda x: pool(x, **window)

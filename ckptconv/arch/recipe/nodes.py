@@ -1,4 +1,4 @@
-"""The nodes of an ONNX graph while it is made: their names, the constants and the weights that they take."""
+"""What an ONNX graph is made of while it is built: nodes and their names, constants, and the weights that are used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import TensorInfo
 
 MAX_NODES = 200_000
-"""Nodes of a graph: a few hundred MB of Python objects while it is built."""
+"""The most nodes of a graph: a few hundred MB of Python objects while it is built."""
 
 _COMPUTED = (DType.F64, DType.F32, DType.F16, DType.BF16)
 _ELEMENTS = {DType.F32: "FLOAT", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.F64: "DOUBLE", DType.I64: "INT64",
@@ -29,7 +29,10 @@ _ELEMENTS = {DType.F32: "FLOAT", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", D
 class GraphNodes:
     """Collects the nodes of one program's graph.
 
-    holes: the initializers, without data. shapes: of the program's values, by name; values: their names in the graph.
+    holes:  the initializers, without data.
+    shapes: the shapes of the program's values, by name.
+    values: the names of the program's values in the graph.
+    casts:  the outputs of the Casts, by the name of the weight.
     """
 
     def __init__(self, program: Program, infos: Mapping[str, TensorInfo], same: Mapping[str, str], opset: int) -> None:
@@ -37,16 +40,16 @@ class GraphNodes:
         self.names = {name for operation in program.operations for name in operation.weights.values()}
         self.nodes: list[NodeProto] = []
         self.holes: dict[str, TensorProto] = {}
-        self.ready: dict[tuple[str, str], str] = {}
+        self.casts: dict[str, str] = {}
         self.numbers: dict[str, count[int]] = {}
         self.constants: dict[tuple[int, ...], str] = {}
         self.findings: list[Finding] = []
         self.shapes = {program.input.name: program.input.shape}
         self.values = {value.name: self.unused(value.name) for value in (program.input, program.output)}
-        self.dtype = self.computed()
+        self.dtype = self.choose_dtype()
 
-    def computed(self) -> DType:
-        """F16 where all weights are; else F32. Notes which weights are cast."""
+    def choose_dtype(self) -> DType:
+        """F16 if all weights are F16, else F32. Adds a finding for weights that are cast."""
         state = {
             name for operation in self.program.operations for role, name in operation.weights.items()
             if role == "num_batches_tracked"
@@ -73,13 +76,13 @@ class GraphNodes:
         return int(getattr(TensorProto, _ELEMENTS[dtype]))
 
     def unused(self, name: str) -> str:
-        """A value's name that no tensor has."""
+        """The name, changed until no tensor has it."""
         while name in self.names:
             name += "_"
         return name
 
     def add(self, kind: str, scope: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        """A node; the name of its output is made from where it stands, or given."""
+        """Add a node. Returns its output's name: `output`, or one made from the scope and the kind."""
         from onnx import helper
 
         if len(self.nodes) >= MAX_NODES:
@@ -92,7 +95,7 @@ class GraphNodes:
         return made
 
     def integers(self, *values: int) -> str:
-        """A Constant row of integers: axes, bounds."""
+        """A Constant with a row of integers, such as axes or bounds."""
         from onnx import TensorProto, helper
 
         if values not in self.constants:
@@ -108,7 +111,7 @@ class GraphNodes:
         )
 
     def filled(self, where: str, like: str, value: float) -> str:
-        """A tensor of `like`'s shape, all `value`."""
+        """A tensor of the same shape as `like`, filled with `value`."""
         from onnx import helper
 
         shape = self.add("Shape", where, [like])
@@ -116,7 +119,7 @@ class GraphNodes:
         return self.add("ConstantOfShape", where, [shape], value=tensor)
 
     def weight(self, name: str) -> str:
-        """A tensor as what is computed with: itself, or its cast."""
+        """The name of a tensor in the type that the graph computes in: the tensor itself, or its Cast."""
         from onnx import TensorProto
 
         name = self.same.get(name, name)
@@ -125,7 +128,6 @@ class GraphNodes:
             self.holes[name] = TensorProto(name=name, dims=info.shape, data_type=self.element(info.dtype))
         if info.dtype is self.dtype:
             return name
-        key = (name, "cast")
-        if key not in self.ready:
-            self.ready[key] = self.add("Cast", name, [name], to=self.element(self.dtype))
-        return self.ready[key]
+        if name not in self.casts:
+            self.casts[name] = self.add("Cast", name, [name], to=self.element(self.dtype))
+        return self.casts[name]

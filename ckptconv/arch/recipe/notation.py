@@ -1,4 +1,4 @@
-"""Read a ``[forward]`` table; see `tree` for what it may say."""
+"""Reads a ``[forward]`` table; `tree` describes the notation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RecipeReader:
         self.rows.fail(PATH, f"{shown!r}: {problem}", hint)
 
     def recipe(self, value: Toml, known: Sequence[str]) -> Recipe:
-        """The recipe. `known`: names of params and lets; other names among the input's dimensions are free."""
+        """Read the recipe. `known`: the names of params and lets; other names among the dimensions are free."""
         rows = self.rows
         row = rows.table(value, ("forward",), ("input", "dtype", "steps"))
         for key in ("input", "steps"):

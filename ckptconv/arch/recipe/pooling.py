@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def pool(graph: GraphNodes, kind: str, operation: Operation, value: str, output: str | None) -> str:
     """A MaxPool or AveragePool."""
-    said, where = operation.attributes, operation.name
+    attributes, where = operation.attributes, operation.name
     dims, made = graph.shapes[operation.inputs[0]][2:], operation.shape[2:]
-    window, stride, padding = int(said["kernel"]), int(said["stride"]), int(said["padding"])
-    dilation = int(said.get("dilation", 1))
+    window, stride, padding = int(attributes["kernel"]), int(attributes["stride"]), int(attributes["padding"])
+    dilation = int(attributes.get("dilation", 1))
     reach = dilation * (window - 1) + 1
-    ends, ceil = [padding] * len(dims), bool(said["ceil_mode"])
+    ends, ceil = [padding] * len(dims), bool(attributes["ceil_mode"])
     if ceil and all(isinstance(dim, int) for dim in dims):
         # torch drops a window that would start in the padding behind the data; onnx's shape inference does not know of
         # that. Where an axis has no cut window, ceil_mode says nothing; where another axis has one, what no window of
@@ -42,7 +42,7 @@ def pool(graph: GraphNodes, kind: str, operation: Operation, value: str, output:
     if kind == "MaxPool":
         more = {"dilations": [dilation] * len(dims)}
     else:
-        more = {"count_include_pad": int(said["count_include_pad"])}
+        more = {"count_include_pad": int(attributes["count_include_pad"])}
     return graph.add(
         kind, where, [value], output, kernel_shape=[window] * len(dims), strides=[stride] * len(dims),
         pads=[padding] * len(dims) + ends, ceil_mode=int(ceil), **more,
@@ -52,8 +52,8 @@ def pool(graph: GraphNodes, kind: str, operation: Operation, value: str, output:
 def adaptive_pool(graph: GraphNodes, kind: str, operation: Operation, value: str, output: str | None) -> str:
     """Pool to a given size, by ``Average`` or ``Max``.
 
-    Windows of unequal lengths, which no ONNX operator has, are taken one by one: three nodes for each and axis. Raises
-    UsageError where the size is over 1 and that of the input is free.
+    No ONNX operator has windows of unequal lengths, so these are pooled one by one: three nodes for each window and
+    axis. Raises UsageError if the size is over 1 and the input's is free.
     """
     size, where = int(operation.attributes["size"]), operation.name
     if size == 1:

@@ -1,4 +1,4 @@
-"""A recipe with its params bound: a flat list of operations, each with its shapes and the names of its tensors."""
+"""A recipe with its params bound: a flat list of operations, each with its shape and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ckptconv.arch.template import Template
 
 MAX_OPERATIONS = 100_000
-"""Operations of a program."""
+"""The most operations that a program may have."""
 
 INPUT = "input"
 OUTPUT = "output"
@@ -47,13 +47,13 @@ OUTPUT = "output"
 class Operation:
     """One step of the computation.
 
-    kind:       a name of `catalog.KINDS`, or "add".
-    name:       where it stands: its module's name, or its number.
+    kind:       a key of `catalog.KINDS`, or "add".
+    name:       its module's name; an operation without one is called after its kind.
     inputs:     names of values.
-    output:     the name of the value that it gives.
-    attributes: all of the kind's, defaults filled in.
-    weights:    names of its tensors by role.
-    shape:      of what it gives.
+    output:     the name of the value that it computes.
+    attributes: all of the kind's attributes, including defaults.
+    weights:    the names of its tensors, by role.
+    shape:      the shape of its output.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output: its name, its dimensions, and its element type where the recipe says it."""
+    """An input or output: its name, its dimensions, and its element type if the recipe states one."""
 
     name: str
     shape: Dims
@@ -76,9 +76,9 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a network of known params computes, in an order in which every value is made before it is used.
+    """What a network with known params computes, in an order in which every value is computed before it is used.
 
-    params: names of the params that the computation was made from, of which the tensors may say nothing.
+    params: names of the params that were used; the tensors alone may not determine them.
     """
 
     table: Table
@@ -89,11 +89,11 @@ class Program:
 
 
 def program(table: Table, present: Container[str] | None = None) -> Program:
-    """The recipe of the table's spec, with the table's params.
+    """The program of the table's spec, with the table's params.
 
-    present: the names that the checkpoint has; optional tensors that are not among them are not used.
+    present: the names in the checkpoint; optional tensors that are not among them are not used.
 
-    Raises UsageError where the spec has no recipe, or a param that it needs has no value; CorruptFileError where the
+    Raises UsageError if the spec has no recipe, or if a param that it needs has no value; CorruptFileError if the
     recipe does not fit the table (a module without tensors, a tensor that no step uses, shapes that do not follow from
     one another).
     """
@@ -107,7 +107,7 @@ def program(table: Table, present: Container[str] | None = None) -> Program:
 
 
 def stored_as(table: Table, name: str) -> str:
-    """The name under which a tied tensor is stored; itself where it is not tied, or may be and need not."""
+    """The name under which a tied tensor is stored; its own if it is not tied, or only may be."""
     seen = {name}
     while (entry := table.tensors[name]).tied_to in table.tensors and not entry.loose and entry.tied_to not in seen:
         assert entry.tied_to is not None
@@ -117,15 +117,15 @@ def stored_as(table: Table, name: str) -> str:
 
 
 class _Watched(Scope):
-    """A scope that remembers which names it was asked for."""
+    """A scope that records which names were looked up."""
 
     def __init__(self, spec: Spec, bindings: Bindings) -> None:
         super().__init__(spec, bindings, Budget())
-        self.asked: set[str] = set()
+        self.looked_up: set[str] = set()
 
     def lookup(self, name: str) -> Known:
         """As `Scope.lookup`."""
-        self.asked.add(name)
+        self.looked_up.add(name)
         return super().lookup(name)
 
 
@@ -151,14 +151,14 @@ class _Expansion:
         last = self.steps(self.recipe.steps, INPUT)
         if last == INPUT:
             self.fail("steps", "they do nothing with the input")
-        self.all_used()
+        self.check_all_used()
         output = Value(OUTPUT, self.shapes[last], self.recipe.dtype if last in self.integers else None)
         renamed = [self.renamed(operation, last) for operation in self.operations]
-        asked = tuple(name for name in self.spec.params if name in self.scope.asked)
-        return Program(self.table, tuple(renamed), Value(INPUT, shape, self.recipe.dtype), output, asked)
+        params = tuple(name for name in self.spec.params if name in self.scope.looked_up)
+        return Program(self.table, tuple(renamed), Value(INPUT, shape, self.recipe.dtype), output, params)
 
-    def all_used(self) -> None:
-        """Refuse a tensor that no step uses: what is computed would not be what was trained."""
+    def check_all_used(self) -> None:
+        """Refuse a table with a tensor that no step uses: the result would not be what was trained."""
         used = {stored_as(self.table, name) for operation in self.operations for name in operation.weights.values()}
         for name, entry in self.table.tensors.items():
             absent = entry.optional and self.present is not None and name not in self.present
@@ -166,7 +166,7 @@ class _Expansion:
                 self.fail("steps", f"no step uses the tensor {name!r}")
 
     def renamed(self, operation: Operation, last: str) -> Operation:
-        """The operation with the last value called as the output is."""
+        """The operation, with the last value renamed to the output's name."""
         if last not in (operation.output, *operation.inputs):
             return operation
         inputs = tuple(OUTPUT if name == last else name for name in operation.inputs)
@@ -183,21 +183,21 @@ class _Expansion:
     def block(self, block: Block, value: str) -> str:
         match block.kind:
             case "for":
-                return self.turns(block, block.loops, value)
+                return self.run_loops(block, block.loops, value)
             case "if":
                 return self.steps(block.steps, value) if self.holds(block.when) else value
             case "residual":
                 return self.residual(block, value)
         return value  # a shortcut runs beside the others, not after them
 
-    def turns(self, block: Block, loops: tuple[str, ...], value: str) -> str:
+    def run_loops(self, block: Block, loops: tuple[str, ...], value: str) -> str:
         if not loops:
             return self.steps(block.steps, value)
         name, *inner = loops
         for turn in loop_values(self.spec, self.spec.loops[name], self.scope):
             self.scope.budget.spend(8)
             self.scope.loops[name] = turn
-            value = self.turns(block, tuple(inner), value)
+            value = self.run_loops(block, tuple(inner), value)
         self.scope.loops.pop(name, None)
         return value
 
@@ -218,10 +218,10 @@ class _Expansion:
         ):
             self.fail("residual", f"adds {shape_text(ours)} to {shape_text(theirs)}")
         made = self.emit(Operation(ADD, "add", (main, beside), "", shape=ours))
-        return self.passed_on(main, made)
+        return self.mark_integers(main, made)
 
-    def passed_on(self, value: str, made: str) -> str:
-        """`made`, known to be integers where `value` is."""
+    def mark_integers(self, value: str, made: str) -> str:
+        """Returns `made`, and marks it as integers if `value` is."""
         if value in self.integers:
             self.integers.add(made)
         return made
@@ -251,11 +251,11 @@ class _Expansion:
             role = KINDS[kind].weights[0]
             self.fail(step.text, f"{module}.{role} has a shape of {len(shapes[role])} dimensions")
         if module:
-            said = (kind, attributes, len(dims) if kind == "batch_norm" else 0)
-            if self.modules.setdefault(module, said) != said:
+            used_as = (kind, attributes, len(dims) if kind == "batch_norm" else 0)
+            if self.modules.setdefault(module, used_as) != used_as:
                 self.fail(step.text, f"{module!r} is another operation, or has other attributes, in a step before it")
         made = self.emit(Operation(kind, module or kind, (value,), "", attributes, weights, shape))
-        return self.passed_on(value, made) if takes == "any" else made
+        return self.mark_integers(value, made) if takes == "any" else made
 
     def emit(self, operation: Operation) -> str:
         if len(self.operations) >= MAX_OPERATIONS:
@@ -273,12 +273,13 @@ class _Expansion:
     def operation(self, step: Step) -> str:
         if not step.operation.formulas:
             return step.operation.text
-        said = self.text(step.operation, step.text)
-        kind = ACTIVATIONS.get(said.lower())
+        activation = self.text(step.operation, step.text)
+        kind = ACTIVATIONS.get(activation.lower())
         if kind is None:
             params = ", ".join(formula.text for formula in step.operation.formulas)
             raise UsageError(
-                f"{self.spec.name!r} knows no activation {said!r} ({params})", hint=f"one of {', '.join(ACTIVATIONS)}"
+                f"{self.spec.name!r} knows no activation {activation!r} ({params})",
+                hint=f"one of {', '.join(ACTIVATIONS)}",
             )
         return kind
 
@@ -298,7 +299,7 @@ class _Expansion:
         return made
 
     def bounded(self, step: Step, key: str, value: object, *, whole: bool) -> Attribute:
-        """An attribute's value. Refuses what no operation can have."""
+        """An attribute's value. Raises if no operation can have it."""
         assert isinstance(value, int | float)
         low = -MAX_ATTRIBUTE if key == "axis" else 1 if key in POSITIVE else 0
         if value < low or not isfinite(value) or (whole and isinstance(value, float)):

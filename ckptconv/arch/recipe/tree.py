@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from ckptconv.arch.template import Template
 
 MAX_DEPTH = 12
-"""Blocks inside one another."""
+"""How deeply blocks may be nested."""
 
 MAX_STEPS = 2_000
-"""Steps that a recipe is written with; loops make more of them."""
+"""How many steps a recipe may be written with; loops make more of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One operation.
 
-    text:       as it was written, for messages.
-    operation:  its name; a template with one placeholder where a param names it.
-    module:     the prefix of its tensors' names; None where it has none.
-    attributes: expressions, or floats as they are.
+    text:       the step as it is written in the spec, for messages.
+    operation:  its name, or a template with one placeholder if a param gives the name.
+    module:     the prefix of its tensors' names; None if it has none.
+    attributes: expressions, or plain floats.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Step:
 
     @property
     def formulas(self) -> Iterator[Formula]:
-        """Everything in it that is evaluated."""
+        """Every expression in the step."""
         yield from self.operation.formulas
         if self.module is not None:
             yield from self.module.formulas
@@ -75,10 +75,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the network computes of one input.
+    """What the network computes from one input.
 
-    input: its dimensions: an expression, or the name of a free one.
-    dtype: the input's element type, I64 or I32; None: that of the computation.
+    input: its dimensions, each an expression or the name of a free one.
+    dtype: the input's element type, I64 or I32; None for the type that is computed in.
     where: the spec's file and line, for messages.
     """
 
@@ -110,7 +110,7 @@ def _formulas(
 
 
 def all_loops(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The loops of every ``for``, with those around it."""
+    """The loops of every ``for``, each with the loops around it."""
     waiting: list[tuple[tuple[Step | Block, ...], tuple[str, ...]]] = [(recipe.steps, ())]
     while waiting:
         steps, around = waiting.pop()

@@ -1,23 +1,26 @@
-"""Adapters: what their tensors are for (`names`, `config`), and merging them into a base (`merge`).
+"""Adapters: reading what their tensors are for, and merging them into a base model. Begin with `merge`.
 
-Begin with `merge`:
+What an adapter says:
+    adapter                     an opened adapter, and whether it can be merged
+    names                       tensor names of PEFT, kohya's scripts, LyCORIS and diffusers, as modules and roles
+    config  patterns            PEFT's adapter_config.json: alpha, ranks, tokens; the modules that its patterns match
+    mlx  llama_cpp              adapters of mlx-lm and llama.cpp, whose factors have other layouts
+    inside                      adapters that were saved together with the model around them
+    summary                     a description of an adapter, for `inspect`
 
-    names                       tensors by module and role, as PEFT, kohya's scripts, LyCORIS and diffusers call them
-    config                      what PEFT's adapter_config.json says: alpha, ranks, tokens
-    mlx  llama_cpp              those of mlx-lm and llama.cpp, whose factors lie otherwise
-    to_llama_cpp                …and one of PEFT's as one of llama.cpp's
-    patterns                    which modules its patterns are for
-    targets  sgm  translated    which of the base's modules those are, also where their names are another release's
-    inside                      one that was saved with the model around it
-    adapter  merge              all of one, opened, and what merging it made of a base
-    kinds                       by which tensor each kind is known
-    products  shared            …and what makes its changes: those that are added, of its own factors or of common ones
-    blockwise  multiplied       …in blocks; those that multiply
-    build                       a module: the changes of its weight and bias, checked against their shapes
-    factors                     the tensors of a module, as matrices
-    matrices                    matrices that are read by blocks, or held
-    deltas  blocks              what is added, a rectangle at a time; what comes again
-    rotations  orthogonal       what multiplies the weight; of which matrices
-    merged                      the weight with its changes, computed while it is read
-    summary                     what an adapter is, for people
+Merging:
+    merge                       the base with an adapter merged
+    targets  sgm                the base's modules that an adapter changes
+    translated                  …where the base has the names of another release
+    kinds                       the kinds of adapters, and the tensor by which each is recognised
+    build                       the changes that one module makes to a weight and its bias, with checked shapes
+    factors  matrices           a module's tensors as matrices, read by blocks or held in memory
+    products  shared            what is added to a weight: products of a module's own factors, or of common ones
+    blockwise  blocks           …in blocks, or to single elements
+    deltas                      …computed one rectangle at a time
+    multiplied                  what a weight is multiplied by
+    rotations  orthogonal       …rotations of blocks, and their orthogonal matrices
+    merged                      the weight with all changes, computed while it is read
+
+    to_llama_cpp                a PEFT adapter as one of llama.cpp's
 """

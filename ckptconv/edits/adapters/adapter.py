@@ -1,4 +1,4 @@
-"""An adapter, opened, whether it can be merged at all, and what merging it made of a base."""
+"""An opened adapter; whether it can be merged at all; and what merging it made of a base."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.build import Module
 from ckptconv.edits.adapters.config import LISTED, Config
-from ckptconv.edits.adapters.inside import WHAT, how_to_take, is_inside
+from ckptconv.edits.adapters.inside import NOT_MERGED, how_to_extract, is_inside
 from ckptconv.edits.adapters.kinds import KINDS, LORA, kind_of
-from ckptconv.edits.adapters.names import PEFT, SAVED, Parts, are_loralibs, parts_of
+from ckptconv.edits.adapters.names import PEFT, SAVED, Parts, is_loralib, parts_of
 from ckptconv.edits.adapters.products import alpha_over_rank
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import LazyTensor
 
-LORALIBS_OWN = "model.eval() of loralib merges it: save the state_dict then, without lora_A and lora_B"
+LORALIB_HINT = "model.eval() of loralib merges it: save the state_dict then, without lora_A and lora_B"
 
-_EMBEDDING = re.compile(r"emb|^w[tp]e$|^tok")
-"""In names of embeddings."""
+_EMBEDDING_NAME = re.compile(r"emb|^w[tp]e$|^tok")
+"""Matches the last words of embeddings' names."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, opened.
+    """An opened adapter.
 
-    label:   what it is called in errors and findings.
-    tensors: all of it, by name.
-    configs: its configuration by the first word of names, with its dot; "" for all.
-    parts:   its tensors by what they are for.
-    inside:  whether the model that it changes stands around it.
+    label:   what errors and findings call it.
+    tensors: all its tensors, by name.
+    configs: its configurations, by the first word of names with its dot; "" for the configuration of all.
+    parts:   its tensors, by what they are for.
+    inside:  whether it was saved together with the model that it changes.
     """
 
     label: str
@@ -44,7 +44,7 @@ class Adapter:
 
     @classmethod
     def of(cls, label: str, tensors: Mapping[str, LazyTensor], configs: Mapping[str, Config]) -> Adapter:
-        """Raises UnsupportedError where a file holds several."""
+        """An adapter of these tensors. Raises UnsupportedError where a file holds several adapters."""
         if not is_inside(tensors):
             return cls(label, tensors, configs, parts_of(tensors))
         parts = parts_of(tensors)
@@ -52,20 +52,20 @@ class Adapter:
         return cls(label, tensors, configs, parts, inside=True)
 
     def config(self, module: str) -> Config:
-        """What is said of a module."""
+        """The configuration that applies to a module; an empty one if there is none."""
         return self.configs.get("") or self.configs.get(module.partition(".")[0] + ".") or Config()
 
     def module(self, name: str, scale: float = 1.0) -> Module:
-        """One of its modules."""
+        """One of its modules; `scale` is what the user multiplies the change by."""
         own = self.parts.modules[name]
         kind = KINDS.get(kind_of(own))
         shared = {role: self.parts.shared[role] for role in (kind.shared if kind else ()) if role in self.parts.shared}
-        parts = {role: self.tensors[one] for role, one in (own | shared).items()}
+        parts = {role: self.tensors[tensor] for role, tensor in (own | shared).items()}
         return Module(name, parts, self.config(name), scale)
 
     @property
     def kinds(self) -> dict[str, int]:
-        """What it is made of, with counts."""
+        """The names of its kinds, with the number of modules of each."""
         counts: dict[str, int] = {}
         for parts in self.parts.modules.values():
             kind = KINDS.get(kind_of(parts))
@@ -76,15 +76,15 @@ class Adapter:
 
 @dataclass
 class Merge:
-    """What became of the base.
+    """What merging an adapter made of a base.
 
-    tensors:  all of them.
-    changed:  names of those that were computed with.
-    replaced: names of those that the adapter holds whole.
-    added:    likewise, of which the base had none.
-    resized:  likewise, of another number of rows than the base's.
-    absent:   components that the base lacks, with the number of their modules.
-    prefix:   what the base's names have before the adapter's.
+    tensors:  all tensors, after merging.
+    changed:  names of weights that were changed.
+    replaced: names of tensors that the adapter brings whole.
+    added:    names of tensors that the adapter brings whole and the base did not have.
+    resized:  tensors that the adapter brings with another number of rows: name → how the number changed.
+    absent:   components of a pipeline that the base does not have, with the number of the adapter's modules for them.
+    prefix:   what the base's names have in front of the adapter's.
     """
 
     tensors: dict[str, LazyTensor]
@@ -97,17 +97,17 @@ class Merge:
 
     @property
     def touched(self) -> set[str]:
-        """Names of all that are not the base's any more."""
+        """Names of all tensors that differ from the base's."""
         return {*self.changed, *self.replaced, *self.added}
 
 
 def check(adapter: Adapter, *, scaled: bool = False) -> None:
-    """Raise UnsupportedError or EditError for what is not merged, by its name, whatever the base.
+    """Raise UnsupportedError or EditError, saying what it is, for an adapter that cannot be merged into any base.
 
-    scaled: whether the user says the scale, which then stands for that which nothing in the file says.
+    scaled: whether the user gives the scale, which then replaces one that is stated nowhere.
     """
     if adapter.inside:
-        raise UnsupportedError(WHAT, hint=how_to_take(adapter.tensors))
+        raise UnsupportedError(NOT_MERGED, hint=how_to_extract(adapter.tensors))
     for config in adapter.configs.values():
         config.check()
     parts = adapter.parts
@@ -116,29 +116,30 @@ def check(adapter: Adapter, *, scaled: bool = False) -> None:
         raise UnsupportedError(f"{name!r} is of {what}: that is not merged", hint=LISTED)
     if not parts.modules and not parts.whole:
         raise EditError("there is no tensor in it", hint="name the adapter's weights, or the folder that they are in")
-    if not parts.modules and not any(config.is_said for config in adapter.configs.values()):
+    if not parts.modules and not any(config.is_given for config in adapter.configs.values()):
         raise EditError(
             "it holds no tensor of an adapter's",
             hint="PEFT's, kohya's, LyCORIS', diffusers' and mlx-lm's are known by their names; ckptconv inspect shows "
             "them",
         )
-    unsaid = any(name.startswith(PEFT) for name in adapter.tensors)
-    if unsaid and not any(config.peft for config in adapter.configs.values()):
+    is_peft = any(name.startswith(PEFT) for name in adapter.tensors)
+    if is_peft and not any(config.peft for config in adapter.configs.values()):
         _check_scale(adapter, scaled=scaled)
-    if are_loralibs(adapter.tensors):
-        _check_loralibs(adapter)
-    said = adapter.config("")
-    if any("lora_a" in one for one in parts.modules.values()) and said.factor is None and not said.llama_cpp:
+    if is_loralib(adapter.tensors):
+        _check_loralib(adapter)
+    config = adapter.config("")
+    is_mlx = any("lora_a" in roles for roles in parts.modules.values())
+    if is_mlx and config.factor is None and not config.llama_cpp:
         raise EditError(
             "nothing says its scale", hint="mlx-lm's adapter_config.json, with lora_parameters, belongs beside the file"
         )
 
 
-def _check_loralibs(adapter: Adapter) -> None:
-    """Raise UnsupportedError for loralib's MergedLinear, and for an Embedding whose shape may be a Linear's.
+def _check_loralib(adapter: Adapter) -> None:
+    """Raise UnsupportedError for loralib's MergedLinear, and for an Embedding that could be a Linear by its shape.
 
-    MergedLinear of rank r has factors [r · k, inputs] and [outputs / n · k, r], of those k of its n parts that its
-    argument `enable_lora` says; Embedding [r, rows] and [columns, r] (loralib 0.1.2, layers.py).
+    The factors of MergedLinear of rank r are [r · k, inputs] and [outputs / n · k, r], for the k of its n parts that
+    its argument `enable_lora` names. Those of Embedding are [r, rows] and [columns, r] (loralib 0.1.2, layers.py).
     """
     for module, parts in adapter.parts.modules.items():
         shapes = [adapter.tensors[parts[role]].info.shape for role in LORA if role in parts]
@@ -148,21 +149,24 @@ def _check_loralibs(adapter: Adapter) -> None:
         if rank and ranks != rank and ranks % rank == 0:
             raise UnsupportedError(
                 f"{module!r} is of loralib's MergedLinear, and nothing in the file says which parts of the weight are "
-                "changed: that is not merged", hint=LORALIBS_OWN,
+                "changed: that is not merged", hint=LORALIB_HINT,
             )  # fmt: skip
-        if inputs == outputs and _EMBEDDING.search(module.rpartition(".")[2]):
+        if inputs == outputs and _EMBEDDING_NAME.search(module.rpartition(".")[2]):
             raise UnsupportedError(
                 f"{module!r} is square, and nothing in the file says whether it is of loralib's Embedding, which is "
-                "turned, or of its Linear: that is not merged", hint=LORALIBS_OWN,
+                "turned, or of its Linear: that is not merged", hint=LORALIB_HINT,
             )  # fmt: skip
 
 
 def _check_scale(adapter: Adapter, *, scaled: bool) -> None:
-    """Raise EditError for one of PEFT's without a configuration, unless its scale is all that this would say."""
+    """Raise EditError for a PEFT adapter without a configuration.
+
+    It is accepted if only its scale is missing and the user gives that.
+    """
     kinds = [KINDS.get(kind_of(parts)) for parts in adapter.parts.modules.values()]
-    alone = all(kind is not None and kind.scale is alpha_over_rank for kind in kinds)
-    if not alone or not scaled:
-        more = "; or --lora ADAPTER=SCALE says it: lora_alpha / r, of rsLoRA over the root of r" if alone else ""
+    only_scale = all(kind is not None and kind.scale is alpha_over_rank for kind in kinds)
+    if not only_scale or not scaled:
+        more = "; or --lora ADAPTER=SCALE says it: lora_alpha / r, of rsLoRA over the root of r" if only_scale else ""
         raise EditError(
             "nothing says its alpha, by which it is scaled",
             hint=f"PEFT's adapter_config.json belongs beside the file{more}",

@@ -1,8 +1,8 @@
-"""What an adapter adds to a weight in blocks that are alike, or here and there: see `deltas`.
+"""What an adapter adds to a weight in repeated blocks, or to single elements. `deltas` has the others.
 
-    Tiled       one matrix side by side, and one below the other                        MiSS, Bone
-    Circulant   blocks whose rows are one vector, each a place further on               C3A
-    Grid        k × k blocks, each of them a product of factors of its own              GraLoRA
+    Tiled       one matrix, repeated side by side and one below the other               MiSS, Bone
+    Circulant   blocks whose rows are one vector, each shifted by one more place        C3A
+    Grid        k × k blocks, each a product of factors of its own                      GraLoRA
     Sparse      single elements                                                         SHiRA
 
 Sources: peft's tuners/miss/layer.py, tuners/c3a/utils.py, tuners/gralora/layer.py and tuners/shira/layer.py.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiled:
-    """A matrix as often as it takes; the last ones may be cut."""
+    """A matrix, repeated as often as it takes; the last copies may be cut off."""
 
     shape: tuple[int, int]
     tile: Matrix
@@ -41,7 +41,7 @@ class Tiled:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Circulant:
-    """Block (m, n) has the vector of row m·N + n, of which row o begins o places further on."""
+    """Block (m, n) is made of the vector in row m·N + n: its row o is that vector shifted by o places."""
 
     shape: tuple[int, int]
     vectors: Factor
@@ -61,7 +61,7 @@ class Circulant:
 class Grid:
     """Block (m, n) is the product of the n-th part of up's rank in m, and of the m-th part of down's in n.
 
-    down: k·I × r, the columns of each of k blocks, turned; up: k·r × O, the rows of each.
+    down: k·I × r, the columns of each of k blocks, transposed. up: k·r × O, the rows of each.
     """
 
     shape: tuple[int, int]
@@ -88,32 +88,32 @@ class Grid:
 
 
 def _parts(wanted: range, size: int) -> list[tuple[int, range]]:
-    """The blocks of some size that a range is in, with what of it is in each."""
+    """The blocks of that size that a range touches, and the part of the range in each."""
     numbers = range(wanted.start // size, -(-wanted.stop // size))
-    return [(one, range(max(one * size, wanted.start), min((one + 1) * size, wanted.stop))) for one in numbers]
+    return [(block, range(max(block * size, wanted.start), min((block + 1) * size, wanted.stop))) for block in numbers]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparse:
-    """Values at places; of two at one, the sum. places: 2 × n, their rows and their columns."""
+    """Values at places, 2 × n: rows and columns. Values at the same place are added."""
 
     shape: tuple[int, int]
     values: Factor
     places: Factor
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """Those that lie in whole rows, or in a part of one: they are neighbours in the weight."""
+        """The values inside whole rows, or inside part of a single row: a run of neighbouring elements."""
         import numpy as np
 
-        order, sorted_values = RECENT.get(self, 0, self._order), RECENT.get(self, 1, self._sorted)
+        order, sorted_values = RECENT.get(self, 0, self._sorted_places), RECENT.get(self, 1, self._sorted_values)
         first = rows.start * self.shape[1] + columns.start
         made = np.zeros(len(rows) * len(columns), np.float64)
         lowest, highest = np.searchsorted(order, [first, first + made.size])
         np.add.at(made, (order[lowest:highest] - first).astype(np.int64), sorted_values[lowest:highest])
         return made.reshape(len(rows), len(columns))
 
-    def _flat(self) -> Array:
-        """Where they are in the weight. Raises CorruptFileError where one is outside of it."""
+    def _flat_places(self) -> Array:
+        """Indices of the places in the flattened weight. Raises CorruptFileError for one outside of it."""
         import numpy as np
 
         row, column = self.places.whole()
@@ -126,13 +126,13 @@ class Sparse:
         flat: Array = np.trunc(row) * self.shape[1] + np.trunc(column)
         return flat
 
-    def _order(self) -> Array:
+    def _sorted_places(self) -> Array:
         import numpy as np
 
-        return np.sort(self._flat(), kind="stable")
+        return np.sort(self._flat_places(), kind="stable")
 
-    def _sorted(self) -> Array:
+    def _sorted_values(self) -> Array:
         import numpy as np
 
-        made: Array = self.values.whole().reshape(-1)[np.argsort(self._flat(), kind="stable")]
+        made: Array = self.values.whole().reshape(-1)[np.argsort(self._flat_places(), kind="stable")]
         return made

@@ -1,7 +1,7 @@
-"""Changes that are added to a weight in blocks, or to single elements of it (`blocks`), of the tensors for one module.
+"""Kinds of adapters that add blocks (`blocks`), or single elements, to a module's weight.
 
     GraLoRA    a grid of products, and a LoRA of all          C3A       circulant blocks, over the inputs
-    MiSS       a block that comes again; Bone's "bat" multiplies the weight by one as well
+    MiSS       a repeated block; Bone's "bat" also multiplies the weight by blocks
     SHiRA      numbers for single elements
 
 Sources: peft's tuners/gralora/layer.py, tuners/miss/layer.py, tuners/c3a/layer.py and tuners/shira/layer.py.
@@ -13,8 +13,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.blocks import Circulant, Grid, Sparse, Tiled
-from ckptconv.edits.adapters.matrices import Turned
-from ckptconv.edits.adapters.merged import Add, sides
+from ckptconv.edits.adapters.matrices import Transposed
+from ckptconv.edits.adapters.merged import Add, matrix_shape
 from ckptconv.edits.adapters.rotations import Rotate
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def gralora(module: Module, shape: Shape) -> Changes:
-    """A grid of products, and beside it a LoRA where there is one."""
+    """A grid of products, and a LoRA of the whole weight if there is one."""
     sizes = [module.parts[part].info.shape for part in ("gralora_A", "gralora_B")]
     if any(len(size) != 3 or not prod(size) for size in sizes):
         raise module.fail(f"its factors are of shapes {list(sizes[0])} and {list(sizes[1])}")
@@ -35,17 +35,17 @@ def gralora(module: Module, shape: Shape) -> Changes:
     if count != count_up or rank != rank_up or rank % count:
         raise module.fail(f"its factors are of shapes {list(sizes[0])} and {list(sizes[1])}")
     for size in sizes:
-        module.hold(prod(size))
+        module.check_held(prod(size))
     down, up = module.factor_of("gralora_A", (count * wide, rank)), module.factor_of("gralora_B", (count * rank, high))
-    made = module.added(Grid((count * high, count * wide), count, down, up), shape)
+    made = module.add_delta(Grid((count * high, count * wide), count, down, up), shape)
     if not {"gralora_A_general", "gralora_B_general"} & module.parts.keys():
         return made
     left, right = module.matrix("gralora_B_general"), module.matrix("gralora_A_general")
-    return (*made, *module.added(module.low_rank(left, right), shape))
+    return (*made, *module.add_delta(module.low_rank(left, right), shape))
 
 
 def gralora_scale(module: Module) -> float:
-    """The alpha over both ranks."""
+    """Alpha over the sum of both ranks."""
     general = module.parts.get("gralora_A_general")
     alpha = 64.0 if module.config.alpha is None else module.config.alpha
     rank = module.rank + (general.info.shape[0] if general and general.info.shape else 0)
@@ -53,27 +53,27 @@ def gralora_scale(module: Module) -> float:
 
 
 def tiled(module: Module, shape: Shape) -> Changes:
-    """A block r × outputs, or fewer that come again, below each other on and on; or one for each r outputs ("bat")."""
+    """A block r × outputs or smaller, repeated; or a block for each r outputs, which also multiplies ("bat")."""
     part = next(part for part in ("miss_block", "bone_block") if part in module.parts)
-    size, (rows, columns) = module.parts[part].info.shape, sides(shape)
+    size, (rows, columns) = module.parts[part].info.shape, matrix_shape(shape)
     if len(size) == 3:
         return _bat(module, part, shape)
     tile = module.matrix(part)
     rank, high = tile.shape
     if rank > columns or rows % high:
         raise module.misfit(shape, f"the adapter's block of {list(size)}")
-    module.hold(prod(tile.shape))
-    return module.added(Tiled((rows, columns), Turned(tile)), shape)
+    module.check_held(prod(tile.shape))
+    return module.add_delta(Tiled((rows, columns), Transposed(tile)), shape)
 
 
 def _bat(module: Module, part: str, shape: Shape) -> Changes:
-    size, (rows, columns) = module.parts[part].info.shape, sides(shape)
+    size, (rows, columns) = module.parts[part].info.shape, matrix_shape(shape)
     rank = size[2]
     if not prod(size) or size[1] != rank or size[0] * rank != rows or columns % rank:
         raise module.misfit(shape, f"the adapter's blocks of {list(size)}")
     if module.scale != 1:
         raise module.fail("blocks that multiply the weight take no scale", "--lora ADAPTER alone")
-    module.hold(prod(size))
+    module.check_held(prod(size))
     blocks = module.factor_of(part, (rows, rank))
 
     def matrices() -> Array:
@@ -87,19 +87,19 @@ def _bat(module: Module, part: str, shape: Shape) -> Changes:
 
 
 def c3a(module: Module, shape: Shape) -> Changes:
-    """Circulant blocks, of which the kernels are outputs / b × inputs / b × b."""
-    size, inputs = module.parts["c3a_kernel"].info.shape, sides(shape)[1]
+    """Circulant blocks; the kernels are outputs / b × inputs / b × b."""
+    size, inputs = module.parts["c3a_kernel"].info.shape, matrix_shape(shape)[1]
     if len(size) != 3 or not prod(size):
         raise module.fail(f"c3a_kernel is of shape {list(size)}")
-    module.hold(prod(size))
+    module.check_held(prod(size))
     vectors = module.factor_of("c3a_kernel", (size[0] * size[1], size[2]))
     delta = Circulant((size[0] * size[2], size[1] * size[2]), vectors)
-    return module.added(delta, shape, scale=module.scale / max(inputs, 1))
+    return module.add_delta(delta, shape, scale=module.scale / max(inputs, 1))
 
 
 def shira(module: Module, shape: Shape) -> Changes:
-    """Numbers for single elements."""
+    """Numbers added to single elements."""
     count = module.parts["shira_weight"].info.numel
-    module.hold(2 * count)
+    module.check_held(2 * count)
     places = module.factor_of("shira_indices", (2, count))
-    return module.added(Sparse(sides(shape), module.vector("shira_weight", count), places), shape)
+    return module.add_delta(Sparse(matrix_shape(shape), module.vector("shira_weight", count), places), shape)

@@ -1,9 +1,9 @@
-"""What an adapter's configuration says: PEFT's ``adapter_config.json``, or what diffusers puts into the metadata.
+"""An adapter's configuration: PEFT's ``adapter_config.json``, or what diffusers puts into the metadata.
 
     {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": false, "fan_in_fan_out": false,
      "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.q_proj": 8}, "base_model_name_or_path": "…", …}
 
-or mlx-lm's (`mlx`). Source: peft's tuners/lora/config.py.
+mlx-lm's is read too (`mlx`). Source: peft's tuners/lora/config.py.
 """
 
 from __future__ import annotations
@@ -40,41 +40,43 @@ REFUSED = {
     "DEFT": "take a part of the base's weights away before they add theirs",
     "SUPERTUNING": "hold single elements in a layout that is not read",
 }  # fmt: skip
-"""Those that are not, and why."""
+"""PEFT's types that are not merged, and why; the texts go on from "they"."""
 
 REPLACES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initializations that take from the base's weights what the adapter begins with."""
+"""Initializations that take the adapter's initial value out of the base's weights."""
 
-_ROUTES = {
+_UNMERGED_SETTINGS = {
     "alora_invocation_tokens": "aLoRA, which counts from a token on", "arrow_config": "Arrow, a router of adapters",
     "use_qalora": "QALoRA, which pools its inputs", "use_bdlora": "BD-LoRA", "monteclora_config": "MonteCLoRA",
     "kasa_config": "KaSA", "velora_config": "VeLoRA", "layer_replication": "layer_replication, which repeats layers",
     "target_parameters": "target_parameters, which stacks those of experts", "megatron_config": "Megatron's layers",
 }  # fmt: skip
-"""Settings of LoRA with which its product is not all that is added."""
+"""Settings of LoRA with which it adds more than its product, or something else."""
 
 DEFAULT_ALPHA = 8.0
-"""PEFT's own, of the types that multiply factors; it saves it always."""
+"""PEFT's default, for the types that multiply factors. PEFT always saves alpha."""
 
-_OF_A_RANK = ("LORA", "LOHA", "LOKR")
-_SCALED = (*_OF_A_RANK, "ADALORA")
+_WITH_RANK = ("LORA", "LOHA", "LOKR")
+_SCALED = (*_WITH_RANK, "ADALORA")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What is said; nothing where there is no configuration.
+    """An adapter's configuration; with its default values, none.
 
-    peft:  the type, as PEFT spells it; "" where the names alone say what the adapter is.
-    rank, alpha: of modules that no pattern is for; ranks, alphas: of those that one is for.
+    peft:           the type, as PEFT spells it; "" where only the names show what the adapter is.
+    rank, alpha:    for modules that no pattern matches; ranks, alphas: for those that one matches.
     scaled_by_root: the scale is alpha / √rank (rsLoRA).
-    turned: the base's weights are inputs × outputs (fan_in_fan_out).
-    base, bias, init: the base's name; whether biases are trained; how factors began, where that is a word.
-    saved, targets: modules that are saved whole; that are changed.
-    feedforward: modules of which IA3 scales the inputs. tokens: as `_tokens` has them.
-    route: with what its product is not all that is added; "" for nothing.
-    mlx:   what mlx-lm trained, "" where it was not mlx-lm; factor: the scale that it says.
-    llama_cpp: whether it is llama.cpp's.
-    said:  all of it, for what few types have.
+    fan_in_fan_out: the base's weights are inputs × outputs.
+    base, bias:     the base's name; which biases are trained.
+    init:           how the factors were initialized, where that is a word.
+    saved, targets: modules that are saved whole; modules that are changed.
+    feedforward:    modules whose inputs IA3 scales.
+    tokens:         as `_tokens` returns them.
+    route:          the setting because of which the change is not the product alone; "" for none.
+    mlx:            what mlx-lm trained; "" for others. factor: the scale that mlx-lm states.
+    llama_cpp:      whether it is an adapter of llama.cpp.
+    settings:       the whole configuration, for settings that few types have.
     """
 
     peft: str = ""
@@ -83,7 +85,7 @@ class Config:
     ranks: Patterns = field(default_factory=Patterns)
     alphas: Patterns = field(default_factory=Patterns)
     scaled_by_root: bool = False
-    turned: bool = False
+    fan_in_fan_out: bool = False
     dora: bool = False
     base: str = ""
     bias: str = "none"
@@ -96,80 +98,81 @@ class Config:
     mlx: str = ""
     llama_cpp: bool = False
     factor: float | None = None
-    said: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
-    def is_said(self) -> bool:
+    def is_given(self) -> bool:
         """Whether there is a configuration that says what the adapter is."""
         return bool(self.peft or self.mlx or self.llama_cpp)
 
     @classmethod
-    def of(cls, said: Mapping[str, object]) -> Config:
-        """Of a JSON object. Raises CorruptFileError where a value is of another type."""
-        if mlx.is_config(said):
-            kind = mlx.kind(said)
-            return cls(mlx=kind, factor=mlx.scale(said), dora=kind == "dora", base=_text(said, "model"))
-        peft = _text(said, "peft_type").upper()
+    def of(cls, settings: Mapping[str, object]) -> Config:
+        """The configuration in a JSON object. Raises CorruptFileError where a value has a wrong type."""
+        if mlx.is_config(settings):
+            kind = mlx.kind(settings)
+            return cls(mlx=kind, factor=mlx.scale(settings), dora=kind == "dora", base=_text(settings, "model"))
+        peft = _text(settings, "peft_type").upper()
         return cls(
             peft=peft,
-            rank=_count(said, "r"),
-            alpha=_alpha(said, peft),
-            ranks=_patterns(said, "rank_pattern"),
-            alphas=_patterns(said, "alpha_pattern"),
-            scaled_by_root=said.get("use_rslora") is True,
-            turned=said.get("fan_in_fan_out") is True,
-            dora=said.get("use_dora") is True,
-            base=_text(said, "base_model_name_or_path"),
-            bias=_text(said, "bias") or "none",
-            init=_text(said, "init_lora_weights"),
-            saved=_words(said, "modules_to_save"),
-            targets=_words(said, "target_modules"),
-            feedforward=_words(said, "feedforward_modules"),
-            tokens=_tokens(said),
-            route=next((text for key, text in _ROUTES.items() if said.get(key)), ""),
-            said=said,
+            rank=_count(settings, "r"),
+            alpha=_alpha(settings, peft),
+            ranks=_patterns(settings, "rank_pattern"),
+            alphas=_patterns(settings, "alpha_pattern"),
+            scaled_by_root=settings.get("use_rslora") is True,
+            fan_in_fan_out=settings.get("fan_in_fan_out") is True,
+            dora=settings.get("use_dora") is True,
+            base=_text(settings, "base_model_name_or_path"),
+            bias=_text(settings, "bias") or "none",
+            init=_text(settings, "init_lora_weights"),
+            saved=_words(settings, "modules_to_save"),
+            targets=_words(settings, "target_modules"),
+            feedforward=_words(settings, "feedforward_modules"),
+            tokens=_tokens(settings),
+            route=next((text for key, text in _UNMERGED_SETTINGS.items() if settings.get(key)), ""),
+            settings=settings,
         )
 
     def flag(self, key: str, *, otherwise: bool = False) -> bool:
         """A setting that is on or off."""
-        return said if isinstance(said := self.said.get(key), bool) else otherwise
+        value = self.settings.get(key)
+        return value if isinstance(value, bool) else otherwise
 
     def count(self, key: str, otherwise: int) -> int:
-        """A setting that is a whole number. Raises CorruptFileError."""
-        found = _count(self.said, key)
+        """A setting that is an integer. Raises CorruptFileError."""
+        found = _count(self.settings, key)
         return otherwise if found is None else found
 
     def real(self, key: str, otherwise: float) -> float:
         """A setting that is a number. Raises CorruptFileError."""
-        return _number(self.said, key) if key in self.said else otherwise
+        return _number(self.settings, key) if key in self.settings else otherwise
 
     def word(self, key: str, otherwise: str) -> str:
         """A setting that is a word."""
-        return _text(self.said, key) or otherwise
+        return _text(self.settings, key) or otherwise
 
     def version(self, key: str) -> tuple[int, int]:
-        """The first two numbers of a version; (0, 0) where it is not said."""
-        found = re.match(r"(\d{1,6})\.(\d{1,6})", _text(self.said, key))
+        """The first two numbers of a version; (0, 0) if the setting is missing."""
+        found = re.match(r"(\d{1,6})\.(\d{1,6})", _text(self.settings, key))
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def scale(self, module: str, rank: int) -> float:
-        """By what the product of a module's factors is multiplied, where the configuration says it."""
+        """What the product of a module's factors is multiplied by, by this configuration."""
         if self.factor is not None:
             return self.factor
         alpha = self.alphas.number(module, self.alpha)
         if alpha is None:
             return 1.0
-        said = self._rank(module)
-        if rank and said not in (None, rank) and self.peft in _OF_A_RANK:
+        configured = self._rank(module)
+        if rank and configured not in (None, rank) and self.peft in _WITH_RANK:
             raise CorruptFileError(
-                f"the configuration says {said} for the rank of {module!r}, and its factors have {rank}",
+                f"the configuration says {configured} for the rank of {module!r}, and its factors have {rank}",
                 hint="peft loads no such adapter: what it is scaled by is not known",
             )
-        rank = rank or said or 1
+        rank = rank or configured or 1
         return alpha / (sqrt(rank) if self.scaled_by_root else rank)
 
     def _rank(self, module: str) -> int | None:
-        """The rank that is said of a module, which a LoKr has that is whole."""
+        """A module's rank by the configuration; a LoKr whose matrices are not factored needs it."""
         found = self.ranks.number(module, self.rank)
         if found is None:
             return None
@@ -178,7 +181,7 @@ class Config:
         return int(found)
 
     def check(self) -> None:
-        """Raise UnsupportedError, with its name, for what is not merged."""
+        """Raise UnsupportedError, naming it, for a type or setting that is not merged."""
         if self.peft in REFUSED:
             raise UnsupportedError(
                 f"adapters of PEFT's type {self.peft} are not merged: they {REFUSED[self.peft]}",
@@ -195,31 +198,31 @@ class Config:
             raise UnsupportedError(f"the adapter is of {self.route}: that is not merged", hint="peft runs it as it is")
 
     def feeds_forward(self, module: str) -> bool:
-        """Whether IA3 scales the inputs of a module, and not its outputs."""
+        """Whether IA3 scales a module's inputs instead of its outputs."""
         return any(module == word or module.endswith(f".{word}") for word in self.feedforward)
 
 
-def _text(said: Mapping[str, object], key: str) -> str:
-    value = said.get(key)
+def _text(settings: Mapping[str, object], key: str) -> str:
+    value = settings.get(key)
     return value if isinstance(value, str) else ""
 
 
-def _alpha(said: Mapping[str, object], peft: str) -> float | None:
-    key = "lora_alpha" if "lora_alpha" in said else "alpha"
-    if key not in said:
+def _alpha(settings: Mapping[str, object], peft: str) -> float | None:
+    key = "lora_alpha" if "lora_alpha" in settings else "alpha"
+    if key not in settings:
         return DEFAULT_ALPHA if peft in _SCALED else None
-    return _number(said, key)
+    return _number(settings, key)
 
 
-def _number(said: Mapping[str, object], key: str) -> float:
-    number = finite(said[key])
+def _number(settings: Mapping[str, object], key: str) -> float:
+    number = finite(settings[key])
     if number is None:
         raise CorruptFileError(f"the configuration's {key} is not a number that is finite")
     return number
 
 
-def _count(said: Mapping[str, object], key: str) -> int | None:
-    value = said.get(key)
+def _count(settings: Mapping[str, object], key: str) -> int | None:
+    value = settings.get(key)
     if value is None:
         return None
     if type(value) is not int or not 0 <= value < 1 << 31:
@@ -227,25 +230,27 @@ def _count(said: Mapping[str, object], key: str) -> int | None:
     return value
 
 
-def _patterns(said: Mapping[str, object], key: str) -> Patterns:
-    value = said.get(key) or {}
+def _patterns(settings: Mapping[str, object], key: str) -> Patterns:
+    value = settings.get(key) or {}
     if not isinstance(value, dict):
         raise CorruptFileError(f"the configuration says {value!r} for {key}, which is not a mapping")
     return Patterns(value)
 
 
-def _words(said: Mapping[str, object], key: str) -> tuple[str, ...]:
-    value = said.get(key) or ()
+def _words(settings: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = settings.get(key) or ()
     if isinstance(value, str):
         return (value,)
     return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
 
 
-def _tokens(said: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
-    """The rows of an embedding that are trained, by the module's name; "" for the only one."""
-    value = said.get("trainable_token_indices") or said.get("token_indices")
-    found = value if isinstance(value, dict) else {"": value} if isinstance(value, list) else {}
-    for numbers in found.values():
-        if not isinstance(numbers, list) or not all(type(one) is int and one >= 0 for one in numbers):
+def _tokens(settings: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    """The rows of an embedding that were trained, by the module's name; "" for the only embedding."""
+    value = settings.get("trainable_token_indices") or settings.get("token_indices")
+    if isinstance(value, list):
+        value = {"": value}
+    by_module = value if isinstance(value, dict) else {}
+    for rows in by_module.values():
+        if not isinstance(rows, list) or not all(type(row) is int and row >= 0 for row in rows):
             raise CorruptFileError("the configuration's token indices are not a list of numbers")
-    return {str(name): tuple(numbers) for name, numbers in found.items()}
+    return {str(name): tuple(rows) for name, rows in by_module.items()}

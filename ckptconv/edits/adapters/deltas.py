@@ -1,19 +1,19 @@
-"""What an adapter adds to a weight, a rectangle at a time, in F64.
+"""What an adapter adds to a weight, computed in F64, one rectangle at a time.
 
-The weight is a matrix: its first dimension, and all others as one. Of shape (rows, columns):
+The weight is a matrix: its first dimension, and all others as one. A delta has its shape (rows, columns):
 
     Whole       a tensor of that size
     LowRank     left (rows × r) · right (r × columns)         LoRA, LoCon; with a core between them, Tucker's
-    Stacked     left · right of each matrix of a stack      experts
+    Stacked     left · right for each matrix of a stack       experts
     Hadamard    first ∘ second, element by element            LoHa
     Kronecker   first ⊗ second                                LoKr
-    Scaled      another, each row or column times a number    VeRA, DeLoRA
+    Scaled      another with each row or column scaled        VeRA, DeLoRA
 
-F64, since the products are summed in an order that is BLAS' own: what that changes in F64 is gone once the sum is
-rounded to the weight's type, so that every machine writes the same bytes.
+F64, because BLAS adds up products in an order of its own: the differences that this makes in F64 disappear when the
+sum is rounded to the weight's type, so that every machine writes the same bytes.
 
-Factors are small beside the weight. That on the left is read by blocks of rows; what is on the right is held for the
-weight that is being read, and no other.
+Factors are small compared with the weight. The left one is read by blocks of rows; the right one is held in memory
+while the weight is read, and no longer.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
     from ckptconv.edits.adapters.matrices import Factor, Left, Matrix
 
-ALONE = 1 << 18
-"""Multiplications up to which OpenBLAS uses no threads of its own, which wait for each other longer than they compute:
-there is one for each tensor already.
+SINGLE_THREADED = 1 << 18
+"""Up to so many multiplications, OpenBLAS starts no threads of its own. These would wait for each other longer than
+they compute, since there is already one thread for each tensor.
 """
 
 
 def product(left: Array, right: Array) -> Array:
-    """Of two matrices, in parts for which BLAS takes no threads."""
+    """The product of two matrices, in parts so small that BLAS starts no threads."""
     import numpy as np
 
     made = np.empty((len(left), right.shape[1]), np.float64)
-    high = max(1, ALONE // max(16 * left.shape[1], 1))
+    high = max(1, SINGLE_THREADED // max(16 * left.shape[1], 1))
     for row in range(0, len(left), high):
         part = left[row : row + high]
-        step = max(16, ALONE // max(part.size, 1))
+        step = max(16, SINGLE_THREADED // max(part.size, 1))
         for at in range(0, right.shape[1], step):
             made[row : row + high, at : at + step] = part @ right[:, at : at + step]
     return made
 
 
 class Delta(Protocol):
-    """Numbers in rows and columns."""
+    """A matrix of numbers to add."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """A part of it, as F64."""
+        """A rectangle of it, as F64."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,12 +66,12 @@ class Whole:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the tensor."""
+        """The tensor's."""
         return self.values.shape
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """Its elements."""
-        if len(rows) == 1:  # a part of a row that may be longer than what is held
+        if len(rows) == 1:  # the row may be longer than what can be held
             return self.values.part(rows.start, columns)
         return self.values.rows(rows)[:, columns.start : columns.stop]
 
@@ -89,13 +89,13 @@ class LowRank:
         return self.left.shape[0], self.right.shape[1]
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """A product of rows and columns."""
+        """The product of some rows and some columns."""
         return product(self.left.rows(rows), self.right.whole()[:, columns.start : columns.stop])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stacked:
-    """left · right of each of `count` matrices, one below the other in both; each matrix is a row of the product."""
+    """left · right for each of `count` matrices, stored one below the other in both; each product is a row."""
 
     left: Factor
     right: Factor
@@ -103,11 +103,11 @@ class Stacked:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The matrices, and the elements of each."""
+        """The number of matrices, and the elements of each."""
         return self.count, self.left.shape[0] // self.count * self.right.shape[1]
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """A part of each of some matrices."""
+        """Part of each of some matrices."""
         import numpy as np
 
         height, width = self.left.shape[0] // self.count, self.right.shape[1]
@@ -133,7 +133,7 @@ class Hadamard:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of both."""
+        """That of both factors."""
         return self.first.shape
 
     def rectangle(self, rows: range, columns: range) -> Array:
@@ -150,7 +150,7 @@ class Kronecker:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The product of both."""
+        """The products of both factors' sizes."""
         (high, wide), (rows, columns) = self.first.shape, self.second.shape
         return high * rows, wide * columns
 
@@ -159,21 +159,21 @@ class Kronecker:
         import numpy as np
 
         many, width = self.second.shape
-        first = RECENT.get(self, 0, lambda: self._all(self.first))
-        second = RECENT.get(self, 1, lambda: self._all(self.second))
+        first = RECENT.get(self, 0, lambda: self._whole(self.first))
+        second = RECENT.get(self, 1, lambda: self._whole(self.second))
         row, column = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
         made: Array = first[np.ix_(row // many, column // width)]
         made *= second[np.ix_(row % many, column % width)]
         return made
 
-    def _all(self, part: Whole | LowRank) -> Array:
+    def _whole(self, part: Whole | LowRank) -> Array:
         rows, columns = part.shape
         return part.rectangle(range(rows), range(columns))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaled:
-    """Another with every row (along 0) or every column (1) times a number."""
+    """Another delta with every row (along 0) or every column (1) multiplied by a number."""
 
     inner: Delta
     numbers: Factor

@@ -1,4 +1,4 @@
-"""The tensors that an adapter has for one module, as the matrices that products are made of."""
+"""The tensors that an adapter has for one module, as matrices to multiply; with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import isfinite, prod
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.deltas import LowRank
-from ckptconv.edits.adapters.matrices import Factor, Made, Turned
+from ckptconv.edits.adapters.matrices import ComputedMatrix, Factor, Transposed
 from ckptconv.edits.adapters.merged import TILE
 from ckptconv.errors import EditError, LimitError
 
@@ -19,28 +19,29 @@ if TYPE_CHECKING:
     from ckptconv.edits.adapters.matrices import Left, Matrix
 
 MOST_HELD = 1 << 25
-"""Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
+"""Elements of a factor that is held in memory: rank 512 of the widest models takes 27,000,000."""
 
 MOST_WORK = 1 << 36
-"""Multiplications before the first element of a weight is computed: a rotation of 4096 × 4096 takes as many."""
+"""Multiplications before the first element of a weight is known: a rotation of 4096 × 4096 takes as many."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Those of one module.
+    """The tensors of one module.
 
-    name:  as the adapter has it, for errors.
-    parts: its tensors, by what they are for.
+    name:  the module's name in the adapter, for errors.
+    parts: its tensors, by role.
     """
 
     name: str
     parts: Mapping[str, LazyTensor]
 
     def fail(self, problem: str, hint: str = "the adapter may be for another base, or damaged") -> EditError:
+        """The error for a problem with this module."""
         return EditError(f"{self.name!r}: {problem}", hint=hint)
 
     def misfit(self, shape: tuple[int, ...], what: str) -> EditError:
-        """The error for parts that do not go with a weight of that shape."""
+        """The error for parts that do not fit a weight of that shape; `what` says what the adapter has."""
         return self.fail(f"the base's weight is of shape {list(shape)}, and {what}")
 
     def tensor(self, part: str) -> LazyTensor:
@@ -49,20 +50,20 @@ class Factors:
             raise self.fail(f"{part} is missing")
         return self.parts[part]
 
-    def factor_of(self, part: str, size: tuple[int, int], *, turned: bool = False) -> Factor:
+    def factor_of(self, part: str, size: tuple[int, int]) -> Factor:
         """A part as a matrix of that size. Raises EditError where it has another number of elements."""
         tensor = self.tensor(part)
         if tensor.info.numel != prod(size):
             raise self.fail(f"{part} is of shape {list(tensor.info.shape)}, where {prod(size):,} elements are due")
-        return Factor(tensor, size, turned)
+        return Factor(tensor, size)
 
     def vector(self, part: str, count: int) -> Factor:
-        """A part of so many numbers, which are held."""
-        self.hold(count)
+        """A part that is a vector of `count` numbers, which are held in memory."""
+        self.check_held(count)
         return self.factor_of(part, (count, 1))
 
     def number(self, part: str) -> float:
-        """The number that a part is; read."""
+        """A part that is a single number; reads it."""
         tensor = self.tensor(part)
         if tensor.info.numel != 1:
             raise self.fail(f"{part} has {tensor.info.numel:,} elements, and not one")
@@ -71,43 +72,43 @@ class Factors:
             raise self.fail(f"{part} is {value}")
         return value
 
-    def made(self, shape: tuple[int, int], make: Callable[[], Array]) -> Made:
-        """A matrix that is computed, and held."""
-        self.hold(prod(shape))
-        return Made(shape, make)
+    def computed(self, shape: tuple[int, int], make: Callable[[], Array]) -> ComputedMatrix:
+        """A matrix that is computed by `make`, and held in memory."""
+        self.check_held(prod(shape))
+        return ComputedMatrix(shape, make)
 
     def matrix(self, part: str) -> Factor:
-        """A part by its first dimension, and all others as one."""
+        """A part as a matrix: its first dimension, and all others as one."""
         shape = self.tensor(part).info.shape
         if len(shape) < 2 or not prod(shape):
             raise self.fail(f"{part} is of shape {list(shape)}, which is not a matrix")
         return self.factor_of(part, (shape[0], prod(shape[1:])))
 
     def transposed(self, part: str) -> Factor:
-        """The same with its two dimensions exchanged."""
-        one = self.matrix(part)
-        return Factor(one.tensor, (one.shape[1], one.shape[0]), turned=True)
+        """A part as a matrix, transposed."""
+        matrix = self.matrix(part)
+        return Factor(matrix.tensor, (matrix.shape[1], matrix.shape[0]), transposed=True)
 
     def low_rank(self, left: Left, right: Matrix) -> LowRank:
-        """Their product. Raises EditError where they are of unlike ranks, LimitError where they are too large."""
+        """The product of two factors. Raises EditError if their ranks differ, LimitError if they are too large."""
         if left.shape[1] != right.shape[0]:
             raise self.fail(f"its factors are of ranks {left.shape[1]} and {right.shape[0]}")
-        self.hold(prod(right.shape))
-        if isinstance(left, Made | Turned):
-            self.hold(prod(left.shape))
-        self.hold(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
+        self.check_held(prod(right.shape))
+        if isinstance(left, ComputedMatrix | Transposed):
+            self.check_held(prod(left.shape))
+        self.check_held(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
         return LowRank(left, right)
 
-    def hold(self, count: int) -> None:
-        """Refuse a factor that is too large to be held."""
+    def check_held(self, count: int) -> None:
+        """Raise LimitError for a factor that is too large to hold in memory."""
         if count > MOST_HELD:
             raise LimitError(
                 f"{self.name!r}: a factor has {count:,} elements, and at most {MOST_HELD:,} are held",
                 hint="do not trust it: no honest rank needs that",
             )
 
-    def work(self, count: int) -> None:
-        """Refuse what would take too long."""
+    def check_work(self, count: int) -> None:
+        """Raise LimitError for a computation that would take too long."""
         if count > MOST_WORK:
             raise LimitError(
                 f"{self.name!r}: it takes {count:,} multiplications to begin with, and at most {MOST_WORK:,} are done",

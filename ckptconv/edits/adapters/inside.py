@@ -1,13 +1,13 @@
-"""An adapter of PEFT's inside the model that it changes: ``torch.save(peft_model.state_dict())``.
+"""PEFT adapters that were saved inside the model that they change: ``torch.save(peft_model.state_dict())``.
 
     base_model.model.M.base_layer.weight                  the base's own weight, which PEFT wraps
-    base_model.model.M.lora_A.default.weight              what it adds, with the adapter's name in it
-    base_model.model.N.original_module.weight             the base's own, beside
-    base_model.model.N.modules_to_save.default.weight     …what takes its place
-    base_model.model.K.weight                             all that it leaves alone
+    base_model.model.M.lora_A.default.weight              what is added, with the adapter's name
+    base_model.model.N.original_module.weight             the base's own module
+    base_model.model.N.modules_to_save.default.weight     …and its trained copy, which replaces it
+    base_model.model.K.weight                             everything that the adapter leaves alone
 
-`save_pretrained` takes the adapter's name out of the names, and leaves the base out but for an embedding that was
-resized. PeftAdapterMixin of transformers puts the same into a model without ``base_model.model.`` before it.
+`save_pretrained` removes the adapter's name from the names, and leaves the base out, except for an embedding that was
+resized. PeftAdapterMixin of transformers does the same to a model without ``base_model.model.``.
 
 Source: peft's utils/save_and_load.py, tuners/tuners_utils.py and utils/other.py.
 """
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 LAYER = ".base_layer."
 ORIGINAL = ".original_module."
 
-WHAT = "this is a model with an adapter (LoRA) in it that is not merged"
+NOT_MERGED = "this is a model with an adapter (LoRA) in it that is not merged"
 
 _START = rf"{PEFT}model."
 
 
 def is_inside(names: Iterable[str]) -> bool:
-    """Whether most modules that an adapter changes stand beside it: of what `save_pretrained` writes few do."""
+    """Whether the base of most modules that the adapter changes is there, too; `save_pretrained` writes few of them."""
     names = list(names)
     own = {name.partition(LAYER)[0] for name in names if LAYER in name}
     if not own:
@@ -39,17 +39,17 @@ def is_inside(names: Iterable[str]) -> bool:
     return 2 * len(changed & own) > len(changed)
 
 
-def words_of(names: Iterable[str]) -> list[str]:
-    """What the adapter's own tensors have in their names, as globs."""
+def adapter_globs(names: Iterable[str]) -> list[str]:
+    """Globs that match the adapter's own tensors."""
     names = list(names)
     words = dict.fromkeys(name.removeprefix(f"{module}.").partition(".")[0] for name, module, _ in named_roles(names))
     return ["*.lora_*"] if all(word.startswith("lora_") for word in words) else [f"*.{word}*" for word in words]
 
 
 def how_to_merge(names: Iterable[str]) -> str:
-    """What makes a plain model of it, as a hint: with the adapter by peft, without it by its names."""
+    """A hint: how to make a plain model of it, with the adapter (by peft) or without (by its names)."""
     names = list(names)
-    drops = [*words_of(names), *([f"*{ORIGINAL}*"] if any(ORIGINAL in name for name in names) else [])]
+    drops = [*adapter_globs(names), *([f"*{ORIGINAL}*"] if any(ORIGINAL in name for name in names) else [])]
     renames = [r"\.base_layer\.=."]
     if any(SAVED in name for name in names):
         renames.append(r"\.modules_to_save\.[^.]+\.=.")
@@ -62,9 +62,9 @@ def how_to_merge(names: Iterable[str]) -> str:
     )
 
 
-def how_to_take(names: Iterable[str]) -> str:
-    """What makes an adapter of it that can be merged, as a hint."""
+def how_to_extract(names: Iterable[str]) -> str:
+    """A hint: how to make an adapter of it that can be merged."""
     names = list(names)
-    globs = [*words_of(names), *([f"*{SAVED}*"] if any(SAVED in name for name in names) else [])]
+    globs = [*adapter_globs(names), *([f"*{SAVED}*"] if any(SAVED in name for name in names) else [])]
     options = " ".join(f"--select '{glob}'" for glob in globs)
     return f"ckptconv convert FILE ADAPTER.safetensors {options} takes it out; --lora ADAPTER.safetensors=SCALE then"

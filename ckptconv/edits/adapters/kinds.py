@@ -1,4 +1,4 @@
-"""The kinds of changes that adapters have for a module: by which tensor each is known, what it takes, what makes it."""
+"""The kinds of adapters: the tensor by which each is recognised, the tensors it has, and what makes its changes."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _COMMON = ("alpha", "magnitude", "diff_bias")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of change.
+    """A kind of change to a module.
 
-    marks:  the parts by which it is known.
+    marks:  the parts by which it is recognised.
     name:   as people call it.
-    peft:   the types of PEFT whose it is; none where it may be beside any, or is not PEFT's.
-    weight: what makes the changes of the weight; None where only the bias is changed.
-    bias:   likewise of the bias, besides what is added to it.
-    needs:  parts that have to be there; takes: those that may be.
-    shared: parts that all modules have in common, which have to be in the file.
-    scale:  by what the change is multiplied; None for one.
-    scaled: whether a person may scale it.
-    plain:  whether it is for weights that are outputs × inputs alone.
-    ranks:  parts, and which of their dimensions is the rank; the first that is there counts.
+    peft:   the PEFT types that have it; none if it may go with any, or is not PEFT's.
+    weight: makes the changes of the weight; None if only the bias is changed.
+    bias:   makes the changes of the bias, besides what is added to it.
+    needs:  parts that must be there. takes: parts that may be.
+    shared: parts common to all modules, which must be in the file.
+    scale:  gives what the change is multiplied by; None for 1.
+    scaled: whether the user may scale it.
+    plain:  whether it is only for weights that are outputs × inputs.
+    ranks:  parts, and the dimension of each that is the rank; the first part that is there counts.
     magnitude: what a DoRA of that kind calls its norms.
     """
 
@@ -115,12 +115,12 @@ _KINDS = (
 )  # fmt: skip
 
 KINDS: Mapping[str, Kind] = {mark: kind for kind in _KINDS for mark in kind.marks}
-"""By the part by which each is known; the first that a module has counts."""
+"""The kinds by the parts that mark them; if a module has several, the first in this order counts."""
 
 MERGED = frozenset({"LN_TUNING", "TRAINABLE_TOKENS", *(peft for kind in _KINDS for peft in kind.peft)})
-"""The types of PEFT that are merged; LN tuning's tensors take the place of the base's."""
+"""The PEFT types that can be merged. LN tuning's tensors replace the base's."""
 
 
 def kind_of(parts: Mapping[str, object]) -> str:
-    """The part by which a module's change is known; "" for none. It stands in `KINDS`."""
+    """The part that marks the kind of a module's change, a key of `KINDS`; "" for none."""
     return next((part for part in KINDS if part in parts), "")

@@ -1,12 +1,12 @@
 """Adapters of llama.cpp: a GGUF that it loads beside a model (``--lora``).
 
     W.lora_a, W.lora_b           W + alpha / r · lora_b · lora_a, r × inputs and outputs × r; W is the weight's name
-    token_embd.weight.lora_a     tokens × r, of the embedding, whose lora_b is width × r
-    of a stack of experts        E × r × inputs and E × outputs × r
+    token_embd.weight.lora_a     tokens × r, for the embedding; its lora_b is width × r
+    for a stack of experts       E × r × inputs and E × outputs × r
 
-    general.type = adapter, adapter.type = lora, adapter.lora.alpha    which is 0 where the product is added as it is
+    general.type = adapter, adapter.type = lora, adapter.lora.alpha    0 where the product is added as it is
 
-They are given the names that PEFT, and mlx-lm for experts, have for the same.
+The tensors are given the names that PEFT uses for the same, and for experts those of mlx-lm.
 
 Source: llama.cpp's src/llama-adapter.cpp, src/llama-adapter.h (`get_scale`), src/llama-graph.cpp.
 """
@@ -32,7 +32,7 @@ BASE_KEY = "general.base_model.0.name"
 _TOKENS_KEY = "adapter.alora.invocation_tokens"
 
 FACTORS = ("lora_a", "lora_b")
-"""What it calls A and B."""
+"""llama.cpp's names for A and B."""
 
 _PAIRS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 _EMBEDDING = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
@@ -40,7 +40,7 @@ _TOKENS = "token_embd"
 
 
 def config(metadata: Mapping[object, object]) -> Config:
-    """What it says. Raises CorruptFileError, UnsupportedError."""
+    """The configuration that the metadata amounts to. Raises CorruptFileError, UnsupportedError."""
     if metadata.get(KIND_KEY) != KIND:
         kind = str(metadata.get(KIND_KEY))[:80]
         raise UnsupportedError(f"adapters of llama.cpp's type {kind!r} are not merged", hint="those of lora are")
@@ -52,8 +52,9 @@ def config(metadata: Mapping[object, object]) -> Config:
 
 
 def renamed(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The tensors as floats under names that tell what they are for; others keep theirs. Raises CorruptFileError,
-    UnsupportedError.
+    """The tensors as floats, under names that other modules know; tensors that are not factors keep theirs.
+
+    Raises CorruptFileError, UnsupportedError.
     """
     made: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
@@ -71,19 +72,20 @@ def _renamed(name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]:
     if factor not in FACTORS or module == weight:
         return name, tensor
     if module == _TOKENS and rank == 2:
-        return f"{module}.{_EMBEDDING[factor]}", _turned(name, tensor) if factor == FACTORS[0] else _plain(tensor)
-    return f"{module}.{factor if rank == 3 else _PAIRS[factor]}", _plain(tensor)
+        factor_tensor = _transposed(name, tensor) if factor == FACTORS[0] else _as_floats(tensor)
+        return f"{module}.{_EMBEDDING[factor]}", factor_tensor
+    return f"{module}.{factor if rank == 3 else _PAIRS[factor]}", _as_floats(tensor)
 
 
-def _plain(tensor: LazyTensor) -> LazyTensor:
+def _as_floats(tensor: LazyTensor) -> LazyTensor:
     return unpacked(tensor) if tensor.info.dtype.kind == "block" else tensor
 
 
-def _turned(name: str, tensor: LazyTensor) -> LazyTensor:
-    turned = permuted(tensor, (1, 0))
-    if turned is None:
+def _transposed(name: str, tensor: LazyTensor) -> LazyTensor:
+    view = permuted(tensor, (1, 0))
+    if view is None:
         raise UnsupportedError(
             f"{name!r} is of {tensor.info.dtype}, and an embedding's blocks are not turned",
             hint="ckptconv convert ADAPTER PLAIN.gguf --dtype F32 makes floats of them",
         )
-    return turned
+    return view

@@ -1,10 +1,12 @@
-"""The matrices that an adapter's tensors are, in F64: read by blocks of rows, or held for the weight that is read.
+"""An adapter's tensors as matrices in F64: read by blocks of rows, or held in memory while one weight is read.
 
-Factor   a tensor as it is
-Cored    columns of a Tucker decomposition
-Made     computed of others, and held
-Turned   one with its rows and columns exchanged, held
-Narrow   the first columns of one
+The kinds of matrices are
+
+    Factor          a tensor as it is
+    Cored           a factor with the core of a Tucker decomposition
+    ComputedMatrix  computed from others
+    Transposed      another matrix transposed
+    FirstColumns    the first columns of another
 """
 
 from __future__ import annotations
@@ -23,75 +25,75 @@ if TYPE_CHECKING:
 
 
 HELD, MOST_BYTES = 16 << 20, 1 << 28
-"""Bytes of small arrays that a thread holds, and of large ones; one that is larger is held alone."""
+"""Bytes of small arrays, and of large ones, that a thread holds. A single array may be larger."""
 
 LEFT_BLOCK = 1 << 17
-"""Elements of a factor on the left that are read at a time."""
+"""Elements of a left factor that are read at a time."""
 
 
 class _Recent(local):
-    """The last few arrays that this thread made: what the weight needs that it reads, and no more.
+    """The last few arrays that this thread computed: what the weight that is being read needs, and no more.
 
-    Large ones, which are needed for all of a weight, are held apart, so that the many small ones do not push them out.
+    Large arrays, which are needed for all of a weight, are held apart, so that many small ones do not push them out.
     """
 
     def __init__(self) -> None:
         self._reader: object = None
-        self._small, self._large = _Shelf(HELD), _Shelf(MOST_BYTES)
+        self._small, self._large = _Cache(HELD), _Cache(MOST_BYTES)
 
-    def turn_to(self, reader: object) -> None:
-        """Another weight is read: what was held for the one before is given up."""
+    def start_reading(self, reader: object) -> None:
+        """Forget what was held for another weight than the one that `reader` reads."""
         if self._reader is not reader:
             self._reader = reader
-            self._small, self._large = _Shelf(HELD), _Shelf(MOST_BYTES)
+            self._small, self._large = _Cache(HELD), _Cache(MOST_BYTES)
 
     def get(self, owner: object, number: int, make: Callable[[], Array]) -> Array:
-        """The array that `make` gives for that number of the owner's."""
+        """The owner's array of that number, computed by `make` if it is not held."""
         key = (id(owner), number)
-        for shelf in (self._small, self._large):
-            if (found := shelf.get(key)) is not None:
+        for cache in (self._small, self._large):
+            if (found := cache.get(key)) is not None:
                 return found
         made = make()
         (self._large if made.nbytes > HELD // 2 else self._small).put(key, owner, made)
         return made
 
 
-class _Shelf:
-    """Arrays of so many bytes together, or a single one; the one that was needed longest ago goes first."""
+class _Cache:
+    """Arrays of up to `most` bytes in total, or a single one; the least recently used go first."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._count = most, 0
-        self._made: OrderedDict[tuple[int, int], tuple[object, Array]] = OrderedDict()
+        self._most, self._nbytes = most, 0
+        self._arrays: OrderedDict[tuple[int, int], tuple[object, Array]] = OrderedDict()
 
     def get(self, key: tuple[int, int]) -> Array | None:
-        if key not in self._made:
+        if key not in self._arrays:
             return None
-        self._made.move_to_end(key)
-        return self._made[key][1]
+        self._arrays.move_to_end(key)
+        return self._arrays[key][1]
 
     def put(self, key: tuple[int, int], owner: object, made: Array) -> None:
-        self._made[key] = (owner, made)  # the owner is held too, so that its id stays its own
-        self._count += made.nbytes
-        while self._count > self._most and len(self._made) > 1:
-            self._count -= self._made.popitem(last=False)[1][1].nbytes
+        self._arrays[key] = (owner, made)  # the owner is held too, so that its id stays its own
+        self._nbytes += made.nbytes
+        while self._nbytes > self._most and len(self._arrays) > 1:
+            self._nbytes -= self._arrays.popitem(last=False)[1][1].nbytes
 
 
 RECENT = _Recent()
 
 
 class Matrix(Protocol):
-    """What stands on the right of a product."""
+    """The right factor of a product."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
 
     def whole(self) -> Array:
-        """All of it, held while it is in use."""
+        """The whole matrix, held while it is in use."""
 
 
 class Left(Matrix, Protocol):
-    """What stands on the left of one."""
+    """The left factor of a product."""
 
     def rows(self, wanted: range) -> Array:
         """Some of its rows."""
@@ -99,18 +101,18 @@ class Left(Matrix, Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """A tensor as a matrix. turned: it is stored as columns × rows."""
+    """A tensor as a matrix. transposed: whether it is stored as columns × rows."""
 
     tensor: LazyTensor
     shape: tuple[int, int]
-    turned: bool = False
+    transposed: bool = False
 
     def block(self, rows: range) -> Array:
         """Some of its rows, as F64."""
         import numpy as np
 
         high, width = self.shape
-        if not self.turned:
+        if not self.transposed:
             found = self.tensor.elements(rows.start * width, rows.stop * width)
             return found.astype(np.float64).reshape(len(rows), width)
         made = np.empty((len(rows), width), np.float64)
@@ -119,21 +121,21 @@ class Factor:
         return made
 
     def part(self, row: int, columns: range) -> Array:
-        """Some columns of a row of what is not turned, as F64."""
+        """Some columns of a row, as F64. Not for a transposed one."""
         import numpy as np
 
         start = row * self.shape[1]
         return self.tensor.elements(start + columns.start, start + columns.stop).astype(np.float64).reshape(1, -1)
 
     def whole(self) -> Array:
-        """All of it, held while it is in use."""
+        """The whole matrix, held while it is in use."""
         return RECENT.get(self, -1, self._read)
 
     def _read(self) -> Array:
         return self.block(range(self.shape[0]))
 
     def rows(self, wanted: range) -> Array:
-        """Some of its rows; the block that they are in is held."""
+        """Some of its rows; the blocks that they are in are held."""
         import numpy as np
 
         many = max(1, LEFT_BLOCK // max(self.shape[1], 1))
@@ -147,11 +149,10 @@ class Factor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cored:
-    """Columns of a Tucker decomposition: the core (r × s × …) times its factor (s × inputs), as r × (inputs × …)."""
+    """The core (r × s × …) of a Tucker decomposition times its factor (s × inputs), as r × (inputs × …)."""
 
     core: Factor
     inner: Factor
-    turned: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -159,10 +160,10 @@ class Cored:
         return self.core.shape[0], self.core.shape[1] // self.inner.shape[0] * self.inner.shape[1]
 
     def whole(self) -> Array:
-        """All of it, held while it is in use."""
-        return RECENT.get(self, -1, self._made)
+        """The whole matrix, held while it is in use."""
+        return RECENT.get(self, -1, self._compute)
 
-    def _made(self) -> Array:
+    def _compute(self) -> Array:
         import numpy as np
 
         rank, columns = self.shape
@@ -173,14 +174,14 @@ class Cored:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Made:
-    """A matrix that is computed of others."""
+class ComputedMatrix:
+    """A matrix that `make` computes from others."""
 
     shape: tuple[int, int]
     make: Callable[[], Array]
 
     def whole(self) -> Array:
-        """All of it, held while it is in use."""
+        """The whole matrix, held while it is in use."""
         return RECENT.get(self, -1, self.make)
 
     def rows(self, wanted: range) -> Array:
@@ -189,8 +190,8 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Turned:
-    """Rows for columns, and the other way round."""
+class Transposed:
+    """Another matrix transposed."""
 
     inner: Matrix
 
@@ -200,7 +201,7 @@ class Turned:
         return self.inner.shape[1], self.inner.shape[0]
 
     def whole(self) -> Array:
-        """All of it, held while it is in use."""
+        """The whole matrix, held while it is in use."""
         return self.inner.whole().T
 
     def rows(self, wanted: range) -> Array:
@@ -209,19 +210,19 @@ class Turned:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Narrow:
-    """The first columns of another."""
+class FirstColumns:
+    """The first columns of another matrix."""
 
     inner: Left
     width: int
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows of the other, and so many columns."""
+        """The other's rows, and `width` columns."""
         return self.inner.shape[0], self.width
 
     def whole(self) -> Array:
-        """All of it, held while it is in use."""
+        """The whole matrix, held while it is in use."""
         return self.inner.whole()[:, : self.width]
 
     def rows(self, wanted: range) -> Array:

@@ -1,8 +1,8 @@
-"""Merging an adapter into a base: which tensors become others, lazily and without reading one, but for scalars (alpha).
+"""Merges an adapter into a base, lazily: no tensor is read, except single numbers such as alpha.
 
-Everything that the adapter holds finds its place or is refused by name: a module that the base lacks, a shape that
-does not fit, a tensor that is of no known kind. Only a component of a pipeline of which the base has nothing at all
-(the text encoder of an adapter, where the base is a UNet) is left out, and told.
+Every tensor of the adapter finds its place or is refused by name: a module that the base does not have, a shape that
+does not fit, a tensor of an unknown kind. The exception is a whole component of a pipeline that the base does not have
+(the text encoder, if the base is a UNet): it is left out, and reported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.text import listed
 from ckptconv.edits.adapters.adapter import Merge, check
-from ckptconv.edits.adapters.merged import is_computed_with, merged
+from ckptconv.edits.adapters.merged import is_mergeable_type, merged
 from ckptconv.edits.adapters.names import SAVED, plain_module
 from ckptconv.edits.adapters.targets import find
 from ckptconv.edits.adapters.translated import merge_translated, translate
@@ -29,91 +29,93 @@ if TYPE_CHECKING:
     from ckptconv.edits.adapters.merged import Change
 
 _QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".SCB", ".weight.absmax", "_blocks")
-"""What a quantized weight has beside it, or instead."""
+"""Endings of tensors that a quantized weight has beside it or instead of it."""
 
-_RELEASED = ("double_blocks", "single_blocks", "joint_blocks")
-"""Words of the names that Flux and Stable Diffusion 3 have in their own files."""
+_RELEASE_BLOCKS = ("double_blocks", "single_blocks", "joint_blocks")
+"""Words in the names that Flux and Stable Diffusion 3 have in their own releases."""
 
-_LLAMA_CPPS = ("blk.", "token_embd")
-"""What llama.cpp's names begin with."""
+_LLAMA_CPP_STARTS = ("blk.", "token_embd")
+"""How llama.cpp's names start."""
 
 
 def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float | None) -> Merge:
-    """The base with the adapter merged, whose names may be those of diffusers' where the base has its release's, or the
-    other way round. Raises EditError, UnsupportedError, CorruptFileError.
+    """The base with the adapter merged.
 
-    scale: what its change is multiplied by; None where the user says none.
+    The names may be diffusers' on one side and the release's own on the other. Raises EditError, UnsupportedError,
+    CorruptFileError.
+
+    scale: what the adapter's change is multiplied by; None if the user gives none.
     """
     check(adapter, scaled=scale is not None)
     scale = 1.0 if scale is None else scale
     try:
-        return _merged(base, adapter, scale)
+        return _merge_modules(base, adapter, scale)
     except MissingModulesError as missing:
         if (translated := translate(base)) is None:
             raise
         try:
-            return merge_translated(base, translated, lambda tensors: _merged(tensors, adapter, scale))
+            return merge_translated(base, translated, lambda tensors: _merge_modules(tensors, adapter, scale))
         except MissingModulesError:
-            raise missing from None  # under the base's own names, which people can look up
+            raise missing from None  # this error has the base's own names, which the user knows
 
 
-def _merged(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Merge:
+def _merge_modules(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Merge:
     modules = {name: adapter.module(name, scale) for name in adapter.parts.modules}
-    found = find(modules, list(base), lambda module, name: modules[module].fits_loosely(base[name].info.shape))
+    found = find(modules, list(base), lambda module, name: modules[module].may_fit(base[name].info.shape))
     if found.missing:
-        raise _missing(found.missing, base)
+        raise _missing_error(found.missing, base)
     made = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
-    turned = any(
+    inputs_first = any(
         modules[module].fits(base[name].info.shape) == (False, True)
         for module, name in found.names.items()
-        if modules[module].pair
+        if modules[module].factor_pair
     )
-    _replace_whole(made, adapter, found.prefix)  # among them embeddings that were resized, and then trained
-    for module, name in found.names.items():
-        one = modules[module]
-        one = replace(one, turned=turned or one.config.turned)
-        if one.needs_weight:
-            _change(made, name, one.of_weight(made.tensors[name].info.shape))
-        _change_bias(made, name.removesuffix("weight") + "bias", one)
+    _replace_whole(made, adapter, found.prefix)  # first: an embedding may be resized, and changed after that
+    for name_in_adapter, name in found.names.items():
+        module = modules[name_in_adapter]
+        module = replace(module, inputs_first=inputs_first or module.config.fan_in_fan_out)
+        if module.needs_weight:
+            _change(made, name, module.weight_changes(made.tensors[name].info.shape))
+        _change_bias(made, name.removesuffix("weight") + "bias", module)
     return made
 
 
 def _change(made: Merge, name: str, changes: tuple[Change, ...]) -> None:
-    tensor = _computable(name, made.tensors)
+    tensor = _as_floats(name, made.tensors)
     if changes:
         made.tensors[name] = merged(tensor, changes)
         made.changed[name] = None
 
 
-def _change_bias(made: Merge, name: str, one: Module) -> None:
+def _change_bias(made: Merge, name: str, module: Module) -> None:
     if name in made.tensors:
-        if changes := one.of_bias(made.tensors[name].info.shape):
+        if changes := module.bias_changes(made.tensors[name].info.shape):
             _change(made, name, changes)
-    elif one.needs_bias:
-        raise one.fail(f"it has a bias, and the base has no {name!r}")
+    elif module.needs_bias:
+        raise module.fail(f"it has a bias, and the base has no {name!r}")
 
 
-def _computable(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor:
-    """The weight as numbers that are computed with. Raises EditError where it is quantized."""
+def _as_floats(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor:
+    """The weight as floats. Raises EditError where it is quantized, unless in blocks of ggml's."""
     tensor = tensors[name]
     if tensor.info.dtype.kind == "block":
         return unpacked(tensor)
     stem = name.removesuffix(".weight")
     beside = any(f"{stem}{end}" in tensors for end in _QUANTIZED)
-    if not is_computed_with(tensor.info.dtype) or beside:
+    if not is_mergeable_type(tensor.info.dtype) or beside:
         what = "is quantized" if beside else f"is {tensor.info.dtype}"
         raise EditError(f"the base's {name!r} {what}", hint="--dequantize makes plain weights of it first")
     return tensor
 
 
 class MissingModulesError(EditError):
-    """The base lacks modules that the adapter changes."""
+    """The base does not have modules that the adapter changes."""
 
 
-def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModulesError:
+def _missing_error(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModulesError:
     count = "a module that the base lacks" if len(modules) == 1 else f"{len(modules):,} modules that the base lacks"
     last = modules[0].rpartition(".")[2]
-    llama_cpps = modules[0].startswith(_LLAMA_CPPS) and not any(name.startswith("blk.") for name in base)
+    llama_cpps = modules[0].startswith(_LLAMA_CPP_STARTS) and not any(name.startswith("blk.") for name in base)
     names = f"its names are as {listed([repr(name) for name in base][:2])}"
     hint = f"another base, or --translate before --lora: {names}"
     if any(name.endswith(_QUANTIZED) and f"{last}." in name for name in base):
@@ -123,7 +125,7 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
             "these are llama.cpp's names: merge it into a GGUF, before --translate gguf; or into a model of "
             "transformers' after --translate to-gguf"
         )
-    elif any(name.startswith(_LLAMA_CPPS) for name in base):
+    elif any(name.startswith(_LLAMA_CPP_STARTS) for name in base):
         hint = f"another base, or --lora before --translate to-gguf: {names}"
     elif last == "lm_head" and any("embed" in name or "wte" in name for name in base):
         hint = (
@@ -132,7 +134,7 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
         )
     elif any(".switch_mlp." in module for module in modules):
         hint = "these are mlx-lm's names: merge it into mlx-lm's model; --translate mlx after it gives transformers'"
-    elif any(block in module for module in modules for block in _RELEASED) and any(
+    elif any(block in module for module in modules for block in _RELEASE_BLOCKS) and any(
         ".attn.to_q" in name for name in base
     ):
         hint = (
@@ -142,9 +144,9 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
 
 
 def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
-    """Put tensors that the adapter holds whole in their places."""
+    """Put tensors that the adapter brings whole in their places."""
     known = any(config.peft or config.mlx == "full" for config in adapter.configs.values())
-    for inner, name in adapter.parts.whole.items():
+    for inner, name in adapter.parts.whole.items():  # the name in the network, the name in the file
         tensor = adapter.tensors[name]
         shape = tensor.info.shape
         if not known and SAVED not in name:
@@ -152,7 +154,7 @@ def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
                 f"{name!r} in it is of no known kind",
                 hint=f"ckptconv convert ADAPTER OTHER --drop '{name}' leaves it out",
             )
-        target = _placed(inner, prefix, made.tensors)
+        target = _name_in_base(inner, prefix, made.tensors)
         old = made.tensors.get(target)
         if old is None:
             made.tensors[target] = replace(tensor, alias=None)
@@ -165,13 +167,13 @@ def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
                     hint="the adapter may be for another base",
                 )
             made.resized[target] = f"{old.info.shape[0]:,} → {shape[0]:,}"
-        plain = old.info.dtype if is_computed_with(old.info.dtype) else tensor.info.dtype
+        plain = old.info.dtype if is_mergeable_type(old.info.dtype) else tensor.info.dtype
         made.tensors[target] = replace(cast_to(tensor, plain), alias=None)
         made.replaced.append(target)
 
 
-def _placed(inner: str, prefix: str, tensors: Mapping[str, LazyTensor]) -> str:
-    """The base's name of a tensor of the adapter."""
+def _name_in_base(inner: str, prefix: str, tensors: Mapping[str, LazyTensor]) -> str:
+    """The base's name for a tensor of the adapter."""
     plain = plain_module(inner)
     if plain in tensors or not prefix:
         return plain

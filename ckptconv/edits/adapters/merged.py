@@ -1,15 +1,15 @@
-"""A weight with what adapters change of it, computed while it is read.
+"""A weight with the changes that adapters make to it, computed while it is read.
 
     Add         W + scale · Δ
     Decompose   m · (W + scale · Δ) / ‖W + scale · Δ‖                 DoRA: norms of rows, or of columns
     Multiply    W with each row, or each column, times a number       IA3
-    Replace     some rows of W are others                             trainable tokens
+    Replace     W with some rows replaced                             trainable tokens
 
-and those of `rotations`.
+and those in `rotations`.
 
-All changes of a weight are made one after another in F64, and the sum is rounded once, to the weight's type or to the
-one that it is cast to. It is computed in tiles that lie where they do whatever range is read, so that each reading
-gives the same bits; memory for the range, a tile, and the factors (`deltas`).
+All changes of a weight are made one after another in F64, and the result is rounded once, to the weight's type or the
+one that it is cast to. It is computed in tiles whose places do not depend on the range that is read, so that every read
+gives the same bits. That takes memory for the range, a tile, and the factors (`deltas`).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ TILE = 1 << 16
 
 
 class Change(Protocol):
-    """What becomes of a weight of a known shape (rows, columns)."""
+    """A change to a weight of a known shape (rows, columns)."""
 
     @property
     def tensors(self) -> tuple[LazyTensor, ...]:
         """What it is computed from, besides the weight."""
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
-        """A rectangle of the new weight, as F64; `before` gives the old one's."""
+        """A rectangle of the new weight, as F64. `before` gives rectangles of the old one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,17 +70,17 @@ class Add:
 
 @dataclass(eq=False)
 class Decompose:
-    """The weight with every row, or every column, of another length: its magnitude over its norm.
+    """The weight with every row, or every column, scaled to a length: its magnitude over its norm.
 
-    along:  0: a norm for each row, over its columns; 1: one for each column.
-    spread: neighbouring columns that share a norm, as those of a convolution's kernel do.
+    along:  0: a norm for each row, over its columns. 1: one for each column.
+    spread: how many neighbouring columns share a norm, as those of a convolution's kernel do.
     """
 
     magnitude: Factor
     along: int = 0
     spread: int = 1
     tensors: tuple[LazyTensor, ...] = ()
-    norms: Array | None = field(default=None, init=False)  # of the columns, which takes a reading of all rows
+    norms: Array | None = field(default=None, init=False)  # of the columns: they take reading all rows, once
     lock: Lock = field(default_factory=Lock, init=False)
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
@@ -91,14 +91,14 @@ class Decompose:
         magnitude = self.magnitude.whole().reshape(-1)
         with np.errstate(all="ignore"):
             if self.along == 1:
-                factors = np.repeat(magnitude / self._of_columns(before, shape), self.spread)
+                factors = np.repeat(magnitude / self._column_norms(before, shape), self.spread)
                 made *= factors[columns.start : columns.stop]
             else:
-                norms = _of_rows(made, before, shape, rows, columns)
+                norms = _row_norms(made, before, shape, rows, columns)
                 made *= (magnitude[rows.start : rows.stop] / norms)[:, None]
         return made
 
-    def _of_columns(self, before: Values, shape: tuple[int, int]) -> Array:
+    def _column_norms(self, before: Values, shape: tuple[int, int]) -> Array:
         import numpy as np
 
         with self.lock:
@@ -111,8 +111,8 @@ class Decompose:
             return self.norms
 
 
-def _of_rows(made: Array, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
-    """The norms of rows of which `made` has some or all columns."""
+def _row_norms(made: Array, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+    """The norms of some rows, of which `made` has some or all columns."""
     import numpy as np
 
     total: Array = np.zeros(len(rows))
@@ -127,9 +127,9 @@ def _of_rows(made: Array, before: Values, shape: tuple[int, int], rows: range, c
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Multiply:
-    """The weight with every row (along 0) or every column (1) times a number, which is plus + times · what is stored.
+    """The weight with every row (along 0) or every column (1) multiplied by a number: plus + times · what is stored.
 
-    spread: as of `Decompose`.
+    spread: as in `Decompose`.
     """
 
     numbers: Factor
@@ -153,14 +153,14 @@ class Multiply:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replace:
-    """The weight with some of its rows replaced. places: the row of `values` that takes a row's place."""
+    """The weight with some rows replaced. places: row of the weight → row of `values`."""
 
     places: Mapping[int, int]
     values: Factor
     tensors: tuple[LazyTensor, ...] = ()
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
-        """The rows, some of them others."""
+        """The rows, some of them replaced."""
         made = before(rows, columns)
         for row in rows:
             if row in self.places:
@@ -169,18 +169,18 @@ class Replace:
 
 
 def _tiles(shape: tuple[int, int]) -> Iterator[tuple[range, range]]:
-    """The whole of a matrix, in the order of its elements."""
-    for number in range(_count(shape)):
+    """The tiles of a matrix, in the order of its elements."""
+    for number in range(_tile_count(shape)):
         yield _tile(shape, number)
 
 
-def _count(shape: tuple[int, int]) -> int:
+def _tile_count(shape: tuple[int, int]) -> int:
     rows, width = shape
     return -(-rows // max(1, TILE // width)) * -(-width // TILE) if width else 0
 
 
 def _tile(shape: tuple[int, int], number: int) -> tuple[range, range]:
-    """Some whole rows, or a part of one that is longer."""
+    """A tile: some whole rows, or part of a row that is longer than a tile."""
     rows, width = shape
     if width <= TILE:
         many = TILE // width
@@ -191,31 +191,31 @@ def _tile(shape: tuple[int, int], number: int) -> tuple[range, range]:
 
 @dataclass
 class MergedReader(Computed):
-    """Reads ranges of a weight's image with `changes` made to it."""
+    """A reader of a weight with `changes` made to it."""
 
     changes: tuple[Change, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return sides(self.source.info.shape)
+        return matrix_shape(self.source.info.shape)
 
     def cast_to(self, dtype: DType) -> LazyTensor:
-        """The same, rounded to another type instead."""
+        """The same weight, rounded to another type instead."""
         return _tensor(self.source, self.changes, dtype)
 
     def __call__(self, start: int, stop: int) -> memoryview:
         unit, width = self.dtype.bits // 8, self.shape[1]
-        RECENT.turn_to(self)
+        RECENT.start_reading(self)
         made, base = bytearray(), None
-        for number in self._numbers(start // unit, -(-stop // unit)):
+        for number in self._tile_numbers(start // unit, -(-stop // unit)):
             rows, columns = _tile(self.shape, number)
             base = (rows.start * width + columns.start) * unit if base is None else base
-            made += RECENT.get(self, number, partial(self._made, number)).data
+            made += RECENT.get(self, number, partial(self._tile_bytes, number)).data
         return memoryview(made)[start - (base or 0) : stop - (base or 0)]
 
-    def _numbers(self, first: int, last: int) -> range:
-        """The tiles that elements [first, last) lie in."""
+    def _tile_numbers(self, first: int, last: int) -> range:
+        """The numbers of the tiles that have elements [first, last)."""
         width = self.shape[1]
         if width <= TILE:
             size = TILE // width * width
@@ -228,25 +228,25 @@ class MergedReader(Computed):
 
         return range(tile(first), tile(last - 1) + 1)
 
-    def _made(self, number: int) -> Array:
-        """The image of a tile."""
+    def _tile_bytes(self, number: int) -> Array:
+        """The bytes of a tile."""
         import numpy as np
 
         from ckptconv.core.arrays import to_bytes
 
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is counted below
-            values = self._values(len(self.changes))(*_tile(self.shape, number)).reshape(-1)
+            values = self._after_changes(len(self.changes))(*_tile(self.shape, number)).reshape(-1)
         if self.dtype is self.source.info.dtype:
             made, overflowed = rounded_once(values, self.dtype)
             loss = Loss(overflowed)
         else:
             made, loss = cast_array(values, DType.F64, self.dtype)
-        loss.overflowed += self._lost(values, number)
+        loss.overflowed += self._count_overflows(values, number)
         self.note(number, number + 1, loss)
         return np.frombuffer(to_bytes(made, self.dtype), np.uint8)
 
-    def _lost(self, values: Array, number: int) -> int:
-        """How many finite values of a tile are past the range of F64 already, or NaN."""
+    def _count_overflows(self, values: Array, number: int) -> int:
+        """How many values of a tile were finite in the base and are past F64's range, or NaN, after the changes."""
         import numpy as np
 
         finite = np.isfinite(values)
@@ -254,11 +254,11 @@ class MergedReader(Computed):
             return 0
         return int(np.count_nonzero(~finite & np.isfinite(self._read(*_tile(self.shape, number))).reshape(-1)))
 
-    def _values(self, many: int) -> Values:
-        """The weight after so many of the changes."""
-        if not many:
+    def _after_changes(self, count: int) -> Values:
+        """What gives rectangles of the weight after the first `count` changes."""
+        if not count:
             return self._read
-        change, before = self.changes[many - 1], self._values(many - 1)
+        change, before = self.changes[count - 1], self._after_changes(count - 1)
         return lambda rows, columns: change.apply(before, self.shape, rows, columns)
 
     def _read(self, rows: range, columns: range) -> Array:
@@ -269,13 +269,13 @@ class MergedReader(Computed):
         return self.source.elements(first, last).astype(np.float64).reshape(len(rows), -1)
 
 
-def sides(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of a weight: its first dimension, and all others as one."""
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A weight's shape as a matrix: its first dimension, and all others as one."""
     return (shape[0], prod(shape[1:])) if shape else (1, 1)
 
 
 def merged(tensor: LazyTensor, changes: tuple[Change, ...]) -> LazyTensor:
-    """The weight with changes made to it, after those that were made before. Reads nothing."""
+    """The weight with changes made to it, after any that were made before. Reads nothing."""
     if isinstance(tensor.reader, MergedReader) and tensor.reader.source.info.shape == tensor.info.shape:
         return _tensor(tensor.reader.source, (*tensor.reader.changes, *changes), tensor.info.dtype)
     return _tensor(tensor, changes, tensor.info.dtype)
@@ -288,6 +288,6 @@ def _tensor(source: LazyTensor, changes: tuple[Change, ...], dtype: DType) -> La
     return LazyTensor(info, reader, alias=("merged", id(reader)), depends=tuple(dict.fromkeys(depends)))
 
 
-def is_computed_with(dtype: DType) -> bool:
-    """Whether weights of that type are merged into: floats that fill bytes."""
+def is_mergeable_type(dtype: DType) -> bool:
+    """Whether weights of that type can be merged into: floats of whole bytes."""
     return dtype in FLOATS and dtype.bits % 8 == 0 and dtype is not DType.F8_E8M0

@@ -6,8 +6,8 @@
 
     {"fine_tune_type": "lora" | "dora" | "full", "num_layers": 16, "lora_parameters": {"rank": 8, "scale": 20.0, …}}
 
-The scale is a number, no alpha over a rank. Of fine_tune_type full the file holds weights, which take the place of the
-base's. A square matrix is an embedding where its name says so.
+The scale is a number by itself, not alpha over rank. With fine_tune_type full, the file has weights that replace the
+base's. A square matrix is taken for an embedding if its name says so.
 
 Source: mlx-lm 0.32, mlx_lm/tuner/lora.py, dora.py and utils.py (`load_adapters`).
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PARTS = ("lora_a", "lora_b")
 
 MAGNITUDE = ".m"
-"""What the name of a DoRA's norms ends in; by itself it says nothing."""
+"""The ending of a DoRA's norms. Without other names of the module, it means nothing."""
 
 TYPES = ("lora", "dora", "full")
 
@@ -45,7 +45,7 @@ def is_config(said: Mapping[str, object]) -> bool:
 
 
 def kind(said: Mapping[str, object]) -> str:
-    """What was trained. Raises UnsupportedError for what is not known."""
+    """The type of fine-tuning. Raises UnsupportedError for an unknown one."""
     found = said.get("fine_tune_type", "lora")
     if not isinstance(found, str) or found not in TYPES:
         raise UnsupportedError(
@@ -55,7 +55,7 @@ def kind(said: Mapping[str, object]) -> str:
 
 
 def scale(said: Mapping[str, object]) -> float | None:
-    """By what the product is multiplied; None where nothing says it. CorruptFileError for anything but a number."""
+    """What the product is multiplied by; None if it is not stated. Raises CorruptFileError if it is not a number."""
     parameters = said.get("lora_parameters")
     if not isinstance(parameters, dict) or "scale" not in parameters:
         return None
@@ -68,30 +68,30 @@ def scale(said: Mapping[str, object]) -> float | None:
 
 
 def fits(module: Factors, shape: Shape) -> bool:
-    """Whether the factors are for a weight of that shape, either way round."""
-    return any(_ways(module, shape))
+    """Whether the factors fit a weight of that shape, as a layer or as an embedding."""
+    return any(_orientations(module, shape))
 
 
 def product(module: Factors, shape: Shape) -> LowRank | Stacked:
-    """What is added, but for the scale. Raises EditError where it does not fit."""
-    linear, embedding = _ways(module, shape)
+    """What is added, without the scale. Raises EditError where the factors do not fit."""
+    linear, embedding = _orientations(module, shape)
     first, second = (module.parts[part].info.shape for part in PARTS)
     if not linear and not embedding:
         raise module.misfit(shape, f"the adapter has factors of {list(first)} and {list(second)}")
     if len(shape) == 3:
-        module.hold(first[1] * first[2])
+        module.check_held(first[1] * first[2])
         left = Factor(module.parts["lora_b"], (second[0] * second[1], second[2]))
         return Stacked(left, Factor(module.parts["lora_a"], (first[0] * first[1], first[2])), shape[0])
-    last = module.name.rpartition(".")[2]
-    if embedding and (not linear or any(word in last for word in _EMBEDDINGS)):
+    own_name = module.name.rpartition(".")[2]
+    if embedding and (not linear or any(word in own_name for word in _EMBEDDINGS)):
         return module.low_rank(module.matrix("lora_a"), module.matrix("lora_b"))
     return module.low_rank(module.transposed("lora_b"), module.transposed("lora_a"))
 
 
-def _ways(module: Factors, shape: Shape) -> tuple[bool, bool]:
-    """Whether they are for a layer, or experts, of that shape, and for an embedding."""
+def _orientations(module: Factors, shape: Shape) -> tuple[bool, bool]:
+    """Whether the factors fit that shape as a layer or experts, and as an embedding."""
     if any(part not in module.parts for part in PARTS):
-        return True, False  # told by its check
+        return True, False  # `Module.check` reports it
     first, second = (module.parts[part].info.shape for part in PARTS)
     if len(first) != len(shape) or len(second) != len(shape) or 0 in (*first, *second):
         return False, False

@@ -1,13 +1,13 @@
-"""Changes that multiply a weight, or take the place of a part of it, of the tensors for one module.
+"""Kinds of adapters that multiply a module's weight, or replace a part of it.
 
     IA3    each row or column times a number              HiRA      W + W ∘ B·A
-    OFT    columns, in blocks, rotated                    BOFT      the same in stages, and rows times numbers
-    HRA    W times reflections of a row                   GLoRA     W + scale · (W·a1·a2 + b1·b2)
-    RoAd   pairs of outputs rotated, and the bias too     OFT, BOFT of kohya and LyCORIS: rows, in blocks, rotated
+    OFT    columns rotated in blocks                      BOFT      the same in stages, and rows times numbers
+    HRA    W times reflections                            GLoRA     W + scale · (W·a1·a2 + b1·b2)
+    RoAd   pairs of outputs rotated, and the bias too     OFT, BOFT of kohya and LyCORIS: rows rotated in blocks
 
-peft and LyCORIS have numbers for outputs (`rescale`, `boft_s`) beside rotations.
+Besides rotations, LyCORIS (`rescale`) and peft (`boft_s`) have a number for each output.
 
-Sources: peft's tuners/*/layer.py, of each `get_delta_weight` and `merge`; LyCORIS' modules; kohya-ss/sd-scripts,
+Sources: peft's tuners/*/layer.py (`get_delta_weight` and `merge` of each); LyCORIS' modules; kohya-ss/sd-scripts,
 networks/oft.py.
 """
 
@@ -18,7 +18,7 @@ from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters import orthogonal
-from ckptconv.edits.adapters.merged import TILE, Multiply, Replace, sides
+from ckptconv.edits.adapters.merged import TILE, Multiply, Replace, matrix_shape
 from ckptconv.edits.adapters.names import plain_module
 from ckptconv.edits.adapters.rotations import Rotate, Through, Weigh
 from ckptconv.errors import UnsupportedError
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
     Changes = tuple[Change, ...]
 
 _FIRST_SERIES = (0, 18)
-"""The version of peft since which OFT's series ends as it does."""
+"""The version of peft since which OFT's series ends as it does now."""
 
 _MOST_TERMS = 100
 
 
 def ia3(module: Module, shape: Shape) -> Changes:
-    """Numbers for outputs, or for the inputs of a layer that feeds forward."""
-    return (_along(module, "ia3", shape, inputs=module.config.feeds_forward(plain_module(module.name))),)
+    """A number for each output, or for each input of a feed-forward layer."""
+    return (_multiply(module, "ia3", shape, inputs=module.config.feeds_forward(plain_module(module.name))),)
 
 
 def ia3_of_bias(module: Module, shape: Shape) -> Changes:
-    """Those for outputs are the bias' too."""
+    """The outputs' numbers multiply the bias, too."""
     if module.config.feeds_forward(plain_module(module.name)):
         return ()
     return (Multiply(module.vector("ia3", shape[0] if len(shape) == 1 else 0), tensors=(module.parts["ia3"],)),)
 
 
 def lycoris_ia3(module: Module, shape: Shape) -> Changes:
-    """The same, but for the bias, of what is added to one."""
-    return (_along(module, "ia3_weight", shape, inputs=module.number("on_input") != 0, plus=1.0),)
+    """LyCORIS' IA3: the stored numbers are added to 1, and the bias is left alone."""
+    return (_multiply(module, "ia3_weight", shape, inputs=module.number("on_input") != 0, plus=1.0),)
 
 
-def _along(module: Module, part: str, shape: Shape, *, inputs: bool, plus: float = 0.0) -> Multiply:
-    tensor, size, kernel = module.parts[part], sides(shape), prod(shape[2:])
+def _multiply(module: Module, part: str, shape: Shape, *, inputs: bool, plus: float = 0.0) -> Multiply:
+    tensor, size, kernel = module.parts[part], matrix_shape(shape), prod(shape[2:])
     along = 1 if inputs else 0
-    if len(shape) == 2 and module.turned:
+    if len(shape) == 2 and module.inputs_first:
         along = 1 - along
     spread = kernel if along == 1 else 1
     if tensor.info.numel * spread != size[along]:
@@ -71,37 +71,37 @@ def _along(module: Module, part: str, shape: Shape, *, inputs: bool, plus: float
 
 
 def tokens(module: Module, shape: Shape) -> Changes:
-    """Some rows of an embedding take the place of the base's."""
-    known, size = module.config.tokens, sides(shape)
+    """Some rows of an embedding replace the base's."""
+    known, size = module.config.tokens, matrix_shape(shape)
     places = next((rows for name, rows in known.items() if not name or f".{module.name}".endswith(f".{name}")), None)
     if places is None:
         raise module.fail("the configuration does not say which tokens were trained")
     if places and max(places) >= size[0]:
         raise module.fail(f"token {max(places):,} is past the base's {size[0]:,} rows")
-    numbers = {place: number for number, place in enumerate(places)}  # the last of one that comes twice
-    return (Replace(numbers, module.factor_of("tokens", (len(places), size[1])), (module.parts["tokens"],)),)
+    row_of = {place: row for row, place in enumerate(places)}  # of a token that comes twice, the last row counts
+    return (Replace(row_of, module.factor_of("tokens", (len(places), size[1])), (module.parts["tokens"],)),)
 
 
 def hira(module: Module, shape: Shape) -> Changes:
-    """A LoRA by which the weight's own elements are multiplied."""
-    return _weighed(module, module.product(module.matrix("hira_B"), module.matrix("hira_A")), shape)
+    """The weight times 1 + a LoRA, element by element."""
+    return _hira(module, module.product(module.matrix("hira_B"), module.matrix("hira_A")), shape)
 
 
 def hira_of_embedding(module: Module, shape: Shape) -> Changes:
-    """The same of a table, which is inputs × outputs."""
+    """The same for an embedding, which is inputs × outputs."""
     left, right = module.transposed("hira_embedding_A"), module.transposed("hira_embedding_B")
-    return _weighed(module, module.low_rank(left, right), shape)
+    return _hira(module, module.low_rank(left, right), shape)
 
 
-def _weighed(module: Module, delta: LowRank, shape: Shape) -> Changes:
+def _hira(module: Module, delta: LowRank, shape: Shape) -> Changes:
     module.check_shape(delta.shape, shape)
     return (Weigh(delta, module.scale, tuple(module.parts.values())),)
 
 
 def oft(module: Module, shape: Shape) -> Changes:
-    """Rotations of blocks of inputs; of an embedding, of what it gives."""
+    """Rotations of blocks of inputs; for an embedding, of its outputs."""
     part = "oft_R" if "oft_R" in module.parts else "oft_embedding_R"
-    stored, width = module.parts[part].info.shape, sides(shape)[1]
+    stored, width = module.parts[part].info.shape, matrix_shape(shape)[1]
     if len(stored) != 2:
         raise module.fail(f"{part} is of shape {list(stored)}")
     count, numbers = stored
@@ -110,8 +110,8 @@ def oft(module: Module, shape: Shape) -> Changes:
         raise module.misfit(shape, f"{part} of {list(stored)}")
     if size == 1:
         return ()
-    terms = _terms(module)
-    _bounded(module, count, size)
+    terms = _series_terms(module)
+    _check_blocks(module, count, size)
     upper, longest = module.factor_of(part, (count, numbers)), module.config.real("eps", 6e-5)
     short, sign = module.config.flag("coft"), 1 if part == "oft_R" else -1
 
@@ -124,8 +124,8 @@ def oft(module: Module, shape: Shape) -> Changes:
     return (Rotate(size, matrices, (module.parts[part],)),)
 
 
-def _terms(module: Module) -> int:
-    """Of the series by which a rotation is computed; 0 where it is computed as it is."""
+def _series_terms(module: Module) -> int:
+    """The number of terms of the series that computes the rotations; 0 if they are computed exactly."""
     config = module.config
     if not config.flag("use_cayley_neumann", otherwise=True):
         return 0
@@ -140,14 +140,14 @@ def _terms(module: Module) -> int:
     return terms
 
 
-def _bounded(module: Module, count: int, size: int) -> None:
-    module.hold(count * size * size)
-    module.work(count * size**3)
+def _check_blocks(module: Module, count: int, size: int) -> None:
+    module.check_held(count * size * size)
+    module.check_work(count * size**3)
 
 
 def boft(module: Module, shape: Shape) -> Changes:
-    """The same, one after another for halves of blocks that are further and further apart, and numbers for outputs."""
-    stored, (rows, width) = module.parts["boft_R"].info.shape, sides(shape)
+    """Rotations one after another, of halves of blocks that are further and further apart; and a number per output."""
+    stored, (rows, width) = module.parts["boft_R"].info.shape, matrix_shape(shape)
     stages, count, size, _ = stored if len(stored) == 4 else (0, 0, 0, 0)
     wide = size << max(stages - 1, 0)
     if (
@@ -159,7 +159,7 @@ def boft(module: Module, shape: Shape) -> Changes:
         or (stages > 1 and size % 2)
     ):
         raise module.misfit(shape, f"boft_R of {list(stored)}")
-    _bounded(module, stages * count, size)
+    _check_blocks(module, stages * count, size)
     blocks = module.factor_of("boft_R", (stages * count * size, size))
 
     def matrices() -> Array:
@@ -172,15 +172,18 @@ def boft(module: Module, shape: Shape) -> Changes:
 
 
 def oft_of_outputs(module: Module, shape: Shape) -> Changes:
-    """Blocks of outputs rotated: n × b × b; or in stages, stages × n × b × b. alpha: how long these may be together."""
-    stored, (rows, width) = module.parts["oft_blocks"].info.shape, sides(shape)
+    """Rotations of blocks of outputs: n × b × b, or in stages, stages × n × b × b.
+
+    alpha: the largest norm of all blocks together, per row.
+    """
+    stored, (rows, width) = module.parts["oft_blocks"].info.shape, matrix_shape(shape)
     stages, count, size, _ = stored if len(stored) == 4 else (1, *stored) if len(stored) == 3 else (0, 0, 0, 0)
     butterfly = len(stored) == 4
     wide = (size << max(stages - 1, 0)) if butterfly else size
     if not rows or not size or stored[-1] != size or count * size != rows or rows % wide or (butterfly and size % 2):
         raise module.misfit(shape, f"oft_blocks of {list(stored)}")
-    _bounded(module, stages * count, size)
-    module.hold((rows if butterfly else size) * min(width, TILE))
+    _check_blocks(module, stages * count, size)
+    module.check_held((rows if butterfly else size) * min(width, TILE))
     blocks = module.factor_of("oft_blocks", (stages * count * size, size))
     longest = module.number("alpha") * rows if "alpha" in module.parts else 0.0
 
@@ -197,45 +200,45 @@ def oft_of_outputs(module: Module, shape: Shape) -> Changes:
 
 
 def hra(module: Module, shape: Shape) -> Changes:
-    """A row times reflections, one for each rank."""
-    vectors, width = module.matrix("hra_u"), sides(shape)[1]
+    """The weight times one reflection for each rank."""
+    vectors, width = module.matrix("hra_u"), matrix_shape(shape)[1]
     count, rank = vectors.shape
     if count != width or rank > count:
         raise module.misfit(shape, f"hra_u of {[count, rank]}")
-    module.work(rank * rank * count)
+    module.check_work(rank * rank * count)
     orthonormal = module.config.flag("apply_GS")
 
     def factors(side: int) -> Array:
         return orthogonal.householder(vectors.whole(), orthogonal=orthonormal)[side]
 
-    left = module.made((count, rank), partial(factors, 0))
-    right = module.made((rank, count), partial(factors, 1))
+    left = module.computed((count, rank), partial(factors, 0))
+    right = module.computed((rank, count), partial(factors, 1))
     return (Through(left, right, 1.0, tensors=(module.parts["hra_u"],)),)
 
 
 def glora(module: Module, shape: Shape) -> Changes:
-    """A LoRA, and one that the weight's inputs go through before."""
+    """A LoRA, and one that the weight is multiplied by."""
     left, right = module.matrix("a1"), module.matrix("a2")
     kernel = prod(shape[2:])
-    inputs = sides(shape)[1] // max(kernel, 1)
+    inputs = matrix_shape(shape)[1] // max(kernel, 1)
     if left.shape[1] != right.shape[0] or (left.shape[0], right.shape[1]) != (inputs, inputs):
         raise module.misfit(shape, f"a1 and a2 of {list(left.shape)} and {list(right.shape)}")
-    module.hold(prod(left.shape))
-    module.hold(prod(right.shape))
+    module.check_held(prod(left.shape))
+    module.check_held(prod(right.shape))
     through = Through(left, right, module.factor("a1"), kernel, tuple(module.parts.values()))
-    return through, *module.added(module.low_rank(module.matrix("b1"), module.matrix("b2")), shape)
+    return through, *module.add_delta(module.low_rank(module.matrix("b1"), module.matrix("b2")), shape)
 
 
 def road(module: Module, shape: Shape) -> Changes:
     """Pairs of outputs rotated."""
-    rows, width = sides(shape)
+    rows, width = matrix_shape(shape)
     size, variant = module.config.count("group_size", 64), module.config.word("variant", "road_1")
     count = {"road_1": 1, "road_2": 2, "road_4": 4}.get(variant, 0)
     if not count or not size or size % 2 or rows % size or not rows:
         raise module.misfit(shape, f"the adapter of {variant!r} and groups of {size:,}")
     theta, alpha = (module.vector(part, rows * count // 2) for part in ("road_theta", "road_alpha"))
-    module.hold(rows * size)
-    module.hold(size * min(width, TILE))
+    module.check_held(rows * size)
+    module.check_held(size * min(width, TILE))
 
     def matrices() -> Array:
         return orthogonal.pairs(theta.whole(), alpha.whole(), size, count)[None]

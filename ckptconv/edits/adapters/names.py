@@ -1,10 +1,10 @@
-"""What the tensors of an adapter are called, and so what they are for.
+"""What the names of an adapter's tensors mean.
 
     base_model.model.M.lora_A.weight, .lora_B.weight         PEFT; with an adapter's name, .lora_A.default.weight
-    base_model.model.M.lora_embedding_A, …                   likewise: lora_magnitude_vector, hada_w1_a, lokr_w1, ia3_l
+    base_model.model.M.lora_embedding_A, …                   PEFT, too: lora_magnitude_vector, hada_w1_a, lokr_w1, ia3_l
     lora_unet_M.lora_down.weight, .lora_up.weight, .alpha    kohya-ss' scripts and LyCORIS, M with underscores for dots
     unet.M.lora_A.weight, unet.M.lora.up.weight              diffusers, new and old
-    unet.M.processor.to_q_lora.up.weight                     older still
+    unet.M.processor.to_q_lora.up.weight                     diffusers, older still
     M.lora_a, M.lora_b, M.m                                  mlx-lm
     M.lora_A, M.lora_B                                       loralib, which scales by lora_alpha / r and saves neither
 
@@ -45,59 +45,59 @@ _ROLES = {
         "beft_bias", "oft_blocks", "rescale", "on_input",
     )},
 }  # fmt: skip
-"""By what names end in, behind the module's."""
+"""Roles, by what names end in after the module's name."""
 
-_OTHERS = {
+_UNMERGED = {
     "oft_diag": "OFT of before LyCORIS 2.1", "oft_r": "OFT of before peft 0.14", "oft_s": "OFT of before peft 0.14",
     "prompt_embeddings": "prompt tuning", "lora_mag": "DoRA of another kind", "reshape": "a reshaped weight",
     "set": "a weight that is set", "lambda_layer": "T-LoRA, whose ranks depend on the time of a picture",
 }  # fmt: skip
-"""What is told of others, which are not merged."""
+"""Endings of tensors that are not merged, and what they belong to."""
 
 _SUFFIX = re.compile(
-    r"\.(" + "|".join(re.escape(word) for word in sorted((*_ROLES, *_OTHERS), key=len, reverse=True)) + r")"
+    r"\.(" + "|".join(re.escape(word) for word in sorted((*_ROLES, *_UNMERGED), key=len, reverse=True)) + r")"
     r"(?:\.([^.]+?))??(?:\.(weight|bias))?"
 )
-_BESIDE = ((mlx.MAGNITUDE, ".lora_a", "magnitude"), (".weight", ".on_input", "ia3_weight"))
-"""What names end in that say something only where there is another of the same module, and what."""
+_ROLES_BESIDE = ((mlx.MAGNITUDE, ".lora_a", "magnitude"), (".weight", ".on_input", "ia3_weight"))
+"""(ending, another ending, role): the first has that role only if the same module has a tensor with the other."""
 
-_OLD = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
+_OLD_DIFFUSERS = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
 _WRAPPED = re.compile(r"(?:(?:modules_to_save|ln_tuning_layers)(?:\.[^.]+)?|base_layer)\.")
 
 PEFT = "base_model."
-"""What names of PEFT begin with."""
+"""How names of PEFT start."""
 
 SAVED = ".modules_to_save."
-"""What stands in names of modules that PEFT trains whole."""
+"""Part of the names of modules that PEFT trains whole."""
 
-_PEFTS = (
+_PEFT_WORDS = (
     "lora_", "hada_", "lokr_", "ia3_l", "token_", "trainable_", "oft_", "boft_", "vera_", "ranknum", "prompt_",
     "delora_", "gralora_", "randlora_", "vblora_", "miss_", "bone_", "c3a_", "shira_", "hira_", "hra_", "road_",
     "beft_",
 )  # fmt: skip
-"""What PEFT calls its own; in its files all other names are the base's."""
+"""How PEFT's own words start; in its files, all other names are the base's."""
 
-_WORDS = (
+_ADAPTER_WORDS = (
     "lora", "hada_", "lokr_", "ia3_l", "oft_", "trainable_tokens_delta", "vera_lambda_b", "miss_block", "bone_block",
     "c3a_kernel", "shira_weight", "hira_", "hra_u", "road_theta", "beft_bias", ".on_input",
 )  # fmt: skip
-"""One of these is in some name of every adapter."""
+"""Every adapter has one of these in some name."""
 
 
 def plain_module(name: str) -> str:
-    """A module, or a tensor, by the name that it has in the network that PEFT wraps."""
+    """The name of a module, or a tensor, in the network that PEFT wraps."""
     return name.removeprefix(PEFT).removeprefix("model.") if name.startswith(PEFT) else name
 
 
 @dataclass
 class Parts:
-    """The tensors of an adapter by what they are for.
+    """The tensors of an adapter, by what they are for.
 
-    modules: by module, the names of its tensors by their roles.
-    whole:   tensors that take the place of the base's, by the base's names.
-    shared:  names of tensors that all modules have in common, by their roles.
-    adapters: names of adapters that stand in the names.
-    others:  names of what is not known, or not merged, and what it is.
+    modules:  module → role → tensor name.
+    whole:    tensors that replace the base's: base's name → tensor name.
+    shared:   tensors common to all modules: role → tensor name.
+    adapters: adapters' names that are part of tensor names.
+    others:   tensors that are unknown or not merged: tensor name → what it is.
     """
 
     modules: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -107,33 +107,33 @@ class Parts:
     others: dict[str, str] = field(default_factory=dict)
 
 
-def are_loralibs(names: Iterable[str]) -> bool:
-    """Whether they are as loralib calls the two halves of a change: PEFT and diffusers have more behind them."""
+def is_loralib(names: Iterable[str]) -> bool:
+    """Whether two halves of a change are named as loralib does; PEFT and diffusers have more after ``lora_A``."""
     return any(name.endswith(".lora_A") for name in names)
 
 
 def is_adapter(names: Iterable[str]) -> bool:
-    """Whether most of these are an adapter's, by their names alone."""
+    """Whether most of these names are an adapter's."""
     names = list(names)
-    if not any(word in name for name in names for word in _WORDS):
+    if not any(word in name for name in names for word in _ADAPTER_WORDS):
         return False
     known = sum(found is not None for _, found in _roles(names))
     return known * 2 > len(names)
 
 
 def named_roles(names: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Names of an adapter's tensors that PEFT calls so, each with its module and the adapter's name."""
+    """(tensor name, module, adapter's name) of the names that are PEFT's own words."""
     for name in names:
-        if (found := _role(name)) is not None and name[len(found[0]) + 1 :].startswith(_PEFTS):
+        if (found := _role(name)) is not None and name[len(found[0]) + 1 :].startswith(_PEFT_WORDS):
             yield name, found[0], found[2]
 
 
 def _roles(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str] | None]]:
-    """Names, and what each of them is for, as `_role` has it; two say it only beside another."""
+    """Each name, and what `_role` says of it; some say it only beside another name of the module."""
     all_names = set(names)
     for name in names:
         found = _role(name)
-        for end, other, role in _BESIDE if found is None else ():
+        for end, other, role in _ROLES_BESIDE if found is None else ():
             module = name.removesuffix(end)
             if module != name and module + other in all_names:
                 found = module, role, ""
@@ -141,36 +141,36 @@ def _roles(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str] | None]
 
 
 def _role(name: str) -> tuple[str, str, str] | None:
-    """The module, the role and the adapter's name; None for a tensor that is no adapter's."""
-    if match := _OLD.fullmatch(name):
+    """(module, role, adapter's name) of a tensor; None if it is not an adapter's."""
+    if match := _OLD_DIFFUSERS.fullmatch(name):
         module = f"{match[1]}.{match[2]}" + (".0" if match[2] == "to_out" else "")
         return module, match[3], ""
     at = 0
     while (at := name.find(".", at)) >= 0:
         if match := _SUFFIX.fullmatch(name, at):
             word, adapter, end = match[1], match[2] or "", match[3] or ""
-            if name.startswith(PEFT) and not word.startswith(_PEFTS):
+            if name.startswith(PEFT) and not word.startswith(_PEFT_WORDS):
                 return None
-            role = _ROLES.get(word) or f"?{_OTHERS[word]}"
-            if role in mlx.PARTS and (adapter or end):  # another's, whose layers lie as torch's do
+            role = _ROLES.get(word) or f"?{_UNMERGED[word]}"
+            if role in mlx.PARTS and (adapter or end):  # another library's, with torch's layout
                 return None
-            return _plain(name[:at]), "up_bias" if (role, end) == ("up", "bias") else role, adapter
+            return _without_wrappers(name[:at]), "up_bias" if (role, end) == ("up", "bias") else role, adapter
         at += 1
     return None
 
 
-def _plain(module: str) -> str:
-    """The module without the wrappers that PEFT puts around it."""
+def _without_wrappers(module: str) -> str:
+    """The module's name without the wrappers that PEFT puts around it."""
     return (module + ".").replace(".base_layer.", ".").removesuffix(".")
 
 
 def parts_of(names: Iterable[str]) -> Parts:
-    """The parts. Raises UnsupportedError where a file holds several adapters."""
+    """The tensors by what they are for. Raises UnsupportedError where a file holds several adapters."""
     made = Parts()
     for name, found in _roles(list(names)):
         if found is None:
             if ".original_module." in name:
-                continue  # the base's own, which PEFT keeps beside the one that was trained
+                continue  # the base's own module, which PEFT keeps beside the trained copy
             made.whole[_WRAPPED.sub("", name)] = name
             continue
         module, role, adapter = found

@@ -1,11 +1,11 @@
-"""The orthogonal matrices of OFT and its kin, of the numbers that are trained.
+"""The orthogonal matrices of OFT and similar, computed from the numbers that are trained.
 
-    Q skew-symmetric              R = (I - Q)⁻¹ (I + Q)                        Cayley's
-                                  R = I + 2Q + 2Q² + … + Qⁿ                    the beginning of its series (Neumann)
-    u of length one               H = I - 2 u uᵀ, and products of such         Householder's
+    Q skew-symmetric              R = (I - Q)⁻¹ (I + Q)                        Cayley's transform
+                                  R = I + 2Q + 2Q² + … + Qⁿ                    the start of its Neumann series
+    u of length one               H = I - 2 u uᵀ, and products of such         Householder reflections
     pairs of elements             α · (cos θ, -sin θ; sin θ, cos θ)            RoAd
 
-Matrices stand on the right of a row of numbers. All is computed in F64.
+A row of numbers is multiplied by a matrix from the right. Everything is computed in F64.
 
 Sources: peft's tuners/oft/layer.py, tuners/boft/layer.py, tuners/hra/layer.py and tuners/road/layer.py; LyCORIS'
 functional/diag_oft.py and functional/boft.py.
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def cayley(skew: Array) -> Array:
-    """Of many Q. Raises CorruptFileError where numbers are too large for it."""
+    """Cayley's transform of each Q. Raises CorruptFileError where the numbers are too large."""
     import numpy as np
 
     eye = np.eye(skew.shape[-1])
-    return _solved(eye - skew, eye + skew)
+    return _solve(eye - skew, eye + skew)
 
 
 def series(skew: Array, terms: int) -> Array:
-    """The first terms of it, as peft has counted them since 0.18."""
+    """The first terms of the series, as peft has counted them since 0.18."""
     import numpy as np
 
     made = np.broadcast_to(np.eye(skew.shape[-1]), skew.shape).copy()
@@ -46,7 +46,7 @@ def series(skew: Array, terms: int) -> Array:
 
 
 def skew_of_upper(numbers: Array, size: int) -> Array:
-    """Of the elements above the diagonal, row by row."""
+    """Skew-symmetric matrices from their elements above the diagonal, row by row."""
     import numpy as np
 
     made = np.zeros((len(numbers), size, size), np.float64)
@@ -56,7 +56,7 @@ def skew_of_upper(numbers: Array, size: int) -> Array:
 
 
 def shortened(skew: Array, longest: float) -> Array:
-    """Each Q of a length of at most so much, over the root of their number (COFT)."""
+    """Each Q shortened to a norm of at most `longest` over the root of the number of matrices (COFT)."""
     import numpy as np
 
     longest = float(np.float32(longest / np.float32(sqrt(len(skew)))))
@@ -66,7 +66,7 @@ def shortened(skew: Array, longest: float) -> Array:
 
 
 def constrained(skew: Array, longest: float) -> Array:
-    """All Q together of a length of at most so much; 0 for any (LyCORIS)."""
+    """All Q together shortened to a norm of at most `longest`; 0 for no limit (LyCORIS)."""
     import numpy as np
 
     length = float(np.linalg.norm(skew)) + 1e-8
@@ -74,23 +74,23 @@ def constrained(skew: Array, longest: float) -> Array:
 
 
 def householder(vectors: Array, *, orthogonal: bool) -> tuple[Array, Array]:
-    """Factors of what the product of reflections adds to I: inputs × r and r × inputs. The vectors are columns.
+    """Factors, inputs × r and r × inputs, of what a product of reflections adds to I. The vectors are columns.
 
     (I - 2 u₁u₁ᵀ) (I - 2 u₂u₂ᵀ) … = I - U T Uᵀ, where T⁻¹ has 1/2 on its diagonal and U's inner products above it
-    (Schreiber and Van Loan). orthogonal: all of them are made so before, which leaves the diagonal.
+    (Schreiber and Van Loan). orthogonal: the vectors are made orthogonal first, which leaves only T's diagonal.
     """
     import numpy as np
 
     if orthogonal:
         left = np.linalg.qr(vectors)[0]
         return left, -2 * left.T
-    with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros, which is counted as lost
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero vector makes NaNs, which count as overflows
         left = vectors / np.linalg.norm(vectors, axis=0)
     inverse = np.triu(left.T @ left, 1) + 0.5 * np.eye(left.shape[1])
-    return left, -_solved(inverse, left.T)
+    return left, -_solve(inverse, left.T)
 
 
-def _solved(matrices: Array, wanted: Array) -> Array:
+def _solve(matrices: Array, wanted: Array) -> Array:
     import numpy as np
 
     try:
@@ -101,7 +101,10 @@ def _solved(matrices: Array, wanted: Array) -> Array:
 
 
 def pairs(theta: Array, alpha: Array, size: int, variant: int) -> Array:
-    """RoAd's matrices: element i of a block's first half turns with that of its second. variant: numbers for a pair."""
+    """RoAd's matrices: element i of a block's first half is rotated with element i of its second half.
+
+    variant: how many numbers there are for each pair.
+    """
     import numpy as np
 
     half = size // 2
@@ -110,7 +113,7 @@ def pairs(theta: Array, alpha: Array, size: int, variant: int) -> Array:
         along, across = alpha[:, 0] * np.cos(theta[:, 0]), alpha[:, 1] * np.sin(theta[:, 1])
     else:
         theta, alpha = theta.reshape(-1, variant, half), alpha.reshape(-1, variant, half)
-        along, across = (np.broadcast_to(alpha * turn(theta), (len(theta), 2, half)) for turn in (np.cos, np.sin))
+        along, across = (np.broadcast_to(alpha * wave(theta), (len(theta), 2, half)) for wave in (np.cos, np.sin))
     made = np.zeros((len(theta), size, size), np.float64)
     first = np.arange(half)
     made[:, first, first], made[:, first + half, first + half] = along[:, 0], along[:, 1]
@@ -119,8 +122,10 @@ def pairs(theta: Array, alpha: Array, size: int, variant: int) -> Array:
 
 
 def butterfly(stage: int, count: int, *, size: int, run: int) -> Array:
-    """The order in which elements are rotated in blocks: of two neighbouring parts of 2^stage halves of a block by
-    turns a run of each. PEFT takes halves as runs, and LyCORIS single elements.
+    """The order in which elements are rotated in blocks at a stage.
+
+    It takes runs by turns from two neighbouring parts, each of 2^stage half blocks. PEFT's runs are half blocks, those
+    of LyCORIS single elements.
     """
     import numpy as np
 

@@ -2,10 +2,10 @@ r"""PEFT's ``rank_pattern`` and ``alpha_pattern``: a number for each module whos
 
     {"q_proj": 4, "layers.0.q_proj": 8, "layers\\.(1|2)\\..*proj": 16}
 
-A key is a regular expression that has to match the end of a module's name, from a dot on; the first that does counts.
-Nearly all are plain words, which are looked up. Of others those are taken whose matching is bounded: alternatives, and
-at most two repetitions, of a single character each. A repeated group takes exponential time, and so do alternatives
-one behind the other; how long a name and a pattern may take at most is counted before they are matched.
+A key is a regular expression that must match the end of a module's name, starting at a dot; the first key that matches
+counts. Nearly all keys are plain words, which are looked up. Other expressions are accepted only if matching them is
+bounded: alternatives, and at most two repetitions, each of a single character. A repeated group can take exponential
+time, and so can alternatives one after the other. The most steps that matching a name can take are counted first.
 
 Source: peft's utils/other.py (get_pattern_key).
 """
@@ -23,7 +23,7 @@ from ckptconv.io.limits import MAX_NAME
 _MOST_PATTERNS = 64
 _MOST_TEXT = 256
 _MOST_STEPS = 1 << 30
-"""Characters that matching all modules may look at; 30,000 modules and a pattern with ten words take some 10^8."""
+"""Characters that matching all modules may look at: 30,000 modules and a pattern with ten words take some 10^8."""
 
 _META = re.compile(r"[\\^$*+?{}\[\]|()]")
 _MARKS = re.compile(r"\\\D|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?:)?|(?:[*+?]|\{[0-9,]+\})[?+]?|.", re.DOTALL)
@@ -32,7 +32,7 @@ _NAME_THEM = "rank_pattern and alpha_pattern may name each module"
 
 @dataclass(frozen=True, slots=True)
 class _Expression:
-    """A key that is more than a word. order: its place among all; ways, repeats: what bounds its matching."""
+    """A key that is more than a word. order: its place among all keys; ways, repeats: what bounds its matching."""
 
     order: int
     key: str
@@ -40,7 +40,7 @@ class _Expression:
     repeats: int
 
     def steps(self, module: str) -> int:
-        """Characters that matching the name may look at, at most: from each dot on, each way through."""
+        """The most characters that matching the name may look at: from each dot, along each way."""
         starts, length = 1 + module.count("."), 1 + len(module)
         return self.ways * starts * length * int(length**self.repeats)
 
@@ -55,38 +55,39 @@ class _Expression:
 
 @dataclass
 class Patterns:
-    """Numbers by what the names of modules match."""
+    """A number for each module, by patterns of names."""
 
-    said: dict[str, object] = field(default_factory=dict)
+    by_pattern: dict[str, object] = field(default_factory=dict)
     steps: int = field(default=0, init=False)
 
     def number(self, module: str, otherwise: float | None) -> float | None:
-        """What the first key that matches the module says; `otherwise` where none does.
+        """The number of the first key that matches the module; `otherwise` if none does.
 
         Raises CorruptFileError for what is neither a number nor an expression, UnsupportedError for expressions that
         may take too long.
         """
-        order = min((self._words[tail] for tail in self._tails(module) if tail in self._words), default=len(self.said))
-        for one in self._expressions:
-            if one.order < order and self._fits(one, module):
-                order = one.order
+        found = [self._words[tail] for tail in self._tails(module) if tail in self._words]
+        order = min(found, default=len(self.by_pattern))
+        for expression in self._expressions:
+            if expression.order < order and self._fits(expression, module):
+                order = expression.order
                 break
-        if order == len(self.said):
+        if order == len(self.by_pattern):
             return otherwise
-        found = self._values[order]
-        number = finite(found)
+        value = self._values[order]
+        number = finite(value)
         if number is None:
-            raise CorruptFileError(f"the configuration says {found!r} where a number is due, for {module!r}")
+            raise CorruptFileError(f"the configuration says {value!r} where a number is due, for {module!r}")
         return number
 
     @cached_property
     def _values(self) -> tuple[object, ...]:
-        return tuple(self.said.values())
+        return tuple(self.by_pattern.values())
 
     @cached_property
     def _words(self) -> dict[str, int]:
-        """The keys that are plain words, with their places among all."""
-        return {key: order for order, key in enumerate(self.said) if not _META.search(key)}
+        """The keys that are plain words, with their places among all keys."""
+        return {key: order for order, key in enumerate(self.by_pattern) if not _META.search(key)}
 
     @cached_property
     def _longest(self) -> int:
@@ -96,28 +97,28 @@ class Patterns:
         return longest
 
     def _tails(self, module: str) -> list[str]:
-        """The name, and what is behind each of its dots, as far as it is no longer than the longest word."""
+        """The name, and what follows each of its dots, as far as that is no longer than the longest word."""
         parts = module[-self._longest - 1 :].split(".") if self._longest else []
         tails = [".".join(parts[at:]) for at in range(len(parts))]
         return tails if len(module) <= self._longest else tails[1:]
 
     @cached_property
     def _expressions(self) -> tuple[_Expression, ...]:
-        """The keys that are more than words. Raises UnsupportedError where one may take too long, whatever the name."""
-        found = [(order, key) for order, key in enumerate(self.said) if key not in self._words]
+        """The keys that are more than words. Raises UnsupportedError for one that may take too long for some name."""
+        found = [(order, key) for order, key in enumerate(self.by_pattern) if key not in self._words]
         if len(found) > _MOST_PATTERNS:
             raise UnsupportedError(f"the configuration has {len(found):,} patterns", hint=_NAME_THEM)
         return tuple(_Expression(order, key, *_cost(key)) for order, key in found)
 
-    def _fits(self, one: _Expression, module: str) -> bool:
-        self.steps += one.steps(module)
+    def _fits(self, expression: _Expression, module: str) -> bool:
+        self.steps += expression.steps(module)
         if self.steps > _MOST_STEPS:
-            raise _refused(one.key, "it takes too long")
-        return one.fits(module)
+            raise _refused(expression.key, "it takes too long")
+        return expression.fits(module)
 
 
 def finite(value: object) -> float | None:
-    """The number that a value is; None for others."""
+    """The value as a finite number; None if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -128,7 +129,7 @@ def finite(value: object) -> float | None:
 
 
 def _cost(key: str) -> tuple[int, int]:
-    """In how many ways alternatives can be taken, and the number of repetitions."""
+    """The number of ways through the alternatives, and the number of repetitions. Raises UnsupportedError."""
     if len(key) > _MOST_TEXT:
         raise _refused(key, "it is too long")
     ways, repeats, open_groups, before = 1, 0, [1], "("

@@ -1,11 +1,11 @@
-"""What adapters make of a weight by multiplying it: see `merged` for the others.
+"""Changes that multiply a weight; `merged` has the others.
 
-    Rotate    W · R, R of blocks along the diagonal, or a product of several such        OFT, BOFT; rows: RoAd, diag-OFT
-    Through   W + scale · (W · left) · right                                             HRA, GLoRA
-    Weigh     W + scale · W ∘ Δ                                                          HiRA
+    Rotate    W · R, R of blocks along the diagonal, or a product of several such    OFT, BOFT; of rows: RoAd, diag-OFT
+    Through   W + scale · (W · left) · right                                         HRA, GLoRA
+    Weigh     W + scale · W ∘ Δ                                                      HiRA
 
-A block takes part of a row, whose elements are neighbours. Along rows it takes several of them, which are held, and so
-is the whole weight where a butterfly mixes all of them.
+A block of columns takes neighbouring elements of a row. A block of rows takes several rows, which are held in memory;
+so is the whole weight where a butterfly mixes all rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.deltas import ALONE, product
+from ckptconv.edits.adapters.deltas import SINGLE_THREADED, product
 from ckptconv.edits.adapters.matrices import RECENT
 from ckptconv.edits.adapters.merged import TILE
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rotate:
-    """Every row (along 1) or every column (0) of the weight, in blocks of `size`, times matrices.
+    """Every row (along 1) or every column (0) of the weight, multiplied by matrices in blocks of `size` elements.
 
-    make:  the matrices, stages × blocks × size × size; where there is one block, it is for all.
-    high:  how many rows share a matrix, where it is rows that have one each.
-    order: of a stage and a number of elements, how these are sorted before, and afterwards sorted back.
+    make:  the matrices, stages × blocks × size × size; a single block is used for all.
+    high:  how many rows share a matrix, if rows have matrices of their own; else 0.
+    order: gives, for a stage and a number of elements, their order for multiplying; they are sorted back after that.
     """
 
     size: int
@@ -46,19 +46,19 @@ class Rotate:
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         """The product."""
         if self.along == 0:
-            return self._of_columns(before, shape, rows, columns)
+            return self._rotate_columns(before, shape, rows, columns)
         wide = self._blocks(columns, shape[1])
         made = before(rows, wide)
         if not self.high:
-            made = self._turned(made, wide.start // self.size)
+            made = self._rotate(made, wide.start // self.size)
         else:
             for number in range(rows.start // self.high, -(-rows.stop // self.high)):
                 first, last = number * self.high - rows.start, (number + 1) * self.high - rows.start
                 part = slice(max(first, 0), min(last, len(rows)))
-                made[part] = self._turned(made[part], number, alone=True)
+                made[part] = self._rotate(made[part], number, alone=True)
         return made[:, columns.start - wide.start : columns.stop - wide.start]
 
-    def _of_columns(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+    def _rotate_columns(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         import numpy as np
 
         wide = self._blocks(rows, shape[0])
@@ -67,29 +67,32 @@ class Rotate:
         for first in range(wide.start, wide.stop, step):
             inside = range(first, first + step)
 
-            def turned(inside: range = inside) -> Array:
-                return self._turned(_columns(before, shape, inside, columns).T, inside.start // self.size).T
+            def rotated(inside: range = inside) -> Array:
+                return self._rotate(_read_rows(before, shape, inside, columns).T, inside.start // self.size).T
 
-            group = RECENT.get(self, first * shape[1] + columns.start, turned)
+            group = RECENT.get(self, first * shape[1] + columns.start, rotated)
             made.append(group[max(rows.start - first, 0) : rows.stop - first])
         return np.concatenate(made)
 
     def _blocks(self, wanted: range, count: int) -> range:
-        """The elements of the blocks that some are in."""
+        """The elements of all blocks that have some of the wanted ones."""
         if self.order is not None:
             return range(count)
         return range(wanted.start // self.size * self.size, -(-wanted.stop // self.size) * self.size)
 
-    def _turned(self, values: Array, first: int, *, alone: bool = False) -> Array:
-        """Rows of values, of which the first is in block `first`; of all its matrices, or of that alone."""
+    def _rotate(self, values: Array, first: int, *, alone: bool = False) -> Array:
+        """Rows of values that start with block `first`, times its matrix and the following ones;
+
+        `alone`: times its matrix only.
+        """
         import numpy as np
 
         for stage, matrices in enumerate(RECENT.get(self, -1, self.make)):
             count = 1 if alone else values.shape[1] // self.size
             used = matrices if len(matrices) == 1 else matrices[first : first + count]
             order = None if self.order is None else self.order(stage, values.shape[1])
-            sorted_ = values if order is None else values[:, order]
-            blocks = _products(sorted_.reshape(len(values), -1, self.size).transpose(1, 0, 2), used)
+            in_order = values if order is None else values[:, order]
+            blocks = _products(in_order.reshape(len(values), -1, self.size).transpose(1, 0, 2), used)
             values = blocks.transpose(1, 0, 2).reshape(len(values), -1)
             if order is not None:
                 back = np.empty_like(values)
@@ -99,17 +102,17 @@ class Rotate:
 
 
 def _products(blocks: Array, matrices: Array) -> Array:
-    """Of blocks, each with its matrix or all with one."""
+    """The product of each block with its matrix, or with the only one."""
     import numpy as np
 
-    if blocks[0].size * matrices.shape[1] <= ALONE:
+    if blocks[0].size * matrices.shape[1] <= SINGLE_THREADED:
         made: Array = blocks @ matrices
         return made
     return np.stack([product(block, matrices[number % len(matrices)]) for number, block in enumerate(blocks)])
 
 
-def _columns(before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
-    """Several rows, of which parts are read one by one."""
+def _read_rows(before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+    """Some columns of several rows; parts of rows are read row by row."""
     import numpy as np
 
     if len(columns) == shape[1]:
@@ -119,7 +122,10 @@ def _columns(before: Values, shape: tuple[int, int], rows: range, columns: range
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Through:
-    """W + scale · (W · left) · right: inputs × r and r × inputs. spread: neighbouring columns that are one input's."""
+    """W + scale · (W · left) · right, with factors inputs × r and r × inputs.
+
+    spread: how many neighbouring columns belong to one input.
+    """
 
     left: Matrix
     right: Matrix
@@ -146,12 +152,12 @@ class Through:
         return made
 
     def _projected(self, values: Array, left: Array) -> Array:
-        """Values of some inputs times what belongs to these, in parts for which BLAS takes no threads of its own."""
+        """Values of some inputs times those inputs' rows of `left`, in parts so small that BLAS starts no threads."""
         import numpy as np
 
         inputs = values.reshape(len(values), -1, self.spread).transpose(0, 2, 1)
         made = np.zeros((*inputs.shape[:2], left.shape[1]), np.float64)
-        step = max(16, ALONE // max(made.size, 1))
+        step = max(16, SINGLE_THREADED // max(made.size, 1))
         for at in range(0, len(left), step):
             made += inputs[:, :, at : at + step] @ left[at : at + step]
         return made

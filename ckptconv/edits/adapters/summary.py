@@ -1,6 +1,6 @@
-"""What an adapter is, for people: its kind, its ranks, what it scales by, which modules it changes.
+"""Describes an adapter for people: its kind, ranks, scales, and the modules that it changes.
 
-Read are its headers and its configuration, and of kohya's the tensors alpha, which are a number each.
+It reads headers and the configuration; of kohya's adapters also the alphas, a single number each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ckptconv.edits.adapters import llama_cpp
 from ckptconv.edits.adapters.adapter import check
 from ckptconv.edits.adapters.kinds import KINDS, kind_of
-from ckptconv.edits.adapters.names import PEFT, are_loralibs, plain_module
+from ckptconv.edits.adapters.names import PEFT, is_loralib, plain_module
 from ckptconv.edits.adapters.targets import COMPONENTS
 from ckptconv.errors import CkptconvError
 
@@ -30,26 +30,28 @@ _T = TypeVar("_T")
 _NUMBER = re.compile(r"_\d+_(?!\d)")
 
 MOST_ALPHAS = 20_000
-"""Modules whose alpha is read."""
+"""The most modules whose alpha is read."""
 
-_BASES = (llama_cpp.BASE_KEY, "ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "modelspec.title")
-"""Keys of llama.cpp's and kohya's metadata that say what it was trained on."""
+_BASE_KEYS = (
+    llama_cpp.BASE_KEY, "ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "modelspec.title",
+)  # fmt: skip
+"""Keys of llama.cpp's and kohya's metadata that name the base model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """An adapter.
+    """A description of an adapter.
 
     maker:   whose names it has: "PEFT", "kohya", "diffusers", "loralib", "mlx-lm", "llama.cpp".
     peft:    the type in PEFT's configuration; "" without one.
-    kinds:   "LoRA", "LoHa", …, with the numbers of modules.
-    targets: the last words of the modules' names, with their numbers.
-    ranks, scales: with the numbers of modules that have them; a scale is alpha over rank.
-    base:    what its configuration names as its base.
-    inside:  whether the model that it changes stands around it.
-    whole:   tensors that take the place of the base's (modules_to_save, biases, embeddings).
-    changes: elements of the weights that it changes; parameters: its own.
-    obstacle: why it cannot be merged; "" where nothing is known that stands in the way.
+    kinds:   "LoRA", "LoHa", …, with the number of modules of each.
+    targets: the last words of modules' names, with the number of modules of each.
+    ranks, scales: with the number of modules that have each; a scale is alpha over rank.
+    base:    the base model that the configuration or the metadata names.
+    inside:  whether it was saved together with the model that it changes.
+    whole:   tensors that replace the base's (modules_to_save, biases, embeddings).
+    changes: elements of the weights that it changes. parameters: its own elements.
+    obstacle: why it cannot be merged; "" if no reason is known.
     """
 
     maker: str
@@ -69,7 +71,7 @@ class Summary:
     inside: bool = False
 
     def to_dict(self) -> dict[str, Json]:
-        """As ``inspect --json`` prints it."""
+        """The summary as ``inspect --json`` prints it."""
         return {
             "maker": self.maker, "peft_type": self.peft or None, "kinds": dict(self.kinds),
             "targets": dict(self.targets),
@@ -83,36 +85,36 @@ class Summary:
 
 
 def summary(adapter: Adapter, metadata: Mapping[object, MetaNode]) -> Summary:
-    """What an adapter is. Never raises for what is wrong in it: that is its obstacle."""
+    """Describes an adapter. Never raises for what is wrong with it: that becomes the summary's obstacle."""
     modules = [adapter.module(name) for name in adapter.parts.modules]
     configs = list(adapter.configs.values())
-    obstacle, scales = _tried(adapter, modules)
+    obstacle, scales = _obstacle_and_scales(adapter, modules)
     return Summary(
         maker=_maker(adapter),
         peft=next((config.peft for config in configs if config.peft), ""),
         kinds=adapter.kinds,
-        targets=_counted(_target(module.name) for module in modules),
-        ranks=_counted(module.rank for module in modules if module.rank),
+        targets=_counts(_target(module.name) for module in modules),
+        ranks=_counts(module.rank for module in modules if module.rank),
         scales=scales,
-        base=next((config.base for config in configs if config.base), "") or _told(metadata),
+        base=next((config.base for config in configs if config.base), "") or _base_in_metadata(metadata),
         dora=any("magnitude" in module.parts for module in modules) or any(config.dora for config in configs),
         rslora=any(config.scaled_by_root for config in configs),
         whole=tuple(map(plain_module, adapter.parts.whole)),
-        parameters=sum(adapter.tensors[name].info.numel for name in _own(adapter)),
-        changes=sum(map(_size, modules)),
+        parameters=sum(adapter.tensors[name].info.numel for name in _own_tensors(adapter)),
+        changes=sum(map(_changed_elements, modules)),
         obstacle=obstacle,
-        components=_counted(_component(module.name) for module in modules),
+        components=_counts(_component(module.name) for module in modules),
         inside=adapter.inside,
     )
 
 
 def unread(obstacle: str) -> Summary:
-    """Of an adapter that cannot be made out."""
+    """The summary of an adapter that cannot be understood."""
     return Summary("", "", {}, {}, {}, {}, "", dora=False, rslora=False, obstacle=obstacle)
 
 
-def _tried(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float, int]]:
-    """Why it cannot be merged, and the scales."""
+def _obstacle_and_scales(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float, int]]:
+    """Why the adapter cannot be merged; or if it can, its scales with the number of modules of each."""
     scales: Counter[float] = Counter()
     try:
         check(adapter)
@@ -125,8 +127,8 @@ def _tried(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float,
     return "", dict(scales.most_common())
 
 
-def _own(adapter: Adapter) -> Iterable[str]:
-    """Names of its tensors, but for scalars, and for those of a model around it."""
+def _own_tensors(adapter: Adapter) -> Iterable[str]:
+    """Names of the adapter's own tensors, without single numbers and without a model around it."""
     taken = {
         *adapter.parts.whole.values(),
         *(one for parts in adapter.parts.modules.values() for one in parts.values()),
@@ -136,7 +138,7 @@ def _own(adapter: Adapter) -> Iterable[str]:
             yield name
 
 
-def _counted(found: Iterable[_T]) -> dict[_T, int]:
+def _counts(found: Iterable[_T]) -> dict[_T, int]:
     return dict(Counter(found).most_common())
 
 
@@ -149,14 +151,17 @@ def _maker(adapter: Adapter) -> str:
         return "mlx-lm"
     if adapter.inside or "" in adapter.configs or any(name.startswith(PEFT) for name in adapter.tensors):
         return "PEFT"
-    if are_loralibs(adapter.tensors):
+    if is_loralib(adapter.tensors):
         return "loralib"
     flat = any(module.startswith(("lora_", "lycoris_")) for module in adapter.parts.modules)
     return "kohya" if flat else "diffusers"
 
 
 def _target(module: str) -> str:
-    """The last word of a module's name, with the one before a number; of kohya's what is behind the last number."""
+    """The last word of a module's name, with the one before if it is a number.
+
+    Of kohya's names, which have underscores for dots, it is what follows the last number.
+    """
     words = module.split(".")
     if len(words) > 1:
         return ".".join(words[-2:]) if words[-1].isdecimal() else words[-1]
@@ -164,12 +169,12 @@ def _target(module: str) -> str:
 
 
 def _component(module: str) -> str:
-    """What part of a pipeline a module is of."""
+    """The part of a pipeline that a module belongs to."""
     start = "" if module.startswith(PEFT) else next((each for each in COMPONENTS if module.startswith(each)), "")
     return COMPONENTS[start][0] if start else "the network"
 
 
-def _size(module: Module) -> int:
+def _changed_elements(module: Module) -> int:
     """Elements of the weight that a module changes."""
     shapes = {part: tensor.info.shape for part, tensor in module.parts.items()}
 
@@ -202,7 +207,7 @@ def _size(module: Module) -> int:
     return 0
 
 
-def _told(metadata: Mapping[object, MetaNode]) -> str:
-    """What the metadata says of the base."""
-    said = [metadata.get(key) for key in _BASES]
-    return ", ".join(dict.fromkeys(text for text in said if isinstance(text, str) and text and text != "None"))
+def _base_in_metadata(metadata: Mapping[object, MetaNode]) -> str:
+    """What the metadata says about the base model."""
+    values = [metadata.get(key) for key in _BASE_KEYS]
+    return ", ".join(dict.fromkeys(text for text in values if isinstance(text, str) and text and text != "None"))

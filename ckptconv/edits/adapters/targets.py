@@ -1,7 +1,7 @@
-"""Which of the base's modules the modules of an adapter are.
+"""Finds the modules of the base that an adapter's modules change.
 
-A module of an adapter belongs to a component of a pipeline, or to the only one; a component has one of some usual
-prefixes in the base:
+An adapter's module belongs to a component of a pipeline, or to the only one there is. Each component has one of a few
+usual prefixes in the base:
 
     adapter                                       base
     base_model.model.model.layers.0…              model.layers.0…, layers.0…, or behind any prefix that they share
@@ -9,8 +9,8 @@ prefixes in the base:
     text_encoder.…, lora_te_…, lora_te1_…         text_encoder.…, cond_stage_model.transformer.…, …
     text_encoder_2.…, lora_te2_…                  text_encoder_2.…, …
 
-kohya's names have underscores for dots, which the base's names undo: both are compared with underscores alone. Of SDXL
-kohya's scripts use the names of its own release (input_blocks), which `sgm` finds for diffusers'.
+kohya's names have underscores for dots, so both sides are compared with underscores. For SDXL, kohya's scripts use the
+names of the model's release (input_blocks), which `sgm` translates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Fits = Callable[[str, str], bool]
 
 ENDS = (".weight", ".in_proj_weight", "")
-"""What a module's name is completed by to that of its weight."""
+"""What may follow a module's name in the name of its weight."""
 
 _DENOISER = ("unet.", "transformer.", "model.diffusion_model.", "diffusion_model.", "")
 _FIRST = (
@@ -42,7 +42,7 @@ _SECOND = (
 _THIRD = ("text_encoder_3.", "text_encoders.t5xxl.transformer.", "")
 
 _LAYER = "text_model."
-"""What stands before the names of CLIP's text encoder, or, from transformers 5 on, does not."""
+"""What CLIP's text encoders have in front of their names, up to transformers 4."""
 
 COMPONENTS: Mapping[str, tuple[str, Sequence[str]]] = {
     "lora_unet_": ("the denoiser", _DENOISER), "lora_transformer_": ("the denoiser", _DENOISER),
@@ -54,21 +54,21 @@ COMPONENTS: Mapping[str, tuple[str, Sequence[str]]] = {
     "text_encoder_3.": ("the third text encoder", _THIRD), "text_encoder_2.": ("the second text encoder", _SECOND),
     "text_encoder.": ("the text encoder", _FIRST),
 }  # fmt: skip
-"""By what an adapter's names begin with: a component, and where the base may have it."""
+"""The start of an adapter's names → the component, and the prefixes that it may have in the base."""
 
 
 MOST_PLACES, MOST_ASKED = 32, 64
-"""Prefixes of the base's that are tried for all modules, and modules by which those are chosen where there are more."""
+"""The most prefixes that are tried for all modules; and if there are more, how many modules choose among them."""
 
 
 @dataclass(slots=True)
 class Found:
-    """Where modules are.
+    """Where an adapter's modules are in the base.
 
-    names:   the base's weight by the adapter's module.
-    missing: modules that the base should have and lacks.
-    absent:  components of which the base has nothing, with their modules.
-    prefix:  what stands before the base's names and not before the adapter's, or the other way round with a minus.
+    names:   the adapter's module → the base's weight.
+    missing: modules that the base should have and does not.
+    absent:  components that the base does not have at all → their modules.
+    prefix:  what the base's names have in front of the adapter's; or, with a minus in front, the other way round.
     """
 
     names: dict[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Found:
 
 
 def find(modules: Iterable[str], tensors: Sequence[str], fits: Fits) -> Found:
-    """The weight of each module. fits: whether a module may be for that weight, by its shape."""
+    """Finds the weight of each module. fits: whether a module's shapes may fit a weight."""
     base = _Base(tensors)
     grouped: dict[str, dict[str, str]] = defaultdict(dict)
     for module in modules:
@@ -86,7 +86,7 @@ def find(modules: Iterable[str], tensors: Sequence[str], fits: Fits) -> Found:
         grouped[start][module] = inner
     made = Found()
     for start, inside in grouped.items():
-        found, prefix = _best(inside, start, base, fits)
+        found, prefix = _best_prefix(inside, start, base, fits)
         made.names |= found
         made.prefix = made.prefix or prefix
         lost = [module for module in inside if module not in found]
@@ -94,20 +94,20 @@ def find(modules: Iterable[str], tensors: Sequence[str], fits: Fits) -> Found:
             made.absent[COMPONENTS[start][0]] = lost
         else:
             made.missing += lost
-    if not made.names and fits is not _any:  # nothing of it is there: that is no component, but another base
-        return find([module for inside in grouped.values() for module in inside], tensors, _any)
+    if not made.names and fits is not _fits_any:  # nothing at all is there: then names alone decide
+        return find([module for inside in grouped.values() for module in inside], tensors, _fits_any)
     if not made.names:
         made.missing += [module for lost in made.absent.values() for module in lost]
         made.absent = {}
     return made
 
 
-def _any(module: str, name: str) -> bool:
+def _fits_any(module: str, name: str) -> bool:
     return True
 
 
 def _component(module: str, base: _Base) -> tuple[str, str]:
-    """What its name begins with, and the rest."""
+    """What a module's name starts with (a key of `COMPONENTS`, or ""), and the rest of it."""
     if module.startswith(PEFT):
         return "", plain_module(module)
     if any(module + end in base.weights for end in ENDS):
@@ -117,7 +117,7 @@ def _component(module: str, base: _Base) -> tuple[str, str]:
 
 
 class _Base:
-    """The base's names, and those that they are with underscores."""
+    """The base's names, also with underscores instead of dots."""
 
     def __init__(self, tensors: Sequence[str]) -> None:
         self.weights = set(tensors)
@@ -128,12 +128,12 @@ class _Base:
         self.released: dict[str, str] | None = None
 
     def has(self, prefixes: Sequence[str]) -> bool:
-        """Whether a component is there, by its usual prefixes."""
+        """Whether the base has a component, by its usual prefixes."""
         usual = tuple(prefix for prefix in prefixes if prefix)
         return any(name.startswith(usual) for name in self.weights)
 
-    def named(self, module: str, prefix: str, *, flat: bool) -> str:
-        """The weight of a module behind a prefix; "" for none."""
+    def weight_of(self, module: str, prefix: str, *, flat: bool) -> str:
+        """The weight of a module behind a prefix; "" if there is none."""
         if not flat:
             return next((prefix + module + end for end in ENDS if prefix + module + end in self.weights), "")
         return self.flat.get(_flat(prefix) + module, "") or self._released(module, prefix)
@@ -149,13 +149,13 @@ def _flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _best(inside: Mapping[str, str], start: str, base: _Base, fits: Fits) -> tuple[dict[str, str], str]:
-    """The weights of a component's modules, by the prefix under which most of them are; and that prefix."""
+def _best_prefix(inside: Mapping[str, str], start: str, base: _Base, fits: Fits) -> tuple[dict[str, str], str]:
+    """The weights of a component's modules under the prefix that fits most of them, and that prefix."""
     flat = start.endswith("_")
     best: dict[str, str] = {}
     chosen, score = "", (0, 0)
-    for cut, prefix in _likely(_places(start, inside, base), inside, base):
-        named = {module: base.named(inner.removeprefix(cut), prefix, flat=flat) for module, inner in inside.items()}
+    for cut, prefix in _most_likely(_places(start, inside, base), inside, base):
+        named = {module: base.weight_of(inner.removeprefix(cut), prefix, flat=flat) for module, inner in inside.items()}
         found = {module: name for module, name in named.items() if name}
         fitting = sum(fits(module, name) for module, name in found.items())
         if (fitting, len(found)) > score and (fitting or prefix.removesuffix(_LAYER) or not start):
@@ -163,22 +163,24 @@ def _best(inside: Mapping[str, str], start: str, base: _Base, fits: Fits) -> tup
     return best, "" if start else chosen
 
 
-def _likely(places: list[tuple[str, str]], inside: Mapping[str, str], base: _Base) -> list[tuple[str, str]]:
-    """Those of very many places that have most of the first modules: asking each for all takes their product."""
+def _most_likely(places: list[tuple[str, str]], inside: Mapping[str, str], base: _Base) -> list[tuple[str, str]]:
+    """The places with the most of the first modules: with very many places, trying all modules in all is too slow."""
     if len(places) <= MOST_PLACES:
         return places
     asked = list(inside.values())[:MOST_ASKED]
 
     def lacking(place: tuple[str, str]) -> int:
         cut, prefix = place
-        return sum(not base.named(inner.removeprefix(cut), prefix, flat=False) for inner in asked)
+        return sum(not base.weight_of(inner.removeprefix(cut), prefix, flat=False) for inner in asked)
 
     return sorted(places, key=lacking)[:MOST_PLACES]
 
 
 def _places(start: str, inside: Mapping[str, str], base: _Base) -> list[tuple[str, str]]:
-    """What is taken from the adapter's names, and what is put before them: what is usual for the component; of no
-    component, what the first module has more or less than in the base.
+    """(what to remove from the adapter's names, what to put in front) to try.
+
+    For a component, the usual prefixes; else the ways in which the first module's name is longer or shorter in the
+    base.
     """
     if start:
         usual = COMPONENTS[start][1]

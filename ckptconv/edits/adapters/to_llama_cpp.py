@@ -1,16 +1,17 @@
-"""An adapter of PEFT's, as llama.cpp loads it beside a model (``--lora``): the factors of each weight that `to_gguf`
-makes of the base's.
+"""Translates a PEFT adapter to one that llama.cpp loads beside a model (``--lora``): the factors of the weights that
+`to_gguf` makes of the base's.
 
     base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight    → blk.0.attn_q.weight.lora_a    rank × inputs
     base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight    → blk.0.attn_q.weight.lora_b    outputs × rank
     base_model.model.model.embed_tokens.lora_embedding_A              → token_embd.weight.lora_a      tokens × rank
 
-What becomes of a weight W + B·A becomes of its factors: rows that are turned or cut are B's, columns are A's, and where
-one weight becomes several, each gets an A. PEFT has the factors of GPT-2's Conv1D with outputs first, as llama.cpp has
-the weight. Experts are stacked, where all of them have factors of one rank.
+Whatever happens to a weight W + B·A happens to its factors: a change of rows is made to B, one of columns to A, and if
+one weight becomes several, each gets a copy of A. For GPT-2's Conv1D, PEFT has factors with outputs first, as llama.cpp
+has the weight. Experts are stacked, if the factors of all have one rank.
 
-Refused by name is what llama.cpp has no place for (DoRA, biases, weights that are saved whole), what it would load and
-not compute with (norms, DeepSeek's attention), and what it does not load (an embedding that is the output too).
+Refused by name: what llama.cpp has no place for (DoRA, biases, weights that are saved whole), what it would load but
+                 not use (norms, DeepSeek's attention), and what it does not load (an embedding that is also the
+                 output).
 
 Sources: llama.cpp's convert_lora_to_gguf.py, src/llama-adapter.cpp (what is loaded), src/llama-graph.cpp
 (`build_lora_mm`, `build_lora_mm_id`, `build_inp_embd`) and src/models/ (where they are called).
@@ -48,8 +49,9 @@ _FLOATS = (DType.F16, DType.BF16, DType.F32)
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor of a model, or of an adapter, for which `metadata` says what its base's
-    configuration does. Raises as `to_gguf.changes`.
+    """What becomes of each tensor of a model, or of an adapter; then `metadata` has its base's configuration.
+
+    Raises as `to_gguf.changes`.
     """
     if not is_adapter(tensors):
         return to_gguf.changes(tensors, metadata)
@@ -58,17 +60,17 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
 
 
 class _Translation:
-    """Of the adapter by that of its base, of which the shapes are known."""
+    """Translates an adapter by the translation of its base, whose shapes follow from the factors."""
 
     def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
         self.tensors, self.config, self.name = tensors, config, name
         self.parts: Parts = parts_of(tensors)
-        self.factors = {f"{plain_module(module)}.weight": self.pair(module) for module in self.parts.modules}
-        base = {weight: self.shape_of(weight) for weight in self.factors}
+        self.factors = {f"{plain_module(module)}.weight": self.factor_pair(module) for module in self.parts.modules}
+        base = {weight: self.base_info(weight) for weight in self.factors}
         self.base = to_gguf.Translation(base, config, name)
 
-    def pair(self, module: str) -> tuple[str, str]:
-        """The names of a module's factors. Raises EditError, UnsupportedError where it has others, or more."""
+    def factor_pair(self, module: str) -> tuple[str, str]:
+        """The names of a module's two factors. Raises EditError, UnsupportedError if it has others, or more."""
         parts = self.parts.modules[module]
         kind = kind_of(parts)
         pair: tuple[str, ...] = {"down": LORA, "embedding_down": EMBEDDING}.get(kind, ())
@@ -85,8 +87,11 @@ class _Translation:
             )
         return parts[pair[0]], parts[pair[1]]
 
-    def shape_of(self, weight: str) -> TensorInfo:
-        """The base's weight, outputs × inputs, or tokens × width. Raises EditError where the factors are no such."""
+    def base_info(self, weight: str) -> TensorInfo:
+        """The base's weight, outputs × inputs, or tokens × width.
+
+        Raises EditError, UnsupportedError for other factors.
+        """
         down, up = (self.tensors[name] for name in self.factors[weight])
         for name, info in zip(self.factors[weight], (down, up), strict=True):
             if info.dtype.kind != "float" or len(info.shape) != 2 or 0 in info.shape:
@@ -99,41 +104,42 @@ class _Translation:
                 f"--translate to-gguf: the factors of {weight!r} are {list(down.shape)} and {list(up.shape)}, which "
                 f"are of two ranks", hint="the adapter may be damaged",
             )  # fmt: skip
-        sides = (up.shape[0], down.shape[1])
-        return TensorInfo.of(DType.F32, sides[::-1] if self.is_embedding(weight) else sides)
+        shape = (up.shape[0], down.shape[1])
+        return TensorInfo.of(DType.F32, shape[::-1] if self.is_embedding(weight) else shape)
 
     def is_embedding(self, weight: str) -> bool:
         return "lora_embedding_A" in self.factors[weight][0]
 
     def changes(self) -> dict[str, Change]:
-        made = {name: self.whole(name) for name in self.parts.whole.values()}
+        made = {name: self.change_whole(name) for name in self.parts.whole.values()}
         found = {weight: self.place(weight) for weight in self.factors}
         joins = self.base.joins(found)
         for weight, place in found.items():
             down, up = self.factors[weight]
             if self.is_embedding(weight):
-                made[down] = replace(self.plain(down, f"{place.name}.lora_a"), axes=(1, 0))
-                made[up] = self.plain(up, f"{place.name}.lora_b")
+                made[down] = replace(self.as_floats(down, f"{place.name}.lora_a"), axes=(1, 0))
+                made[up] = self.as_floats(up, f"{place.name}.lora_b")
             elif join := joins.get(place.name):
-                made |= self.stacked(join, (down, up))
+                made |= self.change_expert(join, (down, up))
             else:
-                made |= self.like(weight, place, (down, up))
-        for name in self.tensors:  # the base's own, of modules that are saved whole
-            made.setdefault(name, Change(names=(name,), gone=True))
+                made |= self.change_factors(weight, place, (down, up))
+        for name in self.tensors:  # what is left are the base's own tensors of modules that are saved whole
+            made.setdefault(name, Change(names=(name,), dropped=True))
         return {name: made[name] for name in self.tensors}
 
-    def whole(self, name: str) -> Change:
-        """A tensor that is not a factor. Raises UnsupportedError unless the base has it too."""
+    def change_whole(self, name: str) -> Change:
+        """Leaves out a tensor that is not a factor. Raises UnsupportedError unless the base has it, too."""
         if name.endswith(_COPY):
-            return Change(names=(name,), gone=True, left=_KEPT.format(name))
+            return Change(names=(name,), dropped=True, note=_KEPT.format(name))
         raise UnsupportedError(
             f"--translate to-gguf: {name!r} replaces the base's, which no llama.cpp adapter does",
             hint=f"{MERGE}; --drop '{name}' leaves it out",
         )
 
     def place(self, weight: str) -> to_gguf.Found:
-        """Where llama.cpp has the weight. Raises EditError, UnsupportedError where that is nowhere, or no adapter is
-        taken there.
+        """Where llama.cpp has the weight.
+
+        Raises EditError if it has no place for it, UnsupportedError if it takes no adapter there.
         """
         own = self.base.own_name(weight)
         place = None if self.base.left_out(weight) else self.base.place(own)
@@ -161,12 +167,12 @@ class _Translation:
             )  # fmt: skip
         return place
 
-    def plain(self, name: str, new: str) -> Change:
+    def as_floats(self, name: str, new: str) -> Change:
         """The tensor under a new name, as floats."""
         return Change(names=(new,), unpack=self.tensors[name].dtype not in _FLOATS)
 
-    def stacked(self, join: Join, pair: tuple[str, str]) -> dict[str, Change]:
-        """An expert's factors. Raises UnsupportedError where those of the others are of another rank."""
+    def change_expert(self, join: Join, pair: tuple[str, str]) -> dict[str, Change]:
+        """An expert's factors, to be stacked. Raises UnsupportedError where other experts' are of another rank."""
         made: dict[str, Change] = {}
         for at, (name, factor) in enumerate(zip(pair, FACTORS, strict=True)):
             sources = tuple(self.factors[source][at] for source in join.sources)
@@ -178,37 +184,38 @@ class _Translation:
                 )
             mixed = len({self.tensors[one].dtype for one in sources}) > 1 and self.tensors[name].dtype is not DType.F32
             into = Join(f"{join.target}.{factor}", sources, "stack", 0)
-            made[name] = replace(self.plain(name, name), into=into)
+            made[name] = replace(self.as_floats(name, name), into=into)
             made[name] = replace(made[name], unpack=made[name].unpack or mixed)
         return made
 
-    def like(self, weight: str, place: to_gguf.Found, pair: tuple[str, str]) -> dict[str, Change]:
-        """What the factors become, as the weight does. Raises UnsupportedError for what they cannot."""
+    def change_factors(self, weight: str, place: to_gguf.Found, pair: tuple[str, str]) -> dict[str, Change]:
+        """The factors changed as their weight is. Raises UnsupportedError if that is not possible."""
         down, up = pair
         change = self.base.change(weight, place, None)
-        if change.shape == (self.tensors[down].shape[1],):  # one row, which ggml does not tell from a vector
+        if change.shape == (self.tensors[down].shape[1],):  # a single row: ggml takes it for a vector
             change = replace(change, shape=None)
-        turned = change.axes == (1, 0)  # a Conv1D, whose factors are not
-        apart = len(change.names) > 1
-        formed = not apart and (change.shape or not (change.axes is None or turned))
-        if formed or change.function or change.turned or change.into:
+        transposed = change.axes == (1, 0)  # a Conv1D: its factors have outputs first already
+        is_split = len(change.names) > 1
+        reshaped = not is_split and (change.shape or not (change.axes is None or transposed))
+        if reshaped or change.function or change.transposed or change.into:
             raise UnsupportedError(
                 f"--translate to-gguf: llama.cpp has {weight!r} in another form, which its factors do not have",
                 hint=MERGE,
             )
         weights = [*change.joined] or [*change.names]
         copies = tuple(f"{name}.lora_a" for name in weights[1:])
-        first = replace(self.plain(down, f"{weights[0]}.lora_a"), copies=copies)
-        if change.permute is not None and change.axis:  # columns, which are those of A
-            return {down: replace(first, permute=change.permute, axis=1), up: self.plain(up, f"{weights[0]}.lora_b")}
+        first = replace(self.as_floats(down, f"{weights[0]}.lora_a"), copies=copies)
+        if change.permute is not None and change.axis:  # columns are A's
+            second = self.as_floats(up, f"{weights[0]}.lora_b")
+            return {down: replace(first, permute=change.permute, axis=1), up: second}
         rank = self.tensors[down].shape[0]
         second = replace(
-            change, unpack=self.tensors[up].dtype not in _FLOATS, names=tuple(map(_second, change.names)),
-            shape=(*change.shape[:-1], rank) if change.shape else None, axes=None if turned else change.axes,
-            joined={_second(name): tuple(map(_second, parts)) for name, parts in change.joined.items()},
+            change, unpack=self.tensors[up].dtype not in _FLOATS, names=tuple(map(_lora_b, change.names)),
+            shape=(*change.shape[:-1], rank) if change.shape else None, axes=None if transposed else change.axes,
+            joined={_lora_b(name): tuple(map(_lora_b, parts)) for name, parts in change.joined.items()},
         )  # fmt: skip
         return {down: first, up: second}
 
 
-def _second(name: str) -> str:
+def _lora_b(name: str) -> str:
     return f"{name}.lora_b"

@@ -1,8 +1,8 @@
-"""Merging an adapter that has diffusers' names into a single file that has its own (ldm), and the other way round.
+"""Merges an adapter with diffusers' names into a single file with its own names (ldm), and the other way round.
 
-The base is translated, the adapter merged, and what it touched is translated back: in a fused matrix the rows of a
-query alone become others, and of a matrix that is apart each part gets its own. All else is the base's, as it lies
-there.
+The base is translated, the adapter merged, and what it changed is translated back. In a fused matrix, only the rows of
+the query may change; of a matrix that was split, each part gets its own rows. Everything else stays the base's, where
+it lies.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ LABEL = "--lora"
 
 
 def translate(base: Mapping[str, LazyTensor]) -> list[Edit] | None:
-    """The edits that give diffusers' names to a single file of a diffusion model, or its release's to what has
-    diffusers'; None where it is neither, or a part.
+    """The edits that give diffusers' names to a single file of a diffusion model, or the other way round.
+
+    None if the base is neither, or only a part of one.
     """
     infos = infos_of(base)
     with suppress(EditError, UnsupportedError):
@@ -43,29 +44,34 @@ def translate(base: Mapping[str, LazyTensor]) -> list[Edit] | None:
 
 
 def merge_translated(base: Mapping[str, LazyTensor], wanted: list[Edit], merge: Callable[[Tensors], Merge]) -> Merge:
-    """What `merge` makes of the base under diffusers' names, under its own. Raises EditError, UnsupportedError."""
+    """The base, under its own names, with what `merge` changes under translated ones.
+
+    wanted: the edits that translate the base. Raises EditError, UnsupportedError.
+    """
     tensors = dict(base)
     origins = {name: {name} for name in base}
     edits: list[Edit] = []
     for edit in wanted:
         edits += _with_sizes(edit, tensors)
         tensors, steps = apply_edit(tensors, edit, LABEL)
-        come = {
-            target: set().union(*(origins[one] for one in step.sources)) for step in steps for target in step.targets
+        new_origins = {
+            target: set().union(*(origins[source] for source in step.sources))
+            for step in steps
+            for target in step.targets
         }
-        origins = {name: come[name] if name in come else origins[name] for name in tensors}
+        origins = {name: new_origins[name] if name in new_origins else origins[name] for name in tensors}
     made = merge(tensors)
-    old: set[str] = set().union(*(origins[name] for name in made.touched))
-    few, live = _about(edits, old)
-    back = {name: made.tensors[name] for name in live}
-    for edit in inverted(few):
+    changed_names: set[str] = set().union(*(origins[name] for name in made.touched))
+    needed, translated_names = _steps_through(edits, changed_names)
+    back = {name: made.tensors[name] for name in translated_names}
+    for edit in inverted(needed):
         back, _ = apply_edit(back, edit, LABEL)
-    changed = dict.fromkeys(name for name in base if name in old)
+    changed = dict.fromkeys(name for name in base if name in changed_names)
     return replace(made, tensors={name: back.get(name, tensor) for name, tensor in base.items()}, changed=changed)
 
 
 def _with_sizes(edit: Edit, tensors: Mapping[str, LazyTensor]) -> list[Edit]:
-    """The edit; where it joins tensors, with the lengths that undo it."""
+    """The edit; a concat as one edit for each step, with the sizes that undo it."""
     if edit.kind != "concat":
         return [edit]
     axis = edit.details["axis"]
@@ -77,14 +83,14 @@ def _with_sizes(edit: Edit, tensors: Mapping[str, LazyTensor]) -> list[Edit]:
     ]  # fmt: skip
 
 
-def _about(edits: list[Edit], wanted: set[str]) -> tuple[list[Edit], set[str]]:
-    """The steps that these tensors go through, and their names at the end."""
-    live, few = set(wanted), []
+def _steps_through(edits: list[Edit], wanted: set[str]) -> tuple[list[Edit], set[str]]:
+    """The edits reduced to the steps that these tensors go through, and the tensors' names after them."""
+    names, needed = set(wanted), []
     for edit in edits:
-        steps = tuple(step for step in edit.steps if live.intersection(step.sources))
+        steps = tuple(step for step in edit.steps if names.intersection(step.sources))
         if not steps:
             continue
-        few.append(replace(edit, steps=steps, sources=steps[0].sources, targets=steps[0].targets))
-        live -= {name for step in steps for name in step.sources}
-        live |= {name for step in steps for name in step.targets}
-    return few, live
+        needed.append(replace(edit, steps=steps, sources=steps[0].sources, targets=steps[0].targets))
+        names -= {name for step in steps for name in step.sources}
+        names |= {name for step in steps for name in step.targets}
+    return needed, names

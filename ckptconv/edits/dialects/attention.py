@@ -1,4 +1,4 @@
-"""What frameworks do to weights of attention: heads that are turned, fused with others, or a dimension of their own."""
+"""What frameworks do to attention weights: rotate heads, fuse them with others, give them a dimension of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def halves_of(name: str, info: TensorInfo, heads: int) -> Permutation:
-    """The rows of q or k, heads of neighbours, as heads of two halves. Raises EditError where they are none."""
+    """The permutation of the rows of q or k that turns heads with neighbouring pairs into heads of two halves. Raises
+    EditError if the rows are not that many heads.
+    """
     rows = info.shape[0] if info.shape else 0
     if not rows or rows % (2 * heads):
         raise EditError(
@@ -26,7 +28,9 @@ def halves_of(name: str, info: TensorInfo, heads: int) -> Permutation:
 
 
 def interleaved(name: str, info: TensorInfo, heads: int) -> Permutation:
-    """The rows of q, k and v one after another, as all three for each head. Raises EditError where they are none."""
+    """The permutation that turns rows of all q, all k and all v into q, k and v head by head. Raises EditError if the
+    rows are not that many heads.
+    """
     rows = info.shape[0] if info.shape else 0
     if not rows or rows % (3 * heads):
         raise EditError(
@@ -36,10 +40,10 @@ def interleaved(name: str, info: TensorInfo, heads: int) -> Permutation:
 
 
 def grouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> Change:
-    """The rows of all q, all k and all v, as several q with one k and one v for each group. Raises EditError where they
-    are none.
+    """Turns rows of all q, all k and all v into groups of several q with one k and one v. Raises EditError if the rows
+    are not that many heads.
     """
-    size = _rows_of_a_head(name, info, heads, groups)
+    size = _rows_per_head(name, info, heads, groups)
     if groups == 1:
         return Change.to(new)
     parts = tuple(f"{new}.{part}" for part in "qkv")
@@ -51,10 +55,10 @@ def grouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> C
 
 
 def ungrouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> Change:
-    """The rows of several q with one k and one v for each group, as all q, all k and all v. Raises EditError where they
-    are none, LimitError where there are more groups than models have.
+    """Turns rows in groups of several q with one k and one v into all q, all k and all v. Raises EditError if the rows
+    are not that many heads, LimitError if there are more groups than models have.
     """
-    size = _rows_of_a_head(name, info, heads, groups)
+    size = _rows_per_head(name, info, heads, groups)
     if groups == 1:
         return Change.to(new)
     check_parts(3 * groups)
@@ -66,7 +70,7 @@ def ungrouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) ->
     )  # fmt: skip
 
 
-def _rows_of_a_head(name: str, info: TensorInfo, heads: int, groups: int) -> int:
+def _rows_per_head(name: str, info: TensorInfo, heads: int, groups: int) -> int:
     rows = info.shape[0] if info.shape else 0
     count = heads + 2 * groups
     if not rows or rows % count or heads % groups:
@@ -80,11 +84,11 @@ def _rows_of_a_head(name: str, info: TensorInfo, heads: int, groups: int) -> int
 def without_heads(
     path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...], Shape], names: tuple[str, str, str, str]
 ) -> Shape | None:
-    """The shape without a dimension of heads, for the parts of an attention; None for all others.
+    """The shape with the dimension of heads merged away, for the parts of an attention; None for all other tensors.
 
-    path:   of the tensor: modules, and its own word. shapes: of all tensors, by their paths.
-    names:  what query, key, value and output are called. A kernel of three dimensions may as well be a convolution's:
-            it is attention's where these stand side by side and their shapes agree.
+    path:   the tensor's modules and its own word. shapes: those of all tensors, by path.
+    names:  what query, key, value and output are called. A kernel of three dimensions could also be a convolution's; it
+            is taken for attention's if all four stand side by side and their shapes agree.
     """
     if len(path) < 2:
         return None

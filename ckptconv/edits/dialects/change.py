@@ -1,4 +1,4 @@
-"""What a dialect asks of one tensor, and the edits that do it to all of them."""
+"""What a dialect does to one tensor (`Change`), and the edits that do it for all tensors (`edits_for`)."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Permutation = tuple[Shape, Shape]
-"""A dimension seen as several, and the order in which they are one again."""
+"""A dimension split into several, and the order in which these are merged into one again."""
 
 MOST_PARTS = 1 << 17
-"""Tensors that all of a file's are cut into; the largest mixtures of experts have some 70,000."""
+"""Into how many tensors a file's may be cut in total; the largest mixtures of experts have some 70,000."""
 
-FREE_PARTS, BYTES_A_PART = 1 << 14, 1 << 10
-"""What even a small file's may be cut into, and of how many bytes each is past that: those of models have a million."""
+FREE_PARTS, BYTES_PER_PART = 1 << 14, 1 << 10
+"""How many parts are always allowed, even for a small file; beyond that, each part needs this many bytes on average.
+The parts of real models have a million bytes.
+"""
 
 _BLOCK = 1 << 22
-"""Bytes of two tensors that are compared at a time."""
+"""How many bytes of two tensors are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Tensors that become one, `target`, along `axis`; `blocks` as an edit of kind concat has it.
+    """Several tensors that become one, `target`, along `axis`. `blocks` means what it means in an edit of kind concat.
 
-    Then dimension `merge` and the next are one, and then the dimensions change places.
+    Afterwards, dimension `merge` and the next are merged into one, and then the dimensions are transposed to `axes`.
     """
 
     target: str
@@ -47,33 +49,34 @@ class Join:
     axes: Shape | None = None
 
     def details(self) -> Mapping[str, Json]:
-        """What an edit says besides names."""
+        """What the edit holds besides names."""
         return {"axis": self.axis, **({"blocks": self.blocks} if self.blocks > 1 else {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What becomes of one tensor, in this order.
+    """What happens to one tensor, in this order.
 
-    unpack:   it becomes F32: blocks that would have to be taken apart, and what is computed with.
-    shape:    it is given this shape.
-    permute:  its dimension `axis` is these, which change places: the rotary halves of heads, a fused q, k and v.
-    axes:     its dimensions change places.
-    names:    its name; several where its first dimension is taken apart, into pieces of `sizes` where these are given.
-    turned:   the dimensions of these names change places, after that.
-    function: its values become this of them, as an edit of kind map says it.
-    flips:    along these dimensions its elements come in reverse order.
-    parts:    its first dimension is cut into so many equal parts, each called as it is and by its number, ``NAME.0``.
-    copies:   names of new tensors beside it, that are what it is then.
-    shared:   names of new tensors that share it then.
-    zeros:    names of new tensors beside it, of its type and shape, whose elements are all 0.
-    joined:   names of tensors that are made of these, one after another along the first dimension. The changes of all
-              tensors are at that point.
-    into:     what it, or what it was taken apart into, becomes a part of, before that.
-    twin:     the tensor of which it is a copy by its name. Where it is one, it is dropped.
-    tied:     it has to be that copy: what reads it knows no other.
-    left:     why it stays as it is but for its name, for people.
-    gone:     it is dropped: the other framework has it not, or makes it anew.
+    unpack:   it becomes F32. This is for blocks that would have to be taken apart, and for what is computed with.
+    shape:    it is reshaped to this.
+    permute:  dimension `axis` is split and its parts are permuted: the rotary halves of heads, a fused q, k and v.
+    axes:     its dimensions are transposed.
+    names:    its new name; several where its first dimension is taken apart, into pieces of `sizes` where they are
+              given.
+    transposed: after that, the tensors of these names have their dimensions transposed.
+    function: its values become this function of them, written as in an edit of kind map.
+    flips:    along these dimensions, the order of its elements is reversed.
+    parts:    its first dimension is cut into this many equal parts, each called by its name and a number, ``NAME.0``.
+    copies:   names of new tensors that are copies of it as it is at this point.
+    shared:   names of new tensors that share its storage at this point.
+    zeros:    names of new tensors of its type and shape whose elements are all 0.
+    joined:   by name, the tensors concatenated along the first dimension to make a new one. Parts may come from the
+              changes of any tensor.
+    into:     what it becomes a part of, itself or what it was taken apart into; this happens before `joined`.
+    twin:     the tensor of which it should be a copy, going by its name. If it is one, it is dropped.
+    tied:     it must be that copy, because what reads the result has no other place for it.
+    note:     for people: why it stays as it is except for its name, or why it is dropped.
+    dropped:  it is dropped: the other framework does not have it, or makes it anew.
     """
 
     names: tuple[str, ...]
@@ -83,7 +86,7 @@ class Change:
     axis: int = 0
     axes: Shape | None = None
     sizes: Shape | None = None
-    turned: Mapping[str, Shape] = field(default_factory=dict)
+    transposed: Mapping[str, Shape] = field(default_factory=dict)
     function: Mapping[str, Json] | None = None
     flips: Shape = ()
     parts: int = 1
@@ -94,17 +97,17 @@ class Change:
     into: Join | None = None
     twin: str = ""
     tied: bool = False
-    left: str = ""
-    gone: bool = False
+    note: str = ""
+    dropped: bool = False
 
     @classmethod
     def to(cls, name: str, shape: Shape | None = None, axes: Shape | None = None) -> Change:
-        """Another name, shape, or order of dimensions."""
+        """A new name, and optionally a new shape or order of dimensions."""
         return cls(names=(name,), shape=shape, axes=axes)
 
     @classmethod
     def cut(cls, names: Sequence[str], name: str, info: TensorInfo, sizes: Shape = ()) -> Change:
-        """Several names for parts of its rows. Raises EditError where it has other rows."""
+        """Cuts its rows into several tensors. Raises EditError if the rows do not divide like that."""
         rows = info.shape[0] if info.shape else 0
         if not rows or min(sizes, default=1) < 0 or (rows != sum(sizes) if sizes else rows % len(names)):
             raise EditError(
@@ -116,7 +119,7 @@ class Change:
 
     @classmethod
     def swapped(cls, new: str, name: str, info: TensorInfo) -> Change:
-        """Another name, and the halves of its rows the other way round. Raises EditError where there are no halves."""
+        """A new name, with the two halves of its rows swapped. Raises EditError if its rows are not two halves."""
         rows = info.shape[0] if info.shape else 0
         if not rows or rows % 2:
             raise EditError(
@@ -127,12 +130,12 @@ class Change:
 
     @classmethod
     def piece(cls, whole: str, number: int, count: int) -> Change:
-        """A part of the rows of another tensor."""
+        """It becomes part `number` of `count` of the rows of `whole`."""
         parts = parts_of(whole, count)
         return cls(names=(parts[number],), into=Join(whole, parts, "concat", 0))
 
     def under(self, prefix: str) -> Change:
-        """The same with a prefix before its names."""
+        """The same change with a prefix before every new name."""
         joined = {prefix + name: tuple(prefix + part for part in parts) for name, parts in self.joined.items()}
         into = self.into and replace(
             self.into, target=prefix + self.into.target, sources=tuple(prefix + part for part in self.into.sources)
@@ -141,56 +144,57 @@ class Change:
 
 
 def unchanged(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
-    """All of them as they are."""
+    """Changes that leave all tensors as they are."""
     return {name: Change.to(name) for name in tensors}
 
 
 def inverse(table: Mapping[str, str]) -> dict[str, str]:
-    """A table of names, read from the other side."""
+    """A table of names with keys and values exchanged."""
     return {new: old for old, new in table.items()}
 
 
 def outputs_first(rank: int) -> Shape | None:
-    """The axes of a kernel with its outputs, then its inputs, before what they are convolved over."""
+    """The axes that move a kernel's last two dimensions, inputs and outputs, to the front, outputs first."""
     return None if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
 
 
 def check_parts(count: int, nbytes: int | None = None) -> None:
-    """Raise LimitError where so many tensors are more than a model is cut into, for a while or for good; one of so many
-    bytes, where these are given.
+    """Raise LimitError if cutting tensors into this many, even temporarily, goes further than any model does.
+
+    nbytes: the size of what is cut, which lowers the limit for small files.
     """
-    most = MOST_PARTS if nbytes is None else min(MOST_PARTS, max(FREE_PARTS, nbytes // BYTES_A_PART))
+    most = MOST_PARTS if nbytes is None else min(MOST_PARTS, max(FREE_PARTS, nbytes // BYTES_PER_PART))
     if count > most:
         raise LimitError(f"its tensors would be cut into more than {most:,}, further than any model's of its size")
 
 
 def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> int:
-    """How many tensors come to those that are there when all are cut as the changes say."""
-    whole = ((tensors[name].shape, change) for name, change in changes.items())
-    return sum(
-        len(change.names) * change.parts
-        - 1
-        + (sum(shape[change.axes[axis]] for axis in change.flips) if change.axes is not None else 0)
-        for shape, change in whole
-    )
+    """How many tensors are added to those that are there when all are cut as the changes say."""
+    added = 0
+    for name, change in changes.items():
+        added += len(change.names) * change.parts - 1
+        if change.axes is not None:
+            shape = tensors[name].shape
+            added += sum(shape[change.axes[axis]] for axis in change.flips)
+    return added
 
 
-def dropped(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """The tensors that go, and those that are copies of their twins, bit for bit. Reads what could be one.
+def names_to_drop(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """The tensors to drop: those whose change says so, and those that equal their twin byte for byte.
 
-    Raises EditError where one that is tied is not a copy.
+    Reads the tensors that have a twin. Raises EditError if one that is tied to its twin is not a copy of it.
     """
-    copies = {name for name, one in changes.items() if one.twin and _equal(tensors[name], tensors[one.twin])}
+    copies = {name for name, one in changes.items() if one.twin and _same_bytes(tensors[name], tensors[one.twin])}
     for name, change in changes.items():
         if change.tied and name not in copies:
             raise EditError(
                 f"{name!r} has other values than {change.twin!r}, to which the configuration ties it",
                 hint=f"--drop {name} before --translate leaves it out; a configuration that does not tie them keeps it",
             )
-    return [name for name, change in changes.items() if change.gone or name in copies]
+    return [name for name, change in changes.items() if change.dropped or name in copies]
 
 
-def _equal(a: LazyTensor, b: LazyTensor) -> bool:
+def _same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
     if a.alias is not None and a.alias == b.alias:
         return True
     return a.info == b.info and all(
@@ -200,22 +204,23 @@ def _equal(a: LazyTensor, b: LazyTensor) -> bool:
 
 
 def edits_for(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[Edit]:
-    """The edits that make the changes. Reads nothing but what a file may have twice, of which one is left out."""
-    gone = dropped(changes, tensors)
-    drop = [Edit("drop", (gone[0],), (), {}, tuple(Step((name,), ()) for name in gone))] if gone else []
-    return [*drop, *edits_of({name: change for name, change in changes.items() if name not in gone}, infos_of(tensors))]
+    """The edits that carry out the changes. Reads only tensors that may be there twice, of which one is dropped."""
+    dropped = names_to_drop(changes, tensors)
+    drop = [Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped))] if dropped else []
+    kept = {name: change for name, change in changes.items() if name not in dropped}
+    return [*drop, *_edits_of_kept(kept, infos_of(tensors))]
 
 
-def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
-    """The edits, one for all tensors to which the same is done."""
+def _edits_of_kept(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
+    """The edits for tensors that are not dropped; tensors to which the same is done share an edit."""
 
     def each(kind: Kind, details: Callable[[str, Change], Mapping[str, Json] | None]) -> Iterator[Edit]:
         rows = ((name, change, details(name, change)) for name, change in changes.items())
-        many = kind in ("unstack", "split", "rename")
-        yield from _grouped(
-            (kind, wanted, (name,), change.names if many else (name,))
-            for name, change, wanted in rows
-            if wanted is not None
+        renames = kind in ("unstack", "split", "rename")
+        yield from _grouped_by_details(
+            (kind, found, (name,), change.names if renames else (name,))
+            for name, change, found in rows
+            if found is not None
         )
 
     yield from each("cast", lambda name, c: {"from": tensors[name].dtype.name, "dtype": "F32"} if c.unpack else None)
@@ -224,42 +229,42 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     yield from each("transpose", lambda name, c: None if c.axes is None else {"axes": list(c.axes)})
     yield from each("unstack", lambda name, c: {"axis": 0} if len(c.names) > 1 and c.sizes is None else None)
     yield from each("split", lambda name, c: None if c.sizes is None else {"axis": 0, "sizes": list(c.sizes)})
-    turned = [item for change in changes.values() for item in change.turned.items()]
-    yield from _grouped(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in turned)
+    transposed = [item for change in changes.values() for item in change.transposed.items()]
+    yield from _grouped_by_details(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in transposed)
     yield from each("map", lambda name, c: c.function)
     yield from each("rename", lambda name, c: {} if len(c.names) == 1 and c.names[0] != name else None)
     for axis in sorted({axis for change in changes.values() for axis in change.flips}):
-        yield from _flipped(axis, changes, tensors)
+        yield from _flip_edits(axis, changes, tensors)
     cut = [(name, change.parts) for change in changes.values() if change.parts > 1 for name in change.names]
-    yield from _grouped(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
+    yield from _grouped_by_details(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
     copies = [((c.names[0],), (copy,)) for c in changes.values() for copy in c.copies]
     shared = [((c.names[0],), (other,)) for c in changes.values() for other in c.shared]
-    yield from _grouped(("tie", {"new": True}, name, new) for name, new in (*copies, *shared))
-    yield from _grouped(("untie", {}, name, copy) for name, copy in copies)
-    yield from _grouped(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
-    yield from _into(changes, tensors)
+    yield from _grouped_by_details(("tie", {"new": True}, name, new) for name, new in (*copies, *shared))
+    yield from _grouped_by_details(("untie", {}, name, copy) for name, copy in copies)
+    yield from _grouped_by_details(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
+    yield from _join_edits(changes, tensors)
     joins = [item for change in changes.values() for item in change.joined.items()]
-    yield from _grouped(("concat", {"axis": 0}, parts, (name,)) for name, parts in joins)
+    yield from _grouped_by_details(("concat", {"axis": 0}, parts, (name,)) for name, parts in joins)
 
 
 def parts_of(name: str, parts: int) -> tuple[str, ...]:
-    """What the equal parts of a tensor are called."""
+    """The names of the equal parts of a tensor."""
     return tuple(f"{name}.{i}" for i in range(parts))
 
 
-def _into(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
+def _join_edits(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
     joins = list({change.into.target: change.into for change in changes.values() if change.into is not None}.values())
     for kind in ("concat", "stack"):
         alike = (join for join in joins if join.kind == kind)
-        yield from _grouped((join.kind, join.details(), join.sources, (join.target,)) for join in alike)
-    merged = ((join, _merged(join, changes, tensors)) for join in joins if join.merge is not None)
-    yield from _grouped(("reshape", shape, (join.target,), (join.target,)) for join, shape in merged)
+        yield from _grouped_by_details((join.kind, join.details(), join.sources, (join.target,)) for join in alike)
+    merged = ((join, _merged_shape(join, changes, tensors)) for join in joins if join.merge is not None)
+    yield from _grouped_by_details(("reshape", shape, (join.target,), (join.target,)) for join, shape in merged)
     moved = ((join.target, join.axes) for join in joins if join.axes is not None)
-    yield from _grouped(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in moved)
+    yield from _grouped_by_details(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in moved)
 
 
-def _merged(join: Join, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Mapping[str, Json]:
-    """The shape with two dimensions as one; all others are the first part's, as its change leaves them."""
+def _merged_shape(join: Join, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Mapping[str, Json]:
+    """The shape after two dimensions are merged; the others are those of the first part after its change."""
     assert join.merge is not None
     shape = [*tensors[join.sources[0]].shape]
     axes = changes[join.sources[0]].axes
@@ -270,19 +275,21 @@ def _merged(join: Join, changes: Mapping[str, Change], tensors: Mapping[str, Ten
     return {"shape": [*shape]}
 
 
-def _flipped(axis: int, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
-    """Cut into its indices along an axis, and joined from the last to the first."""
+def _flip_edits(axis: int, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
+    """Edits that cut tensors into their slices along an axis, and join these from the last to the first."""
     rows = []
     for old, change in changes.items():
         if axis in change.flips and change.axes is not None:
             rows.append((change.names[0], parts_of(change.names[0], tensors[old].shape[change.axes[axis]])))
     details: Mapping[str, Json] = {"axis": axis}
-    yield from _grouped(("split", details, (name,), parts) for name, parts in rows)
-    yield from _grouped(("concat", details, parts[::-1], (name,)) for name, parts in rows)
+    yield from _grouped_by_details(("split", details, (name,), parts) for name, parts in rows)
+    yield from _grouped_by_details(("concat", details, parts[::-1], (name,)) for name, parts in rows)
 
 
-def _grouped(rows: Iterable[tuple[Kind, Mapping[str, Json], tuple[str, ...], tuple[str, ...]]]) -> Iterator[Edit]:
-    """One edit for all steps of a kind with the same details."""
+def _grouped_by_details(
+    rows: Iterable[tuple[Kind, Mapping[str, Json], tuple[str, ...], tuple[str, ...]]],
+) -> Iterator[Edit]:
+    """One edit for all steps that have the same details."""
     groups: dict[str, list[Step]] = defaultdict(list)
     found: dict[str, tuple[Kind, Mapping[str, Json]]] = {}
     for kind, details, sources, targets in rows:

@@ -1,12 +1,12 @@
-"""Transformers of one stream, with diffusers' names: Wan, LTX-Video, Z-Image, Lumina 2; and Wan's VAE.
+"""Transformers with one stream, translated to diffusers' names: Wan, LTX-Video, Z-Image, Lumina 2; and Wan's VAE.
 
     blocks.0.self_attn.q, cross_attn.k_img       → blocks.0.attn1.to_q, attn2.add_k_proj           Wan
-    blocks.0.norm3                               → blocks.0.norm2           the one that has weights: others have none
+    blocks.0.norm3                               → blocks.0.norm2           the only norm that has weights
     transformer_blocks.0.attn1.q_norm            → transformer_blocks.0.attn1.norm_q               LTX-Video
     layers.0.attention.qkv [q + 2 kv, w]         → layers.0.attention.to_q, to_k, to_v             Z-Image
                                                  → layers.0.attn.to_q, to_k, to_v                  Lumina 2
 
-Wan's VAE counts the blocks of its decoder through all levels, which is Qwen-Image's as well:
+Wan's VAE, which is also Qwen-Image's, numbers the blocks of its decoder through all levels:
 
     decoder.upsamples.4.residual.2               → decoder.up_blocks.1.resnets.0.conv1
     decoder.upsamples.3.resample.1               → decoder.up_blocks.0.upsamplers.0.resample.1
@@ -162,20 +162,20 @@ _LEVELS = re.compile(
 
 
 def wan_vae(tensors: Tensors) -> dict[str, Change]:
-    """What becomes of the tensors of Wan 2.1's VAE. Raises EditError where the decoder's levels cannot be counted,
+    """The changes of the tensors of Wan 2.1's VAE. Raises EditError if the decoder's levels cannot be counted,
     UnsupportedError for Wan 2.2's.
     """
     if any(name.startswith("decoder.upsamples.0.upsamples.") for name in tensors):
         raise UnsupportedError(
             "--translate ldm does not take the VAE of Wan 2.2 apart", hint="diffusers' own folder of it has its names"
         )
-    level = _level(tensors)
-    found = {name: _of_vae(name, level) for name in tensors}
+    count = _blocks_per_level(tensors)
+    found = {name: _vae_name(name, count) for name in tensors}
     return {name: Change.to(new) for name, new in found.items() if new}
 
 
-def _level(tensors: Tensors) -> int:
-    """How many blocks a level of the decoder has, with the one that makes it larger."""
+def _blocks_per_level(tensors: Tensors) -> int:
+    """How many blocks a level of the decoder has, including the one that enlarges it."""
     ends = [
         int(match[2])
         for name in tensors
@@ -190,7 +190,7 @@ def _level(tensors: Tensors) -> int:
     return first
 
 
-def _of_vae(name: str, level: int) -> str:
+def _vae_name(name: str, level: int) -> str:
     match = _FLAT.fullmatch(name)
     if match is None:
         return renamed(name, _VAE)
@@ -202,7 +202,7 @@ def _of_vae(name: str, level: int) -> str:
 
 
 def wan_vae_originals(tensors: Tensors) -> dict[str, Change]:
-    """What Wan 2.1's release has for the tensors of diffusers' VAE, likewise."""
+    """The changes back from diffusers' names of that VAE to those of Wan 2.1's release."""
     places = [match for name in tensors if (match := _LEVELS.fullmatch(name)) and match[5] == "resnets"]
     level = max((int(match[6]) for match in places if match[4] == "0"), default=0) + 2
     found = {name: _vae_original(name, level) for name in tensors}

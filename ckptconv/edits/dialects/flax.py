@@ -2,12 +2,12 @@
 
     kernel [..., in, out] → weight [out, in, ...]    scale, embedding → weight    mean, var → running_mean, running_var
 
-The heads of its attention, kernel [in, heads, width] and [heads, width, out], become one dimension; the collections
-params and batch_stats are not part of a name, nor is the ``.value`` in which names of NNX's variables end. Recurrent
-cells: `flax_cells`. A transposed convolution is told by the name that such modules get by themselves:
+The heads of an attention, kernel [in, heads, width] and [heads, width, out], become one dimension. The collections
+params and batch_stats are not part of a name, nor is the ``.value`` at the end of NNX variables' names. Recurrent cells
+are in `flax_cells`. A transposed convolution is recognized by the name that such modules get by default:
 
-    ConvTranspose_0   kernel [..., in, out] → weight [in, out, ...], its window turned round, as torch's is
-                      kernel [..., out, in] (``transpose_kernel=True``, told by the bias alone) → weight [in, out, ...]
+    ConvTranspose_0   kernel [..., in, out] → weight [in, out, ...], with its window flipped, as torch has it
+                      kernel [..., out, in] (``transpose_kernel=True``, known only by the bias) → weight [in, out, ...]
 
 Sources: flax/linen/linear.py, attention.py; flax/nnx/variablelib.py; jax.lax.conv_transpose; transformers'
 modeling_flax_pytorch_utils.py (up to 4.x).
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 _TRANSPOSED = re.compile(r"ConvTranspose_\d+")
 _WINDOW = 1024
-"""The widest window that is turned round; real ones have some ten."""
+"""The widest window that is flipped; real ones are around ten wide."""
 
 _COLLECTIONS = ("params.", "batch_stats.")
 _VARIABLE = ".value"
@@ -39,7 +39,7 @@ _ATTENTION = ("query", "key", "value", "out")
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor."""
+    """The change of each tensor."""
     if tensors and all(name.endswith(_VARIABLE) for name in tensors):
         found = changes({name.removesuffix(_VARIABLE): info for name, info in tensors.items()}, metadata)
         return {name: found[name.removesuffix(_VARIABLE)] for name in tensors}
@@ -48,19 +48,19 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
     inner = {name: tuple(name.split("."))[int(collected) :] for name in tensors}
     cells = flax_cells.changes(inner, {name: info.shape for name, info in tensors.items()})
     return {
-        name: cells[name] if name in cells else _of_flax(name, inner[name], info.shape, paths)
+        name: cells[name] if name in cells else _change(name, inner[name], info.shape, paths)
         for name, info in tensors.items()
     }
 
 
-def _of_flax(name: str, inner: tuple[str, ...], shape: Shape, paths: Mapping[tuple[str, ...], Shape]) -> Change:
+def _change(name: str, inner: tuple[str, ...], shape: Shape, paths: Mapping[tuple[str, ...], Shape]) -> Change:
     path = tuple(name.split("."))
     *modules, word = inner
     new = ".".join((*modules, _WORDS.get(word, word)))
     if word == "kernel" and modules and _TRANSPOSED.fullmatch(modules[-1]) and _has_outputs_last(path, shape, paths):
         if max(shape[:-2]) > _WINDOW:
             why = f"{'.'.join(modules)} stays as Flax has it: its window is too wide to be turned round"
-            return Change(names=(".".join(inner),), left=why)
+            return Change(names=(".".join(inner),), note=why)
         rank = len(shape)
         return Change(names=(new,), axes=(rank - 2, rank - 1, *range(rank - 2)), flips=tuple(range(2, rank)))
     flat = without_heads(path, shape, paths, _ATTENTION)
@@ -70,5 +70,5 @@ def _of_flax(name: str, inner: tuple[str, ...], shape: Shape, paths: Mapping[tup
 
 
 def _has_outputs_last(path: tuple[str, ...], shape: Shape, paths: Mapping[tuple[str, ...], Shape]) -> bool:
-    """Whether a transposed convolution has a kernel as others have it, as far as its bias tells."""
+    """Whether a transposed convolution's kernel ends with outputs, as others do, as far as its bias tells."""
     return len(shape) > 2 and paths.get((*path[:-1], "bias"), shape[-1:]) == shape[-1:]

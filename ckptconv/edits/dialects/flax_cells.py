@@ -1,13 +1,13 @@
-"""Flax's recurrent cells, which have a layer for each gate of the input and of the state.
+"""Flax's recurrent cells, which have one layer for each gate of the input and of the state.
 
     LSTMCell, OptimizedLSTMCell    ii if ig io kernels; hi hf hg ho kernels and biases
-    GRUCell                        ir iz in kernels and biases; hr hz hn kernels, and the bias of hn alone
+    GRUCell                        ir iz in kernels and biases; hr hz hn kernels, and a bias for hn alone
     SimpleCell                     i kernel and bias; h kernel
 
-Kernels are [in, units]. Those of the input are torch's ``weight_ih`` one after another, those of the state its
-``weight_hh``; biases that Flax does not have are zeros. A cell has the names of torch.nn.LSTMCell, unless it is the
-attribute ``cell`` of a flax.linen.RNN: then it is that layer, and the two RNNs of a Bidirectional are its directions.
-The gates of a MGUCell are linear layers of their own in torch, which has no such cell.
+Kernels are [in, units]. Those of the input, one after another, are torch's ``weight_ih``, and those of the state its
+``weight_hh``; biases that Flax does not have become zeros. A cell gets the names of torch.nn.LSTMCell, unless it is the
+attribute ``cell`` of a flax.linen.RNN: then it gets the names of that layer, and the two RNNs of a Bidirectional become
+its directions. The gates of a MGUCell become separate linear layers, since torch has no such cell.
 
 Source: flax/linen/recurrent.py.
 """
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 _GATES = {**{kind: TORCH[kind] for kind in ("LSTM", "GRU")}, "RNN": ("",)}
 _BIASES = {"LSTM": {"hi", "hf", "hg", "ho"}, "GRU": {"ir", "iz", "in", "hn"}, "RNN": {"i"}}
-"""The layers that have one."""
+"""The layers that have a bias."""
 
 _Entries = dict[tuple[str, str], str]
-"""The names of a cell's tensors, by the layer and ``kernel`` or ``bias``."""
+"""The names of a cell's tensors, by layer and ``kernel`` or ``bias``."""
 
 
 def changes(paths: Mapping[str, Path], shapes: Mapping[str, Shape]) -> dict[str, Change]:
-    """What becomes of those tensors that are of recurrent cells; `paths` are modules, the layer, and its word."""
+    """The changes of the tensors of recurrent cells. A path is the modules, the layer, and ``kernel`` or ``bias``."""
     modules: dict[Path, _Entries] = defaultdict(dict)
     for name, path in paths.items():
         if len(path) > 2:
@@ -48,7 +48,7 @@ def changes(paths: Mapping[str, Path], shapes: Mapping[str, Shape]) -> dict[str,
     }
     made: dict[str, Change] = {}
     for path, place in places(sizes, _place).items():
-        made |= _of_cell(modules[path], kinds[path], place)
+        made |= _cell_changes(modules[path], kinds[path], place)
     return made
 
 
@@ -57,7 +57,7 @@ def _place(path: Path) -> Place:
 
 
 def _kind(entries: _Entries, shapes: Mapping[str, Shape]) -> str:
-    """Which cell has exactly these tensors; "" where none has."""
+    """The kind of cell that has exactly these tensors; "" if none does."""
     for kind, gates in _GATES.items():
         layers = {side + gate for gate in gates for side in "ih"}
         if entries.keys() == {(layer, "kernel") for layer in layers} | {(one, "bias") for one in _BIASES[kind]}:
@@ -69,7 +69,7 @@ def _kind(entries: _Entries, shapes: Mapping[str, Shape]) -> str:
     return ""
 
 
-def _of_cell(entries: _Entries, kind: str, place: Place) -> dict[str, Change]:
+def _cell_changes(entries: _Entries, kind: str, place: Place) -> dict[str, Change]:
     gates = _GATES[kind]
     parts = {
         word: parts_of(place(word), len(gates)) if len(gates) > 1 else (place(word),)
@@ -83,7 +83,7 @@ def _of_cell(entries: _Entries, kind: str, place: Place) -> dict[str, Change]:
             made[kernel] = Change(names=(parts[f"weight_{side}h"][i],), axes=(1, 0), joined=joined)
             joined = {}
             if side + gate in _BIASES[kind]:
-                absent = other + gate not in _BIASES[kind]
-                zeros = (parts[f"bias_{other}h"][i],) if absent else ()
+                is_missing = other + gate not in _BIASES[kind]
+                zeros = (parts[f"bias_{other}h"][i],) if is_missing else ()
                 made[entries[side + gate, "bias"]] = Change(names=(parts[f"bias_{side}h"][i],), zeros=zeros)
     return made

@@ -1,10 +1,10 @@
-"""llama.cpp's names and layouts, as transformers' classes save them.
+"""llama.cpp's names and layouts, translated to those that transformers' classes save.
 
     token_embd → model.embed_tokens    blk.0.attn_q → model.layers.0.self_attn.q_proj    ffn_up → mlp.up_proj    …
 
-Which names, and what llama.cpp did to the tensors besides, is a table (gguf_names/*.toml): rotary heads and fused q, k
-and v that it rearranged, norms to which it added 1, parts that it took apart or put together. All of it is undone, and
-what has to be computed or cut is F32 first, as transformers has it. What transformers computes of its configuration
+A table (gguf_names/*.toml) lists the names, and what else llama.cpp did to the tensors: it reorders the rows of rotary
+heads and of fused q, k and v, adds 1 to norms, and splits or joins parts. All of this is undone. What has to be
+computed with or cut becomes F32 first, as transformers has it. What transformers computes from its configuration
 (rope_freqs, rope_factors_long) keeps its name, as does every tensor that is not in the table. Other architectures are
 refused by name.
 
@@ -43,8 +43,11 @@ _EXPERT = re.compile(r"(\w+)\.([0-9]{1,9})\.(weight|bias)")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor is: `prefix` and `layer` of its block ("root" and "" outside), its name there, and without an
-    ending; `expert` is its number in files from before 2024, which have a tensor for each.
+    """Where a tensor is.
+
+    prefix, layer: those of its block; "root" and "" outside of blocks.
+    rest, stem:    its name there, with and without its ending.
+    expert:        its number in files from before 2024, which have one tensor for each expert.
     """
 
     prefix: str
@@ -63,15 +66,16 @@ class _Place:
         stem = without_ending(rest)
         return cls(prefix, layer, rest, stem, None)
 
-    def said(self, table: Mapping[str, T]) -> T | None:
-        """What a table says of the part."""
+    def lookup(self, table: Mapping[str, T]) -> T | None:
+        """What a table says about this tensor."""
         return table.get(self.rest, table.get(self.stem))
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError where nothing says the architecture or its heads do not fit,
-    UnsupportedError for one that is not in the table, and for files of one that are not as others, LimitError for more
-    experts than models have.
+    """The change of each tensor.
+
+    Raises EditError if the architecture is not named or its heads do not fit, UnsupportedError for an architecture that
+    is not in the table and for files that differ from others of theirs, LimitError for more experts than models have.
     """
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
@@ -109,10 +113,10 @@ class _Translation:
         self.table: Architecture = architectures()[name]
         self.places = {key: _Place.of(key) for key in tensors}
         parts = {place.stem for place in self.places.values()}
-        self.refuse(parts)
+        self.refuse_unlike(parts)
         self.names = self.table.names_with(parts)
 
-    def refuse(self, parts: set[str]) -> None:
+    def refuse_unlike(self, parts: set[str]) -> None:
         for one in self.table.refused:
             value = self.metadata.get(one.key) if one.key else None
             if (value is not None and value not in one.but) or (one.needs and one.needs not in parts):
@@ -129,7 +133,7 @@ class _Translation:
         }
 
     def heads(self, key: str, place: _Place) -> int:
-        """How many heads there are, of q or of k and v: one number, or one for each layer."""
+        """The number of heads of q, or of k and v; the metadata has one number, or one for each layer."""
         value = self.metadata.get(f"{self.name}.attention.{key}")
         if value is None and key != "head_count":
             return self.heads("head_count", place)
@@ -143,7 +147,7 @@ class _Translation:
         return value
 
     def at(self, place: _Place) -> str:
-        """Where transformers has what is in the place, with a dot behind."""
+        """What transformers puts before the names of this block, with the dot."""
         return f"{self.table.at[place.prefix]}.{place.layer}." if place.layer else ""
 
     def new_name(self, place: _Place) -> str | None:
@@ -157,7 +161,7 @@ class _Translation:
         new, info = self.new_name(place), self.tensors[name]
         if new is None:
             why = f"of {self.name} no {place.stem} is known, which keeps its name" if place.layer else ""
-            return Change(names=(name,), left=why)
+            return Change(names=(name,), note=why)
         if "{}" in new:
             return Change(names=self.experts(new, info, place.expert) or (name,))
         if place.stem == "attn_qkv" and self.table.qkv == "groups":
@@ -170,7 +174,7 @@ class _Translation:
         return self.delta().tiled(name, place.stem, place.rest, info, change) if self.is_tiled(place) else change
 
     def experts(self, new: str, info: TensorInfo, expert: str | None) -> tuple[str, ...]:
-        """The names of the experts of a tensor that is all of them, or that is one by its own name."""
+        """The names of the experts in a tensor that holds all of them, or of the one in its own tensor."""
         if expert is not None:
             return (new.replace("{}", expert),)
         count = info.shape[0] if info.shape else 0
@@ -179,13 +183,13 @@ class _Translation:
         return tuple(new.replace("{}", str(number)) for number in range(count))
 
     def plain(self, name: str, new: str, place: _Place) -> Change:
-        """What becomes of a tensor that stays one."""
+        """The change of a tensor that is neither cut nor joined."""
         info = self.tensors[name]
-        axes, permute, function = place.said(self.table.axes), self.permutation(name, place), self.function(place)
+        axes, permute, function = place.lookup(self.table.axes), self.permutation(name, place), self.function(place)
         moved = axes is not None or permute is not None
         return Change(
             names=(new,), unpack=_to_unpack(info.dtype, moved=moved, computed=function is not None),
-            shape=_shape(place.said(self.table.shape), info.shape), permute=permute, axes=axes, function=function,
+            shape=_shape(place.lookup(self.table.shape), info.shape), permute=permute, axes=axes, function=function,
         )  # fmt: skip
 
     def is_tiled(self, place: _Place) -> bool:
@@ -195,7 +199,7 @@ class _Translation:
         return Delta.of(self.metadata, self.name)
 
     def permutation(self, name: str, place: _Place) -> Permutation | None:
-        key = place.said(self.table.halves)
+        key = place.lookup(self.table.halves)
         if key is not None:
             return halves_of(name, self.tensors[name], self.heads(key, place))
         if place.stem == "attn_qkv" and self.table.qkv == "heads":
@@ -208,7 +212,7 @@ class _Translation:
         return {"function": "add", "value": -1} if place.rest.endswith(self.table.less_one) else None
 
     def joins(self) -> dict[str, Join]:
-        """The tensors that become one with others. Raises EditError where one of these is missing."""
+        """By name, the joins of tensors that become one with others. Raises EditError if one is missing."""
         found: dict[str, Join] = {}
         for joining in self.table.join:
             for name, place in self.places.items():
@@ -225,16 +229,16 @@ class _Translation:
         return found
 
     def joined(self, name: str, place: _Place, join: Join) -> Change:
-        """A part of another: floats where its blocks would be cut, and where the parts are of several types."""
-        axes, dtype = place.said(self.table.axes), self.tensors[name].dtype
+        """The change of a part: it becomes F32 if its blocks would be cut, or if the parts' types differ."""
+        axes, dtype = place.lookup(self.table.axes), self.tensors[name].dtype
         mixed = len({self.tensors[source].dtype for source in join.sources}) > 1
-        turned = any(self.places[source].said(self.table.axes) is not None for source in join.sources)
-        moved = turned or join.axes is not None or join.kind == "stack"
+        transposed = any(self.places[source].lookup(self.table.axes) is not None for source in join.sources)
+        moved = transposed or join.axes is not None or join.kind == "stack"
         return Change(names=(name,), unpack=_to_unpack(dtype, moved=moved, computed=mixed), axes=axes, into=join)
 
 
 def _to_unpack(dtype: DType, *, moved: bool, computed: bool) -> bool:
-    """Whether a tensor has to be F32: blocks whose elements get elsewhere, and all that is computed with."""
+    """Whether a tensor must become F32: blocks whose elements move, and everything that is computed with."""
     return (moved and dtype.kind == "block") or (computed and dtype is not DType.F32)
 
 

@@ -1,5 +1,5 @@
-"""What a configuration of transformers' says of a model that is to be llama.cpp's: its class, and the numbers on which
-layouts of tensors depend.
+"""What a transformers configuration says about a model that is to become llama.cpp's: its class, and the numbers on
+which layouts of tensors depend.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _AROUND = {
     "LlavaForConditionalGeneration", "Qwen2AudioForConditionalGeneration", "SmolVLMForConditionalGeneration",
     "VLlama3ForCausalLM", "VoxtralForConditionalGeneration",
 }  # fmt: skip
-"""Classes around a language model that may be one of several."""
+"""Classes around a language model, which may be one of several kinds."""
 
 _LLAMA = {
     "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
@@ -46,14 +46,14 @@ _INSIDE: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "head_dim": 128, "num_key_value_heads": 32,
     }),
 }  # fmt: skip
-"""The language models in these: llama.cpp's architectures by the types that configurations name, and what they leave
-out where it is what transformers' class takes by itself.
+"""The language models inside these classes, by the model_type that configurations name: llama.cpp's architecture, and
+the defaults of transformers' class, which configurations leave out.
 """
 
 
 def architecture(config: Mapping[object, object]) -> str:
-    """llama.cpp's name for the class in a configuration. Raises EditError where there is none, UnsupportedError for one
-    that is not written.
+    """llama.cpp's name for the class that a configuration names. Raises EditError if it names none, UnsupportedError if
+    to-gguf does not support it.
     """
     name = class_of(config, "to-gguf")
     kind = str(config.get("model_type"))
@@ -73,7 +73,7 @@ def architecture(config: Mapping[object, object]) -> str:
 
 
 def class_of(config: Mapping[object, object], translation: str) -> str:
-    """The class of transformers' that a configuration names first. Raises EditError where it names none."""
+    """The transformers class that a configuration names first. Raises EditError if it names none."""
     classes = config.get("architectures")
     if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
         raise EditError(
@@ -83,8 +83,8 @@ def class_of(config: Mapping[object, object], translation: str) -> str:
     return classes[0]
 
 
-def is_written(said: Mapping[object, object]) -> bool:
-    """Whether a configuration is one of a language model that is written."""
+def is_supported(said: Mapping[object, object]) -> bool:
+    """Whether a configuration is that of a language model that to-gguf supports."""
     try:
         return bool(architecture(text_config(said)))
     except (EditError, UnsupportedError):
@@ -92,7 +92,7 @@ def is_written(said: Mapping[object, object]) -> bool:
 
 
 def written_as(arch: str, config: Mapping[object, object]) -> str:
-    """The name in a file: that of the architecture, but for Granite's hybrids of which no layer keeps a state."""
+    """The name in the file. It is the architecture's, except for Granite hybrids in which no layer keeps a state."""
     kinds = config.get("layer_types")
     if arch != "granitehybrid" or not isinstance(kinds, list) or any(kind not in ATTENDING for kind in kinds):
         return arch
@@ -100,7 +100,7 @@ def written_as(arch: str, config: Mapping[object, object]) -> str:
 
 
 def text_config(said: Mapping[object, object]) -> dict[object, object]:
-    """The configuration of the language model, where that is a part of another's, whose word on ties counts."""
+    """The language model's configuration, where it is part of another's; that one decides whether it is tied."""
     inner = next((said[key] for key in _TEXTS if isinstance(said.get(key), dict)), None)
     if not isinstance(inner, dict):
         return dict(said)
@@ -113,14 +113,14 @@ def text_config(said: Mapping[object, object]) -> dict[object, object]:
 
 
 def falcon_groups(config: Mapping[object, object]) -> int | None:
-    """How many k and v Falcon has, one unless it is of the newer kind; None where the configuration does not say it."""
+    """How many k and v Falcon has: one, except in its newer kind. None if the configuration does not say."""
     if config.get("new_decoder_architecture") is True:
         return whole_number(config, GROUPS)
     return 1 if config.get("multi_query", True) is True else whole_number(config, HEADS)
 
 
 def whole_number(config: Mapping[object, object], keys: Sequence[str]) -> int | None:
-    """The first of the keys that says a whole number."""
+    """The value of the first of these keys that has a whole number."""
     for key in keys:
         value = config.get(key)
         if type(value) is int:

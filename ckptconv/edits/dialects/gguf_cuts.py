@@ -1,10 +1,11 @@
-"""Tensors of transformers' that llama.cpp has as several, or in another order: the rows of `join` in the table, undone.
+"""Tensors of transformers' that llama.cpp has in pieces, or in another order: undoes what the rows `join` of the table
+do.
 
-    self_attn.kv_b_proj         → attn_k_b, attn_v_b               DeepSeek: k and v of each head, k turned
-    experts.gate_up_proj        → ffn_gate_exps, ffn_up_exps       Llama 4: one half and the other; gpt-oss: in turn
+    self_attn.kv_b_proj         → attn_k_b, attn_v_b               DeepSeek: k and v of each head, k transposed
+    experts.gate_up_proj        → ffn_gate_exps, ffn_up_exps       Llama 4: two halves; gpt-oss: alternating
     shared_mlp.input_linear     → ffn_gate, ffn_up                 Granite
 
-The dimension that is cut becomes the first, along which a `Change` cuts.
+The dimension to be cut is moved to the front first, since a `Change` cuts along that one.
 
 Source: llama.cpp's conversion/ (`modify_tensors` of DeepseekV2Model, GptOssModel, Llama4Model, GraniteMoeModel).
 """
@@ -29,18 +30,18 @@ _EXPERTS = ("mlp.experts.down_proj", "mlp.experts.gate_up_proj")
 
 
 def argsort(axes: Sequence[int]) -> Shape:
-    """The order that undoes an order."""
+    """The order of axes that undoes this one."""
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
 
 
-def undone(permutation: Permutation) -> Permutation:
-    """The order of rows that undoes one."""
+def inverse_permutation(permutation: Permutation) -> Permutation:
+    """The permutation of rows that undoes this one."""
     shape, axes = permutation
     return tuple(shape[axis] for axis in axes), argsort(axes)
 
 
 def cut(name: str, info: TensorInfo, joining: Joining, names: Sequence[str]) -> Change:
-    """Equal parts, one for each name. Raises EditError where the tensor has no such."""
+    """Cuts a tensor into equal parts, one for each name. Raises EditError if it does not divide into them."""
     rank = len(joining.axes) if joining.axes is not None else len(info.shape)
     axes = argsort(joining.axes) if joining.axes is not None else tuple(range(rank))
     at = joining.axis if joining.merge is None else joining.merge
@@ -63,20 +64,22 @@ def cut(name: str, info: TensorInfo, joining: Joining, names: Sequence[str]) -> 
 def cut_heads(
     name: str, info: TensorInfo, names: Sequence[str], heads: int, sizes: Shape, turns: Sequence[Shape]
 ) -> Change:
-    """Parts of each head's rows, heads first, and then with their dimensions as `turns` says. Raises as `cut`."""
+    """Cuts each head's rows into parts, and moves the dimension of heads to the front; then each part's dimensions are
+    transposed as `turns` says. Raises EditError if the tensor does not divide into them.
+    """
     if len(info.shape) != 2 or info.shape[0] != heads * sum(sizes) or 0 in sizes:
         raise EditError(
             f"{name!r} is {list(info.shape)}, which are no {heads} heads of {' + '.join(map(str, sizes))} rows",
             hint="ckptconv inspect shows its shape",
         )
-    turned = {part: tuple((1, 0, 2)[axis] for axis in turn) for part, turn in zip(names, turns, strict=True)}
+    transposed = {part: tuple((1, 0, 2)[axis] for axis in turn) for part, turn in zip(names, turns, strict=True)}
     shape = (heads, sum(sizes), info.shape[1])
-    return Change(names=tuple(names), shape=shape, axes=(1, 0, 2), sizes=sizes, turned=turned)
+    return Change(names=tuple(names), shape=shape, axes=(1, 0, 2), sizes=sizes, transposed=transposed)
 
 
-def lies_turned(tensors: Mapping[str, TensorInfo], config: Mapping[object, object]) -> bool:
-    """Whether experts in one tensor have inputs before outputs, as Qwen3-VL's on the hub: by the width that the
-    configuration says, if one of them has it once.
+def has_inputs_first(tensors: Mapping[str, TensorInfo], config: Mapping[object, object]) -> bool:
+    """Whether stacked experts have inputs before outputs, as Qwen3-VL's on the hub do. Found by the width in the
+    configuration, if exactly one of an expert's dimensions has it.
     """
     width = whole_number(config, ("hidden_size",))
     for name, info in tensors.items():

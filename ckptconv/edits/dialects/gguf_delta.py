@@ -1,8 +1,9 @@
-"""The linear attention of Qwen3-Next and Qwen3.5 (a gated delta rule), as llama.cpp has it and as transformers does.
+"""The linear attention of Qwen3-Next and Qwen3.5 (a gated delta rule), between llama.cpp's layout and transformers'.
 
-There are several heads of v for each of q and k. Of Qwen3.5 transformers has the v of one k side by side, llama.cpp the
-first v of every k, then the second of every k: their order is changed wherever there are heads of v, which are the last
-part of a fused q, k and v. Of Qwen3-Next llama.cpp has q, k and v, and z beside it; transformers all four for each k.
+There are several heads of v for each head of q and k. In Qwen3.5, transformers puts the v of one k side by side, and
+llama.cpp puts the first v of every k first, then the second of every k; so the heads of v are reordered wherever they
+occur, also as the last part of a fused q, k and v. In Qwen3-Next, llama.cpp has q, k and v fused, and z separate, while
+transformers has all four fused, k by k.
 
 Sources: llama.cpp's conversion/qwen.py (Qwen3NextModel, _LinearAttentionVReorderBase).
 """
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 KEYS = ("group_count", "time_step_rank", "state_size", "inner_size")
 MOST = 1 << 10
-"""Heads of v for each of k; models have one to eight."""
+"""The most heads of v for each head of k; models have one to eight."""
 
-_SAID = ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim")
+_CONFIG_KEYS = ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim")
 _WIDE = ("attn_gate", "ssm_out")
 _SINGLE = ("ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt")
 _CUT = ("attn_qkv", "ssm_conv1d.weight")
@@ -33,7 +34,7 @@ _CUT = ("attn_qkv", "ssm_conv1d.weight")
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """How many heads there are, of q and k and of v, and how wide all of each are together."""
+    """The number of heads of q and k, and of v, and the total width of each."""
 
     keys: int
     values: int
@@ -42,7 +43,7 @@ class Delta:
 
     @classmethod
     def of(cls, metadata: Mapping[object, object], name: str) -> Delta:
-        """Raises UnsupportedError where the metadata does not say it."""
+        """Read from llama.cpp's metadata. Raises UnsupportedError if it is not there."""
         found = [metadata.get(f"{name}.ssm.{key}") for key in KEYS]
         numbers = [value for value in found if type(value) is int and value > 0]
         fit = len(numbers) == len(KEYS) and numbers[1] % numbers[0] == 0 == numbers[3] % numbers[1]
@@ -56,17 +57,17 @@ class Delta:
 
     @classmethod
     def of_config(cls, config: Mapping[object, object]) -> Delta:
-        """Raises EditError where a configuration of transformers' does not say it."""
-        keys, values, width, wide = (whole_number(config, (key,)) or 0 for key in _SAID)
+        """Read from a transformers configuration. Raises EditError if it is not there."""
+        keys, values, width, wide = (whole_number(config, (key,)) or 0 for key in _CONFIG_KEYS)
         if min(keys, values, width, wide) < 1 or values % keys or values > MOST * keys:
             raise EditError(
                 "--translate to-gguf: the configuration does not say how many heads its linear attention has",
-                hint=f"config.json has them: {', '.join(_SAID)}",
+                hint=f"config.json has them: {', '.join(_CONFIG_KEYS)}",
             )
         return cls(keys, values, keys * width, values * wide)
 
     def grouped(self, name: str, stem: str, info: TensorInfo, change: Change) -> Change:
-        """The way back of `tiled`: the change, and the heads of v in llama.cpp's order. Raises as `tiled`."""
+        """Undoes `tiled`: adds llama.cpp's order of heads of v to the change. Raises EditError like `tiled`."""
         times, width = self.values // self.keys, self.value_width // self.values
         if times == 1:
             return change
@@ -89,8 +90,8 @@ class Delta:
             joined={new: (f"{new}.qk", *tiled)},
         )  # fmt: skip
 
-    def parted(self, name: str, place: str, info: TensorInfo) -> Change:
-        """The way back of `fused`: q, k, v and z of each k, as all q, k and v, and z. Raises as `tiled`."""
+    def separated(self, name: str, place: str, info: TensorInfo) -> Change:
+        """Undoes `fused`: cuts q, k, v and z, fused k by k, into all of q, k and v, and z. Raises EditError."""
         self._check(name, info, 0, 2 * self.key_width + 2 * self.value_width)
         block = place.rpartition("ssm_in")[0]
         parts = [tuple(f"{name}.{part}{key}" for part in "qkvz") for key in range(self.keys)]
@@ -102,7 +103,7 @@ class Delta:
         )  # fmt: skip
 
     def tiled(self, name: str, stem: str, rest: str, info: TensorInfo, change: Change) -> Change:
-        """The change, and the heads of v in transformers' order. Raises EditError where the tensor has no such."""
+        """Adds transformers' order of heads of v to the change. Raises EditError if the tensor has no such heads."""
         times = self.values // self.keys
         if times == 1:
             return change
@@ -126,7 +127,7 @@ class Delta:
         )  # fmt: skip
 
     def fused(self, name: str, gate: str, target: str, info: TensorInfo) -> Change:
-        """q, k and v in one tensor, or the `gate`, z, as parts of what transformers has. Raises as `tiled`."""
+        """Makes q, k and v in one tensor, or the `gate` z, parts of transformers' tensor. Raises EditError."""
         parts = tuple(f"{target}.{part}" for part in "qkv")
         into = Join(target, (*parts, gate), "concat", 0, blocks=self.keys)
         if name == gate:

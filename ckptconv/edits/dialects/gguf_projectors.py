@@ -1,7 +1,7 @@
-"""What is known of the files that llama.cpp has beside a language model, for pictures or for sounds (mmproj):
-gguf_names/projectors.toml, read.
+"""What is known of the files that llama.cpp keeps beside a language model for pictures or sounds (mmproj): a reader of
+gguf_names/projectors.toml.
 
-The file says what its keys mean. It ships with ckptconv, so that a mistake in it is one of ours.
+The file explains its keys. It ships with ckptconv, so a mistake in it is one of ours, and it is not checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLIP = "clip"
 
 @dataclass(slots=True)
 class Projector:
-    """One of them, with all that its sets say."""
+    """One kind of projector, with everything from the sets that it includes. The file explains the fields."""
 
     name: str
     classes: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Projector:
     needed: tuple[str, ...] = ()
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any], at: str) -> None:
-        """What a row says; what was said before gives way."""
+        """Add what a row says; a single value replaces an earlier one."""
         for name in row.get("like", ()):
             self.take(sets[name], sets, at)
         inside = {f"{at}.{part}": name for part, name in row.get("parts", {}).items()}
@@ -66,7 +66,7 @@ class Projector:
 
 @cache
 def projectors() -> Mapping[str, Projector]:
-    """All of them by llama.cpp's names."""
+    """All of them, by llama.cpp's names."""
     rows = names_file("projectors")
     sets = rows.pop("sets")
     found = {name: Projector(name) for name in rows}
@@ -77,7 +77,7 @@ def projectors() -> Mapping[str, Projector]:
 
 @cache
 def _tower_classes() -> tuple[str, ...]:
-    """The classes of transformers' of which there is such a file."""
+    """The transformers classes that have such a file."""
     return tuple(sorted({name for one in projectors().values() for name in one.classes}))
 
 
@@ -87,8 +87,8 @@ def is_mmproj(metadata: Mapping[object, object]) -> bool:
 
 
 def projector_of(config: Mapping[object, object]) -> Projector:
-    """The one for the class in a configuration. Raises EditError where there is none, UnsupportedError for one that is
-    not written.
+    """The projector for the class in a configuration. Raises EditError if the configuration has none, UnsupportedError
+    for one that to-mmproj does not support.
     """
     name = class_of(config, "to-mmproj")
     named = [one for one in projectors().values() if name in one.classes]

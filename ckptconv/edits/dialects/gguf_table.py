@@ -1,6 +1,6 @@
-"""What is known of llama.cpp's architectures: gguf_names/*.toml, read.
+"""What is known of llama.cpp's architectures: a reader of gguf_names/*.toml.
 
-The files say what their keys mean. They ship with ckptconv, so that a mistake in them is one of ours.
+The files explain their keys. They ship with ckptconv, so a mistake in them is one of ours, and they are not checked.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
 _ENDINGS = (".weight", ".bias")
 
 TYPE_KEY, ADAPTER = "general.type", "adapter"
-"""What the metadata of an adapter say, which llama.cpp loads beside a model (``--lora``)."""
+"""How metadata marks an adapter, which llama.cpp loads beside a model (``--lora``)."""
 
 
 def is_gguf_adapter(metadata: Mapping[object, object]) -> bool:
-    """Whether a GGUF says that it is an adapter."""
+    """Whether a GGUF's metadata marks it as an adapter."""
     return metadata.get(TYPE_KEY) == ADAPTER
 
 
 def without_ending(name: str) -> str:
-    """A tensor's name without what the weight and the bias of one part differ in."""
+    """A tensor's name without ``.weight`` or ``.bias``."""
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """How several parts become one, `target`."""
+    """How several parts become one tensor, `target`."""
 
     target: str
     kind: Literal["concat", "stack"]
@@ -46,7 +46,7 @@ class Joining:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Joining:
-        """From a row of `join`."""
+        """Read from a row of `join` or `cut`."""
         kind: Literal["concat", "stack"] = "stack" if "stack" in row else "concat"
         axes = tuple(row["axes"]) if "axes" in row else None
         return cls(row["target"], kind, tuple(row[kind]), row["axis"], row.get("merge"), axes)
@@ -54,7 +54,7 @@ class Joining:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A file that is not translated: the value of `key` is none of `but`, or it has no part `needs`."""
+    """Files that are not translated: those in which `key` has a value not in `but`, or that lack the part `needs`."""
 
     why: str
     key: str = ""
@@ -64,7 +64,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Architecture:
-    """One of them, with all that its sets say."""
+    """One architecture, with everything from the sets that it includes. The files explain the fields."""
 
     at: dict[str, str] = field(default_factory=dict)
     names: dict[str, dict[str, str]] = field(default_factory=lambda: {place: {} for place in (ROOT, *PREFIXES)})
@@ -94,7 +94,7 @@ class Architecture:
     either: bool = False
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
-        """What a row of either file says; what was said before gives way."""
+        """Add what a row of any of the files says; a single value replaces an earlier one."""
         for name in row.get("like", ()):
             self.take(sets[name], sets)
         self.at |= row.get("at", {})
@@ -126,7 +126,7 @@ class Architecture:
         self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
 
     def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:
-        """The names by place, for a file with these parts."""
+        """The names by place, for a file that has these parts."""
         found = {place: dict(names) for place, names in self.names.items()}
         for part, more in self.also.items():
             if part in parts:
@@ -137,7 +137,7 @@ class Architecture:
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    """All of them by name, in the order of the alphabet."""
+    """All of them by name, in alphabetical order."""
     rows, sets = names_file("decoders") | names_file("encoders"), names_file("sets")
     found = {name: Architecture() for name in sorted(rows)}
     for name, one in found.items():
@@ -147,10 +147,10 @@ def architectures() -> Mapping[str, Architecture]:
 
 @cache
 def by_class() -> Mapping[str, str]:
-    """The architectures that are written, by the names of transformers' classes."""
+    """The architectures that to-gguf supports, by the names of transformers' classes."""
     return {name: arch for arch, one in architectures().items() for name in one.classes}
 
 
 def names_file(name: str) -> dict[str, Any]:
-    """What a file of `gguf_names` says."""
+    """The contents of a file of `gguf_names`."""
     return tomllib.loads((resources.files(__package__) / "gguf_names" / f"{name}.toml").read_text("utf-8"))

@@ -1,17 +1,17 @@
-"""Keras' layers, as its files and TensorFlow's checkpoints name them.
+"""Keras' layers, under the names that its own files and TensorFlow's checkpoints give them.
 
     kernel [..., in, out] → weight [out, in, ...]      gamma, beta, embeddings → weight, bias, weight
     moving_mean, moving_variance → running_mean, running_var
-    depthwise_kernel [..., in, times] → weight [in * times, 1, ...]; of a layer that has a pointwise_kernel as well,
-    depthwise.weight and pointwise.weight
+    depthwise_kernel [..., in, times] → weight [in * times, 1, ...]; in a layer that also has a pointwise_kernel, the
+    two become depthwise.weight and pointwise.weight
 
-Slashes become dots; the layer's name that Keras puts before a weight's own, and ":0" behind it, go, and so does what
+Slashes become dots. Removed are the layer's name that Keras puts before a weight's own, the ":0" at the end, and what
 transformers adds to make torch's names unique there (layer_._0, x___y). Keras 3 numbers a layer's variables
-(``layers/dense/vars/0``): the class of the layer, which its group is called after, says what they are (`numbered`). The
-heads of an attention, kernel [in, heads, width] and [heads, width, out], become one dimension.
+(``layers/dense/vars/0``); what they are follows from the layer's class, after which its group is called (`numbered`).
+The heads of an attention, kernel [in, heads, width] and [heads, width, out], become one dimension.
 
-A depthwise convolution's kernel is called like any other in Keras 3: it is one where its layer has the name that such
-layers get by themselves. Recurrent layers: `keras_recurrent`.
+In Keras 3 the kernel of a depthwise convolution is called like any other; it is recognized by the name that such layers
+get by default. Recurrent layers are in `keras_recurrent`.
 Sources: keras/src/layers; transformers' modeling_tf_pytorch_utils.py (up to 4.x).
 """
 
@@ -44,13 +44,13 @@ _DEPTHWISE = re.compile(r"depthwise_conv\dd(_\d+)?")
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor."""
+    """The change of each tensor."""
     configuration = Configuration.of(metadata)
     paths, twins = _paths(tensors, metadata, configuration)
     shapes = {paths[name]: info.shape for name, info in tensors.items()}
     recurrent = keras_recurrent.changes(paths, shapes, configuration)
     made = {
-        name: recurrent[name] if name in recurrent else _of_keras(paths[name], info.shape, shapes)
+        name: recurrent[name] if name in recurrent else _change(paths[name], info.shape, shapes)
         for name, info in tensors.items()
     }
     return {name: replace(change, twin=twins.get(name, "")) for name, change in made.items()}
@@ -59,9 +59,10 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
 def _paths(
     tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object], configuration: Configuration
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Modules, and Keras' word for the variable, of each tensor; and of which other one it is a copy by its name.
+    """For each tensor, its modules and Keras' word for the variable; and, for some, the tensor of which it should be a
+    copy.
 
-    A weight that two layers share is there under each of them; the second keeps that layer's name before its own.
+    A weight that two layers share is stored under both; the second time, it keeps that layer's name before its own.
     """
     counts = Counter(name.rpartition("/")[0] for name in tensors)
     found: dict[str, tuple[str, ...]] = {}
@@ -83,7 +84,7 @@ def _parts(name: str) -> list[str]:
     return [part.rpartition("___")[2] for part in path.split("/") if part] or [name]
 
 
-def _of_keras(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...], Shape]) -> Change:
+def _change(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...], Shape]) -> Change:
     *modules, word = path
     separable = word in _SEPARABLE and all((*modules, each) in shapes for each in _SEPARABLE)
     new = ".".join((*modules, word.replace("_kernel", ".weight") if separable else _WORDS.get(word, word)))
@@ -100,9 +101,9 @@ def _of_keras(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ..
 
 
 def _own_name(parts: list[str]) -> tuple[str, ...]:
-    """A weight's name without that of the layer under which a file has it, ``dense/dense/kernel``, and of the model,
-    ``dense/sequential/dense/kernel``; transformers' models begin with "tf". A layer that was made again has a number
-    there, ``dense_1/dense_1_1/kernel``, which goes.
+    """A weight's name without the name of the layer under which a file stores it, ``dense/dense/kernel``, and without
+    that of the model, ``dense/sequential/dense/kernel``; transformers' models begin with "tf". A layer that was made
+    a second time has a number there, ``dense_1/dense_1_1/kernel``, which is removed too.
     """
     for at in (2, 1):
         if len(parts) > at + 1 and re.fullmatch(re.escape(parts[0]) + r"(_\d+)?", parts[at]):

@@ -1,8 +1,8 @@
-"""What the configuration in a file of Keras' says of its layers, by their names.
+"""What the configuration in a Keras file says about its layers, by their names.
 
     {"class_name": "GRU", "config": {"name": "gru_1", "reset_after": true, …}}      at any depth
 
-In an archive it is the document ``config.json``, in HDF5 the attribute ``model_config``, a text.
+In an archive it is the document ``config.json``, in HDF5 the attribute ``model_config``, a string.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 _DOCUMENTS = ("config.json", "model_config")
 
 _RECURRENT = {"LSTM", "GRU", "SimpleRNN"}
-_MOST_AROUND = 64
-"""Objects around another that are told of it."""
+_MAX_PARENTS = 64
+"""How many enclosing objects are considered."""
 
 
 @dataclass(slots=True)
 class Configuration:
-    """What is said under each name; of layers in models of their own, several may have one.
+    """What is known under each name; several layers may share one, if they are in models of their own.
 
-    classes: of the layers of that name.
-    resets:  what GRUs of that name, or within what has it, have as ``reset_after``; under "", all GRUs.
-    wrapped: classes of the layers that go in both directions.
-    by_name: whether layers are found by their names: archives of Keras 2 do not say which is which.
+    classes: the classes of the layers of that name.
+    resets:  the values of ``reset_after`` of GRUs of that name, or inside something of that name; under "", of all
+             GRUs.
+    wrapped: the classes of the layers that are run in both directions.
+    by_name: whether layers can be found by name; in archives of Keras 2 they cannot.
     """
 
     classes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -41,7 +42,7 @@ class Configuration:
 
     @classmethod
     def of(cls, metadata: Mapping[object, object]) -> Configuration:
-        """That of a file's metadata; one that says nothing where there is none, or none that is read."""
+        """Read from a file's metadata; it is empty if there is no configuration, or none that can be parsed."""
         made = cls(by_name=_DOCUMENTS[0] not in metadata or any(str(key).endswith("/vars") for key in metadata))
         for key in _DOCUMENTS:
             for layer in _layers(_parsed(metadata.get(key))):
@@ -60,13 +61,13 @@ class Configuration:
                 self.resets[around].add(said if isinstance(said, bool) else None)
 
     def class_of(self, name: str) -> str:
-        """The class of that layer as Keras makes a name of it, ``lstm_cell``; "" where that is not known for sure."""
+        """That layer's class, written as Keras makes a name of it, ``lstm_cell``; "" if it is not certain."""
         classes = self.classes.get(name, set())
         return _snake(next(iter(classes))) if len(classes) == 1 else ""
 
     def resets_after(self, modules: Iterable[str]) -> bool | None:
-        """Whether the innermost of these layers that is a GRU, or is made of one, has ``reset_after``; None where that
-        is not said, as in files of before there was such a setting.
+        """Whether the innermost of these layers that is, or contains, a GRU has ``reset_after``; None if that is not
+        known, as in files from before the setting existed.
         """
         for name in ("", *modules) if self.by_name else ("",):
             said = self.resets.get(name, set())
@@ -75,23 +76,23 @@ class Configuration:
         return None
 
     @property
-    def wraps_kerass_own(self) -> bool:
-        """Whether what goes in both directions are recurrent layers of Keras' own."""
+    def wraps_only_builtin(self) -> bool:
+        """Whether everything that is run in both directions is a recurrent layer of Keras' own."""
         return bool(self.wrapped) and self.wrapped <= _RECURRENT
 
 
 @dataclass(slots=True)
 class _Layer:
-    """A layer, or another object, and the one that it is a part of."""
+    """A layer or another object, and the one that contains it."""
 
     called: str
     settings: Mapping[object, object]
     around: _Layer | None
 
     def names(self) -> Iterator[str]:
-        """Its name, and those of what it is a part of."""
+        """Its name, and those of the objects that contain it."""
         one: _Layer | None = self
-        for _ in range(_MOST_AROUND):
+        for _ in range(_MAX_PARENTS):
             if one is None:
                 return
             if isinstance(name := one.settings.get("name"), str):
@@ -109,7 +110,7 @@ def _parsed(document: object) -> object:
 
 
 def _layers(document: object) -> Iterator[_Layer]:
-    """Every object of a class in a document."""
+    """Every object in a document that names its class."""
     waiting: list[tuple[object, _Layer | None]] = [(document, None)]
     while waiting:
         node, around = waiting.pop()
@@ -124,5 +125,5 @@ def _layers(document: object) -> Iterator[_Layer]:
 
 
 def _snake(name: str) -> str:
-    """``SimpleRNNCell`` is ``simple_rnn_cell`` (keras/src/utils/naming.py, `to_snake_case`)."""
+    """``SimpleRNNCell`` becomes ``simple_rnn_cell`` (keras/src/utils/naming.py, `to_snake_case`)."""
     return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()

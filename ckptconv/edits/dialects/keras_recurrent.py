@@ -1,15 +1,15 @@
-"""Keras' recurrent layers: LSTM, GRU, SimpleRNN, Bidirectional, and their cells.
+"""Keras' recurrent layers (LSTM, GRU, SimpleRNN, Bidirectional) and their cells.
 
     kernel [in, gates * units] → weight_ih     recurrent_kernel [units, gates * units] → weight_hh
-    bias [gates * units] → bias_ih, and zeros as bias_hh: torch has two of which it takes the sum
+    bias [gates * units] → bias_ih, and zeros as bias_hh: torch has two, and uses their sum
     bias [2, gates * units] of a GRU → bias_ih, bias_hh
 
-The gates of an LSTM are in torch's order, those of a GRU are not. How many there are tells which layer it is, where its
-name does not: four, three, one. A cell in a list of cells, or by itself, stays a cell.
+The gates of an LSTM are in torch's order, those of a GRU are not. Where the name does not say which layer it is, the
+number of gates does: four, three, one. A cell in a list of cells, or by itself, stays a cell.
 
-Left as they are: a GRU that has ``reset_after=False`` (another function than torch's, with one bias), one without a
-bias of which nothing says which it is, CuDNNLSTM and CuDNNGRU of Keras 2 (transposed gate by gate), layers that
-convolve, and cells of other variables.
+Left as they are: a GRU with ``reset_after=False`` (it computes another function than torch's, with one bias), a GRU
+without a bias of which nothing says which kind it is, Keras 2's CuDNNLSTM and CuDNNGRU (transposed gate by gate),
+convolutional layers, and cells with other variables.
 
 Sources: keras/src/layers/rnn/lstm.py, gru.py, simple_rnn.py; Keras 2's hdf5_format.py (`_convert_rnn_weights`).
 """
@@ -35,7 +35,7 @@ _KERNEL, _RECURRENT, _BIAS = "kernel", "recurrent_kernel", "bias"
 _KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 _CELL = re.compile(r"cell|(.+_)?(lstm|gru|rnn)_cell(_\d+)?")
 _STACK = re.compile(r"cells|stacked_rnn_cells(_\d+)?")
-_TELLING = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
+_WORD_IN_NAME = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class _Layer:
 
     @property
     def kind(self) -> str:
-        """What torch calls it; "" where its shapes are of nothing that torch has."""
+        """What torch calls it; "" if nothing in torch has such shapes."""
         if set(self.names) - {_BIAS} != {_KERNEL, _RECURRENT}:
             return ""
         kernel, recurrent = self.shapes[_KERNEL], self.shapes[_RECURRENT]
@@ -66,7 +66,7 @@ class _Layer:
 
 
 def changes(paths: Mapping[str, Path], shapes: Mapping[Path, Shape], configuration: Configuration) -> dict[str, Change]:
-    """What becomes of those tensors that are of recurrent layers."""
+    """The changes of the tensors of recurrent layers."""
     layers = {path: layer for path, layer in _layers(paths, shapes).items() if _RECURRENT in layer.names}
     problems = {path: _problem(layer, configuration) for path, layer in layers.items()}
     fine = {path: layer for path, layer in layers.items() if not problems[path]}
@@ -81,10 +81,10 @@ def changes(paths: Mapping[str, Path], shapes: Mapping[Path, Shape], configurati
     made: dict[str, Change] = {}
     for path, layer in layers.items():
         if path in placed:
-            made |= _of_layer(layer, placed[path])
+            made |= _layer_changes(layer, placed[path])
             continue
         why = f"{'.'.join(path)} stays as Keras has it: {problems[path]}"
-        made |= {name: Change(names=(".".join((*path, word)),), left=why) for word, name in layer.names.items()}
+        made |= {name: Change(names=(".".join((*path, word)),), note=why) for word, name in layer.names.items()}
     return made
 
 
@@ -97,11 +97,12 @@ def _layers(paths: Mapping[str, Path], shapes: Mapping[Path, Shape]) -> dict[Pat
 
 
 def _problem(layer: _Layer, configuration: Configuration) -> str:
-    """Why torch cannot have it; "" where it can."""
+    """Why torch cannot have this layer; "" if it can."""
     kind, bias = layer.kind, layer.shapes.get(_BIAS)
     called = layer.path[-1]
-    told = {one for one, word in _TELLING.items() if _CELL.fullmatch(called) and word in called.split("_")}
-    if not kind or (told and kind not in told):
+    words = called.split("_") if _CELL.fullmatch(called) else []
+    named_kinds = {one for one, word in _WORD_IN_NAME.items() if word in words}
+    if not kind or (named_kinds and kind not in named_kinds):
         return "its variables or their shapes fit no torch layer"
     columns = layer.gates * layer.units
     if bias == (2 * columns,) and kind != "RNN":
@@ -116,7 +117,7 @@ def _problem(layer: _Layer, configuration: Configuration) -> str:
     return "" if resets else "it is a GRU with reset_after=False, and torch's computes something else"
 
 
-def _of_layer(layer: _Layer, place: Place) -> dict[str, Change]:
+def _layer_changes(layer: _Layer, place: Place) -> dict[str, Change]:
     gates = order(layer.kind, KERAS)
     sorted_already = gates == tuple(range(len(gates)))
 

@@ -1,15 +1,15 @@
-"""The UNet, the ControlNet and the VAE of latent diffusion (ldm, sgm), with diffusers' names.
+"""The UNet, the ControlNet and the VAE of latent diffusion (ldm, sgm), translated to diffusers' names.
 
     input_blocks.4.0.in_layers.2     → down_blocks.1.resnets.0.conv1         a block that ends a level has an op
     input_blocks.4.1.*               → down_blocks.1.attentions.0.*
-    output_blocks.2.1.conv           → up_blocks.0.upsamplers.0.conv         as does one that has a conv of its own
+    output_blocks.2.1.conv           → up_blocks.0.upsamplers.0.conv         so does one that has a conv of its own
     encoder.down.1.block.0           → encoder.down_blocks.1.resnets.0
     decoder.up.3.block.0             → decoder.up_blocks.0.resnets.0         levels are counted from the other end
     encoder.mid.attn_1.q [o, i, 1, 1] → encoder.mid_block.attentions.0.to_q [o, i]
 
-Blocks are numbered through all levels, so that a level's number is known where all blocks are there. label_emb.0 is an
-embedding of sizes and the pooled text in SDXL (add_embedding), one of the picture's in unCLIP (class_embedding): the
-first has several transformer layers in a block.
+Blocks are numbered through all levels, so a level's number is only known if all blocks are there. label_emb.0 embeds
+sizes and the pooled text in SDXL (add_embedding), and the picture's embedding in unCLIP (class_embedding); SDXL is
+recognized by having several transformer layers in a block.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ _ENDS = re.compile(
 
 
 def unet(tensors: Tensors) -> dict[str, Change]:
-    """What becomes of the UNet's tensors. Raises EditError where blocks are missing by which levels are counted."""
+    """The changes of the UNet's tensors. Raises EditError if blocks are missing, which are needed to count levels."""
     return _network(tensors, ("input_blocks", "output_blocks"))
 
 
 def controlnet(tensors: Tensors) -> dict[str, Change]:
-    """What becomes of a ControlNet's tensors, which are the UNet's on its way down and convolutions behind them."""
+    """The changes of a ControlNet's tensors: the UNet's way down, followed by convolutions."""
     return _network(tensors, ("input_blocks",))
 
 
@@ -73,7 +73,7 @@ def _network(tensors: Tensors, ways: Sequence[str]) -> dict[str, Change]:
     downs = _level_ends(tensors, re.compile(r"input_blocks\.([0-9]{1,4})\.0\.op\.weight"))
     ups = _level_ends(tensors, re.compile(r"output_blocks\.([0-9]{1,4})\.[12]\.conv\.weight"))
     label = "add" if any(".transformer_blocks.1." in name for name in tensors) else "class"
-    found = {name: _of_unet(name, downs, ups, label) for name in tensors}
+    found = {name: _unet_name(name, downs, ups, label) for name in tensors}
     return {name: Change.to(new) for name, new in found.items() if new}
 
 
@@ -92,7 +92,7 @@ def _level_ends(tensors: Iterable[str], pattern: re.Pattern[str]) -> list[int]:
     return sorted(int(match[1]) for name in tensors if (match := pattern.fullmatch(name)))
 
 
-def _of_unet(name: str, downs: Sequence[int], ups: Sequence[int], label: str) -> str:
+def _unet_name(name: str, downs: Sequence[int], ups: Sequence[int], label: str) -> str:
     stem, _, word = name.rpartition(".")
     if stem in UNET:
         return f"{UNET[stem]}.{word}"
@@ -105,11 +105,11 @@ def _of_unet(name: str, downs: Sequence[int], ups: Sequence[int], label: str) ->
         return f"mid_block.{part}.{_inside(part, match[2])}" if part else ""
     match = _BLOCK.fullmatch(name)
     return (
-        _of_block(match[1], int(match[2]), match[3], match[4], downs if match[1] == "input" else ups) if match else ""
+        _block_name(match[1], int(match[2]), match[3], match[4], downs if match[1] == "input" else ups) if match else ""
     )
 
 
-def _of_block(way: str, number: int, place: str, rest: str, ends: Sequence[int]) -> str:
+def _block_name(way: str, number: int, place: str, rest: str, ends: Sequence[int]) -> str:
     level = bisect_left(ends, number)
     start = ends[level - 1] + 1 if level else 1 if way == "input" else 0
     block = f"{'down' if way == 'input' else 'up'}_blocks.{level}"
@@ -130,7 +130,7 @@ def _inside(part: str, rest: str) -> str:
 
 
 def vae(tensors: Tensors) -> dict[str, Change]:
-    """What becomes of the VAE's tensors. Raises EditError where the decoder's levels cannot be counted."""
+    """The changes of the VAE's tensors. Raises EditError if the decoder's levels cannot be counted."""
     ups = {int(match[2]) for name in tensors if (match := _LEVEL.fullmatch(name)) and match[1] == "decoder.up"}
     if ups and (len(ups) != max(ups) + 1 or not any(name.startswith("decoder.conv_in.") for name in tensors)):
         raise EditError(
@@ -139,11 +139,11 @@ def vae(tensors: Tensors) -> dict[str, Change]:
         )
     if not any(_LEVEL.fullmatch(name) for name in tensors):
         return {}  # by the names of what is around the levels it may as well be diffusers'
-    found = {name: _of_vae(name, info, len(ups)) for name, info in tensors.items()}
+    found = {name: _vae_change(name, info, len(ups)) for name, info in tensors.items()}
     return {name: change for name, change in found.items() if change is not None}
 
 
-def _of_vae(name: str, info: TensorInfo, levels: int) -> Change | None:
+def _vae_change(name: str, info: TensorInfo, levels: int) -> Change | None:
     if match := _ENDS.fullmatch(name):
         return Change.to(name.replace("norm_out", "conv_norm_out") if match[1] else name)
     if match := _MID.fullmatch(name):

@@ -1,12 +1,12 @@
-"""The UNet, the ControlNet and the VAE of diffusers, with the names of latent diffusion: `latent` the other way.
+"""The UNet, the ControlNet and the VAE of diffusers, translated to latent diffusion's names: the reverse of `latent`.
 
     down_blocks.1.resnets.0.conv1   → input_blocks.4.0.in_layers.2       blocks are numbered through all levels: a
-    down_blocks.1.downsamplers.0    → input_blocks.6.0.op                downsampler counts as one of its own,
-    up_blocks.0.upsamplers.0        → output_blocks.2.1.conv             an upsampler is a part of the last before it
+    down_blocks.1.downsamplers.0    → input_blocks.6.0.op                downsampler counts as a block of its own,
+    up_blocks.0.upsamplers.0        → output_blocks.2.1.conv             an upsampler belongs to the block before it
     decoder.up_blocks.0.resnets.0   → decoder.up.3.block.0
     mid_block.attentions.0.to_q [o, i] → mid.attn_1.q [o, i, 1, 1]       a convolution over one pixel
 
-The VAEs that were published with the first versions of diffusers call projections query, key, value and proj_attn.
+VAEs published with the first versions of diffusers call projections query, key, value and proj_attn.
 """
 
 from __future__ import annotations
@@ -47,17 +47,18 @@ _ENDS = re.compile(
 
 
 def current(name: str) -> str:
-    """The name that diffusers has now for a tensor of the VAE that it has renamed."""
+    """The name that diffusers uses today for a tensor of the VAE, if it has renamed it."""
     match = _OLD.fullmatch(name)
     return f"{match[1]}.{_DEPRECATED[match[2]]}.{match[3]}" if match else name
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """The blocks on the way down, or up.
+    """The blocks on the way down, or on the way up.
 
-    starts: by level, the number of its first block. ends: of the one that is, or has, the sampler.
-    crossed: levels whose last block has attention.
+    starts:  the number of each level's first block.
+    ends:    the number of the block that is the level's sampler, or contains it.
+    crossed: the levels whose last block has attention.
     """
 
     starts: Mapping[int, int]
@@ -83,18 +84,18 @@ class _Way:
 
 
 def unet(tensors: Tensors) -> dict[str, Change]:
-    """What the original releases have for tensors of a UNet, or of a ControlNet."""
+    """The changes that give the tensors of a UNet or ControlNet the names of the original releases."""
     return {name: Change.to(new) for name, new in released(tensors).items()}
 
 
 def released(names: Collection[str]) -> dict[str, str]:
-    """The same for their names alone; those that no release has are left out."""
+    """The same names, without tensors; those that no release has are left out."""
     ways = {way: _Way.of(way, names) for way in ("down", "up")}
-    found = {name: _of_unet(name, ways) for name in names}
+    found = {name: _unet_name(name, ways) for name in names}
     return {name: new for name, new in found.items() if new}
 
 
-def _of_unet(name: str, ways: Mapping[str, _Way]) -> str:
+def _unet_name(name: str, ways: Mapping[str, _Way]) -> str:
     stem, _, word = name.rpartition(".")
     if stem in _STEMS:
         return f"{_STEMS[stem]}.{word}"
@@ -130,13 +131,13 @@ def _inside(part: str, rest: str) -> str:
 
 
 def vae(tensors: Tensors) -> dict[str, Change]:
-    """What the original releases have for tensors of the VAE."""
+    """The changes that give the tensors of a VAE the names of the original releases."""
     levels = [int(m[2]) for name in tensors if (m := _LEVEL.fullmatch(name)) and m[1] == "decoder.up"]
-    found = {name: _of_vae(name, info, max(levels, default=0)) for name, info in tensors.items()}
+    found = {name: _vae_change(name, info, max(levels, default=0)) for name, info in tensors.items()}
     return {name: change for name, change in found.items() if change is not None}
 
 
-def _of_vae(name: str, info: TensorInfo, last: int) -> Change | None:
+def _vae_change(name: str, info: TensorInfo, last: int) -> Change | None:
     if match := _ENDS.fullmatch(name):
         return Change.to(name.replace("conv_norm_out", "norm_out"))
     if match := _MID.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion, Flux, Wan and other diffusion models, with diffusers' names.
+"""Single files of Stable Diffusion, Flux, Wan and other diffusion models, translated to diffusers' names.
 
     model.diffusion_model.*                          the UNet, or the transformer     → unet.*, transformer.*
     control_model.*                                  a ControlNet                     → controlnet.*
@@ -6,10 +6,10 @@
     cond_stage_model.*, conditioner.embedders.N.*    the text encoders                → text_encoder.*, text_encoder_2.*
     text_encoders.clip_l.*, clip_g.*, t5xxl.*        those of Flux and version 3      → … and text_encoder_3.*
 
-Each is a folder of diffusers' by that name. Of a single one, chosen by ``--select`` or alone in its file, with its
-prefix or without, the names come out as the class has them: ``conv_in.weight``. What belongs to none (schedules, EMA
-copies, a discriminator) keeps its name. How each is taken apart is told in `latent`, `mmdit`, `dit`
-and `openclip`.
+Each component is a folder of that name in diffusers. If there is only one component, whether chosen by ``--select`` or
+alone in its file, with its prefix or without, its names become those of the class: ``conv_in.weight``. What belongs to
+no component (schedules, EMA copies, a discriminator) keeps its name. The modules `latent`, `mmdit`, `dit` and
+`openclip` describe how each component is translated.
 
 Sources: CompVis/stable-diffusion and Stability-AI/generative-models (ldm, sgm); black-forest-labs/flux, model.py;
 Stability-AI/sd3-ref, mmdit.py; diffusers' loaders/single_file_utils.py, which does the same.
@@ -46,7 +46,9 @@ _DIFFUSION: Mapping[tuple[str, ...], tuple[str, Translator]] = {
     ("layers.", "cap_pad_token", "final_layer."): ("transformer", dit.Z_IMAGE.translated),
     ("layers.", "cap_embedder.", "final_layer."): ("transformer", dit.LUMINA2.translated),
 }
-"""By what names begin with, behind ``model.diffusion_model.`` or bare: the first of which there are all."""
+"""What a network's names begin with, bare or after ``model.diffusion_model.``: its folder and its translation. The
+first entry counts all of whose prefixes are there.
+"""
 
 _BARE: Mapping[tuple[str, ...], tuple[str, Translator]] = {
     ("input_hint_block.",): ("controlnet", latent.controlnet),
@@ -56,7 +58,7 @@ _BARE: Mapping[tuple[str, ...], tuple[str, Translator]] = {
     ("decoder.upsamples.",): ("vae", dit.wan_vae),
     ("transformer.resblocks.",): ("text_encoder", openclip.text),
 }
-"""Likewise in a file of one component."""
+"""The same for a file of one component."""
 
 _PREFIXES: Mapping[str, tuple[str, Translator]] = {
     "control_model.": ("controlnet", latent.controlnet),
@@ -82,8 +84,8 @@ class _Component:
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError where a part is missing by which others are counted,
-    UnsupportedError for a network that is like a known one.
+    """The change of each tensor. Raises EditError if a part is missing that is needed to count others, UnsupportedError
+    for a network that only resembles a known one.
     """
     parts = _components(tensors)
     made: dict[str, Change] = {}
@@ -95,10 +97,10 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
 
 
 def known(names: Iterable[str]) -> bool:
-    """Whether these are names of a single file; what diffusers has in a folder may be called vae as well."""
+    """Whether these are names of a single file. ``vae.`` alone says nothing: diffusers' folders use it as well."""
     words = (MODEL, *(prefix for prefix in _PREFIXES if prefix != "vae."))
     names = list(names)
-    return any(name.startswith(words) for name in names) or _first(_BARE, names) is not None
+    return any(name.startswith(words) for name in names) or _first_kind(_BARE, names) is not None
 
 
 def _components(tensors: Tensors) -> dict[str, _Component]:
@@ -131,15 +133,15 @@ def _kind(prefix: str, inside: Tensors) -> tuple[str, Translator] | None:
     if prefix in _PREFIXES:
         return _PREFIXES[prefix]
     kinds = _DIFFUSION if prefix else _BARE
-    found = _first(kinds, inside)
+    found = _first_kind(kinds, inside)
     # Qwen-Image's transformer has diffusers' names, whatever stands before them
     return ("transformer", unchanged) if found is None and prefix and "txt_norm.weight" in inside else found
 
 
-def _first(
+def _first_kind(
     kinds: Mapping[tuple[str, ...], tuple[str, Translator]], names: Iterable[str]
 ) -> tuple[str, Translator] | None:
-    """The first kind of which all words are there."""
+    """The first kind all of whose words are there."""
     words = {word for kind in kinds for word in kind}
     there = {word for name in names for word in words if name.startswith(word)}
     return next((kind for sign, kind in kinds.items() if there.issuperset(sign)), None)

@@ -1,12 +1,12 @@
-"""Llama as Meta releases it, and Mistral as Mistral does, with transformers' names.
+"""Llama as Meta releases it, and Mistral as Mistral does, translated to transformers' names.
 
     tok_embeddings → model.embed_tokens    layers.0.attention.wq → model.layers.0.self_attn.q_proj    w1 → gate_proj …
 
-Meta's rotary embedding turns neighbours in a head, transformers' the two halves of it: the rows of wq and wk change
-places accordingly, for which the number of heads has to be known. The metadata says it, or the params.json beside the
-file (``n_heads``, ``n_kv_heads``; ``head_dim``, where that is not ``dim / n_heads``). rope.freqs, which transformers
+Meta's rotary embedding rotates neighbouring pairs in a head, transformers' pairs up its two halves; so the rows of wq
+and wk are reordered, for which the number of heads must be known. It is in the metadata, or in the params.json beside
+the file (``n_heads``, ``n_kv_heads``; ``head_dim``, if that is not ``dim / n_heads``). rope.freqs, which transformers
 computes, keeps its name. One slice of several (consolidated.00.pth beside consolidated.01.pth) has too few rows for its
-heads and is refused: `ckptconv.formats.torch.sets.slices` puts them together.
+heads and is refused: `ckptconv.formats.torch.sets.slices` puts slices together.
 
 Sources: meta-llama/llama, llama/model.py; transformers' convert_llama_weights_to_hf.py.
 """
@@ -32,22 +32,22 @@ _LAYER = {
     "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
     "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
 }  # fmt: skip
-_TURNED = ("attention.wq", "attention.wk")
+_ROTARY = ("attention.wq", "attention.wk")
 _IN_LAYER = re.compile(r"layers\.(\d+)\.([\w.]+)\.weight")
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError where it has a wq and nothing says how many heads, or their rows
-    are of other heads.
+    """The change of each tensor. Raises EditError if there is a wq and the number of heads is not known, or the rows do
+    not fit it.
     """
-    if not any(map(_is_llamas, tensors)):  # a norm and an output many networks have
+    if not any(map(_is_llama_name, tensors)):  # a norm and an output many networks have
         return {name: Change.to(name) for name in tensors}
-    turned = any(name.endswith(tuple(f".{part}.weight" for part in _TURNED)) for name in tensors)
-    heads = _heads(metadata) if turned else {}
+    has_rotary = any(name.endswith(tuple(f".{part}.weight" for part in _ROTARY)) for name in tensors)
+    heads = _heads(metadata) if has_rotary else {}
     return {name: _change(name, info, heads, metadata.get("head_dim")) for name, info in tensors.items()}
 
 
-def _is_llamas(name: str) -> bool:
+def _is_llama_name(name: str) -> bool:
     inside = _IN_LAYER.fullmatch(name)
     return name == "tok_embeddings.weight" or (inside is not None and inside[2] in _LAYER)
 
@@ -60,11 +60,11 @@ def _heads(metadata: Mapping[object, object]) -> dict[str, int]:
             "--translate meta: nothing says how many heads there are",
             hint="a params.json beside the file does, or metadata with n_heads and n_kv_heads",
         )
-    return dict(zip(_TURNED, (query, key if type(key) is int else query), strict=True))
+    return dict(zip(_ROTARY, (query, key if type(key) is int else query), strict=True))
 
 
 def _halves(name: str, info: TensorInfo, heads: int, width: int) -> Permutation:
-    """The rows of wq or wk as heads. Raises EditError where they are not as many as the heads take."""
+    """The permutation of the rows of wq or wk. Raises EditError if the number of rows does not fit the heads."""
     rows = info.shape[0] if info.shape else 0
     if heads * width != rows:
         raise EditError(
@@ -86,6 +86,6 @@ def _change(name: str, info: TensorInfo, heads: Mapping[str, int], head_dim: obj
     new = f"model.layers.{layer}.{_LAYER[part]}.weight"
     if part not in heads:
         return Change.to(new)
-    width = head_dim if type(head_dim) is int else info.shape[-1] // heads[_TURNED[0]] if info.shape else 0
+    width = head_dim if type(head_dim) is int else info.shape[-1] // heads[_ROTARY[0]] if info.shape else 0
     halves = _halves(name, info, heads[part], width)
     return Change(names=(new,), unpack=info.dtype.kind == "block", permute=halves)

@@ -1,17 +1,20 @@
-"""mlx-lm's names and layouts, as transformers' classes have them. Most models have the same; of others mlx-lm
+"""mlx-lm's names and layouts, translated to those of transformers' classes. For most models they are the same. For
+others mlx-lm
 
-    stacks experts        P.switch_mlp.gate_proj [E, R, C]    of P.experts.0.gate_proj, or of w1, or of parts that
-                                                              transformers has stacked too, gate and up as one
-    turns convolutions    conv1d.weight [C, K, 1]             of [C, 1, K]
-    takes kv_b_proj apart embed_q [H, L, N], unembed_out      of [H · (N + V), L]: a head's N rows for the keys, turned,
-                                                              and its V rows for the values
-    adds 1 to norms       Qwen3-Next's and Qwen3.5's, which transformers adds while it computes
-    turns layers          GPT-2's
+    stacks experts                P.switch_mlp.gate_proj [E, R, C]   from P.experts.0.gate_proj, or from w1, or from
+                                                                     what transformers has stacked too, gate and up
+                                                                     as one
+    transposes convolutions       conv1d.weight [C, K, 1]            from [C, 1, K]
+    takes kv_b_proj apart         embed_q [H, L, N], unembed_out     from [H · (N + V), L]: a head's N rows for the
+                                                                     keys, transposed, and its V rows for the values
+    adds 1 to norms               of Qwen3-Next and Qwen3.5, to which transformers adds it while it computes
+    transposes linear layers      of GPT-2
 
-Which of it was done is a table, by the configuration's model_type. Where names or shapes say that something was done,
-and the model is not in the table, it is refused; so are models into whose weights mlx-lm folds factors, which nothing
-undoes, and towers for pictures as mlx-vlm has them, [outputs, height, width, 3]. The 1 is taken off exactly: what
-rounding it in had cost stays lost. Parts that mlx-lm leaves out (pictures, further tokens) are gone.
+A table, by the configuration's model_type, says which of these were done. A model that is not in the table is refused
+if its names or shapes show that something was done. Also refused are models into whose weights mlx-lm folds factors,
+which cannot be undone, and towers for pictures as mlx-vlm has them, [outputs, height, width, 3]. The 1 is subtracted
+exactly: what was lost to rounding when it was added stays lost. Parts that mlx-lm leaves out (pictures, further tokens)
+are not restored.
 
 Source: mlx-lm 0.32, mlx_lm/models (`sanitize` of each).
 """
@@ -34,8 +37,9 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, TensorInfo]
 
 How = Literal["each", "w", "linear", "fused", "turned", "interleaved"]
-"""How transformers has experts: a tensor for each, under their names or as w1, w2, w3; stacked as input_linear and
-output_linear, or as gate_up_proj and down_proj, these turned, or gate and up in turn.
+"""How transformers has experts: one tensor for each, under their names ("each") or as w1, w2, w3 ("w"); stacked as
+input_linear and output_linear ("linear"), or as gate_up_proj and down_proj, as they are ("fused"), transposed
+("turned"), or with the rows of gate and up alternating ("interleaved").
 """
 
 _NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight",
@@ -46,8 +50,10 @@ _NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight", "model.no
 class _Model:
     """What was done to a model.
 
-    experts: how transformers has them; where: what mlx-lm calls the stack. plus_one: norms to which 1 was added.
-    dense:   layers that have no experts have names of theirs. language: the language model of one with pictures.
+    experts:  how transformers has them. where: what mlx-lm calls the stack.
+    plus_one: the norms to which 1 was added.
+    dense:    layers without experts are named differently too.
+    language: it is the language model of one for pictures.
     """
 
     experts: How = "each"
@@ -85,7 +91,7 @@ _FOLDED = {
     **dict.fromkeys(("bailing_moe", "bailing_moe_linear"), "its output layer may be normed"),
     "step3p5": "its norms have 1 added to them",
 }  # fmt: skip
-"""What was done to models that are not in the table, under names that may be transformers'."""
+"""What was done to models that are not in the table, although their names may look like transformers'."""
 
 _PARTS = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 _UP = ("gate_proj", "up_proj")
@@ -99,9 +105,10 @@ _HINT = "--rules FILE renames and turns any"
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError where nothing says the model, or a part is missing, and for weights
-    that are quantized still; UnsupportedError for a model that is not in the table; LimitError for more experts than
-    models have.
+    """The change of each tensor.
+
+    Raises EditError if the model is not named, if a part is missing, or if weights are still quantized;
+    UnsupportedError for a model that is not in the table; LimitError for more experts than models have.
     """
     kind = metadata.get("model_type")
     if isinstance(kind, str) and kind in _FOLDED:
@@ -131,8 +138,8 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
 
 
 def known(tensors: Tensors, kind: object) -> bool:
-    """Whether some of these are called as mlx-lm alone does it, or have its shapes. kind: the model_type, if any."""
-    return any(_is_mlxs(name, info, kind) for name, info in tensors.items())
+    """Whether some tensors have names or shapes that only mlx-lm gives them. kind: the model_type, if it is known."""
+    return any(_is_mlx_only(name, info, kind) for name, info in tensors.items())
 
 
 def is_changed(kind: object) -> bool:
@@ -140,8 +147,8 @@ def is_changed(kind: object) -> bool:
     return isinstance(kind, str) and (kind in MODELS or kind in _FOLDED)
 
 
-def refuse(tensors: Tensors, metadata: Mapping[object, object], dialect: str) -> None:
-    """Raise EditError for a model of mlx-lm's, of which a dialect that takes transformers' would make another."""
+def refuse_mlx(tensors: Tensors, metadata: Mapping[object, object], dialect: str) -> None:
+    """Raise EditError for a model of mlx-lm's, before `dialect`, which expects transformers', spoils it."""
     if known(tensors, metadata.get("model_type")):
         raise EditError(
             f"--translate {dialect}: names or layouts are mlx-lm's, and not transformers'",
@@ -149,27 +156,27 @@ def refuse(tensors: Tensors, metadata: Mapping[object, object], dialect: str) ->
         )
 
 
-def _is_mlxs(name: str, info: TensorInfo, kind: object) -> bool:
-    """Whether mlx-lm alone has such a name, or such a shape under it."""
+def _is_mlx_only(name: str, info: TensorInfo, kind: object) -> bool:
+    """Whether this name, or this shape under this name, occurs only in mlx-lm's models."""
     stack = _STACK.fullmatch(name)
     if stack is not None or _LATENT.fullmatch(name):
         return stack is None or stack[2] == "switch_mlp" or len(info.shape) == (3 if stack[4] == "weight" else 2)
     if kind == "gpt2":
         return name.startswith("model.h.")
     return (
-        _is_turned(name, info)
+        _is_mlx_convolution(name, info)
         or _is_of_pixels(info)
         or (kind == "granitemoehybrid" and _DENSE.fullmatch(name) is not None)
     )
 
 
-def _is_turned(name: str, info: TensorInfo) -> bool:
+def _is_mlx_convolution(name: str, info: TensorInfo) -> bool:
     shape = info.shape
     return name.endswith(_CONVOLVED) and len(shape) == 3 and shape[2] == 1 != shape[1]
 
 
 def _is_of_pixels(info: TensorInfo) -> bool:
-    """Whether it is a convolution over pictures whose inputs, three colours, come last: of torch's they come second."""
+    """Whether it is a convolution over pictures with the three colours last; torch has them second."""
     shape = info.shape
     return len(shape) in (4, 5) and shape[-1] == 3 != shape[1] and shape[-3] == shape[-2] > 3
 
@@ -198,14 +205,14 @@ class _Translation:
             return self.latent(name, match[1], match[2])
         if self.model.dense and (match := _DENSE.fullmatch(name)):
             return self.layer(name, match)
-        if _is_turned(name, info):
+        if _is_mlx_convolution(name, info):
             return Change.to(name, axes=(0, 2, 1))
         if len(info.shape) == 1 and name.endswith(self.model.plus_one):
             return Change(names=(name,), function={"function": "add", "value": -1})
         return Change.to(name)
 
     def expert(self, name: str, info: TensorInfo, match: re.Match[str]) -> Change:
-        """A stack of experts."""
+        """The change of a stack of experts."""
         before, _, part, end = match.groups()
         model, stem = self.model, f"{before}.experts"
         if model.experts in ("each", "w"):
@@ -233,7 +240,7 @@ class _Translation:
         return Change(names=(name,), into=join)
 
     def layer(self, name: str, match: re.Match[str]) -> Change:
-        """A layer that is no expert's, in a model that has them."""
+        """The change of a layer that is not an expert's, in a model that has experts."""
         before, where, part = match.groups()
         if self.model.experts == "w":
             return Change.to(f"{before}.{where}.{_PARTS[part]}.weight")
@@ -244,7 +251,7 @@ class _Translation:
         return Change(names=(name,), into=Join(whole, sources, "concat", 0))
 
     def latent(self, name: str, before: str, part: str) -> Change:
-        """Half of what makes keys and values of what they were compressed to."""
+        """The change of one half of kv_b_proj, which makes keys and values from their compressed form."""
         whole = f"{before}.kv_b_proj.weight"
         sources = self.parts(name, whole, f"{before}.", ".weight", ("embed_q", "unembed_out"))
         if any(len(self.tensors[source].shape) != 3 for source in sources):
@@ -253,7 +260,7 @@ class _Translation:
         return Change(names=(name,), axes=axes, into=Join(whole, sources, "concat", 1, merge=0))
 
     def parts(self, name: str, whole: str, start: str, end: str, words: tuple[str, str]) -> tuple[str, ...]:
-        """What the whole is made of: the words between these. Raises EditError where one is missing."""
+        """The names of the parts of `whole`: each of `words` between start and end. Raises EditError."""
         found = tuple(start + word + end for word in words)
         if missing := [part for part in found if part not in self.tensors]:
             raise EditError(
@@ -263,7 +270,7 @@ class _Translation:
 
 
 def _in_language(change: Change) -> Change:
-    """Under the names of a language model that has a tower for pictures beside it."""
+    """The change under the names that a language model has when there is a tower for pictures beside it."""
     into = change.into and replace(change.into, target=_of_language(change.into.target))
     return replace(change, names=tuple(map(_of_language, change.names)) if into is None else change.names, into=into)
 

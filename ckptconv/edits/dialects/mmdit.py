@@ -1,14 +1,15 @@
-"""Transformers of two streams, with diffusers' names: Flux, Flux.2, Chroma, HunyuanVideo, Stable Diffusion 3.
+"""Transformers with two streams, translated to diffusers' names: Flux, Flux.2, Chroma, HunyuanVideo, Stable Diffusion
+3.
 
     double_blocks.0.img_attn.qkv [3w, w]   → transformer_blocks.0.attn.to_q, to_k, to_v
     single_blocks.0.linear1 [3w + m, w]    → single_transformer_blocks.0.attn.to_q, to_k, to_v, proj_mlp
     joint_blocks.0.context_block.attn.qkv  → transformer_blocks.0.attn.add_q_proj, add_k_proj, add_v_proj
-    final_layer.adaLN_modulation.1         → norm_out.linear          shift and scale, which change places
+    final_layer.adaLN_modulation.1         → norm_out.linear          with shift and scale swapped
 
-Flux.2 keeps linear1 in one, attn.to_qkv_mlp_proj. Stable Diffusion 3's last block gives nothing back to the text: its
-context_block has shift and scale alone, which change places as well. Sources: black-forest-labs/flux and flux2,
-model.py and modules/layers.py; Stability-AI/sd3-ref, mmdit.py; Tencent/HunyuanVideo, hyvideo/modules/models.py;
-ComfyUI's comfy/ldm/chroma/model.py; diffusers' loaders/single_file_utils.py, which does the same.
+Flux.2 keeps linear1 as one, attn.to_qkv_mlp_proj. Stable Diffusion 3's last block returns nothing to the text: its
+context_block has only a shift and a scale, which are swapped too. Sources: black-forest-labs/flux and flux2, model.py
+and modules/layers.py; Stability-AI/sd3-ref, mmdit.py; Tencent/HunyuanVideo, hyvideo/modules/models.py; ComfyUI's
+comfy/ldm/chroma/model.py; diffusers' loaders/single_file_utils.py, which does the same.
 """
 
 from __future__ import annotations

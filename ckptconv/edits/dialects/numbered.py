@@ -1,10 +1,10 @@
 """Keras 3's names: ``layers/dense_1/vars/0``, a group for each layer, in which its variables are numbered.
 
-A layer in a list (``layers``) is called after its class, an attribute of another after itself (``key_dense``). What the
-numbers mean, the class says: it is the group's name, or that which the layer gave itself, ``{"name": "dense_3"}`` in
-the metadata under the group's path, or what the configuration has for a layer of that name. A class that is not in
-`VARIABLES`, or has other numbers of variables than it can have, keeps its numbers. Sources:
-keras/src/saving/saving_lib.py; keras/src/layers, `build` of each.
+A layer in a list (``layers``) is called after its class, one in another attribute after that attribute (``key_dense``).
+What the numbers mean depends on the class. The class is taken from the group's name, from the name that the layer gave
+itself, ``{"name": "dense_3"}`` in the metadata under the group's path, or from what the configuration says of a layer
+of that name. Variables keep their numbers if the class is not in `VARIABLES`, or cannot have so many variables.
+Sources: keras/src/saving/saving_lib.py; keras/src/layers, `build` of each.
 """
 
 from __future__ import annotations
@@ -45,23 +45,25 @@ VARIABLES: dict[str, tuple[tuple[str, ...], ...]] = {
     **{f"{cell}_cell": _RECURRENT for cell in ("lstm", "gru", "simple_rnn")},
     **{f"{part}_dense": _KERNEL for part in ("query", "key", "value", "output")},
 }  # fmt: skip
-"""The variables of a layer, in the order in which it makes them, by its class; several where options leave some out."""
+"""The variables of a layer by its class, in the order in which it creates them; several lists where options leave some
+out.
+"""
 
 
 def path_of(
     parts: Sequence[str], counts: Mapping[str, int], metadata: Mapping[object, object], configuration: Configuration
 ) -> tuple[str, ...] | None:
-    """Modules and Keras' word for the variable that `parts` number; None where they are no such name, or nothing says
-    what it is.
+    """Modules and Keras' word for the variable that `parts` number; None if they are no such name, or its class is not
+    known.
 
     counts:   how many variables there are under each path.
-    metadata: of the file, where a layer's own name stands under its group's path.
+    metadata: the file's, where a layer's own name is under its group's path.
     """
     if len(parts) < 3 or parts[-2] != _VARS or not parts[-1].isdecimal() or len(parts[-1]) > 4:
         return None
     group = parts[:-2]
     count = counts["/".join((*group, _VARS))]
-    own = _own_name(group, metadata)
+    own = _recorded_name(group, metadata)
     for called in (group[-1], own, configuration.class_of(own) or _nameless_cell(group, own, configuration)):
         known = _CLASS.fullmatch(called)
         for words in VARIABLES.get(known[1], ()) if known else ():
@@ -71,29 +73,29 @@ def path_of(
 
 
 def _nameless_cell(group: Sequence[str], own: str, configuration: Configuration) -> str:
-    """The class of a recurrent layer's cell where groups have no names, as in archives of Keras 2; "" of all else."""
+    """The class of a recurrent layer's cell if groups have no names, as in Keras 2's archives; else ""."""
     if own or group[-1] != "cell" or len(group) < 2:
         return ""
     known = _CLASS.fullmatch(group[-2])
     around = known[1] if known else ""
-    if around in ("forward_layer", "backward_layer") and configuration.wraps_kerass_own:
+    if around in ("forward_layer", "backward_layer") and configuration.wraps_only_builtin:
         return "lstm_cell"  # all have variables of the same names
     return f"{around}_cell"
 
 
 def _modules(group: Sequence[str], metadata: Mapping[object, object]) -> list[str]:
-    """What the layers on the way to a group are called: those in lists by their own names, where they have such."""
+    """The names of the layers on the way to a group; those in lists go by their own names if they have some."""
     found = []
     for i, part in enumerate(group):
         in_list = i > 0 and group[i - 1] == _LIST
         if part == _LIST and not in_list:
             continue
-        own = _own_name(group[: i + 1], metadata) if in_list else ""
+        own = _recorded_name(group[: i + 1], metadata) if in_list else ""
         found.append(own or _ATTENTION.get(part, part))
     return found
 
 
-def _own_name(group: Sequence[str], metadata: Mapping[object, object]) -> str:
+def _recorded_name(group: Sequence[str], metadata: Mapping[object, object]) -> str:
     said = metadata.get("/".join((*group, _VARS)))
     name = said.get("name") if isinstance(said, Mapping) else None
     return name if isinstance(name, str) else ""

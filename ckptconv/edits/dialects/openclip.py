@@ -1,10 +1,10 @@
-"""OpenCLIP's text transformer, with transformers' names.
+"""OpenCLIP's text transformer, translated to transformers' names, and back.
 
     transformer.resblocks.0.attn.in_proj_weight [3w, w] → text_model.encoder.layers.0.self_attn.q_proj, k_proj, v_proj
     text_projection [w, p]                              → text_projection.weight [p, w]
     ln_1, mlp.c_fc, ln_final, positional_embedding …    → layer_norm1, mlp.fc1, final_layer_norm …
 
-logit_scale keeps its name. Stable Diffusion 2 does without the last layer and the projection; both are translated.
+logit_scale keeps its name. Stable Diffusion 2 uses neither the last layer nor the projection; both are translated.
 Sources: mlfoundations/open_clip, transformer.py; diffusers' convert_open_clip_checkpoint.
 """
 
@@ -35,16 +35,16 @@ _IN_ENCODER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\.([\w.]+)\.
 _ROOT_BACK, _LAYER_BACK = inverse(_ROOT), inverse(_LAYER)
 _PROJECTIONS = tuple(f"self_attn.{each}_proj" for each in "qkv")
 POSITIONS = "text_model.embeddings.position_ids"
-"""A buffer of transformers' that counts from 0 on."""
+"""A buffer of transformers' that holds 0, 1, 2 and so on."""
 
 
 def text(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
-    """What becomes of the text encoder's tensors. Raises EditError for a projection that is not of three parts."""
-    found = {name: _of_text(name, info) for name, info in tensors.items()}
+    """The changes of the text encoder's tensors. Raises EditError if a fused projection does not divide into three."""
+    found = {name: _change(name, info) for name, info in tensors.items()}
     return {name: change for name, change in found.items() if change is not None}
 
 
-def _of_text(name: str, info: TensorInfo) -> Change | None:
+def _change(name: str, info: TensorInfo) -> Change | None:
     if name in _ROOT:
         return Change.to(_ROOT[name])
     if name == "text_projection":
@@ -60,7 +60,7 @@ def _of_text(name: str, info: TensorInfo) -> Change | None:
 
 
 def originals(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
-    """What OpenCLIP has for tensors of transformers' text encoder. Positions are not among them."""
+    """The changes that give the tensors of transformers' text encoder OpenCLIP's names. Drops the positions."""
     found = {name: _original(name) for name in tensors}
     return {name: change for name, change in found.items() if change is not None}
 
@@ -71,7 +71,7 @@ def _original(name: str) -> Change | None:
     if name == "text_projection.weight":
         return Change.to("text_projection", axes=(1, 0))
     if name == POSITIONS:
-        return Change(names=(name,), gone=True)
+        return Change(names=(name,), dropped=True)
     match = _IN_ENCODER.fullmatch(name)
     if match is None:
         return None

@@ -1,8 +1,8 @@
-"""What torch calls the weights of recurrent layers and cells, whatever framework they are from.
+"""The names of recurrent layers' and cells' weights in torch, whatever framework they are from.
 
-    encoder.weight_ih_l0                                   of a layer, whose cell is not a module of its own in torch
-    encoder.weight_ih_l0, encoder.weight_ih_l0_reverse     of encoder.forward_…, encoder.backward_…
-    cell.weight_ih                                         of a cell by itself, as torch.nn.LSTMCell has it
+    encoder.weight_ih_l0                                   a layer; its cell is not a module of its own in torch
+    encoder.weight_ih_l0, encoder.weight_ih_l0_reverse     encoder.forward_…, encoder.backward_…
+    cell.weight_ih                                         a cell by itself, as torch.nn.LSTMCell names it
 
 Source: torch/nn/modules/rnn.py.
 """
@@ -23,19 +23,20 @@ _FORWARD, _BACKWARD = "forward_", "backward_"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The module that has the weights in torch, and how their names end."""
+    """The torch module that holds the weights, and how their names end."""
 
     module: Path
     end: str
 
     def __call__(self, word: str) -> str:
-        """The name of one: of ``weight_ih``, say."""
+        """The full name of a weight, such as ``weight_ih``."""
         return ".".join((*self.module, word + self.end))
 
 
 def places(found: Mapping[Path, Hashable], place: Callable[[Path], Place]) -> dict[Path, Place]:
-    """Where the weights go that are under each path. The values are their kinds and sizes: two that are alike may be
-    the directions of one layer.
+    """Where the weights under each path go in torch.
+
+    found: the kind and sizes of what is under each path; two that are equal may be the two directions of one layer.
     """
     placed = {path: place(path) for path in found}
     siblings: dict[Path, list[Path]] = defaultdict(list)

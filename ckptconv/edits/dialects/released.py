@@ -1,6 +1,6 @@
-"""A transformer of a diffusion model under its release's names, with diffusers', and the other way, by tables.
+"""A diffusion model's transformer, translated between its release's names and diffusers', both ways, by tables.
 
-What is fused in a release is apart in diffusers, and a shift and a scale change places there.
+What is fused in a release is separate in diffusers, and shift and scale are the other way round there.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _NUMBERED = re.compile(r"([0-9]{1,4})\.(.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A stack of blocks. Names are of modules, or whole ones of tensors.
+    """A stack of blocks. Names are those of modules, or of whole tensors.
 
-    theirs:  what diffusers calls it.
-    parts:   what is in each block.
-    fused:   several projections in one, all of as many rows; where it is `grouped` the first has as many as columns.
-    wide:    likewise, and another projection follows, of whatever rows are left.
-    halves:  a module that is a shift and a scale where it has two rows for each column.
+    theirs:  what diffusers calls the stack.
+    parts:   what each block contains.
+    fused:   several projections in one tensor, all with equally many rows; if `grouped`, the first has as many rows as
+             columns, and the others share the rest.
+    wide:    the same, followed by one more projection that takes the remaining rows.
+    halves:  a module that is a shift and a scale if it has two rows for each column.
     """
 
     theirs: str
@@ -47,7 +48,7 @@ class Stack:
     halves: str = ""
 
     def sizes(self, part: str, name: str, info: TensorInfo, tensors: Tensors) -> tuple[int, ...]:
-        """The rows of what is fused; () where they are alike."""
+        """How many rows each fused part has; () if they are equal."""
         if part in self.fused and not self.grouped:
             return ()
         rows, width = (info.shape or (0,))[0], _matrix(name, tensors)[1]
@@ -58,13 +59,14 @@ class Stack:
 
 @dataclass(frozen=True)
 class Release:
-    """What a release calls things, and what diffusers does.
+    """What a release calls things, and what diffusers does with them.
 
-    stems:   modules and tensors outside of the blocks.
-    stacks:  by what the release calls them.
-    swapped: a shift and a scale, outside of the blocks.
-    unused:  tensors that diffusers has not, since nothing is computed of them.
-    called:  what it is, of which there are kin with tensors that are not known here; "" where such keep their names.
+    stems:   the modules and tensors outside of the blocks.
+    stacks:  the stacks of blocks, by the release's names.
+    swapped: modules outside of the blocks that hold a shift and a scale.
+    unused:  tensors that diffusers does not have, since nothing is computed from them.
+    called:  the model's name, if it has variants whose further tensors are not known here and which are therefore
+             refused; "" if such tensors keep their names.
     """
 
     stems: Parts
@@ -74,19 +76,19 @@ class Release:
     called: str = ""
 
     def translated(self, tensors: Tensors) -> dict[str, Change]:
-        """What becomes of the release's tensors. Raises EditError for a fused one of another shape, UnsupportedError
-        for a kin of which other tensors are not known.
+        """The changes of the release's tensors. Raises EditError if a fused one has another shape, UnsupportedError for
+        a variant whose other tensors are not known.
         """
         found = {name: self._change(name, info, tensors) for name, info in tensors.items()}
-        if self.called and (strange := [name for name, change in found.items() if change is None]):
+        if self.called and (unknown := [name for name, change in found.items() if change is None]):
             raise UnsupportedError(
-                f"--translate ldm knows no {quoted(strange, 2)} in {self.called}",
+                f"--translate ldm knows no {quoted(unknown, 2)} in {self.called}",
                 hint="weights may be quantized, which --dequantize undoes first; else it is of another kind of model",
             )
         return {name: change for name, change in found.items() if change is not None}
 
     def originals(self, tensors: Tensors) -> dict[str, Change]:
-        """What the release has for diffusers' tensors. Raises EditError for one that is of no halves."""
+        """The changes back to the release's names. Raises EditError if a shift and scale are not two halves."""
         found = {name: self._original(name, info, tensors) for name, info in tensors.items()}
         return {name: change for name, change in found.items() if change is not None}
 
@@ -94,7 +96,7 @@ class Release:
         stem, _, word = name.rpartition(".")
         if name in self.unused:
             return Change(
-                names=(name,), gone=True, left=f"{name}: nothing is computed of it, and diffusers has no such"
+                names=(name,), dropped=True, note=f"{name}: nothing is computed of it, and diffusers has no such"
             )
         if stem in self.swapped:
             return Change.swapped(f"{self.swapped[stem]}.{word}", name, info)
@@ -102,16 +104,16 @@ class Release:
             return Change.to(new)
         for own, stack in self.stacks.items():
             if match := _inside(own, name):
-                return _in_block(stack, f"{stack.theirs}.{match[1]}.", match[2], name, info, tensors)
+                return _block_change(stack, f"{stack.theirs}.{match[1]}.", match[2], name, info, tensors)
         return None
 
     @cached_property
-    def _back(self) -> tuple[Parts, Parts, Mapping[str, Parts]]:
+    def _inverse_tables(self) -> tuple[Parts, Parts, Mapping[str, Parts]]:
         parts = {own: inverse(stack.parts) for own, stack in self.stacks.items()}
         return inverse(self.swapped), inverse(self.stems), parts
 
     def _original(self, name: str, info: TensorInfo, tensors: Tensors) -> Change | None:
-        swapped, stems, parts = self._back
+        swapped, stems, parts = self._inverse_tables
         stem, _, word = name.rpartition(".")
         if stem in swapped:
             return Change.swapped(f"{swapped[stem]}.{word}", name, info)
@@ -119,28 +121,30 @@ class Release:
             return Change.to(new)
         for own, stack in self.stacks.items():
             if match := _inside(stack.theirs, name):
-                return _of_block(stack, parts[own], f"{own}.{match[1]}.", match[2], name, info, tensors)
+                return _block_original(stack, parts[own], f"{own}.{match[1]}.", match[2], name, info, tensors)
         return None
 
 
 def renamed(name: str, table: Parts) -> str:
-    """The name by that of its module, or its own; "" where the table has neither."""
+    """The new name, by the module's or by the tensor's own; "" if the table has neither."""
     stem, _, word = name.rpartition(".")
     return table.get(name) or (f"{table[stem]}.{word}" if stem in table and word in ("weight", "bias") else "")
 
 
-def _in_block(stack: Stack, before: str, inner: str, name: str, info: TensorInfo, tensors: Tensors) -> Change | None:
+def _block_change(
+    stack: Stack, before: str, inner: str, name: str, info: TensorInfo, tensors: Tensors
+) -> Change | None:
     part, _, word = inner.rpartition(".")
     if pieces := stack.fused.get(part) or stack.wide.get(part):
         sizes = stack.sizes(part, name, info, tensors)
         return Change.cut([f"{before}{each}.{word}" for each in pieces], name, info, sizes)
     new = renamed(inner, stack.parts)
-    if new and stack.halves and part == stack.halves and _is_halves(name, tensors):
+    if new and stack.halves and part == stack.halves and _is_shift_and_scale(name, tensors):
         return Change.swapped(before + new, name, info)
     return Change.to(before + new) if new else None
 
 
-def _of_block(
+def _block_original(
     stack: Stack, parts: Parts, before: str, inner: str, name: str, info: TensorInfo, tensors: Tensors
 ) -> Change | None:
     part, _, word = inner.rpartition(".")
@@ -148,23 +152,23 @@ def _of_block(
         if part in pieces:
             return Change.piece(f"{before}{whole}.{word}", pieces.index(part), len(pieces))
     new = renamed(inner, parts)
-    if new and stack.halves and parts.get(part) == stack.halves and _is_halves(name, tensors):
+    if new and stack.halves and parts.get(part) == stack.halves and _is_shift_and_scale(name, tensors):
         return Change.swapped(before + new, name, info)
     return Change.to(before + new) if new else None
 
 
 def _inside(stack: str, name: str) -> re.Match[str] | None:
-    """A block's number, and what follows."""
+    """A block's number, and the name inside the block."""
     return _NUMBERED.fullmatch(name, len(stack) + 1) if name.startswith(f"{stack}.") else None
 
 
-def _is_halves(name: str, tensors: Tensors) -> bool:
+def _is_shift_and_scale(name: str, tensors: Tensors) -> bool:
     rows, columns = _matrix(name, tensors)[:2]
     return rows == 2 * columns
 
 
 def _matrix(name: str, tensors: Tensors) -> tuple[int, ...]:
-    """The shape of the weight that a tensor is, or is the bias of. Raises EditError where there is none."""
+    """The shape of the weight that this tensor is, or whose bias it is. Raises EditError if there is none."""
     weight = f"{name.rpartition('.')[0]}.weight"
     if weight not in tensors or len(tensors[weight].shape) != 2:
         raise EditError(f"--translate ldm: {name!r} is not understood without a matrix {weight!r}", hint="select both")

@@ -1,16 +1,16 @@
-"""transformers' names and layouts, as llama.cpp has them: the way back of `gguf`, by the same table.
+"""transformers' names and layouts, translated to llama.cpp's: the reverse of `gguf`, by the same table.
 
     model.embed_tokens → token_embd    model.layers.0.self_attn.q_proj → blk.0.attn_q    mlp.up_proj → ffn_up    …
 
-Heads are turned from rotary halves to neighbours, fused q, k and v rearranged, norms get their 1, experts are stacked.
-Which class it is, and how many heads there are, the configuration says. Vectors, norms, routers and positions become
-F32, since llama.cpp computes with no other there; so do elements of types that it does not have.
+Rotary heads go from halves to neighbouring pairs, fused q, k and v are reordered, norms get their 1 added, and experts
+are stacked. The class and the number of heads are read from the configuration. Vectors, norms, routers and positions
+become F32, since llama.cpp computes with nothing else there; so do elements of types that it does not have.
 
-What llama.cpp has no place for is left out where the table says so (buffers that transformers computes, BERT's heads),
-and so is an output that is the embeddings again, or another copy of them; any other tensor that is not in the table is
-refused, as llama.cpp would refuse the file. What is for pictures, which llama.cpp has in a file of its own, and layers
-that predict further tokens and that it does not compute are left out with a word. Architectures of which parts are cut
-or fused in yet other ways are read alone.
+Tensors that llama.cpp has no place for are left out where the table says so (buffers that transformers computes, BERT's
+heads), and so is an output that equals the embeddings, or another copy of them. Any other tensor that is not in the
+table is refused, as llama.cpp would refuse the file. Two kinds are left out with a warning: what is for pictures, which
+llama.cpp keeps in a file of its own, and layers that predict further tokens, which it does not compute. Architectures
+whose parts are cut or fused in yet other ways are only read (`gguf`).
 
 Source: llama.cpp's conversion/ (`modify_tensors` of its classes, `prepare_tensors` for the types).
 """
@@ -39,7 +39,7 @@ from ckptconv.edits.dialects.gguf_config import (
     text_config,
     whole_number,
 )
-from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, lies_turned, undone
+from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, has_inputs_first, inverse_permutation
 from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT, PREFIXES, ROOT, architectures, without_ending
 from ckptconv.errors import LIST_NAMES, EditError
@@ -66,7 +66,7 @@ _FURTHER = "layers that predict further tokens are left out, which llama.cpp doe
 
 
 def is_kept_f32(name: str, rank: int) -> bool:
-    """Whether a tensor of llama.cpp's is F32 in every file, whatever type the model is written in."""
+    """Whether one of llama.cpp's tensors is F32 in every file, whatever type the model is written in."""
     if name.endswith(_FACTORS):
         return rank <= 1
     stem, _, ending = name.rpartition(".")
@@ -75,16 +75,16 @@ def is_kept_f32(name: str, rank: int) -> bool:
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
+    """The change of each tensor. Raises EditError and UnsupportedError, as the module's docstring says."""
     config = text_config(metadata)
     name = architecture(config)
-    mlx.refuse(tensors, metadata, "to-gguf")
+    mlx.refuse_mlx(tensors, metadata, "to-gguf")
     return Translation(tensors, config, name).changes()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where llama.cpp has a tensor: its name there, without the ending too, and which expert's it is."""
+    """Where llama.cpp has a tensor: its name there, that without the ending, and the number of the expert it is of."""
 
     name: str
     stem: str
@@ -92,7 +92,7 @@ class Found:
 
 
 class Translation:
-    """A model's tensors, by the table of the architecture `name`."""
+    """Translates a model's tensors by the table of the architecture `name`."""
 
     def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
         self.tensors, self.config, self.name = tensors, config, name
@@ -100,33 +100,36 @@ class Translation:
         self.mixed = bool(whole_number(config, EXPERTS))
         self.parts = {place: self.inverse(place) for place in (ROOT, *PREFIXES)}
         self.cuts: dict[str, Joining] = {}
-        lying = self.table.either and not lies_turned(tensors, config)
-        self.axes = {} if lying else self.table.axes
+        outputs_first = self.table.either and not has_inputs_first(tensors, config)
+        self.axes = {} if outputs_first else self.table.axes
         for row in (*self.table.join, *self.table.cut):
-            row = replace(row, axes=None) if lying else row
-            if row.target not in self.cuts or self.is_of_these(row.parts[0]):
+            row = replace(row, axes=None) if outputs_first else row
+            if row.target not in self.cuts or self.fits_mixture(row.parts[0]):
                 self.cuts[row.target] = row
         self.outer = self.prefixes()
         self.pictures = {name for name in tensors if any(fnmatchcase(name, glob) for glob in self.table.pictures)}
 
     def inverse(self, place: str) -> dict[str, str]:
-        """Parts by transformers' names; where two have one, the last counts, which an architecture says itself, but for
-        experts that all tokens have: these are the feed-forward layer where there are no others.
+        """llama.cpp's parts by transformers' names.
+
+        If two parts have the same name, the last one wins, which is the architecture's own. For shared experts it is
+        the other
+        way round: they are the feed-forward layer of a model without other experts.
         """
         names = [*self.table.names[place].items()]
         names += [item for more in self.table.also.values() for item in more.get(place, {}).items()]
         names += self.table.whole.items() if place == PREFIXES[0] else ()
         found: dict[str, str] = {}
         for part, name in names:
-            if name not in found or "_shexp" not in found[name] + part or self.is_of_these(part):
+            if name not in found or "_shexp" not in found[name] + part or self.fits_mixture(part):
                 found[name] = part
         return {_outside(name): part for name, part in found.items()}
 
-    def is_of_these(self, part: str) -> bool:
+    def fits_mixture(self, part: str) -> bool:
         return ("_shexp" in part) == self.mixed
 
     def prefixes(self) -> tuple[str, str]:
-        """What these names have before those of the table, and what the table's have before these."""
+        """What precedes the table's names in these names, and what precedes these names in the table's."""
         if self.table.inside and any(name.startswith(f"{self.table.inside}.") for name in self.tensors):
             return f"{self.table.inside}.", ""
         module = next(iter(self.table.at.values())).partition(".")[0]
@@ -139,33 +142,33 @@ class Translation:
     def changes(self) -> dict[str, Change]:
         found: dict[str, Found] = {}
         made: dict[str, Change] = {}
-        lost: list[str] = []
+        unplaced: list[str] = []
         for name in self.tensors:
             if (known := self.left_out(name)) is not None:
                 made[name] = known
             elif (place := self.place(self.own_name(name))) is None:
-                lost.append(name)
+                unplaced.append(name)
             else:
                 found[name] = place
-        if lost:
-            names = quoted(lost, 2)
+        if unplaced:
+            names = quoted(unplaced, 2)
             raise EditError(
                 f"--translate to-gguf: llama.cpp's {self.name} has no place for {names}",
-                hint=self.way_out(lost),
+                hint=self.way_out(unplaced),
             )
         joins = self.joins(found)
         made |= {name: self.change(name, place, joins.get(place.name)) for name, place in found.items()}
         return {name: made[name] for name in self.tensors} | self.without_copies(found, made)
 
     def left_out(self, name: str) -> Change | None:
-        """For what llama.cpp has no place for."""
+        """The change of a tensor that llama.cpp has no place for; None for all others."""
         if name in self.pictures:
-            return Change(names=(name,), gone=True, left=_PICTURES.format(f"{len(self.pictures):,}"))
+            return Change(names=(name,), dropped=True, note=_PICTURES.format(f"{len(self.pictures):,}"))
         own = self.own_name(name)
         if any(fnmatchcase(own, glob) for glob in self.table.left):
-            return Change(names=(name,), gone=True)
+            return Change(names=(name,), dropped=True)
         if any(fnmatchcase(name, glob) for glob in self.table.ahead):
-            return Change(names=(name,), gone=True, left=_AHEAD)
+            return Change(names=(name,), dropped=True, note=_AHEAD)
         twin = self.table.twins.get(own, "")
         if twin in self.tensors:
             return Change(names=(name,), twin=twin, tied=True)
@@ -173,14 +176,14 @@ class Translation:
         if self.table.further == "left" and layers is not None and own.startswith(f"{at}."):
             number = own[len(at) + 1 :].partition(".")[0]
             if number.isdecimal() and len(number) < 10 and int(number) >= layers:
-                return Change(names=(name,), gone=True, left=_FURTHER)
+                return Change(names=(name,), dropped=True, note=_FURTHER)
         return None
 
-    def way_out(self, lost: Sequence[str]) -> str:
-        if any(name.endswith("_proj_blocks") for name in lost):
+    def way_out(self, unplaced: Sequence[str]) -> str:
+        if any(name.endswith("_proj_blocks") for name in unplaced):
             return "--dequantize makes floats of them, and --dtype '*_exps.weight=MXFP4' the same blocks' values again"
-        first = lost[0].partition(".")[0] + "."
-        if len(lost) == len(self.tensors) and all(name.startswith(first) for name in lost):
+        first = unplaced[0].partition(".")[0] + "."
+        if len(unplaced) == len(self.tensors) and all(name.startswith(first) for name in unplaced):
             return f"--strip-prefix {first} before it makes transformers' names of them"
         return "--drop leaves them out; weights that are quantized need --dequantize"
 
@@ -198,7 +201,7 @@ class Translation:
         return self.named(name, self.parts[ROOT], "")
 
     def named(self, rest: str, parts: Mapping[str, str], before: str) -> Found | None:
-        """By the table: as one that is cut, whole, without its ending, or as one of several experts."""
+        """Finds it in the table: as one that is cut, as it is, without its ending, or as one of the experts."""
         if before and rest in self.cuts:
             return Found(f"{before}{rest}", rest)
         if rest in parts:
@@ -217,7 +220,7 @@ class Translation:
         return None
 
     def joins(self, found: Mapping[str, Found]) -> dict[str, Join]:
-        """The experts that become one tensor. Raises EditError where there are not as many as there should be."""
+        """The joins of experts into one tensor. Raises EditError if their number is wrong."""
         experts: dict[str, dict[int, str]] = defaultdict(dict)
         for name, place in found.items():
             if place.expert is not None:
@@ -252,12 +255,12 @@ class Translation:
             groups = falcon_groups(self.config)
             return replace(ungrouped(name, place.name, info, self.number(*HEADS), groups or 1), unpack=unpack)
         if self.table.delta == "fused" and place.stem == "ssm_in":
-            return replace(self.delta().parted(name, place.name, info), unpack=unpack)
-        axes = self.said(self.axes, place)
+            return replace(self.delta().separated(name, place.name, info), unpack=unpack)
+        axes = self.lookup(self.axes, place)
         function = self.function(place)
         change = Change(
             names=(place.name,), unpack=unpack or (function is not None and info.dtype is not DType.F32),
-            shape=self.shape(self.said(self.table.shape, place), info.shape),
+            shape=self.shape(self.lookup(self.table.shape, place), info.shape),
             permute=self.permutation(name, place), axes=None if axes is None else argsort(axes), function=function,
         )  # fmt: skip
         return self.delta().grouped(name, place.stem, info, change) if self.table.delta == "tiled" else change
@@ -266,7 +269,7 @@ class Translation:
         return Delta.of_config(self.config)
 
     def cut(self, name: str, place: Found, joining: Joining) -> Change:
-        """A tensor that llama.cpp has as several."""
+        """The change of a tensor that llama.cpp has in several pieces."""
         info = self.tensors[name]
         before = place.name.removesuffix(place.stem)
         names = [f"{before}{part}" for part in joining.parts]
@@ -279,8 +282,8 @@ class Translation:
         small = is_kept_f32(names[0], len(info.shape))
         return replace(made, unpack=info.dtype is not DType.F32 and (small or info.dtype not in _KEPT))
 
-    def said(self, table: Mapping[str, T], place: Found) -> T | None:
-        """What the table says of a part, by its name in the block."""
+    def lookup(self, table: Mapping[str, T], place: Found) -> T | None:
+        """What the table says about a part, by its name in the block."""
         rest = re.sub(r"^(?:enc\.|dec\.)?blk\.[0-9]+\.", "", place.name)
         return table.get(rest, table.get(place.stem))
 
@@ -290,15 +293,16 @@ class Translation:
         return {"function": "add", "value": 1} if place.name.endswith(self.table.less_one) else None
 
     def permutation(self, name: str, place: Found) -> Permutation | None:
-        info, key = self.tensors[name], self.said(self.table.halves, place)
+        info, key = self.tensors[name], self.lookup(self.table.halves, place)
         if key is not None:
-            return undone(halves_of(name, info, self.number(*(() if key == "head_count" else GROUPS), *HEADS)))
+            heads = self.number(*HEADS) if key == "head_count" else self.number(*GROUPS, *HEADS)
+            return inverse_permutation(halves_of(name, info, heads))
         if place.stem == "attn_qkv" and self.table.qkv == "heads":
-            return undone(interleaved(name, info, self.number(*HEADS)))
+            return inverse_permutation(interleaved(name, info, self.number(*HEADS)))
         return None
 
     def number(self, *keys: str) -> int:
-        """What the configuration has to say. Raises EditError where it does not."""
+        """A number that the configuration must have. Raises EditError if it does not."""
         count = whole_number(self.config, keys)
         if count is None or count < 1:
             raise EditError(
@@ -319,7 +323,7 @@ class Translation:
         return None
 
     def without_copies(self, found: Mapping[str, Found], made: Mapping[str, Change]) -> dict[str, Change]:
-        """An output that is the embeddings: llama.cpp takes these where there is none."""
+        """Ties the output to the embeddings: llama.cpp uses these if there is no output."""
         by_place = {place.name: name for name, place in found.items()}
         output, embeddings = by_place.get(OUTPUT), by_place.get(EMBEDDINGS)
         if output is None or embeddings is None or self.table.output == "own":
@@ -329,7 +333,7 @@ class Translation:
 
 
 def _outside(name: str) -> str:
-    """A name as it is where the language model is not part of another."""
+    """The name that a tensor would have if the language model were not part of another model."""
     for part in _LANGUAGE:
         name = name.replace(part, "")
     return name

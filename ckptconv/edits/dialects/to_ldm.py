@@ -1,23 +1,24 @@
-"""Single files of Stable Diffusion, Flux, Wan and others of diffusers' models: `ldm` the other way.
+"""Single files of Stable Diffusion, Flux, Wan and other models of diffusers: the reverse of `ldm`.
 
     unet.*           → model.diffusion_model.*
-    transformer.*    → model.diffusion_model.*                                  Flux' alone: without a prefix
+    transformer.*    → model.diffusion_model.*                                  Flux's alone: without a prefix
     controlnet.*     → control_model.*
     vae.*            → first_stage_model.*, of Flux vae.*                       alone: without a prefix
     text_encoder.*   → cond_stage_model.transformer.*                           Stable Diffusion 1
                        cond_stage_model.model.*, as OpenCLIP                    Stable Diffusion 2: linear projections
                        conditioner.embedders.0.transformer.*                    SDXL: an embedding of sizes
-    text_encoder_2.* → conditioner.embedders.1.model.*, as OpenCLIP             of its refiner, which has no first: 0
+    text_encoder_2.* → conditioner.embedders.1.model.*, as OpenCLIP             its refiner, without a first one: 0
     text_encoder, text_encoder_2, text_encoder_3 → text_encoders.clip_l, clip_g, t5xxl.transformer.*    version 3
     text_encoder, text_encoder_2 → text_encoders.clip_l, t5xxl.transformer.*                            Flux
 
-Components are those of a pipeline's folder, by which their names begin, or a single one with the names of its class,
-which gets the prefix under which it is released. A text encoder alone is OpenCLIP's by its configuration (gelu), else
-where it has more layers than CLIP's twelve.
+Components are those of a pipeline's folder, recognized by what their names begin with; or there is a single one, with
+the names of its class, which gets the prefix under which it is released. A text encoder alone is taken for OpenCLIP's
+if its configuration says so (gelu), or else if it has more layers than CLIP's twelve.
 
-What a release has no place for is refused by name. All that is made is taken back by `ldm`, by names and shapes,
-before anything is done: what does not come out as it went in would be loaded as something else. What single files have
-besides (schedules, logit_scale, OpenCLIP's last layer in version 2) loaders compute, or do without.
+What a release has no place for is refused by name. Before anything is done, the names and shapes that would result are
+translated back by `ldm`, and whatever differs from the original is refused, since it would be loaded as something else.
+What single files hold besides (schedules, logit_scale, OpenCLIP's last layer in version 2) is computed by loaders, or
+not needed.
 
 Sources: as of `ldm`; ComfyUI's comfy/supported_models.py, which says what is looked for; diffusers'
 scripts/convert_diffusers_to_original_stable_diffusion.py and …_sdxl.py.
@@ -66,7 +67,9 @@ _SIGNS: Mapping[str, tuple[str, Place]] = {
     "text_model.": ("text_encoder", ("", unchanged)),
     "embeddings.token_embedding.": ("text_encoder", ("", unchanged)),
 }
-"""By what one of its names begins with: the folder of a component, and its place alone; the first that is there."""
+"""What one of a component's names begins with: its folder, and its place if it is alone. The first entry that matches
+counts.
+"""
 
 _CLIP_L, _CLIP_G, _T5 = ((f"text_encoders.{one}.transformer.", unchanged) for one in ("clip_l", "clip_g", "t5xxl"))
 _REFINER = "SDXL's refiner"
@@ -81,16 +84,16 @@ _TEXTS: Mapping[str, Mapping[str, Place]] = {
     "Stable Diffusion 3": {"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G, "text_encoder_3": _T5},
     "Flux": {"text_encoder": _CLIP_L, "text_encoder_2": _T5},
 }
-"""By the family: the places of its text encoders."""
+"""The places of each family's text encoders."""
 
 _COMPONENT = re.compile(r"(unet|transformer|controlnet|vae|text_encoder(?:_[23])?)\.(.+)", re.DOTALL)
 _OWN = (
     "model.", "model_ema.", "control_model.", "first_stage_model.", "cond_stage_model.", "conditioner.", "denoiser.",
 )  # fmt: skip
-"""What names of a single file begin with, which may be among them where they belong to none of its components."""
+"""What names of a single file begin with; such tensors may be there without belonging to a component."""
 
 _CLIP = re.compile(r"(?:embeddings|encoder\.layers|final_layer_norm)\..+")
-"""Names of CLIP's text encoder as transformers writes them since version 5, without ``text_model.`` before them."""
+"""Names of CLIP's text encoder as transformers 5 writes them, without ``text_model.`` before them."""
 
 _NETWORKS = ("unet", "transformer")
 _KNOWN = (
@@ -103,7 +106,7 @@ _LAYER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\..+")
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """By the name that its class has now for each tensor: the name in the file, and the header."""
+    """For each tensor, by its class's current name for it: its name in the file, and its header."""
 
     sources: dict[str, str] = field(default_factory=dict)
     infos: dict[str, TensorInfo] = field(default_factory=dict)
@@ -124,20 +127,21 @@ class _Component:
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
+    """The change of each tensor. Raises EditError and UnsupportedError, as the module's docstring says."""
     parts, beside = _components(tensors)
     if not parts:
         return unchanged(tensors)
     places = _places(parts, beside, metadata)
     made: dict[str, Change] = {}
-    lost = [name for name in beside if "." in name and not name.startswith(_OWN)]
+    unplaced = [name for name in beside if "." in name and not name.startswith(_OWN)]
     for part, one in parts.items():
         prefix, originals = places.get(part, ("", lambda _: {}))
         found = originals(one.infos)
         made |= {one.sources[name]: change.under(prefix) for name, change in found.items()}
-        lost += [source for name, source in one.sources.items() if name not in found]
-    if lost:
-        raise EditError(f"--translate to-ldm: a single file has no place for {_some(lost)}", hint=_way_out(lost, made))
+        unplaced += [source for name, source in one.sources.items() if name not in found]
+    if unplaced:
+        message = f"--translate to-ldm: a single file has no place for {_brief(unplaced)}"
+        raise EditError(message, hint=_way_out(unplaced, made))
     whole = {name: made.get(name, Change.to(name)) for name in tensors}
     _check_pieces(whole)
     _check_way_back(whole, tensors, parts)
@@ -145,7 +149,7 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
 
 
 def _components(tensors: Tensors) -> tuple[dict[str, _Component], list[str]]:
-    """The components by their folders in a pipeline, and the names that belong to none."""
+    """The components, by their folders in a pipeline, and the names that belong to none."""
     parts: dict[str, _Component] = defaultdict(_Component)
     beside: list[str] = []
     for name, info in tensors.items():
@@ -164,7 +168,7 @@ def _components(tensors: Tensors) -> tuple[dict[str, _Component], list[str]]:
 def _places(
     parts: Mapping[str, _Component], beside: Sequence[str], metadata: Mapping[object, object]
 ) -> dict[str, Place]:
-    """Where components go in a single file. Raises UnsupportedError for a network that none is known of."""
+    """Where components go in a single file. Raises UnsupportedError for a network that has no known place."""
     signs = {part: one.sign() for part, one in parts.items()}
     for part in ("unet", "transformer", "controlnet", "vae"):
         if part in parts and (not signs[part] or _SIGNS[signs[part]][0] != part):
@@ -185,8 +189,8 @@ def _places(
 
 
 def _family(parts: Mapping[str, _Component], signs: Mapping[str, str]) -> str:
-    """Whose single file it is, by what makes pictures in it; "" where nothing does. Raises UnsupportedError where a
-    release has none.
+    """The family whose single file it is, by the network that makes its pictures; "" if there is none. Raises
+    UnsupportedError for a family that is not released as a single file.
     """
     if "transformer" in parts:
         if signs["transformer"] not in (_FLUX, _SD3):
@@ -205,7 +209,7 @@ def _family(parts: Mapping[str, _Component], signs: Mapping[str, str]) -> str:
 
 
 def _reads_second_alone(parts: Mapping[str, _Component], unet: Tensors) -> bool:
-    """Whether the UNet attends to what the second text encoder gives, and to no other beside it, as SDXL's does."""
+    """Whether the UNet attends to nothing but what the second text encoder gives, as SDXL's refiner does."""
     if "text_encoder" in parts or "text_encoder_2" not in parts:
         return False
     norm = parts["text_encoder_2"].infos.get("text_model.final_layer_norm.weight")
@@ -220,21 +224,21 @@ def _is_openclip(encoder: _Component, metadata: Mapping[object, object]) -> bool
     return any(int(match[1]) >= _CLIP_LAYERS for name in encoder.infos if (match := _LAYER.fullmatch(name)))
 
 
-def _some(names: Sequence[str]) -> str:
+def _brief(names: Sequence[str]) -> str:
     return quoted(names, 2)
 
 
-def _way_out(lost: Sequence[str], placed: Iterable[str]) -> str:
-    """What leaves them out: a component of which nothing has a place as a whole."""
+def _way_out(unplaced: Sequence[str], placed: Iterable[str]) -> str:
+    """The options that leave these tensors out: whole components, where nothing in them has a place."""
     used = {name.partition(".")[0] for name in placed}
-    parts = dict.fromkeys(name.partition(".")[0] for name in lost)
-    globs = [f"{part}.*" for part in parts if part not in used] or [lost[0]]
+    parts = dict.fromkeys(name.partition(".")[0] for name in unplaced)
+    globs = [f"{part}.*" for part in parts if part not in used] or [unplaced[0]]
     line = " ".join(f"--drop '{glob}'" for glob in globs)
-    return f"{line} leaves {'it' if len(lost) == 1 else 'them'} out"
+    return f"{line} leaves {'it' if len(unplaced) == 1 else 'them'} out"
 
 
 def _check_pieces(made: Mapping[str, Change]) -> None:
-    """Raise EditError where something that is in one there is not all here."""
+    """Raise EditError if only some of the pieces of a tensor are there."""
     pieces: dict[str, list[str]] = defaultdict(list)
     for name, change in made.items():
         if change.into is not None:
@@ -244,17 +248,17 @@ def _check_pieces(made: Mapping[str, Change]) -> None:
             target, count = change.into.target, len(change.into.sources)
             raise EditError(
                 f"--translate to-ldm: {target!r} is made of {count} tensors, and of those there is only "
-                f"{_some(pieces[target])}", hint="a --select of the whole component takes them all",
+                f"{_brief(pieces[target])}", hint="a --select of the whole component takes them all",
             )  # fmt: skip
 
 
 def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping[str, _Component]) -> None:
-    """Raise EditError where `ldm` would make something else of what is made."""
-    kept = {name: change for name, change in made.items() if not change.gone}
-    shapes = _outcome(kept, tensors)
+    """Raise EditError if `ldm` would not give the original names and shapes back."""
+    kept = {name: change for name, change in made.items() if not change.dropped}
+    shapes = _names_and_shapes(kept, tensors)
     infos = {name: TensorInfo.of(DType.F32, shape) for name, shape in shapes.items()}
     try:
-        back = _outcome(ldm.changes(infos, {}), infos)
+        back = _names_and_shapes(ldm.changes(infos, {}), infos)
     except EditError as error:
         message = f"--translate to-ldm: no single file has such blocks: {error.message}"
         raise EditError(message, hint=error.hint) from error
@@ -263,13 +267,13 @@ def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping
     wrong = [name for name in kept if back.get(now.get(name, name)) != tensors[name].shape]
     if wrong or len(back) != len(kept):
         raise EditError(
-            f"--translate to-ldm: no single file has {_some(wrong or list(kept))} as this one has: --translate ldm "
+            f"--translate to-ldm: no single file has {_brief(wrong or list(kept))} as this one has: --translate ldm "
             "would not give the same names and shapes again", hint="ckptconv validate says what does not fit",
         )  # fmt: skip
 
 
-def _outcome(made: Mapping[str, Change], tensors: Tensors) -> dict[str, Shape]:
-    """Names and shapes of what the changes make."""
+def _names_and_shapes(made: Mapping[str, Change], tensors: Tensors) -> dict[str, Shape]:
+    """The names and shapes that the changes result in."""
     found: dict[str, Shape] = {}
     for name, change in made.items():
         shape = change.shape or tensors[name].shape

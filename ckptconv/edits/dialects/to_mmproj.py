@@ -1,14 +1,16 @@
-"""transformers' towers for pictures or sounds, as llama.cpp has them in a file of their own (mmproj).
+"""transformers' towers for pictures or sounds, translated to the file that llama.cpp keeps for them (mmproj).
 
     vision_tower.encoder.layers.0.self_attn.q_proj → v.blk.0.attn_q    multi_modal_projector.linear_1 → mm.1    …
 
-Names come in three layouts: those of released files (``vision_tower.vision_model.``), those of transformers' classes
-(all below ``model.``), and those that transformers 5 writes (neither). A fused q, k and v is cut where llama.cpp has
-three, rows of q and k are turned from rotary halves to neighbours, a convolution over two frames becomes two, and a
-norm gets its 1. The layers of a tower past the one that the projector looks at are left out, and so is a tower's head.
+Names come in three layouts: that of released files (``vision_tower.vision_model.``), that of transformers' classes (all
+below ``model.``), and that of transformers 5 (neither). A fused q, k and v is cut where llama.cpp has three tensors,
+rows of q and k go from rotary halves to neighbouring pairs, a convolution over two frames becomes two, and a norm gets
+its 1 added. Layers of a tower after the one that the projector reads are left out, and so is a tower's head.
 
-What is for the language model is left out with a word; any other tensor that is not in the table is refused. Vectors,
-positions and what else `fixed_types` says are of one type in every file, as llama.cpp's converter makes them.
+What is for the language model is left out with a warning; any other tensor that is not in the table is refused. The
+embeddings of texts keep their llama.cpp name if the projector needs a row of them; that row is taken later, when it is
+known which. Vectors, positions and whatever else `fixed_types` lists have the same type in every file, as llama.cpp's
+converter makes them.
 
 Sources: llama.cpp's conversion/ (MmprojModel and what inherits from it: `filter_tensors`, `modify_tensors`,
 `tensor_force_quant`), gguf-py/gguf/tensor_mapping.py, tools/mtmd/clip.cpp (`load_tensors`) and tools/mtmd/models/.
@@ -25,8 +27,8 @@ from ckptconv.core.text import listed
 from ckptconv.edits.dialects import mlx
 from ckptconv.edits.dialects.attention import halves_of
 from ckptconv.edits.dialects.change import Change
-from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, is_written, whole_number
-from ckptconv.edits.dialects.gguf_cuts import undone
+from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, is_supported, whole_number
+from ckptconv.edits.dialects.gguf_cuts import inverse_permutation
 from ckptconv.edits.dialects.gguf_projectors import VISION, projector_of
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, without_ending
 from ckptconv.errors import EditError
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, TensorInfo]
 
-"""What the embeddings of texts are called where a row of them is needed, which is taken out when it is known which."""
 
 _TEXT = ("language_model.", "text_model.", "layers.", "embed_tokens.", "norm.", "lm_head.", "mtp.")
 _TOWER = "vision_tower."
@@ -53,14 +54,16 @@ _DEEP = "v.deepstack."
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
-    mlx.refuse(tensors, metadata, "to-mmproj")
+    """The change of each tensor. Raises EditError and UnsupportedError, as the module's docstring says."""
+    mlx.refuse_mlx(tensors, metadata, "to-mmproj")
     return _Translation(tensors, metadata).changes()
 
 
-def fixed_types(tensors: Tensors, metadata: Mapping[object, object], asked: DType | None) -> dict[str, DType]:
-    """The types of tensors that have one whatever type the file is written in; `asked` is the latter, None where each
-    keeps its own. A convolution is of F16 in a file of F16, and of F32 in any other.
+def fixed_types(tensors: Tensors, metadata: Mapping[object, object], requested: DType | None) -> dict[str, DType]:
+    """The types of tensors whose type does not depend on the one that the file is written in.
+
+    requested: the type that the file is written in; None if each tensor keeps its own. A convolution is F16 in a file
+               of F16, and F32 in any other.
     """
     projector = projector_of(metadata)
     found: dict[str, DType] = {}
@@ -68,7 +71,7 @@ def fixed_types(tensors: Tensors, metadata: Mapping[object, object], asked: DTyp
         if name in projector.f16:
             found[name] = DType.F16
         elif name.startswith(_CONVOLUTIONS) and name not in projector.f32:
-            found[name] = DType.F16 if (asked or info.dtype) is DType.F16 else DType.F32
+            found[name] = DType.F16 if (requested or info.dtype) is DType.F16 else DType.F32
         elif name in projector.f32 or _is_f32(name, len(info.shape)):
             found[name] = DType.F32
         elif name == EMBEDDINGS:
@@ -87,25 +90,25 @@ class _Translation:
         own = metadata[self.table.config]
         assert isinstance(own, dict)
         self.config: Mapping[object, object] = own
-        self.word = _LANGUAGE + _WRITTEN * is_written(metadata)
+        self.word = _LANGUAGE + _WRITTEN * is_supported(metadata)
         self.layers = feature_layers(metadata) if self.table.past else None
         self.text = {name for name in tensors if _own_name(name).startswith(_TEXT)}
 
     def changes(self) -> dict[str, Change]:
         made: dict[str, Change] = {}
-        lost: list[str] = []
+        unplaced: list[str] = []
         for name in self.tensors:
             change = self.left_out(name) or self.change(name)
             if change is None:
-                lost.append(name)
+                unplaced.append(name)
             else:
                 made[name] = change
-        if lost:
+        if unplaced:
             raise EditError(
                 f"--translate to-mmproj: llama.cpp's {self.table.name} has no place for "
-                f"{listed([repr(name) for name in lost], 2)}", hint="--drop leaves them out",
+                f"{listed([repr(name) for name in unplaced], 2)}", hint="--drop leaves them out",
             )  # fmt: skip
-        if all(change.gone for change in made.values()):
+        if all(change.dropped for change in made.values()):
             raise EditError(
                 "--translate to-mmproj: there are no tensors for pictures or sounds",
                 hint="they may be in another shard; ckptconv inspect --list shows the names",
@@ -113,25 +116,25 @@ class _Translation:
         return made
 
     def left_out(self, name: str) -> Change | None:
-        """For what llama.cpp has elsewhere, or no place for."""
+        """The change of a tensor that llama.cpp has elsewhere or has no place for; None for all others."""
         own = _own_name(name)
         if name in self.text:
             if self.table.row and own.endswith("embed_tokens.weight"):
                 return Change.to(EMBEDDINGS)
-            return Change(names=(name,), gone=True, left=self.word.format(f"{len(self.text):,}"))
+            return Change(names=(name,), dropped=True, note=self.word.format(f"{len(self.text):,}"))
         if any(fnmatchcase(own, glob) for glob in (*self.table.left, *_BUFFERS)):
-            return Change(names=(name,), gone=True)
+            return Change(names=(name,), dropped=True)
         return None
 
     def change(self, name: str) -> Change | None:
-        """For one that has a place, None for others."""
+        """The change of a tensor that has a place; None if it has none."""
         own = _own_name(name)
         found = self.place(own)
         if found is None:
             return None
         number, names = found
         if self.layers is not None and number is not None and names[0].startswith("v.blk.") and number >= self.layers:
-            return Change(names=(name,), gone=True)
+            return Change(names=(name,), dropped=True)
         info = self.tensors[name]
         if info.dtype.kind != "float":
             raise EditError(
@@ -145,18 +148,18 @@ class _Translation:
             return replace(_frames(name, info), unpack=unpack)
         if len(names) > 1:
             return replace(Change.cut(names, name, info), unpack=unpack)
-        turned = names[0].removesuffix(".weight").removesuffix(".bias").endswith(self.table.halves or ("/",))
+        rotary = names[0].removesuffix(".weight").removesuffix(".bias").endswith(self.table.halves or ("/",))
         one = names[0] in self.table.add_one
         column = names[0] in self.table.column and len(info.shape) == 1
         return Change(
             names=names, unpack=unpack or (one and info.dtype is not DType.F32),
             shape=(info.shape[0], 1) if column else None,
-            permute=undone(halves_of(name, info, self.heads())) if turned else None,
+            permute=inverse_permutation(halves_of(name, info, self.heads())) if rotary else None,
             function={"function": "add", "value": 1} if one else None,
         )  # fmt: skip
 
     def place(self, own: str) -> tuple[int | None, tuple[str, ...]] | None:
-        """The number in a name, and what llama.cpp calls it: whole, or without its ending."""
+        """The number in a name, and llama.cpp's names for it; found by the whole name or without its ending."""
         if own == self.table.frames:
             return None, (_CONVOLUTION, f"{_CONVOLUTION}.1")
         steps = own.split(".")
@@ -175,7 +178,7 @@ class _Translation:
         return number, tuple(name.replace("{}", str(shown)) for name in names)
 
     def deep(self, number: int | None) -> int:
-        """The layer after which the merger of this number stands. Raises EditError where there is none."""
+        """The layer after which the merger of this number is. Raises EditError if there is none."""
         said = deepstack(self.config)
         layer = said[number] if number is not None and number < len(said) else None
         if type(layer) is not int or layer < 0 or said.count(layer) != 1:
@@ -186,7 +189,7 @@ class _Translation:
         return layer
 
     def heads(self) -> int:
-        """How many there are in the tower. Raises EditError where the configuration does not say it."""
+        """The number of heads in the tower. Raises EditError if the configuration does not say it."""
         count = whole_number(self.config, HEADS) or _PIXTRAL_HEADS
         if count < 1:
             raise EditError(
@@ -197,15 +200,15 @@ class _Translation:
 
 
 _PIXTRAL_HEADS = 16
-"""What transformers' class takes by itself, where a configuration leaves it out."""
+"""The default of transformers' class, which configurations leave out."""
 
 _CLIP_LAYERS = 12
 _FEATURES = -2
-"""What LLaVA's configurations leave out likewise: the layer whose outputs are taken is the last but one."""
+"""Defaults that LLaVA's configurations leave out: outputs are taken from the last layer but one."""
 
 
 def deepstack(tower: Mapping[object, object]) -> list[object]:
-    """The layers of Qwen3-VL's tower whose outputs go along; of Qwen3.5's, which has the same, there are none."""
+    """The layers of Qwen3-VL's tower whose outputs are passed on; none of Qwen3.5's, which is otherwise the same."""
     said = tower.get("deepstack_visual_indexes")
     if isinstance(said, list):
         return said
@@ -213,7 +216,9 @@ def deepstack(tower: Mapping[object, object]) -> list[object]:
 
 
 def feature_layers(metadata: Mapping[object, object]) -> int:
-    """How many layers of the tower come before the outputs that the projector takes. Raises EditError."""
+    """How many layers of the tower come before the outputs that the projector takes. Raises EditError if the
+    configuration names no such layer.
+    """
     vision = metadata.get(VISION)
     layers = whole_number(vision, LAYERS) if isinstance(vision, dict) else None
     layers = _CLIP_LAYERS if layers is None else layers
@@ -228,13 +233,13 @@ def feature_layers(metadata: Mapping[object, object]) -> int:
 
 
 def _own_name(name: str) -> str:
-    """A name in the shortest of the layouts."""
+    """A name in the shortest of the three layouts."""
     own = name.removeprefix("model.")
     return f"{_TOWER}{own.removeprefix(_NESTED)}" if own.startswith(_NESTED) else own
 
 
 def _frames(name: str, info: TensorInfo) -> Change:
-    """A convolution over two frames as one for each. Raises EditError where it is none."""
+    """Makes a convolution over two frames into one for each. Raises EditError if it is not over two."""
     if len(info.shape) != 5 or info.shape[2] != 2:
         raise EditError(
             f"{name!r} is {list(info.shape)}, and no convolution over two frames", hint="llama.cpp has no other"

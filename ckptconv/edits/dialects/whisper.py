@@ -1,4 +1,4 @@
-"""Whisper as OpenAI releases it and whisper.cpp has it, with the names of WhisperForConditionalGeneration.
+"""Whisper as OpenAI releases it and whisper.cpp has it, translated to the names of WhisperForConditionalGeneration.
 
     encoder.blocks.0.attn.query, key, value, out   model.encoder.layers.0.self_attn.q_proj, k_proj, v_proj, out_proj
     decoder.blocks.0.cross_attn.query              model.decoder.layers.0.encoder_attn.q_proj
@@ -6,11 +6,11 @@
     mlp.0, mlp.2                                   fc1, fc2
     encoder.conv1, conv2                           model.encoder.conv1, conv2
     encoder.ln_post, decoder.ln                    model.encoder.layer_norm, model.decoder.layer_norm
-    encoder.positional_embedding                   model.encoder.embed_positions.weight, and so the decoder's
+    encoder.positional_embedding                   model.encoder.embed_positions.weight; likewise the decoder's
     decoder.token_embedding                        model.decoder.embed_tokens, and proj_out, which shares it
 
-Layouts are the same. What Whisper has not keeps its name. MLX's Whisper, which has some of these names and turns
-convolutions, is refused.
+Layouts are the same. Tensors that Whisper does not have keep their names. MLX's Whisper is refused: it has some of
+these names, but transposes convolutions.
 
 Sources: openai/whisper, whisper/model.py; transformers' convert_openai_to_hf.py and modeling_whisper.py; whisper.cpp's
 convert-pt-to-ggml.py, which keeps OpenAI's names; mlx-examples' whisper/convert.py.
@@ -47,13 +47,13 @@ _OF_MLX = ("mlp1", "mlp2")
 
 
 def known(names: Iterable[str]) -> bool:
-    """Whether one is of an attention in a block of Whisper's."""
+    """Whether one of these names is that of an attention in a block of Whisper."""
     parts = (block[3] for block in map(_BLOCK.fullmatch, names) if block)
     return any(module in _IN_BLOCK and "attn." in module for module in (part.rpartition(".")[0] for part in parts))
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor; nothing where no block is Whisper's. Raises UnsupportedError for MLX's."""
+    """The change of each tensor; none changes if no block is Whisper's. Raises UnsupportedError for MLX's Whisper."""
     if not known(tensors):  # convolutions and positions many networks have
         return {name: Change.to(name) for name in tensors}
     if mlx := [name for name in tensors if (block := _BLOCK.fullmatch(name)) and block[3].startswith(_OF_MLX)]:
@@ -67,13 +67,13 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
 def _change(name: str) -> Change:
     new = _new_name(name)
     if new is None:
-        return Change(names=(name,), left="Whisper has no such tensor, which keeps its name")
+        return Change(names=(name,), note="Whisper has no such tensor, which keeps its name")
     shared = (_OUTPUT,) if name == f"{_EMBEDDING}.weight" else ()
     return Change(names=(f"model.{new}",), shared=shared)
 
 
 def _new_name(name: str) -> str | None:
-    """What WhisperModel calls it; None for what it has not."""
+    """WhisperModel's name for it; None for a tensor that it does not have."""
     if positions := _POSITIONS.fullmatch(name):
         return f"{positions[1]}.embed_positions.weight"
     module, _, kind = name.rpartition(".")

@@ -1,8 +1,8 @@
-"""ggml's blocks: unpacked, and made, bit for bit as ggml does it; which types of them a model gets.
+"""ggml's block types: packed and unpacked, bit for bit as ggml does; and the types that a mixture gives to tensors.
 
-unpack              blocks as floats
-quantize            floats as blocks
-q8  kquants         …what the `gguf` package is too slow for, or does not make: Q8_0, and types of superblocks
-processes           …by several processes
-mixtures            which type each tensor of a model gets in llama.cpp's mixtures, as Q4_K_M
+unpack              blocks to floats
+quantize            floats to blocks
+q8  kquants         …for what the `gguf` package does slowly, or not at all: Q8_0, and types of superblocks
+processes           …in several processes
+mixtures            the type of each tensor in llama.cpp's mixtures, such as Q4_K_M
 """

@@ -1,13 +1,13 @@
-"""Which type each tensor of a GGUF gets in llama.cpp's mixtures: what `llama-quantize model.gguf Q4_K_M` makes of it.
+"""Which type each tensor of a GGUF gets in llama.cpp's mixtures, as `llama-quantize model.gguf Q4_K_M` does it.
 
-A mixture has a type for most matrices, and others for those that suffer most from it: the output, the values and
-outputs of attention, the last matrix of a feed-forward layer, in the first eighth of the layers, the last, and every
-third between. It goes by llama.cpp's names of tensors, counted in its order (those outside of blocks first, then block
-by block, each by name), and by a few numbers of the model. A row that is not a whole number of blocks gets a type of
-smaller blocks.
+A mixture has one type for most matrices, and better ones for those that suffer most: the output, the values and outputs
+of attention, and the last matrix of a feed-forward layer, in the first and last eighth of the layers and every third
+layer between. That depends on llama.cpp's names of tensors, counted in its order (those outside of blocks first, then
+block by block, each by name), and on a few numbers of the model. Rows that are not a whole number of blocks get a type
+with smaller blocks.
 
-Not here: mixtures of types that are not quantized to (IQ1 to IQ3), and Q2_K_S, which llama-quantize makes with an
-importance matrix alone.
+Not included: mixtures of types that cannot be quantized to here (IQ1 to IQ3), and Q2_K_S, for which llama-quantize
+              needs an importance matrix.
 
 Source: llama.cpp's src/llama-quant.cpp (`tensor_allows_quantization`, `llama_tensor_get_type_impl`,
 `tensor_type_fallback`, `init_quantize_state_counters`), src/llama-model-loader.h (`weight_name_comparer`), and for the
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The type of most matrices, and the number by which ``general.file_type`` says which mixture it is."""
+    """The type of most matrices, and the mixture's number in ``general.file_type``."""
 
     name: str
     most: str
@@ -41,9 +41,9 @@ class Mixture:
 class Model:
     """What a mixture depends on.
 
-    layers:  blocks, as ``block_count`` has them.
-    experts: of the feed-forward layers, 0 where there are none.
-    group:   how many heads share one of keys and values in the first block.
+    layers:  the number of blocks, as in ``block_count``.
+    experts: of the feed-forward layers; 0 if there are none.
+    group:   how many heads share one of the keys and values, in the first block.
     """
 
     arch: str
@@ -53,7 +53,7 @@ class Model:
 
     @property
     def is_70b(self) -> bool:
-        """Whether llama.cpp takes it for a model of 70 billion, whose values of attention are few."""
+        """Whether llama.cpp takes it for a model of 70 billion, which has few attention values."""
         return self.layers == 80 and (self.arch in _70B or (self.arch in _70B_GROUPED and self.group > 1))
 
 
@@ -72,7 +72,9 @@ MIXTURES = {
         ),
     )
 }  # fmt: skip
-"""By what people type. What is a type's name as well, which is for all matrices then, begins as in ``llama_ftype``."""
+"""By the name that users type. If that is also the name of a type, which means the type for all matrices, the mixture's
+name starts as in ``llama_ftype``.
+"""
 
 _70B = ("deci", "olmo", "qwen2")
 _70B_GROUPED = ("llama", "llama-embed")
@@ -80,7 +82,7 @@ _SMALLER = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
     "IQ4_XS": "IQ4_NL",
 }  # fmt: skip
-"""The type, of blocks of 32, for rows that are not a whole number of 256."""
+"""The type with blocks of 32, for rows that are not a multiple of 256."""
 
 _KEPT = re.compile(
     r".*_norm\.weight.*|.*ffn_gate_inp.*|.*ffn_gate_tid2eid\.weight.*|.*altup.*|.*laurel.*|.*per_layer_model_proj.*"
@@ -98,23 +100,23 @@ _UNEVEN = ("IQ4_NL", "IQ4_XS")
 
 
 def is_kept_float(name: str) -> bool:
-    """Whether llama.cpp keeps a tensor of this name as floats, whatever the rest becomes."""
+    """Whether llama.cpp keeps a tensor of this name as floats, in every mixture."""
     return _KEPT.fullmatch(name) is not None
 
 
 def types_in(mixture: Mixture, model: Model, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """The type of every tensor that gets one: a block type, or F16 where rows are not blocks of any."""
+    """The type of every tensor that gets one: a block type, or F16 if rows are blocks of none."""
     choice = _Choice(mixture, model, tensors)
     return dict(choice.types())
 
 
 def unfit_for_blocks(info: TensorInfo, kind: str) -> bool:
-    """Whether rows are not a whole number of blocks of a type."""
+    """Whether rows are not a whole number of a type's blocks."""
     return info.shape[-1] % BLOCKS[kind].block != 0
 
 
 class _Choice:
-    """Counts the tensors as llama.cpp does."""
+    """Chooses types, counting tensors as llama.cpp does."""
 
     def __init__(self, mixture: Mixture, model: Model, tensors: Mapping[str, TensorInfo]) -> None:
         self.mixture, self.model, self.tensors = mixture, model, tensors
@@ -208,7 +210,7 @@ class _Choice:
 
 
 def _gets_more(at: int, count: int) -> bool:
-    """In the first eighth, the last, and every third between."""
+    """Whether a layer is in the first eighth, the last eighth, or every third between."""
     return at < count // 8 or at >= 7 * count // 8 or (at - count // 8) % 3 == 2
 
 
@@ -226,6 +228,6 @@ def _place(name: str) -> tuple[int, bytes]:
 
 
 def _rank(info: TensorInfo) -> int:
-    """Dimensions as ggml counts them: ones in front are none."""
+    """The number of dimensions as ggml counts them, without leading ones."""
     front = next((at for at, size in enumerate(info.shape) if size > 1), len(info.shape))
     return max(len(info.shape) - front, 1)

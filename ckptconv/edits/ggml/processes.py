@@ -1,8 +1,9 @@
-"""Processes that quantize for this one: of a model's 3 billion numbers each takes some 50 ns, and threads of one
+"""Quantizes in several processes. A model has billions of elements that take some 50 ns each, and threads of one
 interpreter wait for each other after every call of numpy.
 
-A piece of what a `Quantizer` reads is sent to one of them (`io.process`) and comes back as blocks, while others have
-the pieces after it; what they cannot do is done here. The blocks are the same, and so is what is noted of each piece.
+A piece of what a `Quantizer` reads is sent to one of the processes (`io.process`) and comes back as blocks, while
+others have the next pieces. What they cannot do is done in this process. The blocks are the same, and so is the loss
+that is noted for each piece.
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ if TYPE_CHECKING:
     from ckptconv.edits.ggml.quantize import Part, Quantized
 
 SHARE = 1 << 24
-"""Elements from which on a process more is worth its start, of 0.2 s; of types that take less, `EASY` times as many."""
+"""Elements for which another process is worth its start of 0.2 s; for fast types, `EASY` times as many."""
 
 HARD = {*KQUANTS, "MXFP4"}
-"""Types that take some 50 ns an element, all others 5 to 10."""
+"""Types that take some 50 ns for an element; all others take 5 to 10."""
 
 EASY = 8
 
 FEW = 4
-"""Cores with which the types that take less are left to threads: to send and to fetch takes half as long as they do."""
+"""Up to so many cores, fast types are left to threads: sending and fetching takes half as long as quantizing."""
 
 MOST = 8
-"""Processes, each of which takes some 30 MiB."""
+"""The most processes; each takes some 30 MiB."""
 
 
 class Quantizing:
-    """Has processes quantize the tensors that are quantized; a context manager, at whose end they are gone."""
+    """A context manager in which processes do the quantizing for some tensors; they end with it."""
 
     def __init__(self, tensors: Iterable[LazyTensor]) -> None:
-        """Starts nothing yet."""
+        """Starts no process yet."""
         self._readers = [reader for tensor in tensors if (reader := _quantizer(tensor)) is not None]
         self._cores = os.cpu_count() or 1
         work = sum(_work(reader, self._cores) for reader in self._readers)
@@ -64,7 +65,7 @@ class Quantizing:
                 self._idle.put(Helper(__name__))
             for reader in self._readers:
                 if _work(reader, self._cores):
-                    reader.quantize = self._all
+                    reader.quantize = self._quantize_parts
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,19 +77,19 @@ class Quantizing:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def _all(self, parts: Iterable[Part], before: DType, after: DType) -> Iterator[tuple[int, Quantized]]:
-        """What becomes of each part, in order; some are on their way at a time."""
+    def _quantize_parts(self, parts: Iterable[Part], before: DType, after: DType) -> Iterator[tuple[int, Quantized]]:
+        """The blocks of each part, in order; several parts are on their way at a time."""
         assert self._threads is not None
         waiting: deque[tuple[int, Future[Quantized]]] = deque()
         for first, data in parts:
-            waiting.append((first, self._threads.submit(self._one, data, before, after)))
+            waiting.append((first, self._threads.submit(self._quantize_part, data, before, after)))
             if len(waiting) > self._count:
                 number, future = waiting.popleft()
                 yield number, future.result()
         for number, future in waiting:
             yield number, future.result()
 
-    def _one(self, data: memoryview, before: DType, after: DType) -> Quantized:
+    def _quantize_part(self, data: memoryview, before: DType, after: DType) -> Quantized:
         helper = self._idle.get()
         try:
             answer = helper.ask([before.name, after.name], data)
@@ -101,7 +102,7 @@ class Quantizing:
 
 
 def _threads(count: int) -> ThreadPoolExecutor | None:
-    """So many, all of them started; None where the system starts no more."""
+    """So many threads, all of them started; None if the system starts no more."""
     threads, go = ThreadPoolExecutor(count), Event()
     try:
         for _ in range(count):
@@ -115,7 +116,7 @@ def _threads(count: int) -> ThreadPoolExecutor | None:
 
 
 def _quantizer(tensor: LazyTensor) -> Quantizer | None:
-    """What quantizes this tensor, which may be done to it first and something else after."""
+    """The reader that quantizes this tensor, among the computations that it goes through."""
     reader: object = tensor.reader
     while isinstance(reader, Computed):
         if isinstance(reader, Quantizer):
@@ -125,7 +126,7 @@ def _quantizer(tensor: LazyTensor) -> Quantizer | None:
 
 
 def _work(reader: Quantizer, cores: int) -> int:
-    """Elements, counted as those of types that take long."""
+    """The number of elements; those of fast types count less."""
     numel = reader.source.info.numel
     if reader.dtype.name in HARD:
         return numel
@@ -133,7 +134,7 @@ def _work(reader: Quantizer, cores: int) -> int:
 
 
 def serve() -> None:
-    """In the other process: quantize what comes, until it ends."""
+    """Run in the other process: quantize what arrives, until the input ends."""
     answer_all(_answer)
 
 

@@ -1,9 +1,9 @@
-"""Q8_0, the type that most people quantize to: 32 elements to a block, F16 d and 32 codes of 8 bits with signs.
+"""Q8_0, the block type that is used most: blocks of 32 elements, with F16 d and 32 signed 8-bit codes.
 
-    d = largest size / 127; code = element · (1 / d), rounded, halves away from zero
+    d = largest absolute value / 127; code = element · (1 / d), rounded, halves away from zero
 
 The `gguf` package makes the same bits in twice the time. Source: ggml's ggml-quants.c (`quantize_row_q8_0_ref`) and
-the package's ``gguf/quants.py``, whose answer to NaN and infinities this is too.
+the package's ``gguf/quants.py``, including what it does with NaN and infinities.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 BLOCK = 32
 BELOW_A_HALF = 0.5 - 2.0**-25
-"""The largest F32 that is less. Added to a number and cut off behind the point, it rounds halves up, and no number
-less than a half with them, as 0.5 itself does to 0.49999997.
+"""The largest F32 below 0.5. Adding it and truncating rounds halves up, but nothing smaller: 0.5 itself would also
+round up 0.49999997.
 """
 
 
 def q8_0(values: Array) -> Array:
-    """Blocks of Q8_0, a row of bytes for each; `values` are F32."""
+    """Blocks of Q8_0, as a row of bytes each; `values` are F32."""
     import numpy as np
 
     f32 = np.float32
@@ -38,7 +38,7 @@ def q8_0(values: Array) -> Array:
 
 
 def _largest_sizes(x: Array) -> Array:
-    """Of each row, in a column. Columns of a transposed half are compared in a third of the time that rows take."""
+    """The largest absolute value of each row, in a column. Halves are compared transposed, three times as fast."""
     import numpy as np
 
     sizes = np.abs(x)

@@ -1,12 +1,12 @@
-"""Tensors as ggml's block types, without reading them: they are quantized block by block while they are read.
+"""Quantizes tensors to ggml's block types, block by block while they are read.
 
-What a block's bytes are is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.quantize``; for the
-K-quants, which it unpacks alone, of `edits.ggml.kquants`; for Q8_0, for which it takes long, of `edits.ggml.q8`. No
-block knows of another, so that pieces give what the whole tensor would, bit for bit. Elements become F32 first, as in
-llama.cpp's converter (``convert_hf_to_gguf.py``).
+The bytes of a block are computed by the `gguf` package of ggml's authors (``gguf.quants.quantize``); those of K-quants,
+which it can only unpack, by `edits.ggml.kquants`; those of Q8_0, for which it is slow, by `edits.ggml.q8`. Blocks do
+not depend on each other, so pieces give the same bits as the whole tensor. Elements become F32 first, as in llama.cpp's
+converter (``convert_hf_to_gguf.py``).
 
-Refused: all other types (IQ1 to IQ3, and those in which ggml keeps activations); tensors of fewer than two
-dimensions, and rows that are not a whole number of blocks, of which ggml has none.
+Refused: all other types (IQ1 to IQ3, and those that ggml uses for activations); tensors of fewer than two dimensions,
+and rows that are not a whole number of blocks, which ggml does not have.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
 
 OURS: dict[str, Callable[[Array], Array]] = {"Q8_0": q8_0, **KQUANTS}
-"""What makes blocks without the `gguf` package, which does the rest."""
+"""What makes blocks without the `gguf` package, which makes all others."""
 
 QUANTIZED = ("Q8_0", *KQUANTS, "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
-"""The types that are quantized to."""
+"""The types that can be quantized to."""
 
 
 PART = 1 << 17
-"""Elements that are quantized at a time. Each is gone over some hundred times, by calls that cost a microsecond by
-themselves; of fewer elements that is most of the time, of more each process has more memory for little gain.
+"""Elements that are quantized at a time. Each is processed some hundred times, by calls that take a microsecond: with
+fewer elements, that is most of the time; with more, each process takes more memory and gains little.
 """
 
 
 Part = tuple[int, memoryview]
-"""Which element it begins with, and the bytes of so many."""
+"""The index of the first element, and the bytes of some elements."""
 
 Quantized = tuple[bytes, Loss]
-"""The blocks, and what that lost."""
+"""The blocks, and what was lost."""
 
 
 def quantized_here(parts: Iterable[Part], before: DType, after: DType) -> Iterator[tuple[int, Quantized]]:
-    """What becomes of each part, in order."""
+    """The blocks of each part, in order."""
     return ((first, quantized_bytes(data, before, after)) for first, data in parts)
 
 
 @dataclass
 class Quantizer(Computed):
-    """Reads ranges of a tensor's image in blocks of `dtype`; memory for the range and a piece more.
+    """A reader of a tensor in blocks of `dtype`. Takes memory for the range and one more piece.
 
-    quantize: what makes blocks of parts; other processes may (`edits.ggml.processes`).
-    last:     the piece that was made last, for whoever goes on in it.
+    quantize: makes blocks of parts; may be done by other processes (`edits.ggml.processes`).
+    last:     the piece that was made last, for a read that continues in it.
     """
 
     quantize: Callable[[Iterable[Part], DType, DType], Iterator[tuple[int, Quantized]]] = quantized_here
@@ -75,18 +75,18 @@ class Quantizer(Computed):
         first, last = start // width, -(-stop // width)
         known, data = self.last
         made = bytearray(data if known == first else b"")
-        begun = first + (known == first)
-        for at, (blocks, loss) in self.quantize(self._parts(begun, last), self.source.info.dtype, self.dtype):
+        next_piece = first + 1 if known == first else first
+        for at, (blocks, loss) in self.quantize(self._parts(next_piece, last), self.source.info.dtype, self.dtype):
             made += blocks
             self.note(at, at + len(blocks) * 8 // self.dtype.bits * self.dtype.block, loss)
         if stop == self.dtype.nbytes(self.source.info.numel):
-            self.last = -1, b""  # a model has hundreds of tensors, and a piece of each may be some megabytes
-        elif begun < last:
+            self.last = -1, b""  # pieces of hundreds of tensors would take some megabytes each
+        elif next_piece < last:
             self.last = last - 1, bytes(made[(last - 1 - first) * width :])
         return memoryview(made)[start - first * width : stop - first * width]
 
     def _parts(self, first: int, last: int) -> Iterator[Part]:
-        """Pieces [first, last), each read at once, and always the same, so that what it lost is counted once."""
+        """Pieces [first, last). A piece is read at once and is always the same, so that its loss is counted once."""
         bits, numel = self.source.info.dtype.bits, self.source.info.numel
         for at in range(first * self.piece, min(last * self.piece, numel), self.piece):
             stop = min(at + self.piece, numel)
@@ -97,7 +97,7 @@ class Quantizer(Computed):
 
 
 def quantized_bytes(data: memoryview, before: DType, after: DType) -> Quantized:
-    """The blocks of `after` of elements of `before`."""
+    """Elements of type `before`, given as bytes, as blocks of `after`."""
     from ckptconv.core.arrays import from_bytes
 
     blocks, loss = quantized_array(from_bytes(data, before, len(data) * 8 // before.bits), after)
@@ -105,20 +105,20 @@ def quantized_bytes(data: memoryview, before: DType, after: DType) -> Quantized:
 
 
 def quantized_array(values: Array, dtype: DType) -> tuple[Array, Loss]:
-    """The blocks, as bytes, of values that are a whole number of them; and what that lost."""
+    """The bytes of the blocks of some values, which are a whole number of blocks; and what was lost."""
     import numpy as np
     from gguf import GGMLQuantizationType, quants
 
     kind = GGMLQuantizationType[dtype.name]
     with np.errstate(all="ignore"):
-        wide = values.astype(np.float32, copy=False).reshape(1, -1)  # it takes sixteen rows at a time
+        wide = values.astype(np.float32, copy=False).reshape(1, -1)  # one row, as gguf computes 16 rows at a time
         blocks = OURS[dtype.name](wide) if dtype.name in OURS else quants.quantize(wide, kind)
         blocks = blocks.reshape(1, -1)
         return blocks, loss_between(wide, quants.dequantize(blocks, kind))
 
 
 def loss_between(wide: Array, back: Array) -> Loss:
-    """NaN, infinities, and what a scale past F16's range took with it count as past the range."""
+    """The loss from `wide` to `back`. NaNs, infinities, and what a too large F16 scale spoiled count as overflows."""
     import numpy as np
 
     flushed = int(np.count_nonzero((back == 0) & (wide != 0)))
@@ -136,7 +136,7 @@ def loss_between(wide: Array, back: Array) -> Loss:
 
 
 def check_quantizes(dtype: DType) -> None:
-    """Raise UnsupportedError for a type that is not quantized to, MissingExtraError without the `gguf` package."""
+    """Raise UnsupportedError for a type that cannot be quantized to, MissingExtraError without the `gguf` package."""
     if dtype.name not in QUANTIZED:
         raise UnsupportedError(
             f"quantizing to {dtype} is not supported",
@@ -148,7 +148,7 @@ def check_quantizes(dtype: DType) -> None:
         _try(dtype, quants)
     except ModuleNotFoundError as error:
         raise MissingExtraError("gguf", "gguf") from error
-    except (NotImplementedError, KeyError) as error:  # a release of the package from before this type
+    except (NotImplementedError, KeyError) as error:  # an older release of the package, without this type
         raise UnsupportedError(
             f"the gguf package that is installed does not know {dtype}", hint="pip install -U gguf"
         ) from error
@@ -163,7 +163,7 @@ def _try(dtype: DType, _package: object) -> None:
 
 
 def unfit(info: TensorInfo, dtype: DType) -> str:
-    """Why a tensor cannot have this block type: ``has 1 dimension``; "" where it can."""
+    """Why a tensor cannot have this block type: ``has 1 dimension``; "" if it can."""
     if len(info.shape) < 2:
         return f"has {plural(len(info.shape), 'dimension')}"
     if not info.numel:
@@ -174,7 +174,7 @@ def unfit(info: TensorInfo, dtype: DType) -> str:
 
 
 def quantized(tensor: LazyTensor, dtype: DType) -> LazyTensor:
-    """The tensor in blocks of `dtype`. Raises UnsupportedError where it cannot be, and what `check_quantizes` does."""
+    """The tensor in blocks of `dtype`. Raises UnsupportedError if that is not possible, and as `check_quantizes`."""
     check_quantizes(dtype)
     if why := unfit(tensor.info, dtype):
         raise UnsupportedError(f"a tensor that {why} cannot be {dtype}", hint="leave it as it is")

@@ -1,6 +1,6 @@
-"""Block-quantized tensors as F32, without reading them: blocks are unpacked while they are read.
+"""Unpacks block-quantized tensors to F32, block by block while they are read.
 
-What a block's bytes mean is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.dequantize``.
+The bytes of a block are unpacked by the `gguf` package of ggml's authors (``gguf.quants.dequantize``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ F32_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Reads ranges of the F32 image of a block-quantized tensor; memory for the range and MOST elements more."""
+    """A reader of a block-quantized tensor as F32. Takes memory for the range and for MOST elements."""
 
     source: LazyTensor
 
@@ -43,7 +43,8 @@ class Unpacked:
         width = self.source.info.dtype.bits // 8
         data = np.frombuffer(self.source.read(first * width, last * width), dtype=np.uint8)
         with np.errstate(all="ignore"):  # a scale may be infinite, or any NaN
-            floats = _dequantize(data.reshape(1, -1), self.source.info.dtype)  # it takes sixteen rows at a time
+            # as a single row, because gguf computes 16 rows at a time
+            floats = _dequantize(data.reshape(1, -1), self.source.info.dtype)
         return floats.astype("<f4", copy=False).tobytes()
 
     @property
@@ -59,8 +60,10 @@ def _dequantize(blocks: Array, dtype: DType) -> Array:
 
 
 def unpacked(tensor: LazyTensor) -> LazyTensor:
-    """The tensor as F32. Raises MissingExtraError without the `gguf` package, UnsupportedError for a type that it has
-    no numbers for: those in which ggml keeps activations, and the newest.
+    """The tensor as F32.
+
+    Raises MissingExtraError without the `gguf` package, UnsupportedError for a type that it cannot unpack: those that
+    ggml uses for activations, and the newest ones.
     """
     dtype = tensor.info.dtype
     if dtype.block == 1 or tensor.info.numel % dtype.block:
@@ -79,5 +82,5 @@ def unpacked(tensor: LazyTensor) -> LazyTensor:
 
 
 def floats_of(tensor: LazyTensor) -> LazyTensor:
-    """The tensor as F32, whether or not it can be unpacked: for its header."""
+    """The tensor as F32, for its header: whether or not it can be unpacked."""
     return LazyTensor(TensorInfo.of(DType.F32, tensor.info.shape), Unpacked(tensor), depends=tensor.depends)

@@ -1,10 +1,10 @@
-"""The kinds of edits: what each needs, and what it makes of the tensors of a step.
+"""The kinds of edits: what each one needs, and the functions that carry it out.
 
-    table           how many names each kind has on its two sides, and what it may say besides
-    change          an edit on its way, and what it says, within bounds
-    layout          the same numbers in another order, under other shapes, in several tensors or in one
-    values          other numbers: cast, computed, quantized and back
-    sharing         names, and which of them stand for one tensor
+    table           for each kind: how many sources and targets a step has, and which details
+    change          an edit being made, with checked access to its details
+    layout          transpose, reshape, permute, split, concat, stack: the same values, arranged differently
+    values          cast, map, dequantize, quantize: computed values
+    sharing         rename, drop, tie, untie, zeros: names, and which of them share a tensor
 
-A maker takes a change and one of its steps and gives the tensors of the step's targets, in their order.
+The functions take a change and one of its steps, and return the tensors of the step's targets, in order.
 """

@@ -1,4 +1,4 @@
-"""Edits that leave every number as it is: turned, under another shape, split, joined. No tensor is read."""
+"""Edits that keep every value and arrange it differently: transposed, reshaped, split, joined. No tensor is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.joined import joined
-from ckptconv.edits.through import cut, turned
+from ckptconv.edits.rearrange import cut, transposed
 from ckptconv.edits.views import reshaped
 from ckptconv.errors import UnsupportedError
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def transpose(change: Change, step: Step) -> tuple[LazyTensor]:
-    """Dimensions that change places."""
+    """The tensor with its dimensions in another order."""
     tensor = change.source(step)
     axes = change.axes(len(tensor.info.shape), step)
-    return (replace(_viewed(step, turned(tensor, axes)), alias=change.alias([tensor], axes)),)
+    return (replace(_require_view(step, transposed(tensor, axes)), alias=change.alias([tensor], axes)),)
 
 
 def reshape(change: Change, step: Step) -> tuple[LazyTensor]:
@@ -33,38 +33,38 @@ def reshape(change: Change, step: Step) -> tuple[LazyTensor]:
 
 
 def permute(change: Change, step: Step) -> tuple[LazyTensor]:
-    """One dimension seen as several, which change places and are one again: the halves of rotary heads."""
+    """The tensor with one dimension viewed as several, these transposed, and merged again: as for rotary heads."""
     tensor = change.source(step)
     shape, axis = tensor.info.shape, change.axis(len(tensor.info.shape))
     sizes = change.shape(shape[axis], step)
     axes = change.axes(len(sizes), step)
     apart = reshaped(tensor, (*shape[:axis], *sizes, *shape[axis + 1 :]))
     after = range(axis + len(sizes), len(apart.info.shape))
-    view = _viewed(step, turned(apart, (*range(axis), *(axis + i for i in axes), *after)))
+    view = _require_view(step, transposed(apart, (*range(axis), *(axis + i for i in axes), *after)))
     return (replace(reshaped(view, shape), alias=change.alias([tensor], axis, sizes, axes)),)
 
 
 def split(change: Change, step: Step) -> list[LazyTensor]:
-    """Parts side by side along a dimension; of kind unstack, its indices, without that dimension."""
+    """The parts of a tensor along a dimension; for ``unstack``, its indices, without that dimension."""
     tensor = change.source(step)
     shape, axis = tensor.info.shape, change.axis(len(tensor.info.shape))
-    sizes = _lengths(change, step, shape[axis])
+    sizes = _part_sizes(change, step, shape[axis])
     blocks = change.blocks(step, (shape[axis], *sizes))
     whole = tensor
     if blocks > 1:
         whole = reshaped(tensor, (*shape[:axis], blocks, shape[axis] // blocks, *shape[axis + 1 :]))
-    made, at = [], 0
+    parts, at = [], 0
     for size in sizes:
-        part = _viewed(step, cut(whole, axis + (blocks > 1), at // blocks, (at + size) // blocks))
+        part = _require_view(step, cut(whole, axis + (blocks > 1), at // blocks, (at + size) // blocks))
         own = () if change.edit.kind == "unstack" else (size,)
         part = reshaped(part, (*shape[:axis], *own, *shape[axis + 1 :]))
-        made.append(replace(part, alias=change.alias([tensor], axis, blocks, at, size)))
+        parts.append(replace(part, alias=change.alias([tensor], axis, blocks, at, size)))
         at += size
-    return made
+    return parts
 
 
-def _lengths(change: Change, step: Step, whole: int) -> tuple[int, ...]:
-    """How long each part is."""
+def _part_sizes(change: Change, step: Step, whole: int) -> tuple[int, ...]:
+    """The length of each part along the axis."""
     count = len(step.targets)
     if change.edit.kind == "unstack":
         sizes: tuple[int, ...] = (1,) * count
@@ -80,11 +80,11 @@ def _lengths(change: Change, step: Step, whole: int) -> tuple[int, ...]:
 
 
 def concat(change: Change, step: Step) -> tuple[LazyTensor]:
-    """Tensors side by side along a dimension that they have."""
+    """The tensors joined along a dimension that they have."""
     tensors = change.sources(step)
     shape = tensors[0].info.shape
     axis = change.axis(len(shape))
-    _check_alike(change, step, [(*tensor.info.shape[:axis], *tensor.info.shape[axis + 1 :]) for tensor in tensors])
+    _check_same(change, step, [(*tensor.info.shape[:axis], *tensor.info.shape[axis + 1 :]) for tensor in tensors])
     sizes = [tensor.info.shape[axis] for tensor in tensors]
     if change.details.get("sizes", sizes) != sizes:
         raise change.fail(f"they are of lengths {sizes}, not {change.details['sizes']}", step.sources)
@@ -101,23 +101,24 @@ def concat(change: Change, step: Step) -> tuple[LazyTensor]:
 
 
 def stack(change: Change, step: Step) -> tuple[LazyTensor]:
-    """Tensors of one shape along a new dimension."""
+    """The tensors, of the same shape, joined along a new dimension."""
     tensors = change.sources(step)
     shape = tensors[0].info.shape
     axis = change.axis(len(shape) + 1)
-    _check_alike(change, step, [tensor.info.shape for tensor in tensors])
+    _check_same(change, step, [tensor.info.shape for tensor in tensors])
     made = joined([reshaped(tensor, (*shape[:axis], 1, *shape[axis:])) for tensor in tensors], axis)
     return (replace(made, alias=change.alias(tensors, tensors[0].info.dtype.name, axis)),)
 
 
-def _check_alike(change: Change, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raise EditError unless all have one element type and rank, and these shapes are one."""
+def _check_same(change: Change, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise EditError unless the sources have the same element type and rank, and these shapes are the same."""
     kinds = {(tensor.info.dtype, len(tensor.info.shape)) for tensor in change.sources(step)}
     if len(kinds) > 1 or len(set(shapes)) > 1:
         raise change.fail("their types or shapes do not go together", step.sources)
 
 
-def _viewed(step: Step, view: LazyTensor | None) -> LazyTensor:
+def _require_view(step: Step, view: LazyTensor | None) -> LazyTensor:
+    """The view. Raises UnsupportedError where there is none."""
     if view is None:
         raise UnsupportedError(
             f"{step.sources[0]!r} cannot be cut or turned: its elements are packed, several to a byte",

@@ -1,4 +1,4 @@
-"""Edits of names: renamed, dropped, tied and untied, and new ones."""
+"""Edits of names: rename, drop, tie, untie, and new tensors of zeros."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rename(change: Change, step: Step) -> tuple[LazyTensor]:
-    """The tensor as it is."""
+    """The tensor, unchanged."""
     return (change.source(step),)
 
 
@@ -25,7 +25,7 @@ def drop(change: Change, step: Step) -> tuple[()]:
 
 
 def tie(change: Change, step: Step) -> tuple[LazyTensor]:
-    """The tensor of the first name for the other too."""
+    """The source's tensor, for the target too."""
     kept = change.source(step)
     other = change.tensors.get(step.targets[0], kept)
     if (other.info.dtype, other.info.shape) != (kept.info.dtype, kept.info.shape):
@@ -34,7 +34,7 @@ def tie(change: Change, step: Step) -> tuple[LazyTensor]:
 
 
 def untie(change: Change, step: Step) -> tuple[LazyTensor]:
-    """The other name's tensor as one of its own."""
+    """The target's tensor, no longer tied to any other."""
     name = step.targets[0]
     return (replace(change.tensors[name], alias=("untied", name), placement=None),)
 

@@ -1,4 +1,4 @@
-"""What an edit of each kind needs."""
+"""What an edit of each kind consists of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Count = Literal["none", "one", "many"]
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an edit of a kind has.
+    """What an edit of a kind consists of.
 
     sources, targets: how many names each step has on that side.
-    details:          what it may say besides names.
-    hint:             what it takes, for errors.
-    same_names:       where it says no targets, its sources are.
-    beside:           its sources stay, and its targets stand beside them.
+    details:          the keys that its details may have.
+    hint:             what the kind requires, for errors.
+    same_names:       if the edit gives no targets, they are its sources.
+    sources_stay:     the sources stay as they are, and the targets come beside them.
     """
 
     sources: Count
@@ -29,7 +29,7 @@ class Needs:
     details: tuple[str, ...] = ()
     hint: str = LIST_NAMES
     same_names: bool = False
-    beside: bool = False
+    sources_stay: bool = False
 
 
 KINDS: dict[Kind, Needs] = {
@@ -63,10 +63,12 @@ KINDS: dict[Kind, Needs] = {
     "unstack": Needs("one", "many", ("axis",),
                      "axis counts dimensions from 0, and as many targets as it has indices are listed, as in {0-7}"),
     "tie": Needs("one", "one", ("new",),
-                 "the first name keeps its tensor, and the other has one of the same type and shape", beside=True),
-    "untie": Needs("one", "one", (), "both names have to be there", beside=True),
+                 "the first name keeps its tensor, and the other has one of the same type and shape",
+                 sources_stay=True),
+    "untie": Needs("one", "one", (), "both names have to be there", sources_stay=True),
     "drop": Needs("one", "none"),
-    "zeros": Needs("one", "one", (), "the target is a new name, and the source of a type that has a 0", beside=True),
+    "zeros": Needs("one", "one", (), "the target is a new name, and the source of a type that has a 0",
+                   sources_stay=True),
     "remove-layers": Needs("one", "none", ("stack", "layers")),
     "insert-layers": Needs("none", "one", ("stack", "layers"),
                            "select what is to be kept from the checkpoint that has those layers"),

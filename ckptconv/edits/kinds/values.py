@@ -1,4 +1,4 @@
-"""Edits that compute other numbers while they are read: casts, functions, quantized weights both ways."""
+"""Edits that compute values while they are read: casts, functions, dequantizing and quantizing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def cast(change: Change, step: Step) -> tuple[LazyTensor]:
-    """The values as another element type, rounded."""
+    """The tensor as another element type, rounded."""
     tensor, name = change.source(step), change.details.get("dtype")
     dtype = DTYPES.get(name) if isinstance(name, str) else None
     if dtype is None:
@@ -32,7 +32,7 @@ def cast(change: Change, step: Step) -> tuple[LazyTensor]:
 
 
 def map_values(change: Change, step: Step) -> tuple[LazyTensor]:
-    """A function of every value, of the same element type."""
+    """The tensor with a function applied to every value; the element type stays."""
     tensor = change.source(step)
     try:
         function = Function.of(change.details)
@@ -43,7 +43,7 @@ def map_values(change: Change, step: Step) -> tuple[LazyTensor]:
 
 
 def dequantize(change: Change, step: Step) -> tuple[LazyTensor]:
-    """The weight that several tensors stand for, in F32."""
+    """The weight that is stored as several tensors, in F32."""
     tensors = tuple(change.sources(step))
     try:
         made = dequantized(tensors, change.details)
@@ -53,7 +53,7 @@ def dequantize(change: Change, step: Step) -> tuple[LazyTensor]:
 
 
 def quantize(change: Change, step: Step) -> list[LazyTensor]:
-    """The codes of a weight, and what the scheme has besides."""
+    """The codes of a weight, and the scheme's other tensors, such as scales."""
     tensor, scheme = change.source(step), SCHEMES.get(str(change.details.get("scheme")))
     if scheme is None:
         raise change.fail(f"it needs one of the schemes {', '.join(SCHEMES)}", step.sources)
@@ -63,4 +63,4 @@ def quantize(change: Change, step: Step) -> list[LazyTensor]:
         made = coded(tensor, scheme)
     except ValueError as error:
         raise change.fail(f"{step.sources[0]!r}: {error}", step.sources) from error
-    return [replace(one, alias=change.alias([tensor], scheme.name, part)) for part, one in enumerate(made)]
+    return [replace(part, alias=change.alias([tensor], scheme.name, i)) for i, part in enumerate(made)]

@@ -1,19 +1,19 @@
-"""Integers of any shape less zero points, times scales: of all of them, of each index of a dimension, or of blocks.
+"""Integers of any shape minus zero points, times scales: a single scale, one for each index of a dimension, or in
+blocks.
 
-    values        of 1 to 32 bits. What no element type here has (`codes`) is bytes, of the shape `size`, elements from
-                  their lowest bits on
-    codebook?     what each code of up to 8 bits stands for; then there may be no scale. One for each block, of equal
-                  blocks along each dimension, has two dimensions more, the codes and 1
-    scale?        one; or one for each index of `axis`; or of as many dimensions as the values, with as many indices as
-                  there are blocks along each: of `block` indices along `axis`, where that is said, else of equal size;
-                  seen under the shape `counts`, where there is one
-    zero_point?   one, or as the scale, of any type; bytes have the `codes` of the values
-    inverse?      whether what is divided by, the scale, is stored: each is one divided by it
-    factor?       one number, for all scales; their product is rounded to the type `computed`, where that is F16
-    shape?        under which the values stand in the end
+    values        of 1 to 32 bits. Types that do not exist here (`codes`) are bytes of the shape `size`, with elements
+                  from the lowest bits on
+    codebook?     the values of codes of up to 8 bits; then there may be no scale. A codebook for each block, of equal
+                  blocks along each dimension, has two more dimensions: the codes, and 1
+    scale?        one; or one for each index of `axis`; or with as many dimensions as the values, one for each block: of
+                  `block` indices along `axis` if that is given, else of equal size; reshaped to `counts` if given
+    zero_point?   one, or as many as scales, of any type; bytes have the `codes` of the values
+    inverse?      whether the inverse of each scale is stored
+    factor?       one number for all scales; the product is rounded to the type `computed`, if that is F16
+    shape?        the shape of the result
 
-Several dimensions are one row or column of a matrix where they share scales as one does. Scales in blocks along three
-dimensions are none, and are refused.
+Several dimensions are treated as one row or column of a matrix if they share scales like one. Scales in blocks along
+three dimensions are refused.
 
 Sources: torch, ATen/native/quantized/AffineQuantizerBase.cpp (`dequantize_val`); onnx, docs/Operators.md
 (DequantizeLinear); openvino, docs/ops/IR; coremltools, mil/ops/defs/iOS18/compression.py.
@@ -31,8 +31,8 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.quantized.elements import E2M1, NF4, Folded, Packed, Plain
 from ckptconv.edits.quantized.lookups import Looked
-from ckptconv.edits.quantized.matrix import Grid, Inverse, Matrix, Product, Same, Scaled
-from ckptconv.edits.quantized.parts import FLOATS, MOST_NUMBERS, Parts, need, scalar, sizes_of
+from ckptconv.edits.quantized.matrix import Constant, Grid, Inverse, Matrix, Product, Scaled
+from ckptconv.edits.quantized.parts import FLOATS, MOST_NUMBERS, Parts, check_dtype, scalar, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ SCALES = (DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E8M0, DType.F8_E
 CODES: dict[str, tuple[float, ...]] = {"nf4": NF4, "nf4-f16": unpack("<16e", pack("<16e", *NF4))} | {
     f"uint{bits}": tuple(float(code) for code in range(1 << bits)) for bits in (1, 2, 3, 4, 6, 8)
 }
-"""What the elements stand for that are read as bytes."""
+"""The values of elements that are stored as bytes."""
 
 
 def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
@@ -60,10 +60,10 @@ def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     if book is not None and len(book.info.shape) > 1 and book.info.shape[-1] != 1:
         raise ValueError(f"a codebook of vectors of {book.info.shape[-1]} numbers is not read")
     if book is not None and prod(book.info.shape[:-2]) > 1:
-        return _by_blocks(values, book, shape, codes), shape
-    table = _table(values, book, codes)
+        return _with_block_codebooks(values, book, shape, codes), shape
+    table = _code_values(values, book, codes)
     if table is None:
-        need(values, "values", (*INTEGERS, *SMALL_FLOATS))
+        check_dtype(values, "values", (*INTEGERS, *SMALL_FLOATS))
     made = sizes_of(details, "shape") if "shape" in details else shape
     if prod(made) != prod(shape):
         raise ValueError(f"values of the shape {list(shape)} do not make one of {list(made)}")
@@ -77,12 +77,12 @@ def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     return Product(elements(values, size, table), _scales(parts, by, details), grid, zeros), made
 
 
-def _by_blocks(values: LazyTensor, book: LazyTensor, shape: Shape, codes: Json) -> Matrix:
-    """Codes whose blocks have a codebook each: [blocks along each dimension.., codes, 1]."""
+def _with_block_codebooks(values: LazyTensor, book: LazyTensor, shape: Shape, codes: Json) -> Matrix:
+    """Codes with a codebook for each block: [blocks along each dimension.., codes, 1]."""
     *counts, many, _ = book.info.shape
-    plain = _table(values, None, codes)
+    plain = _code_values(values, None, codes)
     bits = len(plain).bit_length() - 1 if plain else values.info.dtype.bits
-    need(book, "codebook", (*FLOATS, DType.I8, DType.U8))
+    check_dtype(book, "codebook", (*FLOATS, DType.I8, DType.U8))
     if values.info.dtype.kind != "uint" or many != 1 << bits or bits > 8:
         raise ValueError(f"a codebook of the shape {list(book.info.shape)} is not for elements of {bits} bits")
     if book.info.numel > MOST_NUMBERS:
@@ -93,7 +93,7 @@ def _by_blocks(values: LazyTensor, book: LazyTensor, shape: Shape, codes: Json) 
 
 
 def _scales(parts: Parts, by: tuple[int, int], details: Mapping[str, Json]) -> Matrix:
-    need(parts["scale"], "scale", SCALES)
+    check_dtype(parts["scale"], "scale", SCALES)
     inverse = details.get("inverse") is True
     scales: Matrix = Plain(parts["scale"], by, wide="axis" in details and not inverse)  # torch multiplies by F64 there
     if inverse:
@@ -105,25 +105,25 @@ def _scales(parts: Parts, by: tuple[int, int], details: Mapping[str, Json]) -> M
 
 
 def _zeros(zero: LazyTensor, count: int, by: tuple[int, int], codes: Json) -> Matrix:
-    need(zero, "zero_point", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
+    check_dtype(zero, "zero_point", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
     packed = codes is not None and zero.info.dtype is DType.U8
-    table = _table(zero, None, codes if packed else None)
+    table = _code_values(zero, None, codes if packed else None)
     if zero.info.numel == 1 and count > 1:
-        return Same(float(elements(zero, (1, 1), table).rectangle(range(1), range(1))[0, 0]), by)
+        return Constant(float(elements(zero, (1, 1), table).rectangle(range(1), range(1))[0, 0]), by)
     if zero.info.numel != count and not packed:
         raise ValueError(f"zero_point has the shape {list(zero.info.shape)}, and there are {count} scales")
     return elements(zero, by, table)
 
 
-def _table(tensor: LazyTensor, codebook: LazyTensor | None, codes: Json) -> tuple[float, ...] | None:
-    """What the codes stand for; None where the elements of the tensor are what they are."""
+def _code_values(tensor: LazyTensor, codebook: LazyTensor | None, codes: Json) -> tuple[float, ...] | None:
+    """The values of the codes; None if the tensor's elements are the values themselves."""
     dtype = tensor.info.dtype
     if codes is not None and (codes not in CODES or dtype is not DType.U8):
         raise ValueError(f"elements of {dtype} are no {codes!r}")
     table = CODES[str(codes)] if codes is not None else None
     if codebook is not None:
         bits = len(table).bit_length() - 1 if table else dtype.bits
-        need(codebook, "codebook", (*SCALES, *SMALL_FLOATS, *INTEGERS))
+        check_dtype(codebook, "codebook", (*SCALES, *SMALL_FLOATS, *INTEGERS))
         if bits > 8 or codebook.info.numel > 1 << bits or (table is None and dtype.kind != "uint"):
             raise ValueError(f"{codebook.info.numel} values are not told apart by elements of {dtype}")
         found = elements(codebook, (1, codebook.info.numel), None).rectangle(range(1), range(codebook.info.numel))
@@ -167,7 +167,7 @@ def scaled_along(shape: Shape, scale: Shape, details: Mapping[str, Json]) -> tup
 
 
 def layout(shape: Shape, blocks: Shape) -> tuple[tuple[int, int], Grid, tuple[int, int]]:
-    """The matrix that the values are, which scale is for which of them, and the scales' rows and columns."""
+    """The values' rows and columns as a matrix, which scale is for which values, and the scales' rows and columns."""
     merged: list[tuple[int, int]] = []
     for size, block in zip(shape, blocks, strict=True):
         whole, shared = merged[-1] if merged else (1, 1)
@@ -188,12 +188,13 @@ def layout(shape: Shape, blocks: Shape) -> tuple[tuple[int, int], Grid, tuple[in
 
 
 def elements(tensor: LazyTensor, size: tuple[int, int], table: tuple[float, ...] | None) -> Matrix:
-    """The elements of a tensor, in its order, as a matrix of that size; by a table they are of as few bits as that is
-    long, one after the other whatever the rows.
+    """The elements of a tensor, in order, as a matrix of that size.
+
+    With a table, they have as few bits as its length needs, one after another across rows.
     """
     if table is None:
         if tensor.info.dtype.bits < 8:
-            table = _table(tensor, None, None)
+            table = _code_values(tensor, None, None)
         else:
             return Plain(tensor, size)
     assert table is not None
@@ -204,7 +205,7 @@ def elements(tensor: LazyTensor, size: tuple[int, int], table: tuple[float, ...]
 
 
 def in_words(tensor: LazyTensor, bits: int) -> LazyTensor:
-    """The tensor's bytes; past the last ones zeros, so that the elements fill them."""
+    """The tensor's bytes, padded with zeros so that elements fill them."""
     nbytes, unit = tensor.info.nbytes, 1 if 8 % bits == 0 else bits
     whole = -(-nbytes // unit) * unit
     info = TensorInfo.of(DType.U8, (whole,))

@@ -1,4 +1,4 @@
-"""What a configuration says of how weights are quantized: `quantization_config` in a config.json or in the metadata.
+"""What a configuration says about quantized weights: `quantization_config` in a config.json or in the metadata.
 
     quant_method        schemes                     what else is taken from it
     fp8                 scaled                      weight_block_size
@@ -11,13 +11,13 @@
     bitsandbytes        bnb-4bit, bnb-int8
     hqq                 hqq
     torchao             torchao
-    none: MLX           mlx                         group_size, bits, mode; by a module's name what is said of it alone
+    none: MLX           mlx                         group_size, bits, mode; and entries for single modules
 
-MLX's stands under `quantization`, of which mlx-lm makes a copy; what a `quantization_config` beside it says of another
-method is what the weights were before. A module's own entry is such a mapping, in which a mode that is not named is
-affine, or false.
+MLX's configuration is under `quantization`, and mlx-lm writes a copy of it. A `quantization_config` of another method
+beside it says how the weights were quantized before. A module's own entry is a mapping like the whole, in which a
+missing mode means affine, or it is false.
 
-Every other method is refused by its name. Sources: transformers/utils/quantization_config.py; compressed-tensors'
+Every other method is refused by name. Sources: transformers/utils/quantization_config.py; compressed-tensors'
 quant_config.py and quant_scheme.py; GPTQModel's quantization/config.py; mlx-lm's utils.py, mlx.nn's quantized.py.
 """
 
@@ -38,31 +38,31 @@ METHODS: dict[str, tuple[str, ...]] = {
     "bitsandbytes": ("bnb-4bit", "bnb-int8"), "hqq": ("hqq",), "torchao": ("torchao",),
     "mlx": ("mlx",),
 }  # fmt: skip
-"""The schemes that weights may be of, by what a configuration calls the method."""
+"""A configuration's name of a method → the schemes that its weights may have."""
 
 MLX, HQQ = "mlx", "hqq"
 
 KEYS = ("quantization_config", "compression_config")
-"""Where a configuration says it; the second is compressed-tensors' older word."""
+"""The keys of a configuration; the second is compressed-tensors' older one."""
 
 MLX_KEY = "quantization"
-"""Where MLX says it. Others' configurations use the word for other things: `mlx_said` knows which."""
+"""MLX's key. Other configurations use it for other things; `mlx_settings` distinguishes them."""
 
 FORMATS = (
     None, "dense", "float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized",
 )  # fmt: skip
-"""compressed-tensors' formats that are known."""
+"""The formats of compressed-tensors that are known."""
 
 HINT = "load it with the library that quantized it, and save what its dequantize() gives"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What is said; every field but `method` may be unknown.
+class Settings:
+    """What is stated; every field except `method` may be unknown.
 
-    zeros: how GPTQ's zero points are stored, "v1" or "v2".
-    packing: how MLX packed what has no entry of its own; packings: the entries by module, as they are said.
+    zeros:    how GPTQ's zero points are stored, "v1" or "v2".
+    packing:  how MLX packed modules without an entry. packings: the entries, by module, as they are in the file.
     """
 
     method: str = ""
@@ -73,7 +73,7 @@ class Said:
     packings: Mapping[object, object] = field(default_factory=dict)
 
     def check(self, scheme: str, name: str) -> None:
-        """Raise EditError for a scheme that is another method's."""
+        """Raise EditError for a scheme of another method."""
         if self.method and scheme not in METHODS[self.method]:
             raise EditError(
                 f"--dequantize: the configuration says {self.method!r}, and {name!r} is stored as {scheme}",
@@ -81,42 +81,44 @@ class Said:
             )
 
     def need_gptq(self) -> None:
-        """Raise EditError unless it is said that it is GPTQ: of its two kinds of zero points, tensors tell neither."""
+        """Raise EditError unless GPTQ is stated: tensors do not show which of its two kinds of zero points it has."""
         if self.method != "gptq":
             raise EditError(
                 "--dequantize: tensors alone do not say which of GPTQ's two kinds of zero points they have",
                 hint="a config.json beside the file, with a quantization_config, does",
             )
 
-    def packing_of(self, module: str, ways: list[Packing], shapes: str) -> Packing:
-        """Which of the ways, that shapes allow, MLX packed a module in. Raises EditError where that is not known."""
+    def packing_of(self, module: str, possible: list[Packing], shapes: str) -> Packing:
+        """How MLX packed a module, of the packings that its shapes allow. Raises EditError if that is not known."""
         entry = self.packings.get(module)
-        own = isinstance(entry, dict) or entry is False
-        said = _packing(entry) if isinstance(entry, dict) else None if own else self.packing
-        if said in ways and said is not None:
-            return said
-        if len(ways) == 1 and not own:  # as mlx-lm has it: what has no entry is what its shapes say
-            return ways[0]
-        allowed = " or ".join(map(str, ways))
-        if not ways:
+        has_entry = isinstance(entry, dict) or entry is False
+        stated = None if has_entry else self.packing
+        if isinstance(entry, dict):
+            stated = _packing(entry)
+        if stated in possible and stated is not None:
+            return stated
+        if len(possible) == 1 and not has_entry:  # as in mlx-lm: without an entry, the shapes count
+            return possible[0]
+        allowed = " or ".join(map(str, possible))
+        if not possible:
             problem, hint = f"{module!r} is not an MLX weight: words of shape {shapes}", "the file may be damaged"
-        elif said is None and not own:
+        elif stated is None and not has_entry:
             problem = f"nothing says whether {module!r} is of {allowed}"
             hint = "a config.json beside the file does, with a quantization"
         else:
-            problem = f"the configuration says that {module!r} is {said or 'not quantized'}, and its shapes {allowed}"
+            problem = f"the configuration says that {module!r} is {stated or 'not quantized'}, and its shapes {allowed}"
             hint = "the config.json beside the file may be another model's"
         raise EditError(f"--dequantize: {problem}", hint=hint)
 
 
-def said_in(document: Mapping[object, object]) -> Said:
-    """What a configuration says, or metadata. Raises UnsupportedError for a method, or a kind of it, not known here."""
-    mlx = mlx_said(document)
+def read_settings(document: Mapping[object, object]) -> Settings:
+    """The settings in a configuration or metadata. Raises UnsupportedError for an unknown method, or kind of one."""
+    mlx = mlx_settings(document)
     if mlx is not None:
-        return Said(MLX, packing=_packing(mlx), packings=mlx)
-    found = _found(document)
+        return Settings(MLX, packing=_packing(mlx), packings=mlx)
+    found = _quantization_config(document)
     if found is None:
-        return Said()
+        return Settings()
     method = found.get("quant_method", "gptq" if "desc_act" in found else "compressed-tensors")
     if not isinstance(method, str) or method not in METHODS:
         known = ", ".join(METHODS)
@@ -125,22 +127,22 @@ def said_in(document: Mapping[object, object]) -> Said:
         )
     match method:
         case "compressed-tensors":
-            return _compressed(found)
+            return _compressed_tensors(found)
         case "gptq":
             form = found.get("checkpoint_format", "gptq")
             if form not in ("gptq", "gptq_v2"):
                 raise UnsupportedError(f"GPTQ's format {str(form)[:80]!r} is not dequantized here", hint=HINT)
-            return Said(method, _int(found.get("bits")), zeros="v2" if form == "gptq_v2" else "v1")
+            return Settings(method, _int(found.get("bits")), zeros="v2" if form == "gptq_v2" else "v1")
         case "awq":
             version = str(found.get("version", found.get("format", "gemm"))).lower()
             if version != "gemm":
                 raise UnsupportedError(f"AWQ's layout {version[:80]!r} is not dequantized here", hint=HINT)
-            return Said(method, _int(found.get("bits", found.get("w_bit"))))
-    return Said(method, block=_pair(found.get("weight_block_size")))
+            return Settings(method, _int(found.get("bits", found.get("w_bit"))))
+    return Settings(method, block=_pair(found.get("weight_block_size")))
 
 
-def mlx_said(document: Mapping[Any, object]) -> Mapping[object, object] | None:
-    """What MLX says in a configuration of how the weights are quantized; None where it is not MLX's."""
+def mlx_settings(document: Mapping[Any, object]) -> Mapping[object, object] | None:
+    """MLX's settings in a configuration; None if it has none."""
     for part in _parts(document):
         for key in (MLX_KEY, *KEYS[:1]):
             found = part.get(key)
@@ -154,7 +156,7 @@ def mlx_said(document: Mapping[Any, object]) -> Mapping[object, object] | None:
 
 
 def _parts(document: Mapping[Any, object]) -> list[Mapping[object, object]]:
-    """Its top, the part that is of the text, and a configuration that is in it."""
+    """The configuration, its part about the text model, and a configuration inside it."""
     return [part for part in (document, document.get("text_config"), document.get("config")) if isinstance(part, dict)]
 
 
@@ -165,15 +167,15 @@ def _packing(found: Mapping[object, object]) -> Packing:
             f"MLX's mode {str(mode)[:80]!r} is not dequantized here, but {', '.join(USUAL)}", hint=HINT
         )
     bits, group = (_int(found.get(key, usual)) for key, usual in zip(("bits", "group_size"), USUAL[mode], strict=True))
-    if bits is None or group is None or not (way := Packing(mode, bits, group)).known:
+    if bits is None or group is None or not (packing := Packing(mode, bits, group)).known:
         raise UnsupportedError(
             f"MLX's weights of mode {mode!r}, {bits} bits and groups of {group} are not dequantized here", hint=HINT
         )
-    return way
+    return packing
 
 
-def _found(document: Mapping[object, object]) -> Mapping[object, object] | None:
-    """What stands at its top, or in the part that is of the text."""
+def _quantization_config(document: Mapping[object, object]) -> Mapping[object, object] | None:
+    """The quantization_config at its top, or in its part about the text model."""
     for part in _parts(document):
         for key in KEYS:
             inside = part.get(key)
@@ -182,9 +184,9 @@ def _found(document: Mapping[object, object]) -> Mapping[object, object] | None:
     return None
 
 
-def _compressed(found: Mapping[object, object]) -> Said:
-    said = found.get("config_groups")
-    groups = [one for one in said.values() if isinstance(one, dict)] if isinstance(said, dict) else []
+def _compressed_tensors(found: Mapping[object, object]) -> Settings:
+    by_name = found.get("config_groups")
+    groups = [group for group in by_name.values() if isinstance(group, dict)] if isinstance(by_name, dict) else []
     weights = [group["weights"] for group in groups if isinstance(group.get("weights"), dict)]
     formats = [found.get("format"), *(group.get("format") for group in groups)]
     sparse = found.get("sparsity_config")
@@ -192,9 +194,9 @@ def _compressed(found: Mapping[object, object]) -> Said:
     for form in formats:
         if not isinstance(form, str | None) or form not in FORMATS:
             raise UnsupportedError(f"compressed-tensors' format {str(form)[:80]!r} is not dequantized here", hint=HINT)
-    bits = {_int(one.get("num_bits")) for one in weights}
-    blocks = {_pair(one.get("block_structure")) for one in weights}
-    return Said(
+    bits = {_int(settings.get("num_bits")) for settings in weights}
+    blocks = {_pair(settings.get("block_structure")) for settings in weights}
+    return Settings(
         "compressed-tensors", next(iter(bits), None) if len(bits) == 1 else None,
         next(iter(blocks), None) if len(blocks) == 1 else None,
     )  # fmt: skip

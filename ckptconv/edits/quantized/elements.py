@@ -1,8 +1,9 @@
-"""The elements of one tensor as a matrix of F32.
+"""The elements of one tensor as a matrix of F32. There are
 
 Plain     elements of any type; those of 8 bits by a table
-Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3, 5, 6 bits, across them
-Folded    a matrix of one row as one of several: of elements that share bytes across the rows
+Packed    elements of a few bits in words, from the lowest bits on unless `order` says otherwise; those of 3, 5 and
+          6 bits cross words
+Folded    one row as several: for elements that share bytes across rows
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 F32_BYTES = 4
 
 FEW = 4096
-"""Elements that are looked up one by one: for more, a table of all pairs is twice as fast."""
+"""Up to so many elements are looked up one by one; for more, a table of all pairs is twice as fast."""
 
 E8M0_BIAS = 127
-"""An exponent of OCP's MX formats is so much above that of the power of two (5.4.1)."""
+"""The bias of the exponents of OCP's MX formats (5.4.1)."""
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The values of 4-bit floats (OCP Microscaling Formats 1.0, 5.3.3)."""
@@ -40,8 +41,8 @@ NF4 = (
 class Plain:
     """A tensor's elements.
 
-    bias: they are U8, each the power of two that it is so much above; 0 where they are not.
-    wide: those of F64 stay F64, so that what is computed with them is rounded once.
+    bias: if not 0, the elements are U8 exponents of two with that bias.
+    wide: elements of F64 stay F64, so that what is computed with them is rounded only once.
     """
 
     tensor: LazyTensor
@@ -51,7 +52,7 @@ class Plain:
 
     @property
     def light(self) -> bool:
-        """Whether it lies in its file as one run."""
+        """Whether the tensor lies in its file as one run."""
         return self.tensor.span is not None
 
     def rectangle(self, rows: range, columns: range) -> Array:
@@ -78,10 +79,10 @@ class Packed:
     """Elements of `bits` bits in words: 1 to 6, or 8.
 
     words:  a tensor of words, or of bytes.
-    along:  the dimension along which a word holds several elements.
-    table:  what each code stands for.
-    order:  where in a word its elements lie, if not one after another from the lowest bits on.
-    add:    what is added to every word first, carries included.
+    along:  the dimension along which a word has several elements.
+    table:  the value of each code.
+    order:  where the elements lie in a word, if not one after another from the lowest bits on.
+    add:    is added to every word first, with carries.
     """
 
     words: LazyTensor
@@ -103,7 +104,7 @@ class Packed:
 
         unit, stored = self.words.info.dtype.bits // 8, self.words.info.shape[-1]
         size = (self.words.info.numel // stored if stored else 0, stored)
-        step = 1 if unit * 8 % self.bits == 0 else self.bits  # words after which elements begin with a word again
+        step = 1 if unit * 8 % self.bits == 0 else self.bits  # after so many words, an element starts with a word again
         many = step * unit * 8 // self.bits
         wanted = (rows, columns)[self.along]
         low, high = wanted.start // many, -(-wanted.stop // many)
@@ -112,20 +113,20 @@ class Packed:
         data, shape = read(self.words, size, lines, across, unit)
         codes = cut(np.frombuffer(data, f"<u{unit}").reshape(shape), across)
         if self.add:
-            codes = (codes + codes.dtype.type(self.add)).astype(codes.dtype)  # little-endian still
+            codes = (codes + codes.dtype.type(self.add)).astype(codes.dtype)  # stays little-endian
         if self.along == 0:
-            made = self._unpacked(codes.reshape(high - low, step, -1).transpose(0, 2, 1), many)
+            made = self._unpack(codes.reshape(high - low, step, -1).transpose(0, 2, 1), many)
             return made.transpose(0, 2, 1).reshape(-1, len(columns))[start : start + len(rows)]
-        made = self._unpacked(codes.reshape(len(rows), high - low, step), many)
+        made = self._unpack(codes.reshape(len(rows), high - low, step), many)
         return np.ascontiguousarray(made.reshape(len(rows), -1)[:, start : start + len(columns)])
 
-    def _unpacked(self, codes: Array, many: int) -> Array:
-        """`many` values of the words of each last dimension."""
+    def _unpack(self, codes: Array, many: int) -> Array:
+        """`many` values from the words in the last dimension."""
         import numpy as np
 
         shape, data = codes.shape[:2], np.ascontiguousarray(codes).view(np.uint8)
-        if 8 % self.bits:  # eight elements begin with a byte again
-            kind: Any = np.uint32 if self.bits <= 4 else np.int64  # numpy 2.0 takes by no U64
+        if 8 % self.bits:  # every eighth element starts with a byte
+            kind: Any = np.uint32 if self.bits <= 4 else np.int64  # numpy 2.0 cannot index by U64
             several = data.reshape(*shape, -1, self.bits).astype(kind)
             joint = (several << np.arange(0, 8 * self.bits, 8, dtype=kind)).sum(axis=-1, dtype=kind)
             fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=kind)
@@ -138,7 +139,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """The one row of a matrix as rows, one after the other."""
+    """A matrix of a single row as several rows, one after the other."""
 
     row: Packed
     shape: tuple[int, int]
@@ -149,7 +150,7 @@ class Folded:
         return self.row.light
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """Of several rows all columns, which are cut."""
+        """Several rows are read whole, and cut."""
         width = self.shape[1]
         if len(rows) == 1:
             start = rows.start * width + columns.start
@@ -161,7 +162,7 @@ class Folded:
 def read(
     tensor: LazyTensor, shape: tuple[int, int], rows: range, columns: range, unit: int
 ) -> tuple[memoryview, tuple[int, int]]:
-    """A rectangle's bytes and its shape; whole rows, which `cut` cuts, where it has several."""
+    """The bytes and the shape of a rectangle. Several rows are read whole, to be cut by `cut`."""
     width = shape[1]
     if len(rows) == 1:
         start = rows.start * width + columns.start
@@ -176,8 +177,9 @@ def cut(made: Array, columns: range) -> Array:
 
 @lru_cache(maxsize=8)
 def _table(dtype: DType | None, bias: int) -> Array:
-    """All values of an element type of 8 bits; or 2^(code - bias), as torch has it: 255 is not a NaN, as it is of E8M0,
-    but 2^128, which is infinite in F32.
+    """All values of an 8-bit element type; or with a bias, 2^(code - bias).
+
+    As in torch, the exponent 255 then is no NaN, as it would be in E8M0, but 2^128, which is infinite in F32.
     """
     import numpy as np
 
@@ -194,7 +196,7 @@ def _table(dtype: DType | None, bias: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _pairs(dtype: DType | None, bias: int) -> Array:
-    """The values of two codes for each pair of bytes, as one item: half a megabyte."""
+    """The values of both codes of each pair of bytes, as one item: half a megabyte."""
     import numpy as np
 
     table, codes = _table(dtype, bias), np.arange(1 << 16, dtype="<u2").view(np.uint8)
@@ -203,7 +205,7 @@ def _pairs(dtype: DType | None, bias: int) -> Array:
 
 @lru_cache(maxsize=32)
 def _bytes_table(table: tuple[float, ...], bits: int) -> Array:
-    """For every byte the values of all its elements, as one item of that many floats."""
+    """The values of all elements in a byte, for each byte, as one item of so many floats."""
     import numpy as np
 
     many = 8 // bits

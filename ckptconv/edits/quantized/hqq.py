@@ -1,16 +1,16 @@
-"""HQQ: integers of 1 to 8 bits, whose zero points are not integers (`schemes`).
+"""HQQ: integers of 1 to 8 bits, with zero points that are not integers (`schemes`).
 
-W_q is the weight [O, I] under another shape: [G, I·O/G] of groups of G along the first dimension (axis 0), [I·O/G, G]
-along the second (axis 1), or its own where no groups are. Its rows are packed: of `many` slabs of rows, one below the
-other, the first is in the highest bits.
+W_q is the weight [O, I] in another shape: [G, I·O/G] for groups of G along the first dimension (axis 0), [I·O/G, G]
+along the second (axis 1), or its own shape if there are no groups. Its rows are packed in slabs: `many` slabs of rows
+are stored in the same words, the first one in the highest bits.
 
-    8bit_u8   1 in U8            2bit_u8   4 in U8            3bit_32   10 in I32, the last slab filled up with rows
+    8bit_u8   1 in U8            2bit_u8   4 in U8            3bit_32   10 in I32, the last slab padded with rows
     4bit_u8   2 in U8            1bit_u8   8 in U8
 
-scale and zero have one element for each row (axis 1), for each column (axis 0), or for all. What hqq knows besides is
-in tensors too, as `encode_safetensor_type` makes them: numbers, flags as U8, texts as the U8 of their characters. With
-view_as_float the bytes of W_q are those of elements of compute_dtype. hqq computes in compute_dtype, and rounds the
-difference from the zero point and the product.
+scale and zero have one element for each row (axis 1), for each column (axis 0), or for everything. hqq's other settings
+are tensors too, as `encode_safetensor_type` makes them: numbers, flags as U8, texts as U8 characters. With
+view_as_float, the bytes of W_q are those of elements of compute_dtype. hqq computes in compute_dtype, and rounds the
+difference from the zero point, and the product.
 
 Sources: hqq 0.2.8, core/quantize.py (`Quantizer.dequantize`, `HQQLinear.state_dict`), core/bitpack.py, core/utils.py.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.quantized.elements import Plain, cut, read
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
-from ckptconv.edits.quantized.parts import FLOATS, Parts, need, numbers
+from ckptconv.edits.quantized.parts import FLOATS, Parts, check_dtype, numbers
 from ckptconv.io.limits import MAX_DIM
 
 if TYPE_CHECKING:
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 PACKINGS = {
     "8bit_u8": (8, 1, 1), "4bit_u8": (4, 2, 1), "2bit_u8": (2, 4, 1), "1bit_u8": (1, 8, 1), "3bit_32": (3, 10, 4),
 }  # fmt: skip
-"""By name the bits of an element, how many slabs are in a word, and the bytes of a word."""
+"""Name → bits of an element, slabs in a word, bytes of a word."""
 
 TYPES = {"torch.float16": DType.F16, "torch.bfloat16": DType.BF16, "torch.float32": DType.F32}
 
 MOST_CHARACTERS = 64
-"""Of a text that is a tensor."""
+"""The most characters of a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slabs:
-    """Elements of `bits` bits in words, of which each holds one of every slab of `step` rows.
+    """Elements of `bits` bits in words; each word has one element of every slab of `step` rows.
 
-    width: words in a row. unit: bytes of a word.
+    width: words in a row. many: slabs. unit: bytes of a word.
     """
 
     words: LazyTensor
@@ -62,7 +62,7 @@ class Slabs:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns, without the rows that fill up the last slab."""
+        """Rows and columns, without the rows that pad the last slab."""
         return self.rows, self.width
 
     @property
@@ -98,7 +98,7 @@ def weight(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int
     values = _slabs(parts, prod(shape))
     scales, zeros = parts["scale"], parts["zero"]
     for part, tensor in (("scale", scales), ("zero", zeros)):
-        need(tensor, part, FLOATS)
+        check_dtype(tensor, part, FLOATS)
         if tensor.info.dtype is not dtype:
             raise ValueError(f"{part} is {tensor.info.dtype}, and compute_dtype {dtype}")
     rows, columns = values.shape
@@ -122,11 +122,11 @@ def _slabs(parts: Parts, count: int) -> Slabs:
     if name not in PACKINGS:
         raise ValueError(f"packing is {name!r}, and none of {', '.join(PACKINGS)}")
     bits, many, unit = PACKINGS[name]
-    said = _number(parts["nbits"], "nbits")
-    if said > bits or (said == 3) is not (bits == 3):  # 5 and 6 bits are packed as 8, 1.58 as 2
-        raise ValueError(f"nbits is {said:g}, and the packing {name}")
+    nbits = _number(parts["nbits"], "nbits")
+    if nbits > bits or (nbits == 3) is not (bits == 3):  # 5 and 6 bits are packed as 8, 1.58 as 2
+        raise ValueError(f"nbits is {nbits:g}, and the packing {name}")
     viewed = "view_as_float" in parts and _flag(parts["view_as_float"], "view_as_float")
-    need(words, "W_q", FLOATS if viewed else (DType.U8 if unit == 1 else DType.I32,))
+    check_dtype(words, "W_q", FLOATS if viewed else (DType.U8 if unit == 1 else DType.I32,))
     if len(words.info.shape) != 2 or not words.info.numel:
         raise ValueError(f"W_q has the shape {list(words.info.shape)}, and is not a matrix")
     step = words.info.shape[0]
@@ -157,21 +157,21 @@ def _shape(tensor: LazyTensor) -> tuple[int, ...]:
 
 def _number(tensor: LazyTensor, part: str) -> float:
     """The only element; nbits may be 1.58."""
-    need(tensor, part, (DType.I32, DType.I64, DType.F32))
+    check_dtype(tensor, part, (DType.I32, DType.I64, DType.F32))
     if tensor.info.numel != 1:
         raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and not one element")
     return float(tensor.numpy().reshape(-1)[0])
 
 
 def _flag(tensor: LazyTensor, part: str) -> bool:
-    need(tensor, part, (DType.U8, DType.BOOL))
+    check_dtype(tensor, part, (DType.U8, DType.BOOL))
     if tensor.info.numel != 1:
         raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and not one element")
     return bytes(tensor.read()) != b"\0"
 
 
 def _text(tensor: LazyTensor, part: str) -> str:
-    need(tensor, part, (DType.U8,))
+    check_dtype(tensor, part, (DType.U8,))
     if tensor.info.numel > MOST_CHARACTERS:
         raise ValueError(f"{part} has {tensor.info.numel:,} characters")
     return bytes(tensor.read()).decode("latin-1")

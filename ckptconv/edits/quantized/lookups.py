@@ -1,9 +1,9 @@
-"""Weights that are looked up: numbers of tables, of which each block has one; and those that are mostly zeros.
+"""Weights that are looked up: in tables, one for each block; or by a mask, as sparse weights are.
 
-    Looked      codes, and a table for each block of them, by `Grid`
-    Scattered   the elements at the bits of a mask that are set, zeros elsewhere
+    Looked      codes, with a table for each block of them, by `Grid`
+    Scattered   the elements at the set bits of a mask, zeros elsewhere
 
-Tables are read beforehand, the mask is counted once, when the first element is read.
+Tables are read beforehand. The mask is counted once, when the first element is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.quantized.elements import cut
 from ckptconv.edits.quantized.matrix import Mapped
-from ckptconv.edits.quantized.parts import FLOATS, Parts, folded, need, sizes_of
+from ckptconv.edits.quantized.parts import FLOATS, Parts, check_dtype, folded, sizes_of
 from ckptconv.errors import CorruptFileError
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from ckptconv.edits.quantized.matrix import Grid, Matrix
 
 BLOCK = 1 << 16
-"""Bytes of a mask between two counts of what is set before."""
+"""Bytes of a mask between two entries of the running count of set bits."""
 
 _ELEMENTS = (*FLOATS, DType.I8, DType.U8)
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The number of each element of a matrix, row by row."""
+    """The running number of each element of a matrix, row by row."""
 
     shape: tuple[int, int]
     light: bool = True
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """As F32, which has them exactly up to 16,777,216."""
+        """As F32, which represents numbers up to 16,777,216 exactly."""
         import numpy as np
 
         made = np.arange(rows.start, rows.stop)[:, None] * self.shape[1] + np.arange(columns.start, columns.stop)
@@ -50,16 +50,16 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Looked(Mapped):
-    """What codes stand for in the tables of their blocks. tables: a row for each block."""
+    """Codes looked up in their blocks' tables. tables: a row for each block."""
 
     tables: Array
     grid: Grid
     by: tuple[int, int]
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """Looked up."""
+        """The values of the codes."""
         made = self.source.rectangle(rows, columns)
-        self.grid.each(self._look_up, made, Numbers(self.by), rows, columns)
+        self.grid.apply(self._look_up, made, Numbers(self.by), rows, columns)
         return made
 
     def _look_up(self, codes: Array, blocks: Array, out: Array) -> None:
@@ -70,9 +70,9 @@ class Looked(Mapped):
 
 @dataclass(slots=True)
 class Scattered:
-    """Elements where a mask has a bit that is set, of each byte the lowest first.
+    """Elements at the places where a mask has a set bit, counted from each byte's lowest bit.
 
-    before: how many are set before each block of its bytes.
+    before: how many bits are set before each block of the mask.
     """
 
     values: LazyTensor
@@ -82,7 +82,7 @@ class Scattered:
     before: list[int] = field(default_factory=list)
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """Of several rows all columns, which are cut."""
+        """Several rows are read whole, and cut."""
         width = self.shape[1]
         if len(rows) == 1:
             start = rows.start * width + columns.start
@@ -104,7 +104,7 @@ class Scattered:
         return made
 
     def _count(self) -> None:
-        """Count what is set. Raises CorruptFileError where that is another number than there are elements."""
+        """Count the set bits. Raises CorruptFileError if there are more or fewer than elements."""
         if self.before:
             return
         size, before = self.mask.info.nbytes, [0]
@@ -122,10 +122,10 @@ def _set_in(data: memoryview) -> int:
 
 
 def sparse(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
-    """Core ML's: elements, and where they are in a weight of the `shape`."""
+    """Core ML's sparse weights: elements, and their places in a weight of the shape `shape`."""
     values, mask, shape = parts["values"], parts["mask"], sizes_of(details, "shape")
-    need(values, "values", _ELEMENTS)
-    need(mask, "mask", (DType.U8,))
+    check_dtype(values, "values", _ELEMENTS)
+    check_dtype(mask, "mask", (DType.U8,))
     if mask.info.numel != -(-prod(shape) // 8):
         raise ValueError(f"a mask of {mask.info.numel} bytes is not for the shape {list(shape)}")
     return Scattered(values, mask, folded(shape)), shape

@@ -1,5 +1,6 @@
-"""How weights are quantized, as far as the ends of names and the types of tensors tell: for `inspect`, which asks no
-configuration. `find` looks closer.
+"""How weights are quantized, as far as endings of names and types of tensors show it, for `inspect`.
+
+It needs no configuration. `find` looks more closely.
 """
 
 from __future__ import annotations
@@ -29,22 +30,20 @@ _MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
     (".SCB", ".weight", "bitsandbytes' of 8 bits", (DType.I8,)),
     (".absmax", "", "bitsandbytes' of 4 bits", (DType.U8,)),
 )
-"""What a name ends in, what that of the weight beside it ends in instead, what such are called, and its types."""
+"""(ending, ending of the weight beside it, what such weights are called, the weight's types)."""
 
 
 def kinds_in(checkpoint: Checkpoint) -> dict[str, int]:
-    """How many of its weights are quantized in each way: what a graph says of them, and what names and types do of the
-    others.
-    """
+    """How many weights are quantized in each way: as a graph says, and for the others, as names and types show."""
     stated = checkpoint.notes.quantized
-    known = {part for one in stated for part in one.parts.values()}.union(checkpoint.notes.between)
-    found = Counter(one.called for one in stated)
+    known = {part for weight in stated for part in weight.parts.values()}.union(checkpoint.notes.between)
+    found = Counter(weight.called for weight in stated)
     found.update(quantized_in({name: info for name, info in infos_of(checkpoint).items() if name not in known}))
     return dict(found.most_common())
 
 
 def quantized_in(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
-    """How many weights are quantized in each of these ways."""
+    """How many weights are quantized in each way, as names and types show."""
     found: Counter[str] = Counter()
     for name in infos:
         for end, other, called, dtypes in _MARKS:

@@ -1,14 +1,14 @@
-"""A weight computed from what it is quantized as, a rectangle at a time, in F32.
+"""A weight computed from its quantized parts, one rectangle at a time, in F32.
 
-Everything is a matrix, dimensions before the last two folded into its rows:
+Everything is a matrix; dimensions before the last two are folded into its rows:
 
     Plain, Packed   the elements of one tensor (`elements`)
-    Product         (values - zeros) · scales · factor + biases, where one scale is for `Grid.rows` × `Grid.columns`
+    Product         (values - zeros) · scales · factor + biases, with one scale for `Grid.rows` × `Grid.columns`
                     values
 
-The order of the operations is that of the libraries that quantize, each rounded to F32. What they compute in 16 bits
-(scales of F16 and BF16 times integers and 8-bit floats) is exact in F32, so that rounding once gives their bits; where
-they add to that, each step is rounded as they do it.
+The operations are done in the order of the libraries that quantize, apply rounded to F32. What these compute in 16 bits
+(scales of F16 and BF16 times integers and 8-bit floats) is exact in F32, so rounding once gives the same bits. If they
+add something after that, apply step is rounded as they round it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
 
 TILE = 1 << 17
-"""Elements that are computed at a time where they are read as they lie: half a megabyte of F32."""
+"""Elements that are computed at a time from what lies in the file as one run: half a megabyte of F32."""
 
 GATHERED = 1 << 19
-"""Elements that are computed at a time where what they are made of is gathered: each reading may go over much of it."""
+"""Elements that are computed at a time from gathered sources, where apply read may go over much of them."""
 
 F32_BYTES = 4
 
 
 class Matrix(Protocol):
-    """Numbers in rows and columns."""
+    """A matrix of numbers."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,19 +43,19 @@ class Matrix(Protocol):
         """Whether a small rectangle costs little."""
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """A part of it, as a new F32 array."""
+        """A rectangle of it, as a new F32 array."""
 
 
 @dataclass(frozen=True, slots=True)
-class Same:
-    """A number everywhere."""
+class Constant:
+    """The same number everywhere."""
 
     number: float
     shape: tuple[int, int]
     light: bool = True
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """As many of it."""
+        """A rectangle of that number."""
         import numpy as np
 
         return np.full((len(rows), len(columns)), self.number, np.float32)
@@ -63,7 +63,7 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Something of each number of another matrix: of its shape, and as light."""
+    """Computed from apply number of another matrix, with the same shape."""
 
     source: Matrix
 
@@ -80,7 +80,7 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class Scaled(Mapped):
-    """Scales that one more number is for. divides: they are divided by it. rounded: to what the result is rounded."""
+    """Scales times one more number, or divided by it. rounded: the type to which the result is rounded."""
 
     number: float
     divides: bool
@@ -92,12 +92,12 @@ class Scaled(Mapped):
 
         made, number = self.source.rectangle(rows, columns), np.float32(self.number)
         with np.errstate(all="ignore"):
-            return narrowed(made / number if self.divides else made * number, self.rounded)
+            return rounded_to(made / number if self.divides else made * number, self.rounded)
 
 
 @dataclass(frozen=True, slots=True)
 class Inverse(Mapped):
-    """One divided by each scale."""
+    """One divided by apply scale."""
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """The quotients, rounded to F32."""
@@ -112,10 +112,10 @@ class Inverse(Mapped):
 class Grid:
     """Which scale is for which value.
 
-    height:  rows of one matrix, of which there may be several, one below the other.
-    rows, columns: values that share a scale; the last ones of a matrix may be fewer.
+    height:  rows of one matrix; there may be several matrices, one below the other.
+    rows, columns: how many values share a scale; at a matrix's edges, fewer.
     lines:   rows of scales for one matrix.
-    groups:  for each column its column of scales, where that is not the column divided by `columns`.
+    groups:  the column of scales for each column, if that is not the column divided by `columns`.
     """
 
     height: int
@@ -124,15 +124,13 @@ class Grid:
     lines: int
     groups: Array | None = None
 
-    def each(self, operation: Callable[..., object], made: Array, by: Matrix, rows: range, columns: range) -> None:
-        """Every value of a rectangle and its scale: the operation gets some of the first, the second, and where what
-        becomes of them goes.
-        """
+    def apply(self, operation: Callable[..., object], made: Array, by: Matrix, rows: range, columns: range) -> None:
+        """Replace the values of a rectangle in `made` by ``operation(values, their scales)``."""
         import numpy as np
 
         line = self._line(np.arange(rows.start, rows.stop))
         first = int(line[0])
-        spread = self._spread(by, range(first, int(line[-1]) + 1), columns)
+        spread = self._scales_for(by, range(first, int(line[-1]) + 1), columns)
         if self.rows == 1:
             operation(made, spread, out=made)
             return
@@ -146,8 +144,8 @@ class Grid:
         made: Array = rows // self.height * self.lines + rows % self.height // self.rows
         return made
 
-    def _spread(self, by: Matrix, lines: range, columns: range) -> Array:
-        """Rows of scales, one for each column or one for all."""
+    def _scales_for(self, by: Matrix, lines: range, columns: range) -> Array:
+        """Rows of scales, with one for each column or a single one."""
         import numpy as np
 
         width = by.shape[1]
@@ -165,10 +163,10 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Values less zeros, times scales, times a factor.
+    """(Values - zeros) · scales · factor.
 
-    biases: what is added, each to the values that share a scale. shift: what is added at the end.
-    rounded: the type of 16 bits that products and sums are rounded to, where the library computes in it.
+    biases:  added to values, in the same grid as the scales. shift: added at the end.
+    rounded: the 16-bit type to which differences, products and sums are rounded, if the library computes in it.
     """
 
     values: Matrix
@@ -187,8 +185,8 @@ class Product:
 
     @property
     def light(self) -> bool:
-        """Whether all of it is read as it lies."""
-        return all(one.light for one in (self.values, self.scales, self.zeros, self.biases) if one is not None)
+        """Whether all its parts lie in the file as one run."""
+        return all(part.light for part in (self.values, self.scales, self.zeros, self.biases) if part is not None)
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """As F32."""
@@ -197,13 +195,13 @@ class Product:
         with np.errstate(all="ignore"):  # a scale may be infinite, or any NaN
             made = self.values.rectangle(rows, columns)
             if self.zeros is not None:
-                self.grid.each(np.subtract, made, self.zeros, rows, columns)
-                made = narrowed(made, self.rounded)
-            self.grid.each(np.multiply, made, self.scales, rows, columns)
-            made = narrowed(made, self.rounded)
+                self.grid.apply(np.subtract, made, self.zeros, rows, columns)
+                made = rounded_to(made, self.rounded)
+            self.grid.apply(np.multiply, made, self.scales, rows, columns)
+            made = rounded_to(made, self.rounded)
             if self.biases is not None:
-                self.grid.each(np.add, made, self.biases, rows, columns)
-                made = narrowed(made, self.rounded)
+                self.grid.apply(np.add, made, self.biases, rows, columns)
+                made = rounded_to(made, self.rounded)
             if self.factor is not None:
                 made *= np.float32(self.factor)
             if self.shift is not None:
@@ -213,7 +211,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class MatrixReader:
-    """Reads ranges of a matrix' F32 image; memory for the range and some arrays of TILE or GATHERED elements."""
+    """A reader of a matrix as F32. Takes memory for the range, and some arrays of TILE or GATHERED elements."""
 
     matrix: Matrix
 
@@ -237,30 +235,30 @@ class MatrixReader:
     def _pieces(self, first: int, last: int) -> Iterator[memoryview]:
         width = self.matrix.shape[1]
         if self.light or width > GATHERED:
-            return self._exactly(first, last, width, TILE if self.light else GATHERED)
-        return self._by_rows(first, last, width)
+            return self._wanted_elements(first, last, width, TILE if self.light else GATHERED)
+        return self._whole_rows(first, last, width)
 
-    def _exactly(self, first: int, last: int, width: int, most: int) -> Iterator[memoryview]:
-        """Whole rows where there are some, and parts of the others."""
+    def _wanted_elements(self, first: int, last: int, width: int, most: int) -> Iterator[memoryview]:
+        """Exactly the wanted elements: whole rows where possible, else parts of rows."""
         while first < last:
             row, column = divmod(first, width)
             whole = 0 if column or width > most else min(most, last - first) // width
             end = width if whole else min(width, column + most, column + last - first)
             made = self.matrix.rectangle(range(row, row + (whole or 1)), range(column, end))
-            yield _image(made)
+            yield _bytes(made)
             first += made.size
 
-    def _by_rows(self, first: int, last: int, width: int) -> Iterator[memoryview]:
-        """Whole rows, those too of which a part alone is wanted."""
+    def _whole_rows(self, first: int, last: int, width: int) -> Iterator[memoryview]:
+        """The wanted elements, computed by whole rows."""
         many, stop = GATHERED // width, -(-last // width)
         for row in range(first // width, stop, many):
-            image = _image(self.matrix.rectangle(range(row, min(row + many, stop)), range(width)))
+            image = _bytes(self.matrix.rectangle(range(row, min(row + many, stop)), range(width)))
             base = row * width
             yield image[max(first - base, 0) * F32_BYTES : (last - base) * F32_BYTES]
 
 
-def narrowed(made: Array, dtype: DType | None) -> Array:
-    """What the type of 16 bits keeps of it."""
+def rounded_to(made: Array, dtype: DType | None) -> Array:
+    """The values rounded to the 16-bit type, as F32."""
     import numpy as np
 
     from ckptconv.core.arrays import numpy_dtype
@@ -268,7 +266,7 @@ def narrowed(made: Array, dtype: DType | None) -> Array:
     return made if dtype is None else made.astype(numpy_dtype(dtype)).astype(np.float32)
 
 
-def _image(made: Array) -> memoryview:
+def _bytes(made: Array) -> memoryview:
     import numpy as np
 
     return np.ascontiguousarray(made, "<f4").reshape(-1).view(np.uint8).data

@@ -1,4 +1,4 @@
-"""How MLX packs a weight, as far as a configuration and shapes say it (`mlx` has the layout)."""
+"""How MLX packs a weight, as far as a configuration and shapes say (`mlx` describes the layout)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORD = 32
 AFFINE = "affine"
 
 USUAL = {"affine": (4, 64), "mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
-"""By mode the bits and the group that are meant where nothing is said; those of floating-point codes have no others."""
+"""Mode → its default bits and group size. Modes with floating-point codes have no others."""
 
 BITS = (1, 2, 3, 4, 5, 6, 8)
 GROUPS = (32, 64, 128)
@@ -21,7 +21,7 @@ GROUPS = (32, 64, 128)
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How a weight is packed. group: columns that share a scale."""
+    """How a weight is packed. group: how many columns share a scale."""
 
     mode: str
     bits: int
@@ -32,7 +32,7 @@ class Packing:
 
     @property
     def known(self) -> bool:
-        """Whether MLX packs so."""
+        """Whether MLX has this packing."""
         if self.mode == AFFINE:
             return self.bits in BITS and self.group in GROUPS
         return USUAL.get(self.mode) == (self.bits, self.group)
@@ -43,8 +43,10 @@ FLOATING = tuple(Packing(mode, *sizes) for mode, sizes in USUAL.items() if mode 
 
 
 def packings(weight: TensorInfo, scales: TensorInfo, *, biased: bool) -> list[Packing]:
-    """All that parts of these shapes may be, with biases or without. Shapes tell bits · group alone."""
+    """All packings that parts of these shapes may have, with or without biases. Shapes show only bits · group."""
     if not weight.shape or not scales.shape or weight.shape[:-1] != scales.shape[:-1] or not scales.shape[-1]:
         return []
     shared, left = divmod(weight.shape[-1] * WORD, scales.shape[-1])
-    return [way for way in (AFFINES if biased else FLOATING) if not left and way.bits * way.group == shared]
+    if left:
+        return []
+    return [packing for packing in (AFFINES if biased else FLOATING) if packing.bits * packing.group == shared]

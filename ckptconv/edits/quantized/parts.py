@@ -1,4 +1,4 @@
-"""Checking the parts of a quantized weight and what is said of them, and the few that are read before the others."""
+"""Checks the parts of a quantized weight and its settings; reads the few that are needed before the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.edits.through import turned
+from ckptconv.edits.rearrange import transposed
 from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 Parts = Mapping[str, "LazyTensor"]
-"""The tensors that a weight is stored as, by what they are."""
+"""The tensors that a weight is stored as, by role."""
 
 FLOATS = (DType.F32, DType.F16, DType.BF16)
 """Types of scales."""
 
 MOST_NUMBERS = 1 << 22
-"""Of a tensor that is read whole beforehand: columns of a matrix that was quantized in an order of its own."""
+"""The most elements of a tensor that is read whole: columns of a matrix that were quantized in another order."""
 
 
-def need(tensor: LazyTensor, part: str, dtypes: Sequence[DType]) -> None:
+def check_dtype(tensor: LazyTensor, part: str, dtypes: Sequence[DType]) -> None:
     """Raise ValueError unless the tensor has one of these types."""
     if tensor.info.dtype not in dtypes:
         raise ValueError(f"{part} is {tensor.info.dtype}, and not {' or '.join(map(str, dtypes))}")
@@ -35,15 +35,15 @@ def need(tensor: LazyTensor, part: str, dtypes: Sequence[DType]) -> None:
 
 def scalar(tensor: LazyTensor, part: str) -> float:
     """The only element of a float tensor."""
-    need(tensor, part, FLOATS)
+    check_dtype(tensor, part, FLOATS)
     if tensor.info.numel != 1:
         raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and not one element")
     return float(tensor.numpy().reshape(-1)[0])
 
 
 def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> Array:
-    """A row of integers, read."""
-    need(tensor, part, (DType.I32, DType.I64))
+    """A one-dimensional tensor of integers, read."""
+    check_dtype(tensor, part, (DType.I32, DType.I64))
     if len(tensor.info.shape) != 1 or tensor.info.numel > most:
         raise ValueError(
             f"{part} has the shape {list(tensor.info.shape)}, and is not a row of at most {most:,} numbers"
@@ -52,7 +52,7 @@ def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> Array
 
 
 def sizes_of(details: Mapping[str, Json], key: str) -> tuple[int, ...]:
-    """A shape that the details have."""
+    """A shape in the details."""
     said = details.get(key)
     if not isinstance(said, list) or any(type(size) is not int or size < 0 for size in said):
         raise ValueError(f"{key} is a list of sizes, not {said!r}")
@@ -60,14 +60,14 @@ def sizes_of(details: Mapping[str, Json], key: str) -> tuple[int, ...]:
 
 
 def folded(shape: tuple[int, ...]) -> tuple[int, int]:
-    """A tensor as a matrix: the dimensions before its last one are rows."""
+    """The shape as a matrix: all dimensions before the last are rows."""
     return prod(shape[:-1]), (1, *shape)[-1]
 
 
-def transposed(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
-    """The tensor under that shape with its last two dimensions exchanged, as a matrix below a matrix."""
+def swap_last_axes(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """The tensor reshaped to `shape`, with its last two dimensions swapped."""
     last = len(shape) - 1
-    made = turned(reshaped(tensor, shape), (*range(last - 1), last, last - 1))
+    made = transposed(reshaped(tensor, shape), (*range(last - 1), last, last - 1))
     if made is None:
         raise ValueError(f"{tensor.info.dtype} is not turned")
     return made

@@ -1,4 +1,4 @@
-"""What each scheme stores of a weight, and what that makes; which tensors are which parts, an edit says.
+"""The quantization schemes: what tensors each stores a weight as, and the weight that they give.
 
     scaled    weight, scale, zero_point?
               [.., R, C] of 8-bit floats or I8; a scale for all, for each row, for each row and group of columns, or for
@@ -9,7 +9,7 @@
     mxfp4     blocks, scales
               [E, C, R] of blocks [E, R, C/32, 16] and scales [E, R, C/32], U8 both, as gpt-oss has them
     packed    packed, scale, shape?, zero_point?, g_idx?
-              [R, C] of `bits` bits less half their range, along columns in I32; zero points likewise, along rows
+              [R, C] of `bits` bits minus half their range, along columns in I32; zero points too, but along rows
     gptq      qweight, scales, qzeros, g_idx?
               [O, I] of qweight [I·bits/32, O], scales [G, O], qzeros [G, O·bits/32]; `zeros` v1: stored less one
     awq       qweight, scales, qzeros
@@ -22,17 +22,17 @@
     mlx       weight, scales, biases?, global_scale?
               [.., R, C] of `bits` bits along columns in U32, what shares a scale by `group_size`, in the `mode` affine
               (with biases), mxfp4, mxfp8 or nvfp4 (`mlx`)
-    hqq       W_q, scale, zero, shape, axis, nbits, packing, and what else hqq's layers know (`hqq`)
-              [O, I] of 1 to 8 bits in slabs of rows of U8 or I32, less a float for each row or column, times another
+    hqq       W_q, scale, zero, shape, axis, nbits, packing, and hqq's other settings (`hqq`)
+              [O, I] of 1 to 8 bits in slabs of rows of U8 or I32, minus a float for each row or column, times another
     torchao   values, and what else its classes have (`torchao`)
-              of any shape, as the `form` says that a class of torchao's is stored
+              of any shape, stored in the `form` of one of torchao's classes
     nbits     values, scale, zero_point?
               [N, K] of `bits` bits, in blocks of `block` columns of U8 each, as onnxruntime's MatMulNBits has them
-    affine    values, scale?, zero_point?, factor?, codebook?; axis and shape, which the edit says
-              of any shape, integers or what they stand for in a codebook, less a zero point, times a scale: of all, for
-              each index of `axis`, or in blocks (`blocks`)
-    sparse    values, mask; shape, which the edit says
-              of the `shape`, zeros but where the bits of the mask are set (`lookups`)
+    affine    values, scale?, zero_point?, factor?, codebook?; axis and shape from the edit
+              of any shape, integers or what they stand for in a codebook, minus a zero point, times a scale: a single
+              one, one for each index of `axis`, or one for each block (`blocks`)
+    sparse    values, mask; shape from the edit
+              of the `shape`, zero except where the bits of the mask are set (`lookups`)
 
 Sources: transformers 5.24, integrations/finegrained_fp8.py, fbgemm_fp8.py, mxfp4.py, bitsandbytes.py;
 compressed-tensors 0.20, compressors/ and quantization/lifecycle/forward_helpers.py; GPTQModel 7.7,
@@ -50,7 +50,7 @@ from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.edits.quantized import blocks, hqq, integers, lookups, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, E8M0_BIAS, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
-from ckptconv.edits.quantized.parts import FLOATS, Parts, folded, need, scalar, transposed
+from ckptconv.edits.quantized.parts import FLOATS, Parts, check_dtype, folded, scalar, swap_last_axes
 from ckptconv.edits.quantized.torchao import weights as torchao
 
 if TYPE_CHECKING:
@@ -78,19 +78,19 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sparse": (("values", "mask"), ("shape",)),
     "affine": (("values",), ("scale", "zero_point", "factor", "codebook", "axis", "shape")),
 }  # fmt: skip
-"""By scheme the parts that it needs, and those that it may have."""
+"""For each scheme, the parts that it needs, and those that it may have."""
 
 BYTES = (DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ)
 
 GROUP_OF = {DType.F8_E4M3: 16, DType.U8: 32, DType.F8_E8M0: 32}
-"""By the type of their scales, columns of 4-bit floats that share one."""
+"""How many columns of 4-bit floats share a scale, by the type of the scales."""
 
 
 def dequantized(tensors: tuple[LazyTensor, ...], details: Mapping[str, Json]) -> LazyTensor:
-    """The weight that the tensors are, as F32, unread but for parts of a few bytes, for the order of groups and for
-    shapes. `details` has the scheme, the names of the parts and what else the scheme takes.
+    """The weight that the tensors stand for, as F32.
 
-    Raises ValueError, saying what does not fit.
+    Reads only parts of a few bytes, the order of groups, and shapes. `details` has the scheme, the names of the parts,
+    and the scheme's other settings. Raises ValueError, saying what does not fit.
     """
     scheme = details.get("scheme")
     if not isinstance(scheme, str) or scheme not in ROLES:
@@ -102,7 +102,7 @@ def dequantized(tensors: tuple[LazyTensor, ...], details: Mapping[str, Json]) ->
 
 
 def _parts(scheme: str, tensors: tuple[LazyTensor, ...], names: Json) -> dict[str, LazyTensor]:
-    """The tensors by what they are."""
+    """The tensors by role."""
     needed, optional = ROLES[scheme]
     known = needed + optional
     names = list(known[: len(tensors)]) if names is None else names
@@ -119,16 +119,16 @@ def _parts(scheme: str, tensors: tuple[LazyTensor, ...], names: Json) -> dict[st
 def _scaled(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
     weight, scale, zero = parts["weight"], parts["scale"], parts.get("zero_point")
     shape = weight.info.shape
-    need(weight, "weight", (*BYTES, DType.I8))
+    check_dtype(weight, "weight", (*BYTES, DType.I8))
     if scale.info.dtype is DType.U8:
-        need(weight, "weight of a U8 scale", BYTES)
+        check_dtype(weight, "weight of a U8 scale", BYTES)
     else:
-        need(scale, "scale", (*FLOATS, DType.F8_E8M0))
+        check_dtype(scale, "scale", (*FLOATS, DType.F8_E8M0))
     grid, size = _grid(shape, scale.info.shape, details.get("block"))
     zeros = None
     if zero is not None:
-        need(weight, "weight with a zero point", (DType.I8,))
-        need(zero, "zero_point", (DType.I8,))
+        check_dtype(weight, "weight with a zero point", (DType.I8,))
+        check_dtype(zero, "zero_point", (DType.I8,))
         if zero.info.shape != scale.info.shape:
             _unfit("zero_point", zero, f"the scale is {list(scale.info.shape)}")
         zeros = Plain(zero, size)
@@ -137,7 +137,7 @@ def _scaled(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[in
 
 
 def _grid(shape: tuple[int, ...], scale: tuple[int, ...], block: Json) -> tuple[Grid, tuple[int, int]]:
-    """Which scale is for what, and the scales' rows and columns."""
+    """Which scale is for which values, and the scales' rows and columns."""
     rows, columns = (1, 1, *shape)[-2:]
     whole = prod(shape[:-2]) * rows
     if prod(scale) == 1 and block is None:
@@ -172,8 +172,8 @@ def _block(value: Json) -> tuple[int, int]:
 
 def _fp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
     packed, scale = parts["packed"], parts["scale"]
-    need(packed, "packed", (DType.U8,))
-    need(scale, "scale", tuple(GROUP_OF))
+    check_dtype(packed, "packed", (DType.U8,))
+    check_dtype(scale, "scale", tuple(GROUP_OF))
     *lead, half = packed.info.shape or (0,)
     shape, group = (*lead, 2 * half), GROUP_OF[scale.info.dtype]
     if len(shape) < 2 or scale.info.shape != (*lead, shape[-1] // group) or shape[-1] % group:
@@ -191,8 +191,8 @@ def _fp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, 
 
 def _mxfp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
     blocks, scales = parts["blocks"], parts["scales"]
-    need(blocks, "blocks", (DType.U8,))
-    need(scales, "scales", (DType.U8,))
+    check_dtype(blocks, "blocks", (DType.U8,))
+    check_dtype(scales, "scales", (DType.U8,))
     shape = blocks.info.shape
     if len(shape) != 4 or shape[3] != 16 or scales.info.shape != shape[:3]:
         raise ValueError(
@@ -200,10 +200,10 @@ def _mxfp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int
         )
     experts, rows, groups, _ = shape
     size, result = (experts * groups * 32, rows), (experts, groups * 32, rows)
-    codes = transposed(blocks, (experts, rows, groups * 16))
+    codes = swap_last_axes(blocks, (experts, rows, groups * 16))
     values = Packed(codes, size, 4, 0, E2M1)
-    # half of each scale, and then twice the product: as ldexp, for which 0 · 2^128 is 0 and half of that is finite
-    by = Plain(transposed(scales, shape[:3]), (experts * groups, rows), E8M0_BIAS + 1)
+    # Half of each scale, and then twice the product, gives what ldexp gives: 0 · 2^128 is 0, because 2^127 is finite.
+    by = Plain(swap_last_axes(scales, shape[:3]), (experts * groups, rows), E8M0_BIAS + 1)
     return Product(values, by, Grid(max(groups * 32, 1), 32, 1, groups), factor=2.0), result
 
 

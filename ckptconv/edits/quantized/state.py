@@ -1,10 +1,10 @@
-"""bitsandbytes: 4-bit codes and what their state says, and integers of 8 bits (`schemes`).
+"""bitsandbytes: 4-bit codes with a quant_state, and 8-bit integers (`schemes`).
 
 quant_state is U8, UTF-8 JSON: {"quant_type": "nf4" | "fp4", "blocksize": 64, "dtype": "bfloat16", "shape": [R, C]}, and
-of a state whose scales are quantized too {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.04}.
-absmax is F32, a scale for each block of elements; nested it is U8, codes of nested_quant_map, times nested_absmax, plus
-the offset. quant_map is F32, what the 16 codes stand for: fp4's second zero is 0 in it, which some of bitsandbytes'
-kernels make -0.
+if the scales are quantized too, {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.04}. absmax is
+F32, a scale for each block of elements; if nested, it is U8, codes of nested_quant_map, times nested_absmax, plus the
+offset. quant_map is F32, the values of the 16 codes. fp4's second zero is 0 in it; some of bitsandbytes' kernels make
+it -0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.quantized.elements import Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
-from ckptconv.edits.quantized.parts import Parts, need
+from ckptconv.edits.quantized.parts import Parts, check_dtype
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, is_size
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 MOST_BYTES = 1 << 16
-"""Of a quant_state; an honest one has some 200."""
+"""The most bytes of a quant_state; an honest one has some 200."""
 
 ONE_127TH = 7.874015718698502e-3
-"""By what bitsandbytes multiplies instead of dividing by 127."""
+"""What bitsandbytes multiplies by, instead of dividing by 127."""
 
 
 def four_bits(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
@@ -45,7 +45,7 @@ def four_bits(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[
     codes = replace(weight, info=TensorInfo.of(DType.U8, (weight.info.nbytes,)), placement=None)
     table = _table(parts["quant_map"], "quant_map", 16)
     scales = _absmax(parts, said, -(-count // size))
-    # the first of two is in the high bits
+    # the first of two elements is in the high bits
     values = Packed(codes, (1, count), 4, 1, table, order=(1, 0))
     return Product(values, scales, Grid(1, 1, size, 1)), shape
 
@@ -56,12 +56,12 @@ def _absmax(parts: Parts, said: Mapping[str, object], blocks: int) -> Matrix:
         raise ValueError(f"absmax has {absmax.info.numel:,} elements for {blocks:,} blocks")
     nested = parts.get("nested_absmax")
     if nested is None:
-        need(absmax, "absmax", (DType.F32,))
+        check_dtype(absmax, "absmax", (DType.F32,))
         return Plain(absmax, (1, blocks))
     if "nested_quant_map" not in parts:
         raise ValueError("nested_absmax needs the part 'nested_quant_map'")
-    need(absmax, "absmax", (DType.U8,))
-    need(nested, "nested_absmax", (DType.F32,))
+    check_dtype(absmax, "absmax", (DType.U8,))
+    check_dtype(nested, "nested_absmax", (DType.F32,))
     size, offset = _size(said, "nested_blocksize"), said.get("nested_offset")
     if isinstance(offset, bool) or not isinstance(offset, int | float) or not isfinite(offset):
         raise ValueError(f"quant_state has a nested_offset of {offset!r}")
@@ -72,10 +72,10 @@ def _absmax(parts: Parts, said: Mapping[str, object], blocks: int) -> Matrix:
 
 
 def eight_bits(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
-    """LLM.int8()'s rows."""
+    """LLM.int8(): a scale for each row."""
     weight, scale, form = parts["weight"], parts["SCB"], parts.get("weight_format")
-    need(weight, "weight", (DType.I8,))
-    need(scale, "SCB", (DType.F32,))
+    check_dtype(weight, "weight", (DType.I8,))
+    check_dtype(scale, "SCB", (DType.F32,))
     if len(weight.info.shape) != 2 or scale.info.shape != weight.info.shape[:1]:
         raise ValueError(f"SCB of shape {list(scale.info.shape)} is not for the rows of {list(weight.info.shape)}")
     if form is not None and (form.info.numel != 1 or bytes(form.read()).strip(b"\0")):
@@ -86,7 +86,7 @@ def eight_bits(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple
 
 
 def _state(tensor: LazyTensor) -> dict[str, object]:
-    need(tensor, "quant_state", (DType.U8,))
+    check_dtype(tensor, "quant_state", (DType.U8,))
     if tensor.info.nbytes > MOST_BYTES:
         raise ValueError(f"quant_state has {tensor.info.nbytes:,} bytes, and at most {MOST_BYTES:,} are read")
     try:
@@ -114,7 +114,7 @@ def _size(said: Mapping[str, object], key: str) -> int:
 
 
 def _table(tensor: LazyTensor, part: str, length: int) -> tuple[float, ...]:
-    need(tensor, part, (DType.F32,))
+    check_dtype(tensor, part, (DType.F32,))
     if tensor.info.numel != length:
         raise ValueError(f"{part} has {tensor.info.numel:,} elements, and not {length}")
     return tuple(float(value) for value in tensor.numpy().reshape(-1))

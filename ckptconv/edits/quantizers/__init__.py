@@ -1,9 +1,9 @@
-"""Plain weights as quantizers of the Hugging Face world store them: the other way of `ckptconv.edits.quantized`.
+"""Quantizing: plain weights as quantizers store them (``--quantize``); `ckptconv.edits.quantized` is the other way.
 
-Begin with `schemes`, which says what each stores:
+Begin with `schemes`, which says what each scheme stores:
 
-    schemes  configs         the table; what a configuration says of it
-    linear  experts          which tensors of a model are quantized; experts that are taken apart before
-    coded  stored  nested    codes, and what is stored beside them, while they are read; sizes that are quantized too
-    rules  integers  normal  how that is computed
+    schemes  configs         the schemes; what a configuration says about each
+    linear  experts          which of a model's tensors are quantized; splitting stacked experts first
+    coded  stored  nested    codes, and what is stored beside them, computed while they are read; quantized scales
+    rules  integers  normal  how scales and codes are computed
 """

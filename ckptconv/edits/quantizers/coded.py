@@ -1,8 +1,8 @@
-"""The codes of a matrix and what goes with them (scales), none of it read: all is computed while it is read.
+"""The codes of a matrix, and the numbers that its blocks share (scales), computed while they are read.
 
-What a block of `height` × `width` elements has in common follows from a few measures of it, such as the largest size.
-Codes are made of whole rows, some hundred thousand elements at a time; where a block is higher than a row, it is
-measured first, in a pass of its own over its rows.
+What a block of `height` × `width` elements shares follows from a few measures of it, such as its largest absolute
+value. Codes are computed for whole rows, some hundred thousand elements at a time. If a block is higher than a row, it
+is measured first, in a pass over its rows.
 """
 
 from __future__ import annotations
@@ -25,36 +25,37 @@ PIECE = 1 << 17
 """Elements that are computed at a time: half a megabyte of F32."""
 
 _IN_A_WORD = 8
-"""Integers of 4 bits."""
+"""How many 4-bit integers a word has."""
 
 MOST_COLUMNS = 1 << 20
-"""Columns of a matrix that is quantized, so that whole rows can be held; layers have some ten thousand."""
+"""The most columns of a matrix, so that whole rows can be held; layers have some ten thousand."""
 
 
 class Rule(Protocol):
-    """How a scheme gets from values to measures of blocks, from these to what is stored, and to codes; in F32."""
+    """How a scheme computes measures of blocks from values, what is stored from the measures, and codes; in F32."""
 
     @property
     def measures(self) -> int:
-        """How many numbers are known of a block."""
+        """How many measures there are of a block."""
 
     def measured(self, values: Array) -> Array:
-        """Those of values in groups, in a last dimension; of groups that make one block the largest counts."""
+        """The measures of values in groups (the last dimension). For a block of several groups, the largest count."""
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
-        """For each block what is stored of it, as the types that it is stored in keep it, and then what `codes` takes
-        besides. `dtype`: of the weight.
+        """For each block, the numbers that are stored, rounded to their types, and then what else `codes` needs.
+
+        dtype: the weight's type.
         """
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
-        """The codes of values in groups, as the bytes that are stored; and what they stand for."""
+        """The codes of values in groups, as the bytes that are stored, and the values that they stand for."""
 
 
 @dataclass
 class Blocks:
-    """A matrix, read in rows of blocks, each of which has `height` rows of elements.
+    """A matrix, read in rows of blocks; each block has `height` rows of elements.
 
-    known: the row of blocks that was measured last, and what it has in common.
+    known: the row of blocks that was measured last, and what its blocks share.
     """
 
     source: LazyTensor
@@ -65,17 +66,17 @@ class Blocks:
 
     @property
     def columns(self) -> int:
-        """Elements of a row."""
+        """The elements of a row."""
         return self.source.info.shape[1]
 
     @property
     def across(self) -> int:
-        """Blocks side by side."""
+        """The number of blocks side by side."""
         return self.columns // self.width
 
     @property
     def rows_at_a_time(self) -> int:
-        """Rows of elements of which codes are made at a time; of one row of blocks where these are high."""
+        """How many rows are coded at a time; not more than one row of blocks if blocks are higher than a row."""
         piece = PIECE if self.source.light else GATHERED
         most, many = max(1, piece // self.columns), self.height
         if many == 1:
@@ -85,13 +86,13 @@ class Blocks:
         return many
 
     def rows(self, first: int, last: int) -> Array:
-        """Rows of elements in groups, as F32: what of a row is in one block."""
+        """Some rows as F32, in groups: the part of a row inside each block."""
         rows, columns = self.source.info.shape
         found = Plain(self.source, (rows, columns)).rectangle(range(first, min(last, rows)), range(columns))
         return found.reshape(len(found), self.across, self.width)
 
     def shared(self, line: int, count: int) -> tuple[Array, ...]:
-        """What `count` rows of blocks from `line` on have in common, block by block."""
+        """What the blocks share, for `count` rows of blocks from `line` on."""
         import numpy as np
 
         found = np.full((count, self.across, self.rule.measures), -np.inf, np.float32)
@@ -106,7 +107,7 @@ class Blocks:
         return self.rule.shared(found, self.source.info.dtype)
 
     def shared_by(self, first: int, values: Array) -> tuple[Array, ...]:
-        """What rows of elements from `first` on have in common: for each row, or the same for all of them."""
+        """What the blocks of some rows share, from row `first` on: for each row, or the same for all of them."""
         if self.height == 1:
             return self.rule.shared(self.rule.measured(values), self.source.info.dtype)
         line, known = first // self.height, self.known
@@ -117,10 +118,10 @@ class Blocks:
 
 @dataclass
 class Codes(Computed):
-    """Reads ranges of the codes' image.
+    """A reader of the codes.
 
-    row:    bytes of a row. scheme: what people call how it is done.
-    last:   the piece that was made last, for whoever goes on in it.
+    row:    bytes of a row. scheme: its name.
+    last:   the piece that was computed last, for a read that continues in it.
     """
 
     matrix: Blocks
@@ -135,7 +136,7 @@ class Codes(Computed):
 
     @property
     def light(self) -> bool:
-        """Whole rows are computed for any range."""
+        """False: whole rows are computed for any range."""
         return False
 
     def __call__(self, start: int, stop: int) -> memoryview:
@@ -145,29 +146,29 @@ class Codes(Computed):
         return memoryview(made)[start - first * size : stop - first * size]
 
     def _piece(self, number: int) -> bytes:
-        """A piece, always of the same rows, so that what it lost is counted once."""
+        """A piece. A piece always has the same rows, so that its loss is counted once."""
         known, data = self.last
         if known == number:
             return data
         many, columns = self.matrix.rows_at_a_time, self.matrix.columns
         values = self.matrix.rows(number * many, (number + 1) * many)
-        codes, loss = self._coded(number * many, values)
+        codes, loss = self._code_rows(number * many, values)
         self.note(number * many * columns, number * many * columns + values.size, loss)
         data = codes.tobytes()
         self.last = number, data
         return data
 
-    def _coded(self, first: int, values: Array) -> tuple[Array, Loss]:
+    def _code_rows(self, first: int, values: Array) -> tuple[Array, Loss]:
         import numpy as np
 
-        with np.errstate(all="ignore"):  # an infinity makes NaN, which is told
+        with np.errstate(all="ignore"):  # an infinity makes NaNs, which are counted as losses
             codes, back = self.matrix.rule.codes(values, self.matrix.shared_by(first, values), self.source.info.dtype)
             return codes, loss_between(values, back)
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Reads ranges of the image of what is stored of each block: the `index`-th of its rule's, as `dtype`."""
+    """A reader of one of the numbers that blocks share: the `index`-th of the rule's, as `dtype`."""
 
     matrix: Blocks
     index: int
@@ -193,8 +194,9 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class SharedBelow:
-    """Reads ranges of the image of integers of 4 bits that blocks of one row have, those of eight rows in a word, the
-    first in the low bits: the `index`-th of their rule's. They are counted from -8 on; what is missing is 0.
+    """A reader of 4-bit integers that blocks of one row share: the `index`-th of the rule's numbers.
+
+    A word has those of eight rows, the first in the low bits. They are counted from -8; padding is 0.
     """
 
     matrix: Blocks

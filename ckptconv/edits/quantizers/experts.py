@@ -1,10 +1,10 @@
-"""Experts that are one tensor, taken apart before they are quantized, for models of which releases do so too.
+"""Splits experts that are stacked in one tensor, for models whose quantized releases have them split.
 
     ….experts.gate_up_proj [E, 2 · I, H]    ….experts.N.gate_proj.weight and ….experts.N.up_proj.weight [I, H]
     ….experts.down_proj [E, H, I]           ….experts.N.down_proj.weight [H, I]
 
-So it is with Qwen 3.5's and 3.6's mixtures, plain and in FP8; transformers loads both, and writes the second. Of other
-models (Llama 4, gpt-oss, Qwen 3 VL) experts lie the other way round, or are known under one name alone.
+These are the mixtures of experts of Qwen 3.5 and 3.6, plain and in FP8; transformers loads both forms, and writes the
+second. Experts of other models (Llama 4, gpt-oss, Qwen 3 VL) have another layout, or only one set of names.
 
 Sources: transformers 5.24, conversion_mapping.py; ml-explore/mlx-lm, pull request 1224 (the names of the FP8 release).
 """
@@ -22,30 +22,31 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import TensorInfo
 
 APART = ("qwen3_5_moe", "qwen3_5_moe_text")
-"""What their configurations call these models."""
+"""The model_type of these models."""
 
 GATE_UP, DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
 MOST = 4096
-"""Experts of a layer; models have some hundreds."""
+"""The most experts of a layer; models have some hundreds."""
 
 
 def apart(infos: Mapping[str, TensorInfo], kind: object, wanted: Callable[[list[str]], bool]) -> list[Edit]:
-    """The edits that take experts apart, where the names that they get then are wanted. kind: the model_type."""
+    """The edits that split the experts, if the names that they get are wanted. kind: the model_type."""
     if kind not in APART:
         return []
     stacks = [name.removesuffix(GATE_UP) for name in infos if name.endswith(GATE_UP)]
-    found = {stack: count for stack in stacks if (count := _experts(infos, stack)) and wanted(_names(stack, count))}
+    counts = {stack: _count_experts(infos, stack) for stack in stacks}
+    found = {stack: count for stack, count in counts.items() if count and wanted(_names(stack, count))}
     if not found:
         return []
     unstacked, split = [], []
     for stack, count in found.items():
-        each = [f"{stack}.experts.{number}" for number in range(count)]
+        experts = [f"{stack}.experts.{number}" for number in range(count)]
         for source, name in ((stack + GATE_UP, "gate_up_proj"), (stack + DOWN, "down_proj")):
-            unstacked.append(Step((source,), tuple(f"{one}.{name}.weight" for one in each)))
-        split += [
-            Step((f"{one}.gate_up_proj.weight",), (f"{one}.gate_proj.weight", f"{one}.up_proj.weight")) for one in each
-        ]
+            unstacked.append(Step((source,), tuple(f"{expert}.{name}.weight" for expert in experts)))
+        for expert in experts:
+            halves = f"{expert}.gate_proj.weight", f"{expert}.up_proj.weight"
+            split.append(Step((f"{expert}.gate_up_proj.weight",), halves))
     return [_edit("unstack", unstacked), _edit("split", split)]
 
 
@@ -58,8 +59,8 @@ def _names(stack: str, count: int) -> list[str]:
     return [f"{stack}.experts.{number}.{part}.weight" for number in range(count) for part in parts]
 
 
-def _experts(infos: Mapping[str, TensorInfo], stack: str) -> int:
-    """How many there are; 0 where the shapes are others, or a name is taken."""
+def _count_experts(infos: Mapping[str, TensorInfo], stack: str) -> int:
+    """How many experts there are; 0 if shapes do not fit, or a name is taken."""
     one, other = infos[stack + GATE_UP], infos.get(stack + DOWN)
     if other is None or len(one.shape) != 3 or len(other.shape) != 3 or not 0 < one.shape[0] <= MOST:
         return 0

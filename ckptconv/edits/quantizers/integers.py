@@ -1,7 +1,7 @@
-"""How compressed-tensors' integers are computed: each step rounded to the weight's type, as torch rounds it.
+"""How compressed-tensors' integers are computed: each step is rounded to the weight's type, as torch does.
 
-Of the 2^n steps of n bits, all lie between the ends of the range, n bits signed. `Even` has as many on either side of
-0, by the largest size; `Uneven` has the smallest and the largest value at its ends, and 0 where its zero point is.
+Integers of n bits have the whole signed range. `Even` has as many steps on both sides of 0, by the largest absolute
+value. `Uneven` has the smallest and the largest value at its ends, and 0 at its zero point.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.quantizers.rules import EPSILON, BySize, rounded
+from ckptconv.edits.quantizers.rules import EPSILON, ByLargest, rounded
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def _packed(codes: Array, bits: int) -> Array:
-    """Integers as bytes, counted from the smallest on: of 4 bits two to a byte, the first in the low ones."""
+    """Integers as bytes, counted from the smallest; of 4 bits, two to a byte, the first in the low bits."""
     import numpy as np
 
-    above: Array = codes.view(np.uint8) + np.uint8(1 << (bits - 1))  # past 255 from 0 on
+    above: Array = codes.view(np.uint8) + np.uint8(1 << (bits - 1))  # wraps around at 256
     return above if bits == 8 else above[..., 0::2] | above[..., 1::2] << 4
 
 
-def _limited(steps: Array, bits: int) -> Array:
-    """Whole numbers within the range, in place; NaN is 0."""
+def _clipped(steps: Array, bits: int) -> Array:
+    """Steps rounded and clipped to the range, in place; NaN becomes 0."""
     import numpy as np
 
     half = 1 << (bits - 1)
@@ -35,8 +35,8 @@ def _limited(steps: Array, bits: int) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Even(BySize):
-    """A scale, by which values are divided. signed: codes are bytes with a sign, and not packed."""
+class Even(ByLargest):
+    """A scale, by which values are divided. signed: codes are signed bytes, not packed."""
 
     bits: int
     signed: bool = False
@@ -49,27 +49,29 @@ class Even(BySize):
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
         scales = shared[0][..., None]
         steps = rounded(values / scales, dtype)
-        codes = _limited(steps, self.bits)
+        codes = _clipped(steps, self.bits)
         return codes if self.signed else _packed(codes, self.bits), codes * scales
 
 
 @dataclass(frozen=True, slots=True)
 class Uneven:
-    """A scale and a zero point, which is an integer."""
+    """A scale, and an integer zero point."""
 
     bits: int
     measures: int = 2
 
     def measured(self, values: Array) -> Array:
-        """The largest value, and the smallest, negated; 0 lies between them."""
+        """The largest value, and the negated smallest one, of a range that includes 0."""
         import numpy as np
 
         made: Array = np.maximum(np.stack([values.max(axis=2), -values.min(axis=2)], axis=-1), np.float32(0))
         return made
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
-        """Where the smallest value is all of the range, the zero point is the largest integer, also where the scale,
-        0 in that type, becomes its epsilon; where there is no range, it is 0.
+        """The scale and the zero point.
+
+        If the smallest value is the whole range, the zero point is the largest integer, even if the scale is 0 in that
+        type and becomes its epsilon. If there is no range, it is 0.
         """
         import numpy as np
 
@@ -81,7 +83,7 @@ class Uneven:
         return scales, np.nan_to_num(zeros, copy=False, nan=0.0)
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
-        scales, zeros = (one[..., None] for one in shared)
+        scales, zeros = (numbers[..., None] for numbers in shared)
         steps = rounded(rounded(values / scales, dtype) + zeros, dtype)
-        codes = _limited(steps, self.bits)
+        codes = _clipped(steps, self.bits)
         return _packed(codes, self.bits), (codes - zeros) * scales

@@ -1,10 +1,10 @@
-"""Which tensors of a model are quantized: the weights of its linear layers, as far as names and shapes tell these.
+"""Which of a model's tensors are quantized: the weights of linear layers, as far as names and shapes show them.
 
-Those are matrices called ``….weight``, but for what quantizers leave as it is: embeddings, the output layer and other
-heads, routers, and towers for pictures and sounds with their projectors. What is tied to another name stays with it.
+These are matrices called ``….weight``, except for what quantizers leave alone: embeddings, the output layer and other
+heads, routers, and vision and audio towers with their projectors. Tensors tied to another name are left alone, too.
 Layers that an engine computes as one (q, k and v; gate and up) are quantized together or not at all.
 
-Refused: GPT-2's Conv1D, whose weights lie the other way round, which the length of a bias tells.
+Refused: GPT-2's Conv1D, whose weights are transposed, as the length of the bias shows.
 
 Sources: transformers 5.24, quantizers/base.py (`get_keys_to_not_convert`); llm-compressor's examples; vLLM's
 packed_modules_mapping, and quantization/utils/quant_utils.py (`is_layer_skipped`).
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 WEIGHT = ".weight"
 
 HEAD = "lm_head"
-"""The output layer, which stays as it is also where it is tied, and no tensor of the file."""
+"""The output layer. It is not quantized, even if it is tied and not in the file."""
 
 _HEADS = (HEAD, "embed_out", "output", "output_layer", "score", "classifier", "qa_outputs", "decoder")
 _KEPT = re.compile(
@@ -47,17 +47,17 @@ _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w
 
 
 def is_kept(name: str) -> bool:
-    """Whether a weight of this name is not quantized unless it is asked for by its name."""
+    """Whether a weight of this name is quantized only if it is asked for by name."""
     return module_of(name).rpartition(".")[2] in _HEADS or _KEPT.fullmatch(name) is not None
 
 
 def linear_weights(tensors: Tensors, scheme: Scheme, kind: object = None) -> tuple[list[str], dict[str, str]]:
-    """The weights that are quantized, and those that would be but for their shapes or types, with why they are not.
-    kind: the model_type, if any is said.
+    """The weights to quantize; and those that do not fit by shape or type, with the reason.
 
-    Raises EditError for weights that lie the other way round, and for a model that does not load with such weights.
+    kind: the model_type, if known. Raises EditError for transposed weights, and for a model that does not load with
+    quantized weights.
     """
-    _check_loaded_as_it_is(tensors, scheme, kind)
+    _check_loads_in_mlx(tensors, scheme, kind)
     shared = Counter(tensor.alias for tensor in tensors.values() if tensor.alias is not None)
     found, unfit = [], {}
     for name, tensor in tensors.items():
@@ -65,23 +65,26 @@ def linear_weights(tensors: Tensors, scheme: Scheme, kind: object = None) -> tup
             continue
         if is_kept(name) or shared[tensor.alias] > 1:
             continue
-        _check_not_turned(name, tensor.info, tensors)
-        if why := scheme.unfit(tensor.info) or (f"is an expert's, {scheme.experts}" if _left(name, scheme) else ""):
+        _check_not_transposed(name, tensor.info, tensors)
+        why = scheme.unfit(tensor.info)
+        if not why and _is_excluded_expert(name, scheme):
+            why = f"is an expert's, {scheme.experts}"
+        if why:
             unfit[name] = why
         else:
             found.append(name)
     for name in found:
-        if torn := [other for other in _with(name) if other in unfit]:
-            unfit.setdefault(name, f"is computed together with {torn[0]!r}")
+        if excluded := [other for other in _computed_with(name) if other in unfit]:
+            unfit.setdefault(name, f"is computed together with {excluded[0]!r}")
     return [name for name in found if name not in unfit], unfit
 
 
-def _left(name: str, scheme: Scheme) -> bool:
+def _is_excluded_expert(name: str, scheme: Scheme) -> bool:
     return bool(scheme.experts) and EXPERT.search(module_of(name)) is not None
 
 
-def _with(name: str) -> Iterable[str]:
-    """The weights that engines make one of with this one."""
+def _computed_with(name: str) -> Iterable[str]:
+    """The weights that engines fuse with this one."""
     module = module_of(name)
     parent, _, last = module.rpartition(".")
     for several in _TOGETHER:
@@ -89,8 +92,8 @@ def _with(name: str) -> Iterable[str]:
             yield from (f"{parent}.{one}{WEIGHT}".removeprefix(".") for one in several if one != last)
 
 
-def _check_loaded_as_it_is(tensors: Tensors, scheme: Scheme, kind: object) -> None:
-    """Raise EditError for a model of which mlx-lm changes weights as it loads them: those that are plain."""
+def _check_loads_in_mlx(tensors: Tensors, scheme: Scheme, kind: object) -> None:
+    """Raise EditError for a model whose weights mlx-lm changes as it loads them: it needs plain ones."""
     if not scheme.name.startswith("mlx"):
         return
     experts = next((name for name in tensors if EXPERT.search(name)), None)
@@ -102,7 +105,7 @@ def _check_loaded_as_it_is(tensors: Tensors, scheme: Scheme, kind: object) -> No
         )
 
 
-def _check_not_turned(name: str, info: TensorInfo, tensors: Tensors) -> None:
+def _check_not_transposed(name: str, info: TensorInfo, tensors: Tensors) -> None:
     bias = tensors.get(f"{module_of(name)}.bias")
     rows, columns = info.shape
     if bias is not None and bias.info.shape == (columns,) and rows != columns:
@@ -114,7 +117,7 @@ def _check_not_turned(name: str, info: TensorInfo, tensors: Tensors) -> None:
 
 
 def stacked_experts(tensors: Tensors) -> list[str]:
-    """Weights of experts that are one tensor of three dimensions, which are not quantized."""
+    """Weights of experts stacked in a tensor of three dimensions, which are not quantized."""
     return [
         name
         for name, tensor in tensors.items()
@@ -123,7 +126,7 @@ def stacked_experts(tensors: Tensors) -> list[str]:
 
 
 def kept_modules(tensors: Tensors, done: Container[str]) -> list[str]:
-    """The modules that a configuration has to name as not quantized: those of all other matrices, and of experts."""
+    """The modules that a configuration must list as not quantized: those of other matrices, and of experts."""
     matrices = [
         name
         for name, tensor in tensors.items()
@@ -133,7 +136,7 @@ def kept_modules(tensors: Tensors, done: Container[str]) -> list[str]:
 
 
 def nothing_to_do(scheme: Scheme, unfit: Mapping[str, str]) -> EditError:
-    """The error where no weight is quantized."""
+    """The error if no weight is quantized."""
     if unfit:
         name, why = next(iter(unfit.items()))
         return EditError(

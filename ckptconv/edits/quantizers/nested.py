@@ -1,10 +1,11 @@
-"""The sizes of NF4's blocks, quantized too: those of 256 blocks, less the mean of all, become the nearest of 256.
+"""The largest values of NF4's blocks ("sizes"), quantized too: in groups of 256, minus the mean of all, to one of 256
+values.
 
 The mean is rounded once; bitsandbytes adds up in F32, whose last bits depend on the processor. Its kernel for CPUs
-looks the nearest of the 256 up by a number of 16 bits, which now and then is the one beside it; that of torch's own
-operations does not, and neither does ckptconv.
+finds the nearest of the 256 values by a 16-bit number, and now and then takes the one beside it; torch's own operations
+do not, and neither does ckptconv.
 
-Sources: as of `normal`.
+Sources: as in `normal`.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
 NESTED = 256
 
 DIGITS = 24
-"""Of the longest F32 in JSON."""
+"""Characters of the longest F32 in JSON."""
 
 _GROUPS = 8
-"""Groups of sizes that are computed at a time: of 131,072 elements."""
+"""How many groups of sizes are computed at a time, from 131,072 elements."""
 
 
 @dataclass
 class Sizes:
-    """The sizes of a weight's blocks, as far as they are quantized too; none is known before something is read.
+    """The sizes of a weight's blocks, to be quantized. Nothing is known until something is read.
 
-    blocks: a row of elements each.
+    blocks: the number of blocks, each of which is a row of elements.
     """
 
     matrix: Blocks
@@ -47,12 +48,12 @@ class Sizes:
 
     @property
     def groups(self) -> int:
-        """How many groups of sizes there are; the last may have fewer."""
+        """The number of groups of sizes; the last may be smaller."""
         return -(-self.blocks // NESTED)
 
     @property
     def mean(self) -> float:
-        """That of all sizes, as F32; the first that asks reads the weight."""
+        """The mean of all sizes, as F32. The first call reads the weight."""
         import numpy as np
 
         with self.lock:
@@ -71,42 +72,43 @@ class Sizes:
         return found
 
     def quantized(self, first: int, last: int) -> Iterator[tuple[Array, Array]]:
-        """Codes of the sizes in groups, and the largest size among them less the mean, of some groups at a time."""
+        """For some groups at a time, the codes of their sizes, and their largest difference from the mean."""
         import numpy as np
 
         mean = np.float32(self.mean)
         for at in range(first, last, _GROUPS):
             with np.errstate(all="ignore"):
-                less = self._sizes(at, min(at + _GROUPS, last)) - mean
-                filled = np.zeros(-(-less.size // NESTED) * NESTED, np.float32)
-                filled[: less.size] = less
-                rows = filled.reshape(-1, NESTED)
+                differences = self._sizes(at, min(at + _GROUPS, last)) - mean
+                padded = np.zeros(-(-differences.size // NESTED) * NESTED, np.float32)
+                padded[: differences.size] = differences
+                rows = padded.reshape(-1, NESTED)
                 largest = np.abs(rows).max(axis=1)
-                yield nearest(rows, largest, dynamic_map()).reshape(-1)[: less.size], largest
+                yield nearest(rows, largest, dynamic_map()).reshape(-1)[: differences.size], largest
 
     def codes(self, start: int, stop: int) -> memoryview:
-        """A range of the codes' image."""
+        """A range of the bytes of the codes."""
         first = start // NESTED
         made = b"".join(codes.tobytes() for codes, _ in self.quantized(first, -(-stop // NESTED)))
         return memoryview(made)[start - first * NESTED : stop - first * NESTED]
 
     def scales(self, start: int, stop: int) -> memoryview:
-        """A range of the image of the groups' largest sizes, in F32."""
+        """A range of the bytes of the groups' largest differences, in F32."""
         first = start // 4
         made = b"".join(scales.astype("<f4").tobytes() for _, scales in self.quantized(first, -(-stop // 4)))
         return memoryview(made)[start - first * 4 : stop - first * 4]
 
 
 def state(dtype: str, shape: Sequence[int]) -> str:
-    """What bitsandbytes says of a weight, in JSON."""
+    """What bitsandbytes says about a weight, in JSON."""
     said: dict[str, Json] = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": dtype, "shape": list(shape)}
     return json.dumps(said)
 
 
 @dataclass(frozen=True, slots=True)
 class NestedState:
-    """Reads ranges of what it says of a weight whose sizes are quantized too. That has the mean in it, which is not
-    known before it is read, and as many spaces behind it as make the length known.
+    """A reader of what bitsandbytes says about a weight whose sizes are quantized.
+
+    That includes the mean, which is unknown until it is read; spaces after it keep the length fixed.
     """
 
     text: str
@@ -114,14 +116,14 @@ class NestedState:
 
     @classmethod
     def of(cls, dtype: str, shape: Sequence[int], sizes: Sizes) -> NestedState:
-        """Of a weight of that type and shape."""
+        """The state of a weight of that type and shape."""
         more: dict[str, Json] = {"nested_blocksize": NESTED, "nested_dtype": "float32"}
-        said = json.loads(state(dtype, shape)) | more
-        return cls(json.dumps(said)[:-1] + ', "nested_offset": ', sizes)
+        document = json.loads(state(dtype, shape)) | more
+        return cls(json.dumps(document)[:-1] + ', "nested_offset": ', sizes)
 
     @property
     def length(self) -> int:
-        """Bytes of it."""
+        """The number of bytes."""
         return len(self.text) + DIGITS + 1
 
     def __call__(self, start: int, stop: int) -> memoryview:

@@ -1,5 +1,6 @@
-"""bitsandbytes' NF4: 64 elements, which run on over the ends of rows, are multiplied by the reciprocal of the largest
-size among them, and each becomes the number of the nearest of 16 values. (`nested` does likewise with the sizes.)
+"""bitsandbytes' NF4: blocks of 64 elements, across rows, are multiplied by the reciprocal of their largest absolute
+value, and each element becomes the number of the nearest of 16 values. `nested` does the same with the largest
+values.
 
 Sources: bitsandbytes 0.50, functional.py (`quantize_4bit`, `create_dynamic_map`), backends/default/ops.py.
 """
@@ -10,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.quantized.elements import NF4
-from ckptconv.edits.quantizers.rules import BySize
+from ckptconv.edits.quantizers.rules import ByLargest
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 BLOCK = 64
 
 _FEW = 16
-"""Bounds that are compared one by one: of these, a search takes ten times as long."""
+"""Up to so many bounds are compared one by one; a binary search takes ten times as long for them."""
 
 SMALLEST = 1e-38
-"""What a size counts as that is less, so that its reciprocal is finite."""
+"""Smaller sizes count as this, so that their reciprocal is finite."""
 
 
 def nearest(values: Array, sizes: Array, table: Array) -> Array:
-    """The numbers of the nearest values of a table, of two as near the first, of rows that have a size each."""
+    """For each value, over its row's size, the number of the nearest value in a table; of two as near, the first."""
     import numpy as np
 
     f32 = np.float32
@@ -41,15 +42,15 @@ def nearest(values: Array, sizes: Array, table: Array) -> Array:
     return made
 
 
-class Normal(BySize):
-    """The largest size, and codes of 4 bits, the first of two in the high ones."""
+class Normal(ByLargest):
+    """The largest absolute value of each block, and 4-bit codes, the first of two in the high bits."""
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
-        """The largest size."""
+        """The largest absolute value."""
         return (measures[..., 0],)
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
-        """Bytes, and what they stand for."""
+        """The codes as bytes, and their values."""
         import numpy as np
 
         table = np.array(NF4, np.float32)
@@ -59,8 +60,8 @@ class Normal(BySize):
 
 @lru_cache(maxsize=1)
 def dynamic_map() -> Array:
-    """What the codes of sizes stand for: of the powers of ten from 1e-6 to 1, the middles of 1, 2, 4, … 64 equal parts
-    of their last nine tenths, with both signs; 0 and 1. Each step is rounded to F32, as torch rounds it.
+    """The values of the codes for sizes: 0, 1, and with both signs, for each power of ten from 1e-6 to 1, the middles
+    of 1, 2, 4, … 64 equal parts of its last nine tenths. Each step is rounded to F32, as in torch.
     """
     import numpy as np
 
@@ -73,7 +74,7 @@ def dynamic_map() -> Array:
 
 
 def _edges(parts: int) -> Array:
-    """From 0.1 to 1, as torch.linspace has them: counted from the nearer end, multiplied and added at once."""
+    """From 0.1 to 1, as torch.linspace computes it: from the nearer end, multiplied and added in one step."""
     import numpy as np
 
     start, index = np.float32(0.1), np.arange(parts + 1)

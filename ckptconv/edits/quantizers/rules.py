@@ -1,4 +1,4 @@
-"""How schemes compute scales and codes (`schemes` says what is stored), each step in F32 unless it says otherwise."""
+"""How schemes compute scales and codes (`schemes` says what is stored): each step in F32, unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
 
 LARGEST = 448.0
-"""Of F8_E4M3."""
+"""The largest F8_E4M3."""
 
 EPSILON = {DType.F32: 2.0**-23, DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
 
 SMALLEST_STEP = 1e-7
-"""Of MLX's scales."""
+"""MLX's smallest scale."""
 
 
 def _cast(values: Array, dtype: DType) -> Array:
@@ -27,13 +27,13 @@ def _cast(values: Array, dtype: DType) -> Array:
 
 
 def rounded(values: Array, dtype: DType) -> Array:
-    """F32 as far as another type keeps it."""
+    """F32 values rounded to another type, as F32."""
     import numpy as np
 
     return values if dtype is DType.F32 else _cast(values, dtype).astype(np.float32)
 
 
-def _eighths(values: Array, scales: Array) -> tuple[Array, Array]:
+def _to_f8(values: Array, scales: Array) -> tuple[Array, Array]:
     import numpy as np
 
     codes = _cast(values, DType.F8_E4M3)
@@ -42,8 +42,8 @@ def _eighths(values: Array, scales: Array) -> tuple[Array, Array]:
     return codes, back
 
 
-class BySize:
-    """What goes by the largest size in a block."""
+class ByLargest:
+    """A rule that measures the largest absolute value of a block."""
 
     __slots__ = ()
     measures = 1
@@ -55,8 +55,8 @@ class BySize:
         return made
 
 
-class ByRow(BySize):
-    """A scale in the weight's type, by which values are divided."""
+class ByRow(ByLargest):
+    """A scale in the weight's type; values are divided by it."""
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
         scales = rounded(measures[..., 0] / measures.dtype.type(LARGEST), dtype)
@@ -65,12 +65,12 @@ class ByRow(BySize):
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
         made = rounded(values / shared[0][..., None], dtype)
-        made += 0  # a zero point, by which -0 becomes 0
-        return _eighths(made, shared[0])
+        made += 0  # the zero point, which turns -0 into 0
+        return _to_f8(made, shared[0])
 
 
-class ByBlock(BySize):
-    """A scale in F32, by whose reciprocal values are multiplied."""
+class ByBlock(ByLargest):
+    """A scale in F32; values are multiplied by its reciprocal."""
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
         import numpy as np
@@ -81,24 +81,24 @@ class ByBlock(BySize):
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
         scales, factors = shared
-        return _eighths(values * factors[..., None], scales)
+        return _to_f8(values * factors[..., None], scales)
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Steps of one size, counted from the end of the range that is farther from 0, and 0 is one of them."""
+    """Equal steps, counted from the end of the range that is farther from 0; 0 is one of them."""
 
     bits: int
     measures: int = 2
 
     def measured(self, values: Array) -> Array:
-        """The largest value, and the smallest, negated."""
+        """The largest value, and the negated smallest one."""
         import numpy as np
 
         return np.stack([values.max(axis=2), -values.min(axis=2)], axis=-1)
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
-        """Scales and biases as they are stored, and as codes are computed with."""
+        """Scales and biases as they are stored, and as codes are computed with them."""
         import numpy as np
 
         high, low = measures[..., 0], -measures[..., 1]
@@ -113,10 +113,10 @@ class Affine:
         return rounded(scales, dtype), rounded(biases, dtype), scales, biases
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
-        """Bytes, of 4 bits two to a byte, the first in the low ones."""
+        """Bytes; of 4-bit codes, two to a byte, the first in the low bits."""
         import numpy as np
 
-        kept_scales, kept_biases, scales, biases = (one[..., None] for one in shared)
+        kept_scales, kept_biases, scales, biases = (numbers[..., None] for numbers in shared)
         steps = values - biases
         steps /= scales
         np.rint(steps, out=steps)

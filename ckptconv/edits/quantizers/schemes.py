@@ -1,38 +1,38 @@
-"""What ``--quantize`` makes of a linear layer's weight [R, C], by scheme:
+"""The schemes of ``--quantize``, and what each makes of a linear layer's weight [R, C]:
 
     fp8         weight F8_E4M3 [R, C]; weight_scale [R, 1], of the weight's own type
     fp8-block   weight F8_E4M3 [R, C]; weight_scale_inv F32 [R / 128, C / 128]
     int8        weight I8 [R, C]; weight_scale [R, 1], of the weight's own type
     int8-a16    weight_packed I32 [R, C / 4]; weight_scale [R, C / 128], of the weight's own type; weight_shape I64 [2]
-    int4        weight_packed I32 [R, C / 8]; likewise
-    int4-asym   likewise; and weight_zero_point I32 [R / 8, C / 128]
+    int4        weight_packed I32 [R, C / 8]; the rest as int8-a16
+    int4-asym   as int4; and weight_zero_point I32 [R / 8, C / 128]
     nf4         weight U8 [R · C / 2, 1]; weight.absmax F32 [R · C / 64]; weight.quant_map F32 [16]; a state
-    nf4-double  likewise, weight.absmax U8; weight.nested_absmax F32 [R · C / 64 / 256]; .nested_quant_map F32 [256]
+    nf4-double  as nf4, weight.absmax U8; weight.nested_absmax F32 [R · C / 64 / 256]; .nested_quant_map F32 [256]
     mlx-4bit    weight U32 [R, C / 8]; scales and biases [R, C / 64], of the weight's own type
-    mlx-8bit    weight U32 [R, C / 4]; likewise
+    mlx-8bit    weight U32 [R, C / 4]; the rest as mlx-4bit
 
-A value is its code, less a zero point, times its scale, with MLX plus the bias; NF4's code is looked up first. The bits
-are those of the libraries on a CPU, but for what `nested` says:
+A value is its code minus a zero point, times its scale; with MLX, plus the bias; NF4's code is looked up first. The
+bits are those that the libraries compute on a CPU, except for what `nested` says:
 
-fp8: llm-compressor's FP8_DYNAMIC, which compressed-tensors stores as float-quantized: the largest size in a row by 448,
-in the weight's type, or that type's epsilon where that is 0; the quotient of weight and scale is rounded to that type,
-a zero point of 0 added, and the sum rounded to F8_E4M3.
+fp8: llm-compressor's FP8_DYNAMIC, which compressed-tensors stores as float-quantized. The scale is the largest absolute
+value in a row over 448, in the weight's type, or that type's epsilon if it is 0. The quotient of weight and scale is
+rounded to that type, a zero point of 0 is added, and the sum is rounded to F8_E4M3.
 
 int8: its W8A8, stored as int-quantized; int8-a16, int4, int4-asym: its W8A16, W4A16 and W4A16_ASYM, as pack-quantized
-(`integers`). Zero points are packed along rows, what fills up the last word is 0.
+(`integers`). Zero points are packed along rows; the last word is padded with 0.
 
 nf4, nf4-double: bitsandbytes' quantize_4bit, blocks of 64, without and with compress_statistics (`normal`, `nested`).
 The state is ``weight.quant_state.bitsandbytes__nf4``, JSON as U8.
 
-fp8-block: transformers' FineGrainedFP8, for the layout of DeepSeek-V3: the reciprocal of the largest size in a block,
-times 448, by which F32 values are multiplied and then rounded; the scale is the reciprocal of that, and 1 for a block
-of zeros. (Where all of a block is below 1.4e-36, transformers makes NaN of it, and ckptconv zeros.)
+fp8-block: transformers' FineGrainedFP8, for the layout of DeepSeek-V3. F32 values are multiplied by 448 times the
+reciprocal of the largest absolute value in a block, and rounded; the scale is the reciprocal of that factor, and 1 for
+a block of zeros. (If a whole block is below 1.4e-36, transformers makes it NaN, and ckptconv zeros.)
 
 mlx-4bit, mlx-8bit: mx.quantize in mode affine, groups of 64, the first of several codes in the low bits of a word.
 
-Refused: other than matrices of F32, F16 and BF16; for fp8-block rows or columns that are not multiples of 128, which
-transformers leaves as they are too, for MLX columns that are none of 64, as mlx-lm does, for packed integers columns
-that are none of 128, and for NF4 elements that are none of 64.
+Refused: everything but matrices of F32, F16 and BF16; for fp8-block, rows or columns that are not multiples of 128,
+which transformers leaves alone too; for MLX, columns that are not a multiple of 64, as in mlx-lm; for packed integers,
+columns that are not a multiple of 128; for NF4, elements that are not a multiple of 64.
 
 Sources: compressed-tensors 0.20, quantization/utils/helpers.py (`calculate_qparams`), quantization/lifecycle/
 forward_helpers.py, quantization/quant_scheme.py, compressors/pack_quantized; transformers 5.24, integrations/
@@ -65,13 +65,13 @@ if TYPE_CHECKING:
 class Scheme:
     """One way to store a weight.
 
-    codes: the type of its codes, of `bits` bits each; end: what their name has behind the weight's.
-    parts: what is stored besides.
-    height, width: of the elements that share these; 0 is all of a row. flat: rows are one after another, and codes a
-                   column.
-    config: what a configuration says of it.
-    experts: why experts, each a module of its own, stay as they are; "" where they do not.
-    caution, experts_caution: what is to be known of loading it, and of loading experts.
+    codes:   the type of the codes, of `bits` bits each; end: what their name has after the weight's.
+    parts:   what is stored beside them.
+    height, width: of the blocks of elements that share these parts; 0 for a whole row.
+    flat:    rows follow one another as one, and the codes are a column.
+    config:  what a configuration says about it.
+    experts: why experts that are modules of their own are not quantized; "" if they are.
+    caution, experts_caution: what to know about loading it, and about loading experts.
     """
 
     name: str
@@ -94,11 +94,11 @@ class Scheme:
         return not self.experts and not self.name.startswith("mlx")
 
     def names(self, weight: str) -> tuple[str, ...]:
-        """The names of what a weight is stored as."""
+        """The names of the tensors that a weight is stored as."""
         return weight + self.end, *(part.name(weight) for part in self.parts)
 
     def unfit(self, info: TensorInfo) -> str:
-        """Why a tensor cannot be stored so: ``has 1 dimension``; "" where it can."""
+        """Why a tensor cannot be stored this way: ``has 1 dimension``; "" if it can."""
         if info.dtype not in FLOATS:
             return f"is {info.dtype}, and not F32, F16 or BF16"
         if len(info.shape) != 2:
@@ -115,8 +115,8 @@ class Scheme:
 
 
 def _packed(name: str, bits: int, *zeros: Part) -> Scheme:
-    said = configs.numbers(bits, "group", symmetric=not zeros, group=128)
-    config, parts = configs.compressed("pack-quantized", said, None), (shared("_scale"), SHAPE, *zeros)
+    weights = configs.numbers(bits, "group", symmetric=not zeros, group=128)
+    config, parts = configs.compressed("pack-quantized", weights, None), (shared("_scale"), SHAPE, *zeros)
     rule: Rule = Uneven(bits) if zeros else Even(bits)
     kept, caution = (_NO_ZEROS, _ZEROS) if zeros else ("", "")
     return Scheme(name, rule, DType.I32, bits, parts, 1, 128, config, "_packed", experts=kept, caution=caution)
@@ -157,11 +157,11 @@ SCHEMES = {
         _mlx(4), _mlx(8),
     )
 }  # fmt: skip
-"""By what people type."""
+"""By the name that users type."""
 
 
 def coded(tensor: LazyTensor, scheme: Scheme) -> list[LazyTensor]:
-    """The codes of a weight, and its other parts, unread. Raises ValueError where it does not fit."""
+    """The codes of a weight, and its other parts, unread. Raises ValueError if the weight does not fit."""
     if why := scheme.unfit(tensor.info):
         raise ValueError(f"it {why}, and cannot be {scheme.name}")
     rows, columns = tensor.info.shape
@@ -169,4 +169,4 @@ def coded(tensor: LazyTensor, scheme: Scheme) -> list[LazyTensor]:
     row = weight.shape[1] * scheme.bits // 8
     codes = Codes(tensor, scheme.codes, weight.matrix(), row, scheme.name)
     shape = (weight.shape[0] * row, 1) if scheme.flat else (rows, row * 8 // scheme.codes.bits)
-    return [weight.part(scheme.codes, shape, codes), *(part.made(weight) for part in scheme.parts)]
+    return [weight.part(scheme.codes, shape, codes), *(part.make(weight) for part in scheme.parts)]

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Weight:
-    """One that is quantized, in blocks of `height` × `width` elements.
+    """A weight to quantize, in blocks of `height` × `width` elements.
 
-    flat: its elements are one row, which blocks of one row are cut from.
+    flat: its elements are taken as a single row, which is cut into blocks.
     """
 
     tensor: LazyTensor
@@ -36,13 +36,13 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Its rows and columns; a flat one has a row for each block."""
+        """Rows and columns; a flat weight has a row for each block."""
         rows, columns = self.tensor.info.shape
         return (rows * columns // self.width, self.width) if self.flat else (rows, columns)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Blocks below each other, and side by side."""
+        """The number of blocks below each other, and side by side."""
         rows, columns = self.shape
         return rows // self.height, columns // self.width
 
@@ -53,22 +53,23 @@ class Weight:
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Those of NF4's blocks, whose mean several readers want."""
+        """The sizes of NF4's blocks, shared by the readers that need their mean."""
         return Sizes(self.matrix(), self.shape[0])
 
     def part(self, dtype: DType, shape: tuple[int, ...], reader: RangeReader) -> LazyTensor:
-        """A tensor that is computed of it."""
+        """A tensor that is computed from it."""
         return LazyTensor(TensorInfo.of(dtype, shape), reader, depends=self.tensor.depends)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """end: what its name has behind the weight's, where it begins with ``_`` or ``.``; else the module has that name in
-    it.
+    """Something that is stored beside the codes.
+
+    end: what its name has after the weight's if it starts with ``_`` or ``.``, else its name inside the module.
     """
 
     end: str
-    made: Callable[[Weight], LazyTensor]
+    make: Callable[[Weight], LazyTensor]
 
     def name(self, weight: str) -> str:
         """Its name, beside that weight."""
@@ -76,24 +77,24 @@ class Part:
 
 
 def shared(end: str, index: int = 0, dtype: DType | None = None) -> Part:
-    """The `index`-th number of each block, in a type, or in the weight's."""
+    """The `index`-th number that each block shares, in a type, or in the weight's."""
 
-    def made(weight: Weight) -> LazyTensor:
+    def make(weight: Weight) -> LazyTensor:
         kept = dtype or weight.tensor.info.dtype
         shape = weight.grid[:1] if weight.flat else weight.grid
         return weight.part(kept, shape, Shared(weight.matrix(), index, kept))
 
-    return Part(end, made)
+    return Part(end, make)
 
 
 def below(end: str, index: int) -> Part:
-    """The `index`-th of each block, an integer of 4 bits, of eight rows in a word each."""
+    """The `index`-th number of each block, a 4-bit integer; a word has those of eight rows."""
 
-    def made(weight: Weight) -> LazyTensor:
+    def make(weight: Weight) -> LazyTensor:
         lines, across = weight.grid
         return weight.part(DType.I32, (-(-lines // 8), across), SharedBelow(weight.matrix(), index))
 
-    return Part(end, made)
+    return Part(end, make)
 
 
 def _shape(weight: Weight) -> LazyTensor:
@@ -106,12 +107,12 @@ SHAPE = Part("_shape", _shape)
 
 
 def _table(end: str, values: Callable[[], object], length: int) -> Part:
-    def made(weight: Weight) -> LazyTensor:
+    def make(weight: Weight) -> LazyTensor:
         import numpy as np
 
         return in_memory(TensorInfo.of(DType.F32, (length,)), np.array(values(), "<f4").tobytes())
 
-    return Part(end, made)
+    return Part(end, make)
 
 
 def _state(weight: Weight) -> LazyTensor:

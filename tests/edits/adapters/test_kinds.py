@@ -183,11 +183,11 @@ def test_an_array_that_is_large_is_made_once_for_a_weight() -> None:
         made.append(1)
         return np.zeros(HELD // 8 + 1)
 
-    RECENT.turn_to(owner)
+    RECENT.start_reading(owner)
     for number in range(40):
         RECENT.get(owner, -1, make)
         RECENT.get(owner, number, lambda: np.zeros(HELD // 64))
-    RECENT.turn_to(None)
+    RECENT.start_reading(None)
     assert len(made) == 1
 
 

@@ -159,7 +159,7 @@ def test_the_base_s_own_weight_is_left_out_and_told() -> None:
     copy = f"{PEFTS}model.embed_tokens.base_layer.weight"
     tensors = lazy(factors(**{copy: torch.ones(4, 4)}))
     changes = changes_in("to-gguf", {name: one.info for name, one in tensors.items()}, config())
-    assert [(name, one.left) for name, one in changes.items() if one.gone] == [
+    assert [(name, one.note) for name, one in changes.items() if one.dropped] == [
         (copy, f"the base's own {copy}, which PEFT saved beside its factors, is left out")
     ]
     assert made(tensors, "to-gguf", config()).keys() == {"blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"}

@@ -96,7 +96,7 @@ def test_names_of_a_class_around_it_or_in_it(case: str, inside: str, old: str, n
     state = {inside + name.removeprefix(cut): tensor for name, tensor in one.state.items()}
     changes = changes_in("to-gguf", {k: t.info for k, t in lazy(state).items()}, config_of(one))
     assert changes[inside + old].names == (new,)
-    assert [k for k, change in changes.items() if change.gone] == [k for k in state if "pooler" in k]
+    assert [k for k, change in changes.items() if change.dropped] == [k for k in state if "pooler" in k]
 
 
 def small(**more: torch.Tensor) -> dict[str, torch.Tensor]:

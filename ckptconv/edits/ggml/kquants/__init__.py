@@ -1,4 +1,4 @@
-"""ggml's K-quants: 256 elements to a block, whose sub-blocks have scales of their own in few bits; and two kin.
+"""ggml's K-quants: blocks of 256 elements, with sub-blocks that have scales of a few bits; and two similar types.
 
     Q2_K  16 bytes: scale and minimum, 4 bits each, of 16 sub-blocks of 16; 64 bytes: 2 bits an element; F16 d, dmin
     Q3_K  32 bytes: the third bit of each element; 64 bytes: the lower 2; 12 bytes: 16 scales of 6 bits, of sub-blocks
@@ -11,12 +11,12 @@
             4 bits an element, which stand for 16 values that are uneven
     IQ4_NL  the same of 32 elements alone: F16 d, and 16 bytes
 
-Each sub-block's scale (and minimum) is searched: the elements are rounded by some scales about the obvious one (Q3_K:
-one after another, by what became of the others), and of those the best is kept, by squared errors (Q2_K: by absolute
-ones) that are weighted by the elements' sizes. Then the scales are rounded, and the elements once more, by what became
-of them. It is done in F32, and sums go from the first element to the last, so that the bits are those of
-``ggml_quantize_chunk`` without an importance matrix, where that was compiled without fused multiply-add, as ggml's base
-library is for any x86-64. Elements stand in columns here, a sub-block in each.
+Each sub-block's scale (and minimum) is searched for: the elements are rounded with several scales near the obvious one
+(Q3_K: one element after another, given the others), and the best one is kept, by squared errors (Q2_K: absolute ones)
+that are weighted by the elements' absolute values. Then the scales are rounded, and the elements are rounded again with
+these. It is computed in F32, with sums from the first element to the last, so that the bits are those of
+``ggml_quantize_chunk`` without an importance matrix, if that was compiled without fused multiply-add, as ggml's base
+library is for any x86-64. Elements are in columns here, a sub-block in each.
 
 Source: ggml's ggml-quants.c (`quantize_row_q2_K_ref` to `q6_K_ref`, `make_qkx2_quants`, `make_q3_quants`,
 `make_qx_quants`, `quantize_row_iq4_nl_impl`) and ggml-common.h.
@@ -39,4 +39,4 @@ if TYPE_CHECKING:
 KQUANTS: dict[str, Callable[[Array], Array]] = {
     "Q6_K": q6, "Q5_K": q5, "Q4_K": q4, "Q3_K": q3, "Q2_K": q2, "IQ4_XS": iq4_xs, "IQ4_NL": iq4_nl,
 }  # fmt: skip
-"""What makes the blocks of each type: F32 values that are a whole number of them become rows of bytes, one each."""
+"""For each type, what makes its blocks: F32 values, a whole number of blocks, become a row of bytes for each block."""

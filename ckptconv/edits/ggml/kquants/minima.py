@@ -1,4 +1,4 @@
-"""Q2_K, Q4_K and Q5_K: about scale · code + minimum, where codes begin at 0 and minima are at most 0."""
+"""Q2_K, Q4_K and Q5_K: about scale · code + minimum, where codes start at 0 and minima are at most 0."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class _Kind:
 
     size:     elements of a sub-block.
     most:     the largest code.
-    coarse:   the largest multiple of what a block's scales, or minima, share.
-    first:    where the search begins, so much above `most`.
+    coarse:   the largest multiple of the number that a block's scales, or minima, share.
+    first:    where the search starts, relative to `most`.
     more:     how many steps of a tenth follow.
-    absolute: whether errors count by their size, as elements' weights do then; else by their squares.
+    absolute: whether errors count by their absolute value, and weights are the elements' absolute values; else squares.
     """
 
     size: int
@@ -43,10 +43,10 @@ _Q5 = _Kind(32, 31, 63, -0.5, 15)
 
 
 def q2(values: Array) -> Array:
-    """Blocks of Q2_K, as the package says; so for the others."""
+    """Blocks of Q2_K, as the package describes them."""
     import numpy as np
 
-    d, dmin, scales, lows, codes = _quantized(values, _Q2)
+    d, dmin, scales, lows, codes = _quantize(values, _Q2)
     return np.concatenate([scales | (lows << 4), crumbs(codes.reshape(-1, 256)), d, dmin], axis=1)
 
 
@@ -54,7 +54,7 @@ def q4(values: Array) -> Array:
     """Blocks of Q4_K."""
     import numpy as np
 
-    d, dmin, scales, lows, codes = _quantized(values, _Q4)
+    d, dmin, scales, lows, codes = _quantize(values, _Q4)
     return np.concatenate([d, dmin, _packed(scales, lows), _nibbles(codes)], axis=1)
 
 
@@ -62,34 +62,34 @@ def q5(values: Array) -> Array:
     """Blocks of Q5_K."""
     import numpy as np
 
-    d, dmin, scales, lows, codes = _quantized(values, _Q5)
+    d, dmin, scales, lows, codes = _quantize(values, _Q5)
     fifth = np.packbits((codes >> 4).transpose(0, 2, 1), axis=2, bitorder="little")[:, :, 0]
     return np.concatenate([d, dmin, _packed(scales, lows), fifth, _nibbles(codes & 15)], axis=1)
 
 
 def _nibbles(codes: Array) -> Array:
-    """Two sub-blocks to 32 bytes, the first in the lower bits; codes are (blocks, 8, 32)."""
+    """Two sub-blocks to 32 bytes, the first in the lower bits. codes: (blocks, 8, 32)."""
     joined: Array = codes[:, 0::2] | (codes[:, 1::2] << 4)
     return joined.reshape(len(codes), -1)
 
 
 def _packed(scales: Array, lows: Array) -> Array:
-    """12 bytes: 6 bits of the first four of both, above them 2 of the last four; then the lower 4 of those."""
+    """12 bytes: 6 bits of the first four of both, and above these 2 bits of the last four; then their lower 4 bits."""
     import numpy as np
 
     upper = [part[:, :4] | ((part[:, 4:] >> 4) << 6) for part in (scales, lows)]
     return np.concatenate([*upper, (scales[:, 4:] & 15) | ((lows[:, 4:] & 15) << 4)], axis=1)
 
 
-def _quantized(values: Array, kind: _Kind) -> tuple[Array, Array, Array, Array, Array]:
-    """What scales and what minima share, as bytes of F16; scales and minima as multiples of it, (blocks, sub-blocks);
-    and the elements' codes, (blocks, sub-blocks, elements).
+def _quantize(values: Array, kind: _Kind) -> tuple[Array, Array, Array, Array, Array]:
+    """What scales and minima share, as bytes of F16; scales and minima as multiples of that, (blocks, sub-blocks);
+    codes, (blocks, sub-blocks, elements).
     """
     import numpy as np
 
     parts = 256 // kind.size
     x = np.ascontiguousarray(values.reshape(-1, kind.size).T)
-    scale, low, codes = _searched(x, kind)
+    scale, low, codes = _search(x, kind)
     d, scales = _shared(scale.reshape(-1, parts), kind.coarse)
     dmin, lows = _shared(low.reshape(-1, parts), kind.coarse)
     step = (d.astype(np.float32)[:, None] * scales).reshape(-1)
@@ -101,7 +101,7 @@ def _quantized(values: Array, kind: _Kind) -> tuple[Array, Array, Array, Array, 
 
 
 def _shared(scales: Array, coarse: int) -> tuple[Array, Array]:
-    """What a block's numbers share, as F16, and each as a multiple of it."""
+    """What a block's numbers share, as F16, and each number as a multiple of it."""
     import numpy as np
 
     most = np.float32(coarse)
@@ -113,7 +113,7 @@ def _shared(scales: Array, coarse: int) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Sub-blocks as columns, each to become about scale · code + minimum."""
+    """Sub-blocks as columns, each to be approximated by scale · code + minimum."""
 
     x: Array
     kind: _Kind
@@ -127,7 +127,7 @@ class _Columns:
         return cls(x, kind, weights, weights.sum(axis=0), (weights * x).sum(axis=0))
 
     def codes(self, inverse: Array, low: Array) -> Array:
-        """The elements, rounded by a scale and a minimum."""
+        """The elements, rounded with a scale and a minimum."""
         import numpy as np
 
         codes: Array = self.x - low
@@ -136,7 +136,7 @@ class _Columns:
         return np.clip(codes, 0, self.kind.most, out=codes)
 
     def error(self, scale: Array, low: Array, codes: Array) -> Array:
-        """What codes are off, weighted."""
+        """The weighted errors of some codes."""
         import numpy as np
 
         error: Array = scale * codes
@@ -151,7 +151,7 @@ class _Columns:
         return summed
 
     def fitted(self, codes: Array) -> tuple[Array, Array, Array]:
-        """Scale and minimum, which is at most 0, that suit codes best by least squares; and where there are any."""
+        """Scale and minimum (at most 0) that fit the codes best, by least squares; and where there are any."""
         import numpy as np
 
         weighted = self.weights * codes
@@ -165,8 +165,8 @@ class _Columns:
         return np.where(above, sum_xc / sum_cc, scale), np.where(above, np.float32(0), low), spread > 0
 
 
-def _searched(x: Array, kind: _Kind) -> tuple[Array, Array, Array]:
-    """Scale, minimum (its negative) and codes of each column."""
+def _search(x: Array, kind: _Kind) -> tuple[Array, Array, Array]:
+    """The scale, the negated minimum and the codes of each column."""
     import numpy as np
 
     f32, columns, most = np.float32, _Columns.of(x, kind), np.float32(kind.most)
@@ -176,7 +176,7 @@ def _searched(x: Array, kind: _Kind) -> tuple[Array, Array, Array]:
     scale, origin = f32(1) / inverse, low
     best = columns.error(scale, low, columns.codes(inverse, low))
     for step in range(kind.more + 1):
-        tried = (f32(kind.first) + f32(0.1) * f32(step) + most) / (high - low)  # of the minimum that is best so far
+        tried = (f32(kind.first) + f32(0.1) * f32(step) + most) / (high - low)  # `low` is the best minimum so far
         codes = columns.codes(tried, low)
         new, new_low, fits = columns.fitted(codes)
         error = columns.error(new, new_low, codes)

@@ -1,4 +1,4 @@
-"""What several kinds of blocks share."""
+"""Helpers that several kinds of blocks share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ if TYPE_CHECKING:
 
 
 TINY = 1e-15
-"""``GROUP_MAX_EPS``: a sub-block without a minimum, and of smaller elements, is all zeros."""
+"""``GROUP_MAX_EPS``: a sub-block without a minimum and with smaller elements is all zeros."""
 
 
 def crumbs(codes: Array) -> Array:
-    """64 bytes of 2 bits an element: of each half, elements 32 apart share a byte, the first in its lowest bits; codes
-    are (blocks, 256), of which the lowest 2 bits count.
+    """Two bits of each element as 64 bytes. codes: (blocks, 256); only the lowest 2 bits count.
+
+    In each half of a block, elements 32 apart share a byte, the first in its lowest bits.
     """
     import numpy as np
 
@@ -24,13 +25,13 @@ def crumbs(codes: Array) -> Array:
 
 
 def nibbles(codes: Array) -> Array:
-    """16 bytes of each column of 32 codes of 4 bits: those 16 apart share a byte, the first in its lower bits."""
+    """16 bytes for each column of 32 4-bit codes: those 16 apart share a byte, the first in the lower bits."""
     joined: Array = codes[:16] | (codes[16:] << 4)
     return joined.T
 
 
 def largest(x: Array) -> Array:
-    """Of each column the element that is largest by its size, the first of equals."""
+    """The element with the largest absolute value in each column; of equals, the first."""
     import numpy as np
 
     found: Array = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]

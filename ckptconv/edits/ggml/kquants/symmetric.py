@@ -1,4 +1,4 @@
-"""Q3_K and Q6_K: about scale · code, where codes have signs and are stored above their half."""
+"""Q3_K and Q6_K: about scale · code, where codes have signs and are stored plus half of their range."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TRIES = 5
 
 
 def q3(values: Array) -> Array:
-    """Blocks of Q3_K, as the package says."""
+    """Blocks of Q3_K, as the package describes them."""
     import numpy as np
 
     f32 = np.float32
     x = np.ascontiguousarray(values.reshape(-1, 16).T)
-    scale, codes = _descended(x)
+    scale, codes = _search_q3(x)
     scales = scale.reshape(-1, 16)
     top = largest(scales.T)
     inverse = np.where(top != 0, f32(-32) / top, f32(0))
@@ -35,7 +35,7 @@ def q3(values: Array) -> Array:
 
 
 def _six_bits(scales: Array) -> Array:
-    """12 bytes of 16 scales: the lower 4 bits of the first and the last eight; then the upper 2 of each four."""
+    """16 scales as 12 bytes: the lower 4 bits of the first and the last eight, then the upper 2 bits of each four."""
     import numpy as np
 
     lower = (scales[:, :8] & 15) | ((scales[:, 8:] & 15) << 4)
@@ -43,9 +43,10 @@ def _six_bits(scales: Array) -> Array:
     return np.concatenate([lower, upper], axis=1)
 
 
-def _descended(x: Array) -> tuple[Array, Array]:
-    """Scale and codes of each column: x is about scale · (code - 4). One element after another gets the code that suits
-    the scale of the others best, as long as that betters the whole.
+def _search_q3(x: Array) -> tuple[Array, Array]:
+    """Scale and codes of each column: x is about scale · (code - 4).
+
+    One element after another gets the code that fits best, given the codes of the others, if that improves the whole.
     """
     import numpy as np
 
@@ -66,20 +67,20 @@ def _descended(x: Array) -> tuple[Array, Array]:
 
 
 def _descend(x: Array, weights: Array, codes: Array, sums: Array, tries: int) -> None:
-    """Better `codes` and `sums` in place. Where one try changes nothing, no other does: few columns are left for it."""
+    """Improve `codes` and `sums` in place. A column that one pass does not change is done; few are left soon."""
     import numpy as np
 
-    changed = np.flatnonzero(_bettered(x, weights, codes, sums))
+    changed = np.flatnonzero(_improve(x, weights, codes, sums))
     if tries > 1 and changed.size:
         left_codes, left_sums = np.take(codes, changed, axis=1), np.take(sums, changed, axis=1)
         _descend(np.take(x, changed, axis=1), np.take(weights, changed, axis=2), left_codes, left_sums, tries - 1)
         codes[:, changed], sums[:, changed] = left_codes, left_sums
 
 
-def _bettered(x: Array, weights: Array, codes: Array, sums: Array) -> Array:
-    """Go through the elements once; gives the columns that changed.
+def _improve(x: Array, weights: Array, codes: Array, sums: Array) -> Array:
+    """Go through the elements once, in place. Returns the columns that changed.
 
-    weights: of each element w·x and w. sums: of w·x·code and of w·code·code.
+    weights: w·x and w of each element. sums: of w·x·code, and of w·code·code.
     """
     import numpy as np
 
@@ -112,7 +113,7 @@ def q6(values: Array) -> Array:
 
     f32 = np.float32
     x = np.ascontiguousarray(values.reshape(-1, 16).T)
-    scale, codes = _searched(x)
+    scale, codes = _search_q6(x)
     scales = scale.reshape(-1, 16)
     top = np.take_along_axis(scales, np.abs(scales).argmax(axis=1)[:, None], axis=1)
     inverse = f32(-128) / top
@@ -131,7 +132,7 @@ def q6(values: Array) -> Array:
     return made
 
 
-def _searched(x: Array) -> tuple[Array, Array]:
+def _search_q6(x: Array) -> tuple[Array, Array]:
     """Scale and codes of each column: x is about scale · (code - 32)."""
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""IQ4_NL and IQ4_XS: about scale · value, where the 16 values that a code stands for lie closer about zero.
+"""IQ4_NL and IQ4_XS: about scale · value, where the 16 values of the codes are denser around zero.
 
-Which of two values an element becomes is told by its distances from both. Halfway between two stands a multiple of a
-half, near which F32 has these distances exactly: so the whole number below an element's double tells, which is less
-work than ggml's search by halves, and has the same outcome.
+An element gets the nearer one of two values. The middle between two values is a multiple of a half, and near these
+F32 is exact. So the integer below the doubled element decides, which is less work than ggml's binary search, with the
+same result.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 1
 """``kvalues_iq4nl``."""
 
 TRIES = 7
-"""Scales that are tried to each side of the obvious one."""
+"""How many scales are tried on each side of the obvious one."""
 
 
 def iq4_nl(values: Array) -> Array:
-    """Blocks of IQ4_NL, of 32 elements, as the package says."""
+    """Blocks of IQ4_NL, of 32 elements, as the package describes them."""
     import numpy as np
 
-    if values.size == 32:  # numpy sums a column that stands alone in another order
+    if values.size == 32:  # numpy sums a single column in another order
         return iq4_nl(np.concatenate([values, values], axis=None))[:1]
     x = np.ascontiguousarray(values.reshape(-1, 32).T)
-    scale = _searched(x)
+    scale = _search(x)
     codes = _codes(x, _inverse(scale))
     return np.concatenate([scale.astype(np.float16)[:, None].view(np.uint8), nibbles(codes)], axis=1)
 
@@ -41,7 +41,7 @@ def iq4_xs(values: Array) -> Array:
 
     f32 = np.float32
     x = np.ascontiguousarray(values.reshape(-1, 32).T)
-    scales = _searched(x).reshape(-1, 8)
+    scales = _search(x).reshape(-1, 8)
     d = -largest(scales.T) / f32(32)
     rounded = np.clip(np.rint(_inverse(d)[:, None] * scales), -32, 31)
     codes = _codes(x, _inverse((d[:, None] * rounded).reshape(-1)))
@@ -61,8 +61,8 @@ def _inverse(scale: Array) -> Array:
 
 @cache
 def _tables() -> tuple[Array, Array]:
-    """For each whole number from -256 to 255, half of which begins an interval: the code of the nearest value, of two
-    the upper; and the value.
+    """For each integer from -256 to 255, half of which starts an interval: the code of the nearest value (of two, the
+    upper one), and the value.
     """
     import numpy as np
 
@@ -72,13 +72,13 @@ def _tables() -> tuple[Array, Array]:
 
 
 def _codes(x: Array, inverse: Array) -> Array:
-    """Of each element, times what its column has, the code of the nearest value."""
+    """The codes of the values nearest to each element, times its column's factor."""
     found: Array = _tables()[0].take(_intervals(x, inverse))
     return found
 
 
 def _intervals(x: Array, inverse: Array) -> Array:
-    """Where in the tables each element stands, times what its column has; ggml's search ends at the last for a NaN."""
+    """The place in the tables of each element, times its column's factor; for a NaN the last, as in ggml's search."""
     import numpy as np
 
     scaled = inverse * x
@@ -91,7 +91,7 @@ def _intervals(x: Array, inverse: Array) -> Array:
     return scaled.astype(np.intp)
 
 
-def _searched(x: Array) -> Array:
+def _search(x: Array) -> Array:
     """The scale of each column."""
     import numpy as np
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.quantized.matrix import Grid, Mapped, narrowed
+from ckptconv.edits.quantized.matrix import Grid, Mapped, rounded_to
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
@@ -120,8 +120,8 @@ class Quotients(Mapped):
 
         made = self.source.rectangle(rows, columns)
         with np.errstate(all="ignore"):
-            Grid(1, 1, self.block, 1).each(np.divide, made, self.by, rows, columns)
-            return narrowed(narrowed(made, self.rounded) + np.float32(self.mean), self.rounded)
+            Grid(1, 1, self.block, 1).apply(np.divide, made, self.by, rows, columns)
+            return rounded_to(rounded_to(made, self.rounded) + np.float32(self.mean), self.rounded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.quantized.blocks import elements, layout
 from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
-from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Same, Scaled
-from ckptconv.edits.quantized.parts import FLOATS, Parts, folded, need, scalar, sizes_of, transposed
+from ckptconv.edits.quantized.matrix import Constant, Grid, Matrix, Product, Scaled
+from ckptconv.edits.quantized.parts import FLOATS, Parts, check_dtype, folded, scalar, sizes_of, swap_last_axes
 from ckptconv.edits.quantized.torchao import layouts
 from ckptconv.edits.quantized.torchao.classes import SHARD_PARTS, SHARDS
-from ckptconv.edits.through import turned
+from ckptconv.edits.rearrange import transposed
 from ckptconv.io.limits import MAX_DIM
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ def _product(
     values: Matrix, parts: Parts, details: Mapping[str, Json], rounded: DType | None, grid: Grid, by: tuple[int, int]
 ) -> Matrix:
     scale, zero = _part(parts, "scale"), parts.get("zero_point")
-    need(scale, "scale", FLOATS)
+    check_dtype(scale, "scale", FLOATS)
     points: Matrix | None = None
     if zero is not None:
-        need(zero, "zero_point", _ZEROS)
+        check_dtype(zero, "zero_point", _ZEROS)
         if zero.info.numel != scale.info.numel:
             raise ValueError(f"zero_point has the shape {list(zero.info.shape)}, and scale {list(scale.info.shape)}")
         points = Plain(zero, by)
@@ -110,12 +110,12 @@ def _product(
     middle = details["middle"]
     if type(middle) is not int or not 0 <= middle < 256:
         raise ValueError(f"middle is a value of 8 bits, not {middle!r}")
-    return Product(values, scales, grid, Same(float(middle), by), biases=points, rounded=rounded)
+    return Product(values, scales, grid, Constant(float(middle), by), biases=points, rounded=rounded)
 
 
 def _plain(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> tuple[Matrix, Shape]:
     values = _part(parts, "values")
-    need(values, "values", _VALUES)
+    check_dtype(values, "values", _VALUES)
     shape = values.info.shape
     _, each = _blocks_of(shape, details, _part(parts, "scale"))
     size, grid, by = layout(shape, each)
@@ -129,7 +129,7 @@ def _shards(parts: Parts, details: Mapping[str, Json], rounded: DType | None) ->
     found = []
     for name, each in zip(SHARD_PARTS, _SHARD_BITS[bits], strict=False):
         shard = _part(parts, name)
-        need(shard, name, (DType.U8,))
+        check_dtype(shard, name, (DType.U8,))
         if shard.info.numel != prod(shape) * each // 8:
             raise ValueError(f"{name} of shape {list(shard.info.shape)} is not of {each} bits of {list(shape)}")
         found.append((shard, each))
@@ -142,7 +142,7 @@ def _shards(parts: Parts, details: Mapping[str, Json], rounded: DType | None) ->
 
 def _int4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     values, scale, zero = (_part(parts, name) for name in ("values", "scale", "zero_point"))
-    need(values, "values", (DType.I8, DType.U8))
+    check_dtype(values, "values", (DType.I8, DType.U8))
     *lead, half = values.info.shape or (0,)
     shape = (*lead, 2 * half)
     counts, each = _blocks_of(shape, details, scale)
@@ -150,19 +150,19 @@ def _int4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
         raise ValueError(f"{list(counts)} blocks are not groups along rows of {list(shape)}")
     lying = (*lead[:-1], counts[-1], lead[-1])
     for part, one in (("scale", scale), ("zero_point", zero)):
-        need(one, part, FLOATS)
+        check_dtype(one, part, FLOATS)
         if one.info.shape != lying:
             raise ValueError(f"{part} has the shape {list(one.info.shape)}, and not {list(lying)}")
     rows = max(prod(lead), 1)
-    by, plus = (Plain(transposed(one, lying), (prod(lead), counts[-1])) for one in (scale, zero))
+    by, plus = (Plain(swap_last_axes(one, lying), (prod(lead), counts[-1])) for one in (scale, zero))
     codes = Packed(values, folded(shape), 4, 1, _INT4)
     return Product(codes, by, Grid(rows, 1, max(each[-1], 1), rows), biases=plus), shape
 
 
 def _tiles(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> tuple[Matrix, Shape]:
     words, pairs, block = _part(parts, "values"), _part(parts, "pairs"), _size(details, "block")
-    need(words, "values", (DType.I32,))
-    need(pairs, "pairs", FLOATS)
+    check_dtype(words, "values", (DType.I32,))
+    check_dtype(pairs, "pairs", FLOATS)
     shape, stored = sizes_of(details, "shape"), words.info.shape
     if len(stored) != 4 or stored[2] != layouts.LANES or stored[3] not in (1, 2, 4) or len(shape) != 2:
         raise ValueError(f"values of shape {list(stored)} are not the tiles of a matrix")
@@ -173,7 +173,7 @@ def _tiles(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> 
             f"tiles of {rows} rows and {columns} columns, and scales of {list(pairs.info.shape)} for groups of "
             f"{block}, do not make {list(shape)}"
         )
-    apart = turned(pairs, (2, 1, 0))
+    apart = transposed(pairs, (2, 1, 0))
     if apart is None:
         raise ValueError(f"{pairs.info.dtype} is not turned")
     both = Plain(apart, (2 * rows, groups))
@@ -202,11 +202,11 @@ def _blocks(parts: Parts, details: Mapping[str, Json], kind: str, rounded: DType
 def _floats(values: LazyTensor, kind: str) -> tuple[Matrix, Shape]:
     shape = values.info.shape or (0,)
     if kind == "plain":
-        need(values, "values", (DType.F8_E4M3, DType.F8_E5M2))
+        check_dtype(values, "values", (DType.F8_E4M3, DType.F8_E5M2))
         return Plain(values, folded(shape)), shape
     if kind == "fp4" and values.info.dtype is DType.F4:
         values, shape = _as_bytes(values), (*shape[:-1], shape[-1] // 2)
-    need(values, "values", (DType.U8,))
+    check_dtype(values, "values", (DType.U8,))
     if kind == "fp4":
         shape = (*shape[:-1], 2 * shape[-1])
         return Packed(values, folded(shape), 4, 1, E2M1), shape
@@ -221,7 +221,7 @@ def _as_bytes(values: LazyTensor) -> LazyTensor:
 
 
 def _scales(scale: LazyTensor, size: tuple[int, int], shape: Shape, *, swizzled: bool) -> Matrix:
-    need(scale, "scale", (DType.F8_E8M0, DType.F8_E4M3))
+    check_dtype(scale, "scale", (DType.F8_E8M0, DType.F8_E4M3))
     if not swizzled:
         if scale.info.shape != shape:
             raise ValueError(f"scale has the shape {list(scale.info.shape)}, and not {list(shape)}")
@@ -234,7 +234,7 @@ def _scales(scale: LazyTensor, size: tuple[int, int], shape: Shape, *, swizzled:
 
 def _times(scales: Matrix, factor: LazyTensor, shape: Shape) -> Matrix:
     """Scales times one number, or one for each expert."""
-    need(factor, "factor", (DType.F32,))
+    check_dtype(factor, "factor", (DType.F32,))
     if factor.info.numel == 1:
         return Scaled(scales, scalar(factor, "factor"), divides=False)
     if len(shape) != 3 or factor.info.numel != shape[0]:
@@ -249,10 +249,10 @@ def _nf4(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> tu
     )
     shape, block, each = sizes_of(details, "shape"), _size(details, "block"), _size(details, "columns")
     count = prod(shape)
-    need(values, "values", (DType.U8,))
-    need(scale, "scale", (DType.I8,))
-    need(factor, "factor", FLOATS)
-    need(book, "codebook", FLOATS)
+    check_dtype(values, "values", (DType.U8,))
+    check_dtype(scale, "scale", (DType.I8,))
+    check_dtype(factor, "factor", FLOATS)
+    check_dtype(book, "codebook", FLOATS)
     blocks = count // block
     if values.info.numel * 2 != count or count % block or count > MAX_DIM or book.info.numel != 16:
         raise ValueError(f"values of shape {list(values.info.shape)} are not {list(shape)} in blocks of {block}")

@@ -1,7 +1,7 @@
-"""Turning and cutting any tensor: one that lies in a file, or one that is joined, computed or reshaped on its way.
+"""Transposes and slices any tensor: whether it lies in a file, or is joined, computed or reshaped while it is read.
 
-What was joined, cast or computed is taken apart again, so that its parts are read where they lie. Anything else is
-read as if its image were a file, in ranges that `io.gather` chooses: no tensor is ever held whole.
+If the tensor is joined or computed, its sources are transposed or sliced instead, so that they are read where they lie.
+Any other tensor is read as if its bytes were a file, in ranges that `io.gather` chooses. No tensor is ever held whole.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A tensor's image as a file (`core.tensor.SpanFile`)."""
+    """A tensor's bytes as a file (`core.tensor.SpanFile`)."""
 
     tensor: LazyTensor
 
     def read_at(self, offset: int, length: int) -> memoryview:
-        """Bytes of the image."""
+        """Bytes of the tensor."""
         return self.tensor.read(offset, offset + length)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from the image."""
+        """Fill `buffer` with bytes of the tensor."""
         buffer[:] = self.tensor.read(offset, offset + len(buffer))
 
 
-def turned(tensor: LazyTensor, axes: Sequence[int]) -> LazyTensor | None:
-    """Dimension `i` of the result is dimension ``axes[i]``. None where elements do not fill bytes."""
+def transposed(tensor: LazyTensor, axes: Sequence[int]) -> LazyTensor | None:
+    """The tensor transposed: dimension `i` of the result is ``axes[i]``. None if its elements are no whole bytes."""
     view = permuted(tensor, axes)
     match tensor.reader:
         case _ if view is not None:
-            return _alone(view)
+            return _without_placement(view)
         case BlockReader() as reader:
-            inner = turned(reshaped(reader.source, tensor.info.shape), axes)
-            return None if inner is None else reader.of(inner)
+            inner = transposed(reshaped(reader.source, tensor.info.shape), axes)
+            return None if inner is None else reader.applied_to(inner)
         case Joined(tensors=tensors, axis=axis) as reader if reader.shape == tensor.info.shape:
-            parts = [turned(part, axes) for part in tensors]
+            parts = [transposed(part, axes) for part in tensors]
             whole = [part for part in parts if part is not None]
             return joined(whole, list(axes).index(axis)) if len(whole) == len(parts) else None
-    place = _place(tensor)
+    place = _placement(tensor)
     if place is None:
         return None
     shape, strides = (tuple(row[axis] for axis in axes) for row in (place.shape, place.strides))
@@ -57,17 +57,17 @@ def turned(tensor: LazyTensor, axes: Sequence[int]) -> LazyTensor | None:
 
 
 def cut(tensor: LazyTensor, axis: int, start: int, stop: int) -> LazyTensor | None:
-    """Indices [start, stop) of one dimension. None where elements do not fill bytes."""
+    """Indices [start, stop) of one dimension. None if its elements are no whole bytes."""
     view = sliced(tensor, axis, start, stop)
     match tensor.reader:
         case _ if view is not None:
-            return _alone(view)
+            return _without_placement(view)
         case BlockReader() as reader:
             inner = cut(reshaped(reader.source, tensor.info.shape), axis, start, stop)
-            return None if inner is None else reader.of(inner)
+            return None if inner is None else reader.applied_to(inner)
         case Joined(tensors=tensors, axis=along) as reader if reader.shape == tensor.info.shape:
             return _cut_joined(tensors, along, axis, start, stop)
-    place = _place(tensor)
+    place = _placement(tensor)
     if place is None:
         return None
     shape = (*place.shape[:axis], stop - start, *place.shape[axis + 1 :])
@@ -90,13 +90,13 @@ def _cut_joined(tensors: Sequence[LazyTensor], along: int, axis: int, start: int
     return joined(whole, along) if whole and len(whole) == len(parts) else None
 
 
-def _alone(view: LazyTensor) -> LazyTensor:
-    """The view as a tensor of its own: whoever writes it does not keep the storage that it is a view of."""
+def _without_placement(view: LazyTensor) -> LazyTensor:
+    """The view as a tensor of its own: a writer then does not keep the storage that it is a view of."""
     return LazyTensor(view.info, view.reader, view.span, depends=view.depends)
 
 
-def _place(tensor: LazyTensor) -> Placement | None:
-    """Where its elements lie: in the file if its reader gathers them from there, else in its own image."""
+def _placement(tensor: LazyTensor) -> Placement | None:
+    """Where the elements lie: in the file, if the reader gathers them from there, else in the tensor's own bytes."""
     dtype, shape = tensor.info.dtype, tensor.info.shape
     if isinstance(tensor.reader, Gather) and tensor.reader.placement.shape == shape:
         return tensor.reader.placement
