@@ -84,6 +84,7 @@ def compare(request: Request, checkpoint: Checkpoint, *, dequantized: bool = Fal
         chosen = resolve(request, checkpoint)
         chosen = replace(chosen, quantized="") if dequantized else chosen
     except UsageError as error:
+        _refuse_optimizers(request, checkpoint)
         if request.arch is None and (causes := foreign_name_causes(request, checkpoint)):
             message = f"nothing says which architecture this is: {causes[0].message}"
             raise ForeignNamesError(message, path=request.path, hint=causes[0].hint) from error
@@ -107,11 +108,7 @@ def _refuse_unrelated(request: Request, checkpoint: Checkpoint, chosen: Resolved
     from ckptconv.api.fitting.resolve import unknown_class_error
 
     path = request.path
-    if request.arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
-        raise UsageError(
-            "this is the state of an optimizer, which no architecture describes", path=path,
-            hint="validate the model's own file; --arch says what differs",
-        )  # fmt: skip
+    _refuse_optimizers(request, checkpoint)
     if chosen.unknown_class is not None:
         raise unknown_class_error(chosen.unknown_class, path, chosen.name).at(path)
     if chosen.evidence == CONFIG and _have_nothing_in_common(findings, checkpoint):
@@ -119,8 +116,16 @@ def _refuse_unrelated(request: Request, checkpoint: Checkpoint, chosen: Resolved
         raise UsageError(
             f"{what} one of {chosen.name}'s, which the config.json beside it names",
             path=path,
-            hint=f"an optimizer's state is not a model; --arch {chosen.name} says what differs",
+            hint=f"it is another part of a model, or of its training; --arch {chosen.name} says what differs",
         )
+
+
+def _refuse_optimizers(request: Request, checkpoint: Checkpoint) -> None:
+    if request.arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
+        raise UsageError(
+            "this is the state of an optimizer, which no architecture describes", path=request.path,
+            hint="validate the model's own file; --arch says what differs",
+        )  # fmt: skip
 
 
 def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint) -> bool:

@@ -150,8 +150,10 @@ def test_a_model_that_lacks_some_tensors_is_not_taken_for_another_architecture(m
     assert "architecture" not in codes(validate(model, arch="llama").findings)
 
 
-def test_the_state_of_an_optimizer_is_no_model(model: Path) -> None:
-    configure(model, CONFIG)
+@pytest.mark.parametrize("configured", [True, False])
+def test_the_state_of_an_optimizer_is_no_model(model: Path, configured: bool) -> None:
+    if configured:
+        configure(model, CONFIG)
     network = torch.nn.Linear(16, 24)
     optimizer = torch.optim.Adam(network.parameters())
     network(torch.ones(16)).sum().backward()
