@@ -33,6 +33,7 @@ _HARMLESS = frozenset(
      "numpy.random._pickle.__bit_generator_ctor", "numpy.dtype", "numpy.core.multiarray.scalar",
      "numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer",
      "collections.defaultdict", "random.Random", "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+     "ultralytics.utils.IterableSimpleNamespace", "ultralytics.yolo.utils.IterableSimpleNamespace",
      "functools.partial", "itertools.count", "logging.getLogger", "operator.itemgetter", "torch._C.Generator",
      "torch.nn.parameter.UninitializedBuffer", "torch.nn.parameter.UninitializedParameter"]
 )  # fmt: skip
@@ -70,7 +71,7 @@ _GENERATORS = frozenset(
 
 def _takes(name: Global, args: Args) -> bool:
     """Whether a harmless call is so with these arguments, too."""
-    if name.name in ("Namespace", "SimpleNamespace"):  # the latter takes a dict of attributes from Python 3.13 on
+    if name.name.endswith("Namespace"):  # SimpleNamespace takes a dict of attributes from Python 3.13 on
         return not args
     if name.module.startswith("numpy.random"):
         of_numpy = (
@@ -118,6 +119,8 @@ _ENUMS = frozenset(
         "megatron.core.enums": "ModelType",
         "megatron.core.transformer.enums": "AttnBackend CudaGraphScope",
         "megatron.core.rerun_state_machine": "RerunMode RerunState RerunDiagnostic",
+        "chemprop.nn.utils": "Activation",
+        "ray.rllib.algorithms.algorithm_config": "TorchCompileWhatToCompile",
         "optuna.study._study_direction": "StudyDirection",
         "optuna.trial._state": "TrialState",
         # training_args.bin, which transformers' Trainer and its kin write beside each model

@@ -55,6 +55,7 @@ KNOWN = frozenset(
         "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
         "random": "Random", "string": "Template", "torch": "ScriptObject Size Tensor device dtype",
         "torch._dynamo.decorators": "_DimRange", "torch.distributed._mesh_layout": "_FlatLayout _MeshLayout",
+        "torch.torch_version": "TorchVersion",
         "torch.utils.data.dataloader": "DataLoader",
         "types": "SimpleNamespace", "urllib.parse": "ParseResult SplitResult", "uuid": "SafeUUID UUID",
     }.items() for name in names.split()
@@ -77,7 +78,7 @@ _IDENTICAL = ("torch.nn.", "torch.optim.")
 _OF_OTHERS = ("ABCMeta", "EnumMeta", "EnumType", "KeyedRef", "ReferenceType", "WeakMethod", "ref", "type")
 """What modules have from others under its own name, and what runs something as soon as an object of it is made."""
 
-_TENSORS = ("Buffer", "PackedSequence", "Parameter", "Storage", "Tensor")
+_ASKING = ("Buffer", "PackedSequence", "Parameter", "Storage", "Tensor", "TorchVersion")
 """How torch's classes end that call methods of what they are made of."""
 
 _NAMES = ("Dummy", "Float", "Str", "Symbol", "Wild")
@@ -120,7 +121,7 @@ def only_makes(cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -
     """Whether a new object of `cls` is made and nothing else. What a class of somebody's own does is not known."""
     if not is_known(cls):
         return False
-    if is_of_torch(cls) and cls.name.endswith(_TENSORS):
+    if is_of_torch(cls) and cls.name.endswith(_ASKING):
         return not kwargs and not holds_things(args)
     if cls.module.partition(".")[0] == "sympy" and cls.name not in _NAMES:
         return not any(isinstance(one, (str, Global)) for one in leaves(args, MOST))

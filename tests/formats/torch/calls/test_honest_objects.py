@@ -48,6 +48,7 @@ OBJECTS: dict[str, Any] = {
     "a layer that waits for its width": torch.nn.LazyLinear(3),
     "an optimizer": torch.optim.Adam(torch.nn.Linear(2, 2).parameters()),
     "a recurrent layer": torch.nn.LSTM(2, 2),
+    "torch's version": torch.__version__,
 }
 
 

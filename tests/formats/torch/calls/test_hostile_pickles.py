@@ -70,10 +70,12 @@ WOULD_RUN_CODE = {
     "an iterator's place that is an object": reduced("builtins", "iter", b"]\x85") + b"cmodels\nPlace\n)\x81b",
     "partial, called": reduced("functools", "partial", b"cos\nsystem\n\x85") + ONE_ARG + b"R",
     "torch.load": reduced("torch", "load"),
+    "a namespace, of something": reduced("ultralytics.utils", "IterableSimpleNamespace"),
     "torch.hub": reduced("torch.hub", "load"),
     "runpy": reduced("runpy", "run_path"),
     "pickle.loads": reduced("pickle", "loads"),
     "webbrowser": reduced("webbrowser", "open"),
+    "torch's version of an object, whose text it asks": b"ctorch.torch_version\nTorchVersion\ncm\nC\n)\x81\x85\x81",
     "NEWOBJ of something computed": reduced("os", "getcwd", b")") + b")\x81",
     "NEWOBJ of tuples 300,000 deep": b")" + b"\x85" * 300_000 + b")\x81",
     "called with keywords": reduced("os", "getcwd", b")") + b")}\x92",
@@ -97,6 +99,10 @@ OPAQUE = {
         "constructed",
     ),
     "a defaultdict of defaultdicts": (reduced("collections", "defaultdict", PARTIAL + b"\x85"), "constructed"),
+    "settings of Ultralytics'": (
+        reduced("ultralytics.utils", "IterableSimpleNamespace", b")") + b"}" + text("lr") + b"K\x01sb",
+        "constructed",
+    ),
     "a list of things": (b"cm\nList\n)\x81(K\x01K\x02e", "object"),
     "a dict of things": (b"cm\nDict\n)\x81(" + text("a") + b"K\x02u", "object"),
 }
