@@ -243,19 +243,24 @@ class UnsafeError(CkptconvError):
 
 
 class LossError(CkptconvError):
-    """The target cannot give back all of the source."""
+    """The target cannot give back all of the source. `told`: the losses, summed up for people."""
 
     code = "loss"
 
     def __init__(
-        self, losses: Sequence[Finding], *, path: str | PathLike[str] | None = None, hint: str | None = None
+        self,
+        losses: Sequence[Finding],
+        *,
+        path: str | PathLike[str] | None = None,
+        hint: str | None = None,
+        told: Sequence[Finding] | None = None,
     ) -> None:
         count = len(losses)
         super().__init__(
             f"the target cannot hold everything: {count} loss{'es' if count != 1 else ''}, none agreed to",
             path=path,
             hint=hint,
-            details=[f"{loss.code}: {loss.message}" for loss in losses],
+            details=first_of([f"{loss.code}: {loss.message}" for loss in (losses if told is None else told)]),
         )
         self.losses = tuple(losses)
 

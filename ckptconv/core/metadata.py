@@ -247,8 +247,18 @@ def spell_path(path: tuple[Key, ...]) -> str:
         if plain or (isinstance(key, str) and _ACCESS.fullmatch(key)):
             parts.append(f".{key}" if parts else str(key))
         else:
-            parts.append(f"[{key!r}]")
+            parts.append(f"[{_spelled(key)}]")
     return "".join(parts)
+
+
+def _spelled(key: Key) -> str:
+    """A key that is no name; of an object its class alone, also within a tuple."""
+    match key:
+        case Opaque():
+            return f"<{key.name}>"
+        case tuple() if any(isinstance(one, (Opaque, tuple)) for one in key):
+            return f"({', '.join(map(_spelled, key))}{',' if len(key) == 1 else ''})"
+    return repr(key)
 
 
 def rebuilt(node: MetaNode, replace: Callable[[MetaNode], MetaNode]) -> MetaNode:

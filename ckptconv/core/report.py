@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -50,6 +50,26 @@ class Finding:
 def errors_among(findings: Iterable[Finding]) -> list[Finding]:
     """The findings of severity error: what is wrong, different or lost, depending on the check."""
     return [finding for finding in findings if finding.severity == "error"]
+
+
+def summed_up(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings for people: of many that differ in nothing but where, the first says how many more there are."""
+    kinds: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in findings:
+        said = one.message.replace(one.where, "", 1) if one.where else one.message
+        kinds.setdefault((one.code, one.severity, said), []).append(one)
+    return [
+        one
+        for alike in kinds.values()
+        for one in (alike if len(alike) <= _ALIKE else [_with_others(alike[0], len(alike) - 1)])
+    ]
+
+
+_ALIKE = 3
+
+
+def _with_others(first: Finding, more: int) -> Finding:
+    return replace(first, message=f"{first.message} (and {more:,} more like it)")
 
 
 def unreadable(name: str, kind: str) -> Finding:

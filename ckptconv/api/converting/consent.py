@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.request import as_tuple
 from ckptconv.core.metadata import RUNS, Opaque, TensorRef, nodes_of, walk
+from ckptconv.core.report import summed_up
 from ckptconv.core.text import plural
 from ckptconv.errors import LossError, UnsafeError, UnsupportedError, UsageError, first_of
 from ckptconv.formats.targets import preflight
@@ -57,7 +58,7 @@ def require_consent(losses: list[Finding], allowed: Collection[str], source: Pat
         ways = [*hints, f"{codes} goes on without"]
         if not bare and not _OUTSIDE_THE_MODEL.isdisjoint(loss.code for loss in refused):
             ways.append("--bare takes the model's tensors alone")
-        raise LossError(refused, path=source, hint="; ".join(ways))
+        raise LossError(refused, path=source, hint="; ".join(ways), told=summed_up(refused))
 
 
 def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
@@ -78,7 +79,7 @@ def _refuse_calls(losses: list[Finding], source: PathText) -> None:
             f"loading this file with pickle would run code: {what}",
             path=source,
             hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
-            details=first_of([call.message for call in calls]),
+            details=first_of([call.message for call in summed_up(calls)]),
         )
 
 

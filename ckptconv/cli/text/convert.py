@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.text.common import findings, size, table
+from ckptconv.core.report import summed_up
 from ckptconv.core.text import plural
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def conversion(result: Conversion, *, dry_run: bool) -> list[str]:
     lines = [f"{source} → {style(target, 'bold')}: {amount}"]
     lines += _plan(result.plan)
     label = "would be lost" if dry_run else "lost"
-    lines += findings(result.losses, label)
+    lines += findings(summed_up(result.losses), label)
     lines += findings(result.findings)
     if result.digest is not None:
         lines.append(style(f"digest: {printable(result.digest)}", "dim"))

@@ -1,12 +1,14 @@
 """What an object of a class that is not built becomes in a target that cannot hold it, once the user agreed to that.
 
-OmegaConf settings become their plain values, a TensorDict a dict, a pickled module what its ``state_dict()`` would be,
-and anything else a dict that describes it: no writer ever emits the name of a class that a file names.
+OmegaConf settings and a Namespace become their plain values, a path, a name and torch's version the text that they are,
+a TensorDict a dict, a pickled module what its ``state_dict()`` would be, and anything else a dict that describes it: no
+writer ever emits the name of a class that a file names.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 
 _DICTS = ("_parameters", "_buffers", "_modules")
 
+_NAMESPACES = ("argparse.Namespace", "types.SimpleNamespace", "ultralytics.utils.IterableSimpleNamespace")
+_VERSION = "torch.torch_version.TorchVersion"
+_PATHS = {
+    f"{module}.{name}": kind
+    for module in ("pathlib", "pathlib._local")
+    for kind, names in {
+        PurePosixPath: ("Path", "PosixPath", "PurePath", "PurePosixPath"),
+        PureWindowsPath: ("WindowsPath", "PureWindowsPath"),
+    }.items()
+    for name in names
+}
+"""Classes of paths, and how each joins its parts."""
+
 
 def becomes(opaque: Opaque) -> str:
     """What `as_plain` returns, in words."""
@@ -27,6 +42,8 @@ def becomes(opaque: Opaque) -> str:
         return "its plain values"
     if is_tensordict(opaque):
         return "a dict of its tensors"
+    if _text(opaque) is not None:
+        return "plain text"
     return "its state_dict" if _state_dict(opaque) else "a plain dict"
 
 
@@ -36,6 +53,10 @@ def as_plain(opaque: Opaque) -> MetaNode:
         return plain_settings(opaque)
     if is_tensordict(opaque):
         return plain_dict(opaque)
+    if (text := _text(opaque)) is not None:
+        return text
+    if opaque.name in _NAMESPACES and (values := _attributes(opaque)) is not None:
+        return values
     if state := _state_dict(opaque):
         return state
     described: dict[str, MetaNode] = {"class": opaque.name, "how": opaque.how}
@@ -50,6 +71,25 @@ def as_plain(opaque: Opaque) -> MetaNode:
     if opaque.pairs:
         described["pairs"] = opaque.pairs
     return described
+
+
+def _text(opaque: Opaque) -> str | None:
+    """The text that a path, the name of a class or function, or torch's version (a kind of str) is; else None."""
+    if opaque.how == "named":
+        return opaque.name
+    parts = [one for one in opaque.args if isinstance(one, str)]
+    if opaque.how == "called" or opaque.kwargs or opaque.items or opaque.pairs or len(parts) < len(opaque.args):
+        return None
+    if opaque.name == _VERSION and len(parts) == 1:
+        return parts[0]
+    return str(_PATHS[opaque.name](*parts)) if opaque.name in _PATHS else None
+
+
+def _attributes(opaque: Opaque) -> dict[Any, MetaNode] | None:
+    """The attributes of a Namespace that has nothing else."""
+    if opaque.how == "called" or opaque.args or opaque.kwargs or opaque.items or opaque.pairs:
+        return None
+    return opaque.state if isinstance(opaque.state, dict) else None
 
 
 def is_module(how: str, state: object) -> bool:

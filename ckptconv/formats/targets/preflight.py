@@ -95,6 +95,10 @@ def _opaque_losses(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
         elif node.how == "enclosing" and not keeps:
             whole = node.args[0] or "the root"
             found.append(_loss("opaque", where, f"{where} is {whole} itself, which would become a plain dict"))
+        elif node.how == "named" and not keeps:
+            found.append(
+                _loss("opaque", where, f"{where or 'the root'} is the name {node.name}, which would become text")
+            )
         elif not keeps:
             name = class_of(node)
             article = "an" if name[:1].lower() in "aeiou" else "a"

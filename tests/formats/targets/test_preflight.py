@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
+from datetime import timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +59,28 @@ def test_an_object_of_an_unknown_class_is_a_loss_where_a_pth_is_written_and_none
     ckptconv.convert(tmp_path / "out.safetensors", tmp_path / "out.pth", allow_loss=["opaque"])
     found = load(tmp_path / "out.pth")
     assert found["config"] == {"class": "models.Config", "how": "object", "state": {"width": 3}}
+
+
+def test_settings_paths_names_and_torchs_version_become_plain_values(tmp_path: Path) -> None:
+    """What trainers keep beside the weights (flair, Lightning, timm): torch loads it with weights_only then."""
+    args = argparse.Namespace(lr=0.1, out=PurePosixPath("/data/x"), version=torch.__version__, act=torch.nn.functional.relu)
+    path = saved(tmp_path / "in.pth", {"args": args, "state_dict": STATE})
+    with pytest.raises(LossError) as error:
+        ckptconv.convert(path, tmp_path / "out.pth")
+    assert [loss.where for loss in error.value.losses] == ["args"]
+    ckptconv.convert(path, tmp_path / "out.pth", allow_loss=["opaque"])
+    values = {"lr": 0.1, "out": "/data/x", "version": str(torch.__version__), "act": "torch.nn.functional.relu"}
+    assert load(tmp_path / "out.pth")["args"] == values
+
+
+def test_losses_of_one_kind_are_told_once_and_listed_all_the_same(tmp_path: Path) -> None:
+    path = saved(tmp_path / "in.pth", {"times": [timedelta(n) for n in range(9)], "state_dict": STATE})
+    with pytest.raises(LossError) as error:
+        ckptconv.convert(path, tmp_path / "out.pth")
+    assert len(error.value.losses) == 9
+    (line,) = error.value.details
+    assert line.startswith("opaque: times[0] is a datetime.timedelta")
+    assert line.endswith(" (and 8 more like it)")
 
 
 def test_a_file_without_a_tensor_is_converted_with_a_warning(tmp_path: Path) -> None:
