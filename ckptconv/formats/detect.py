@@ -9,12 +9,13 @@ import codecs
 import os
 import re
 import shlex
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from ckptconv.core.text import cut, quoted
 from ckptconv.errors import COPY_AGAIN, CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import registry
-from ckptconv.formats.lookalikes import FOLDERS, LOOKALIKES, STARTS, SUFFIXES
+from ckptconv.formats.lookalikes import AGENTS, FOLDERS, LOOKALIKES, NETWORKS, STARTS, SUFFIXES
 from ckptconv.formats.outside import part_of
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
@@ -95,6 +96,9 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
         if file in folder.names:
             parts = _parts(folder)
             return _of_parts(folder, what, parts) if parts else UnknownFormatError(f"this folder is {what}", hint=hint)
+    for file, what in AGENTS.items():
+        if file in folder.names and (networks := _networks(folder)):
+            return _of_parts(folder, what, networks)
     suffixes = tuple(suffix for one in registry.all_formats() for suffix in one.suffixes)
     files = [name for name in folder.names if name.lower().endswith(suffixes)]
     if not folder.names and not folder.folders:
@@ -104,10 +108,11 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     if parts := _parts(folder):
         return _of_parts(folder, "not a checkpoint itself", parts, files)
     some = files or [*folder.names, *(f"{name}/" for name in folder.folders)]
-    return UnknownFormatError(
-        f"this is a folder, and no checkpoint of several files; in it: {quoted(some, MOST_NAMES)}",
-        hint=f"name one of them, such as {folder.path / _likeliest(folder, files)}" if files else _look_at(folder.path),
-    )  # fmt: skip
+    message = f"this is a folder, and no checkpoint of several files; in it: {quoted(some, MOST_NAMES)}"
+    if not files:
+        return UnknownFormatError(message, hint=_look_at(folder.path))
+    name = "name it:" if len(files) == 1 else "name one of them, such as"
+    return UnknownFormatError(message, hint=f"{name} {folder.path / _likeliest(folder, files)}")
 
 
 def _likeliest(folder: Folder, files: Sequence[str]) -> str:
@@ -143,6 +148,19 @@ def _parts(folder: Folder) -> list[str]:
         except CkptconvError:  # damaged, or nothing that may be read
             continue
     return found
+
+
+def _networks(folder: Folder) -> list[str]:
+    """The files of networks in a folder of RLlib's, by their paths in it."""
+    for home, file in NETWORKS:
+        try:
+            inner = reduce(lambda outer, name: outer.inside(name), filter(None, home.split("/")), folder)
+            found = [f"{name}/{file}" for name in inner.folders[:MOST_FOLDERS] if file in inner.inside(name).names]
+        except CkptconvError:  # it is not there
+            continue
+        if found or file in inner.names:
+            return [f"{home}/{one}".lstrip("/") for one in found or [file]]
+    return []
 
 
 def _of_parts(folder: Folder, what: str, parts: Sequence[str], files: Sequence[str] = ()) -> UnknownFormatError:

@@ -86,3 +86,14 @@ FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),
 )  # fmt: skip
 """Folders that people hand to it: (a file in it, what it is, what to do)."""
+
+AGENTS = {
+    "rllib_checkpoint.json": "an RLlib algorithm's", "class_and_ctor_args.pkl": "a component of an RLlib algorithm's"
+}  # fmt: skip
+"""Folders of RLlib's, by a file in it. Source: ray/rllib/utils/checkpoints.py (`Checkpointable`)."""
+
+NETWORKS = (
+    ("learner_group/learner/rl_module", "module_state.pkl"), ("learner/rl_module", "module_state.pkl"),
+    ("rl_module", "module_state.pkl"), ("", "module_state.pkl"), ("policies", "policy_state.pkl"),
+)  # fmt: skip
+"""Where the networks are in these, of the new API and the old: a folder with one for each policy, its file there."""

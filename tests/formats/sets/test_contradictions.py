@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -348,6 +350,28 @@ def test_of_a_folder_of_files_the_one_is_named_that_a_model_is_likely_in(
     for name, size in names.items():
         torch.save({"w": torch.ones(size)}, tmp_path / name)
     assert error_of(tmp_path).hint == f"name one of them, such as {tmp_path / likeliest}"
+
+
+@pytest.mark.parametrize(
+    ("home", "marks", "network"),
+    [
+        ("", "rllib_checkpoint.json", "learner_group/learner/rl_module/default_policy/module_state.pkl"),
+        ("", "rllib_checkpoint.json", "policies/default_policy/policy_state.pkl"),
+        ("learner_group", "class_and_ctor_args.pkl", "learner/rl_module/default_policy/module_state.pkl"),
+        ("p", "class_and_ctor_args.pkl", "module_state.pkl"),
+    ],
+)
+def test_in_a_folder_of_rllibs_the_network_is_named(home: str, marks: str, network: str, tmp_path: Path) -> None:
+    """As ray 2.56 writes them, and the API of before."""
+    folder = tmp_path / home
+    (folder / network).parent.mkdir(parents=True)
+    (folder / marks).write_bytes(pickle.dumps({"class": "PPO"}))
+    (folder / network).write_bytes(pickle.dumps({"w": np.ones(2)}))
+    (folder / "algorithm_state.pkl").write_bytes(pickle.dumps({"config": {}}))
+    with pytest.raises(UnknownFormatError, match="RLlib") as error:
+        ckptconv.convert(folder, tmp_path / "out.pth")
+    assert error.value.hint == f"name {folder / network}"
+    ckptconv.convert(folder / network, tmp_path / "out.pth")
 
 
 def test_a_file_of_no_usual_name_is_told_to_be_the_one_that_is_read(tmp_path: Path) -> None:
