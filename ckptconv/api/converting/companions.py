@@ -34,7 +34,7 @@ from ckptconv.errors import (
     UsageError,
     located,
 )
-from ckptconv.formats.beside.belonging import LEFT, PICKLED, SAFE, is_taken, parts_of
+from ckptconv.formats.beside.belonging import LEFT, PICKLED, SAFE, heads_in, is_taken, parts_of
 from ckptconv.formats.beside.homes import home_of
 from ckptconv.formats.beside.in_archive import InArchive
 from ckptconv.formats.beside.members import without_copied
@@ -132,13 +132,14 @@ def find_companions(source: PathText, edits: Edits, opened: Checkpoint, made: Ch
         return tuple(name for name in names if is_taken(name, excluded) and name != path.name)
 
     parts = parts_of(place)
-    names = (*to_copy(folder.names), *dict.fromkeys(name for part in parts for name in part.files))
+    heads = tuple(name for name in heads_in(folder.names) if name != path.name)
+    names = (*to_copy(folder.names), *heads, *dict.fromkeys(name for part in parts for name in part.files))
     if not names:
         raise UsageError("--with-files: nothing lies beside the weights", path=source, hint="leave it out")
     if len(names) > MAX_FILES:
         message = f"--with-files: {len(names):,} files lie beside the weights; the limit is {MAX_FILES}"
         raise LimitError(message, path=source, hint="put the model into a folder of its own")
-    weights = [name for name in names if name.endswith((SAFE, PICKLED))]
+    weights = [name for name in names if name.endswith((SAFE, PICKLED)) or name in heads]
     for name in weights:
         _check_weights(place, name)
     changed = edits.dequantize or edits.dtype or edits.quantize
@@ -167,7 +168,7 @@ def _copied_findings(names: tuple[str, ...], weights: list[str], config: bytes |
     message = f"{plural(len(names), 'file')} beside the weights: {listed(names, 4)}{changed}"
     yield Finding("copied", "info", names[0], message)
     if weights:
-        message = f"weights of other modules are copied as they are: {listed(weights, 4)}"
+        message = f"weights of other parts are copied as they are: {listed(weights, 4)}"
         yield Finding("copied-weights", "info", weights[0], message)
 
 

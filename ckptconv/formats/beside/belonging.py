@@ -9,11 +9,13 @@ libraries are told to read:
     model_index.json                diffusers: {"unet": [library, class], …}, a component in each
     additional_chat_templates/      transformers: NAME.jinja, each a template
 
+Beside SetFit's ``config_setfit.json``, its classifier is in ``model_head.pkl``; without it SetFit makes one at random.
+
 Of those of modules the weights belong to the model as well: no checkpoint is read from there. Not code, what is in
 `LEFT`, and other folders, such as the same weights as ONNX.
 
 Sources: the `VOCAB_FILES_NAMES` of transformers' tokenizers; diffusers, pipelines/pipeline_utils.py;
-transformers/utils/hub.py.
+transformers/utils/hub.py; setfit/modeling.py (`MODEL_HEAD_NAME`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from ckptconv.formats.modules import MODULES, paths_in
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ckptconv.formats.beside.files import Listing
     from ckptconv.formats.beside.places import Place
     from ckptconv.io.folder import Folder
@@ -39,6 +43,9 @@ TAKEN = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".codes")
 
 LEFT = ("index.json", "trainer_state.json", "adapter_config.json")
 """Of shards, of a trainer's run, of an adapter: nothing of the model that is written."""
+
+HEADS = {"config_setfit.json": "model_head.pkl"}
+"""Pickles beside the weights that are a part of the model where a configuration of this name is there."""
 
 SAFE, PICKLED = ".safetensors", ".bin"
 """Weights of a module, and those that nobody loads where the first are beside them."""
@@ -60,6 +67,11 @@ class Part:
 def is_taken(name: str, left: tuple[str, ...] = LEFT) -> bool:
     """Whether a file beside the weights, of this name or path, goes along."""
     return name == PIPELINE or (name.endswith(TAKEN) and not name.endswith(left))
+
+
+def heads_in(names: Collection[str]) -> tuple[str, ...]:
+    """Those of the files that are parts of the model as `HEADS` says."""
+    return tuple(head for config, head in HEADS.items() if config in names and head in names)
 
 
 def parts_of(place: Place) -> list[Part]:

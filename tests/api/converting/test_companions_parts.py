@@ -67,9 +67,23 @@ def test_modules_and_templates_go_along_and_the_rest_is_told(tmp_path: Path) -> 
     before, after = contents(source), contents(tmp_path / "b")
     assert {name: before[name] for name in GO} == {n: data for n, data in after.items() if n != "model.safetensors"}
     assert told == [
-        ("copied-weights", "info", "weights of other modules are copied as they are: 2_Dense/model.safetensors"),
+        ("copied-weights", "info", "weights of other parts are copied as they are: 2_Dense/model.safetensors"),
         ("not-copied", "info", "not copied, since nothing says that they are the model's: 2_Dense/code.py, onnx/"),
     ]
+
+
+def test_the_classifier_of_setfit_goes_along_and_none_that_would_run_code(tmp_path: Path) -> None:
+    """Without its model_head.pkl, SetFit makes one at random."""
+    source = sentences(tmp_path / "a")
+    (source / "model_head.pkl").write_bytes(pickle.dumps({"coef_": 1}))
+    carried(source, tmp_path / "other")
+    assert "model_head.pkl" not in contents(tmp_path / "other")  # nothing says that it is the model's
+    (source / "config_setfit.json").write_text("{}")
+    carried(source, tmp_path / "b")
+    assert contents(tmp_path / "b")["model_head.pkl"] == (source / "model_head.pkl").read_bytes()
+    (source / "model_head.pkl").write_bytes(b"cos\nsystem\n(Vfalse\ntR.")
+    with pytest.raises(UnsafeError, match="system"):
+        carried(source, tmp_path / "c")
 
 
 @pytest.mark.parametrize("how", ["zip", "tar", "gztar"])
