@@ -349,6 +349,16 @@ def test_a_lone_object_is_shown_with_what_it_holds(run: Run, tmp_path: Path) -> 
     assert "what the object holds" not in run("inspect", tmp_path / "a.pth").output
 
 
+def test_a_tie_of_long_names_fits_on_a_line(run: Run, tmp_path: Path) -> None:
+    """Lightning's callbacks have their settings in their names."""
+    callback = f"ModelCheckpoint{{'monitor': 'loss', 'every_n_train_steps': {10**60}}}"
+    shared = torch.tensor(0.5)
+    torch.save({"state_dict": {"w": torch.ones(2)}, callback: {"best": shared, "current": shared}}, tmp_path / "a.pth")
+    (line,) = (one for one in run("inspect", tmp_path / "a.pth").output.splitlines() if one.strip().startswith("ties"))
+    assert len(line) < 200
+    assert "ModelCheckpoint{" in line and ".best" in line and line.endswith(".current")
+
+
 def test_of_a_tie_of_many_names_the_first_are_listed(run: Run, tmp_path: Path) -> None:
     shared = torch.ones(2)
     torch.save({f"w{i:02}": shared for i in range(30)}, tmp_path / "a.pth")

@@ -36,6 +36,9 @@ MAX_OBJECTS = 20
 MAX_TIED = 8
 """The most names of a tie to list."""
 
+MAX_NAME_LENGTH = 80
+"""The most characters of such a name to show."""
+
 MAX_CALL_LENGTH = 500
 """The most characters of a call to show."""
 
@@ -109,6 +112,13 @@ def page(inspection: Inspection) -> list[str]:
     return lines
 
 
+def _name(name: str) -> str:
+    """The name, or both ends of one that would fill a line: Lightning's callbacks have their settings in it."""
+    name = printable(name)
+    half = MAX_NAME_LENGTH // 2
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[:half]}…{name[-half:]}"
+
+
 def _more_names(names: list[str]) -> list[str]:
     return [f"{len(names) - MAX_TIED:,} more"] if len(names) > MAX_TIED else []
 
@@ -144,7 +154,7 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
         rows.append(("quantized", f"{kinds}; {how}"))
     rows += adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
-        groups = [" = ".join([*map(printable, names[:MAX_TIED]), *_more_names(names)]) for names in ties]
+        groups = [" = ".join([*map(_name, names[:MAX_TIED]), *_more_names(names)]) for names in ties]
         rows.append(("ties", listed(groups, 2)))
     return [*rows, verdict_row, *digest(inspection)]
 
@@ -188,7 +198,7 @@ def _tree_columns(checkpoint: Checkpoint, tied: Mapping[str, str], stats: Mappin
         whole = composites.get(name)
         info = whole or tensors[name].info
         note = [composite.how(whole)] if whole else []
-        note += [f"= {printable(tied[name])}"] if name in tied else []
+        note += [f"= {_name(tied[name])}"] if name in tied else []
         figures = _figures(stats, name) if name in tensors else ["" for _ in _heads(stats)]
         return [info.dtype.name, _shape(info.shape), *figures, *note]
 
