@@ -2,14 +2,15 @@
 
 A well-known key (`WELL_KNOWN`, in that order) wins, and the names under it are bare; other tensors are extras, named by
 their path. Without one, a root that holds tensors itself is the state_dict; else a single dict of tensors, wherever it
-stands, is; and where several stand side by side, each keeps its path as prefix. A whole pickled module counts as the
-dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own (`formats.trees.nested`).
+stands, is; and where several stand side by side, each keeps its path as prefix. The state of an optimizer beside these
+is not the model's: Ultralytics' epochs are ``{"model": None, "ema": …, "optimizer": …}``. A whole pickled module counts
+as the dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own (`formats.trees.nested`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.names import Names
 from ckptconv.formats.torch.pickle import Thing, Value
@@ -20,7 +21,6 @@ from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
 WELL_KNOWN = (
     "state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params_ema", "params",
@@ -30,6 +30,10 @@ WELL_KNOWN = (
 
 FITTED = "module_"
 """What skorch's nets call the module that was fitted, beside `module`, of which it was made."""
+
+
+_OPTIMIZER = {"state", "param_groups"}
+"""Keys of what the ``state_dict()`` of torch's optimizers gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +53,16 @@ def find_state_dicts(root: Value) -> tuple[list[Hole], bool]:
     nested = Nested(root, lambda value: isinstance(value, TensorStub))
     if nested.is_of_flax() and nested.is_clear():
         return [Hole(path, mapping, prefix) for path, (mapping, prefix) in nested.holes.items()], False
-    base, found = _locate(root, ())
+    base, found, whole = _locate(root, ())
     if len(found) == 1:
         path, mapping = found[0]
         return [Hole(path, mapping, "")], False
     holes = [Hole(path, mapping, "".join(f"{key}." for key in path[len(base) :])) for path, mapping in found]
-    return (holes if _prefixes_are_clear(holes) else []), not base
+    return (holes if _prefixes_are_clear(holes) else []), whole
 
 
-def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, Value]]]]:
-    """The path of the innermost well-known key, and the dicts of tensors under it."""
+def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, Value]]], bool]:
+    """The path of the innermost well-known key, the dicts of tensors under it, and whether that is all of the file."""
     if isinstance(node, dict) and len(base) < MAX_DEPTH:
         for key in WELL_KNOWN:
             below = node.get(key)
@@ -66,8 +70,20 @@ def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, V
                 return _locate(below, (*base, key))
     found = list(_tensor_dicts(node, base, set())) or list(_modules_within(node, base, set()))
     if len(found) > 1 and found[0][1] is node and _is_itself_the_state_dict(node, found):
-        return base, found[:1]
-    return base, found
+        return base, found[:1], not base
+    models = [one for one in found if not _is_in_an_optimizer(node, one[0][len(base) :])]
+    return base, models or found, not base and len(models) in (0, len(found))
+
+
+def _is_in_an_optimizer(node: Any, way: Path) -> bool:
+    """Whether one passes what an optimizer's ``state_dict()`` gives, on the way to what is in a node."""
+    for key in way:
+        if isinstance(node, dict) and node.keys() >= _OPTIMIZER:
+            return True
+        if not isinstance(node, (dict, list, tuple)):
+            return False
+        node = node[key]
+    return False
 
 
 def _is_itself_the_state_dict(node: dict[str, Value], found: list[tuple[Path, dict[str, Value]]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from copy import deepcopy
 from collections import Counter, OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def training() -> dict[str, Any]:
     return {"epoch": 3, "model_state_dict": network.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
 
 
+OPTIMIZER = {"state": {0: {"exp_avg": W * 2, "step": 1}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+
 ROOTS: dict[str, tuple[Any, list[str] | None, int]] = {
     "a bare state_dict": (STATE, NAMES, 0),
     "a plain dict": (dict(STATE), NAMES, 0),
@@ -53,6 +56,12 @@ ROOTS: dict[str, tuple[Any, list[str] | None, int]] = {
     "a single tensor": (W, ["tensor"], 0),
     "two dicts of tensors": ({"generator": dict(STATE), "critic": {"w": W}},
                              ["generator.layer.weight", "generator.layer.bias", "critic.w"], 0),
+    "an epoch of Ultralytics'": ({"model": None, "ema": dict(STATE), "optimizer": OPTIMIZER}, NAMES, 1),
+    "two networks and their optimizers": (
+        {"g": dict(STATE), "d": {"w": W}, "optim_g": OPTIMIZER, "optim_d": [OPTIMIZER]},
+        ["g.layer.weight", "g.layer.bias", "d.w"], 2,
+    ),
+    "optimizers alone": ({"a": OPTIMIZER, "b": deepcopy(OPTIMIZER)}, ["a.state.0.exp_avg", "b.state.0.exp_avg"], 0),
     "int keys": ({0: W, 1: B}, None, 0),
     "extra state": ({"layer.weight": W, "layer._extra_state": {"calls": 3}, "layer.bias": B, "note": "x"}, NAMES, 0),
     "extra state that is a tensor": ({"w": W, "_extra_state": torch.ByteTensor([1, 2])}, ["w", "_extra_state"], 0),
