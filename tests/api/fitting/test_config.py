@@ -150,14 +150,15 @@ def test_a_model_that_lacks_some_tensors_is_not_taken_for_another_architecture(m
     assert "architecture" not in codes(validate(model, arch="llama").findings)
 
 
-@pytest.mark.parametrize("configured", [True, False])
-def test_the_state_of_an_optimizer_is_no_model(model: Path, configured: bool) -> None:
-    if configured:
+@pytest.mark.parametrize("kept", ["beside a config.json", "alone", "in a list"])
+def test_the_state_of_an_optimizer_is_no_model(model: Path, kept: str) -> None:
+    if kept == "beside a config.json":
         configure(model, CONFIG)
     network = torch.nn.Linear(16, 24)
     optimizer = torch.optim.Adam(network.parameters())
     network(torch.ones(16)).sum().backward()
     optimizer.step()
-    torch.save(optimizer.state_dict(), model)
+    state = optimizer.state_dict()
+    torch.save([state, state] if kept == "in a list" else state, model)
     with pytest.raises(UsageError, match="the state of an optimizer"):
         validate(model)

@@ -84,9 +84,18 @@ def assemble(
 
 def _optimizer_alone(tree: Tree) -> list[Finding]:
     """A word where the file is what an optimizer's `state_dict` gives, as trainers save it beside the model."""
-    if not isinstance(tree.root, dict) or tree.root.keys() != {"state", "param_groups"}:
+    if not _is_of_optimizers(tree.root):
         return []
     return [Finding("optimizer", "info", "", "this is the state of an optimizer; the model is in another file")]
+
+
+def _is_of_optimizers(node: MetaNode) -> bool:
+    """Whether it is the state of one, or nothing but such states: nanochat keeps a list of two."""
+    if isinstance(node, dict) and node.keys() == {"state", "param_groups"}:
+        return True
+    if isinstance(node, dict):
+        node = list(node.values())
+    return isinstance(node, (list, tuple)) and bool(node) and all(map(_is_of_optimizers, node))
 
 
 def _without_shape(tree: Tree, notes: Notes) -> list[Finding]:
