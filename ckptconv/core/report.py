@@ -52,6 +52,10 @@ def errors_among(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
+_ALIKE = 3
+"""The most findings that differ only in where and are told one by one."""
+
+
 def summed_up(findings: Iterable[Finding]) -> list[Finding]:
     """Findings for people: of many that differ in nothing but where, the first says how many more there are."""
     kinds: dict[tuple[str, str, str], list[Finding]] = {}
@@ -63,9 +67,6 @@ def summed_up(findings: Iterable[Finding]) -> list[Finding]:
         for alike in kinds.values()
         for one in (alike if len(alike) <= _ALIKE else [_with_others(alike[0], len(alike) - 1)])
     ]
-
-
-_ALIKE = 3
 
 
 def _with_others(first: Finding, more: int) -> Finding:

@@ -63,7 +63,8 @@ def test_an_object_of_an_unknown_class_is_a_loss_where_a_pth_is_written_and_none
 
 def test_settings_paths_names_and_torchs_version_become_plain_values(tmp_path: Path) -> None:
     """What trainers keep beside the weights (flair, Lightning, timm): torch loads it with weights_only then."""
-    args = argparse.Namespace(lr=0.1, out=PurePosixPath("/data/x"), version=torch.__version__, act=torch.nn.functional.relu)
+    out, act = PurePosixPath("/data/x"), torch.nn.functional.relu
+    args = argparse.Namespace(lr=0.1, out=out, version=torch.__version__, act=act)
     path = saved(tmp_path / "in.pth", {"args": args, "state_dict": STATE})
     with pytest.raises(LossError) as error:
         ckptconv.convert(path, tmp_path / "out.pth")

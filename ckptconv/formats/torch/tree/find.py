@@ -4,7 +4,8 @@ A well-known key (`WELL_KNOWN`, in that order) wins, and the names under it are 
 their path. Without one, a root that holds tensors itself is the state_dict; else a single dict of tensors, wherever it
 stands, is; and where several stand side by side, each keeps its path as prefix. The state of an optimizer beside these
 is not the model's: Ultralytics' epochs are ``{"model": None, "ema": …, "optimizer": …}``. A whole pickled module counts
-as the dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own (`formats.trees.nested`).
+as the dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own
+(`formats.trees.nested`).
 """
 
 from __future__ import annotations
