@@ -120,6 +120,7 @@ _ENUMS = frozenset(
         "megatron.core.transformer.enums": "AttnBackend CudaGraphScope",
         "megatron.core.rerun_state_machine": "RerunMode RerunState RerunDiagnostic",
         "chemprop.nn.utils": "Activation",
+        "pyannote.audio.core.task": "Problem Resolution Scale",
         "ray.rllib.algorithms.algorithm_config": "TorchCompileWhatToCompile",
         "optuna.study._study_direction": "StudyDirection",
         "optuna.trial._state": "TrialState",

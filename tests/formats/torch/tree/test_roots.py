@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from copy import deepcopy
 from collections import Counter, OrderedDict, defaultdict
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
