@@ -76,7 +76,7 @@ def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, V
     return base, models or found, not base and len(models) in (0, len(found))
 
 
-def _is_in_an_optimizer(node: Any, way: Path) -> bool:
+def _is_in_an_optimizer(node: Any, way: tuple[Any, ...]) -> bool:
     """Whether one passes what an optimizer's ``state_dict()`` gives, on the way to what is in a node."""
     for key in way:
         if isinstance(node, dict) and node.keys() >= _OPTIMIZER:
