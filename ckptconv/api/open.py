@@ -12,7 +12,7 @@ from ckptconv.core.text import quoted
 from ckptconv.edits.quantized.torchao.stated import with_weights
 from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
-from ckptconv.formats.detect import claimed, detect, refuse_pickles
+from ckptconv.formats.detect import detect, find_format, refuse_disguised_pickle
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
@@ -93,12 +93,12 @@ def _read(source: Source | Folder, format: str | None) -> Checkpoint:
     if not format:
         return detect(source).read(source)
     requested = registry.by_name(format)
-    refuse_pickles(requested, source)
+    refuse_disguised_pickle(requested, source)
     try:
         return requested.read(source)
     except CkptconvError as error:
         with suppress(CkptconvError):
-            actual = None if requested.claims_file(source) else claimed(source)
+            actual = None if requested.claims_file(source) else find_format(source)
             if actual is not None:
                 error.hint = f"it was read as {format!r}, which was asked for; its bytes are those of {actual.name!r}"
         raise

@@ -1,21 +1,21 @@
-"""File formats: passports, the registry that picks one, and one room for each family.
+"""File formats: what a format is, the registry that picks one, and one package for each family.
 
-Begin with `base`, which says what a format is, and with `npz`, the smallest family that is read and written.
+Begin with `base`, which says what a format is, and with `npz`, the smallest family that is both read and written.
 
     base  options                       what a format is; its own options (``-O``)
-    registry  detect                    which formats there are; which of them a file is of
-    lookalikes                          files that are of none of them, and what to do with these
-    outside                             files that mean nothing without the one beside them
-    targets                             what a target cannot hold, and what it will
-    sets                                files that are one checkpoint together
-    modules                             …models of sentence-transformers, in a folder for each module
-    trees  tensors  graphs              what several families have alike: trees of values, headers of tensors, graphs
-    code                                code where data should be: chat templates, Keras' layers
-    beside                              what else lies in a folder, and is run by those who load it
+    registry  detect                    which formats there are; which one a file or folder is in
+    lookalikes                          files in no format that is read: what they are, and what to do instead
+    part_files                          weight files that are useless without the index or graph beside them
+    targets                             what a target cannot hold of a checkpoint, and what it will hold
+    sets                                several files that form one checkpoint
+    sentence_transformers               the list of modules in a sentence-transformers folder
+    trees  tensors  graphs              what several families share: trees of values, tensor headers, graphs
+    code                                code in places where only data is expected: chat templates, Keras layers
+    beside                              the other files of a model's folder, and what loading the folder would run
     torch  safetensors  onnx  gguf      families that are read and written
     npz  hdf5  flax
-    tensorflow  tfjs  tflite            families that are read
+    tensorflow  tfjs  tflite            families that are only read
     openvino  coreml  paddle  mxnet
     caffe  ctranslate2
-    diffusers  archive                  folders and archives with checkpoints of other formats in them
+    diffusers  archive                  folders and archives that contain checkpoints in other formats
 """

@@ -1,7 +1,7 @@
-"""What a format is: a passport of plain data, and the functions that it names.
+"""What a format is: a `Format` record of plain data, and the protocols of the functions that it names.
 
-Nothing here imports a format. A `Format` names its functions as ``"package.module:function"``, and they are imported
-when they are first called; listing all formats costs nothing.
+Nothing here imports a format. A `Format` names its functions as ``"package.module:function"`` strings, which are
+imported on first use, so that listing all formats costs nothing.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from ckptconv.io.target import Target
 
 MetadataSupport = Literal["typed", "record", "none"]
-"""How a format keeps metadata: with its own types; in our record; not at all."""
+"""How a format keeps metadata: natively, with types; in our record (`formats/README.md`); not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """What a format can give back; the preflight compares a checkpoint with this.
+    """What a format can store and give back; the preflight compares a checkpoint with this.
 
-    dtypes:   element types, natively or by a recorded encoding.
-    blocks:   that block types among them are native.
-    metadata: see MetadataSupport.
-    extras:   tensors outside of the state_dict.
-    ties:     that two names share one tensor.
-    opaque:   objects of unknown classes, as data.
+    dtypes:     element types, stored natively or in a recorded encoding.
+    blocks:     whether block types (quantized blocks) among them are native.
+    metadata:   see MetadataSupport.
+    extras:     tensors outside the state_dict.
+    ties:       that two names share one tensor.
+    opaque:     objects of unknown classes, as data.
     composites: that several tensors form one quantized or sparse tensor.
-    single:   a single tensor, without its name.
+    single:     only one tensor, without its name.
     """
 
     dtypes: Collection[DType] = field(default=(), repr=False)
@@ -53,16 +53,16 @@ class Holds:
 
 
 class Claims(Protocol):
-    """Whether the file's bytes are of this format. Reads little, and raises nothing for other formats' files.
+    """Whether a file or folder is in this format. Reads little, and never raises for a file in another format.
 
-    A format is asked only about what it `takes` (a file, a folder, or either), and so is its reader.
+    Called only with what the format `takes` (a file, a folder, or either), as is the reader.
     """
 
     def __call__(self, source: Source | Folder) -> bool: ...
 
 
 class Reader(Protocol):
-    """Open a checkpoint: headers only, no tensor bytes are read. Raises CkptconvError on anything malformed."""
+    """Open a checkpoint. Reads headers only, no tensor bytes. Raises CkptconvError on anything malformed."""
 
     def __call__(self, source: Source | Folder) -> Checkpoint: ...
 
@@ -70,42 +70,42 @@ class Reader(Protocol):
 class Writer(Protocol):
     """Write a checkpoint into a target that is already open; the caller commits it.
 
-    What the format cannot hold has been agreed to by then. Before it returns, the format's reference reader has
-    accepted the file, if there is one that is not a framework (torch is one: the tests ask it). Equal checkpoints
-    give equal bytes.
+    By then the user has agreed to lose what the format cannot hold. Before it returns, the writer has the format's
+    reference reader accept the file, unless that needs a framework such as torch (the tests do that). Equal
+    checkpoints give equal bytes.
     """
 
     def __call__(self, checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult: ...
 
 
 class Notices(Protocol):
-    """Findings of severity "info" about a file that would be written."""
+    """Findings of severity "info" about the file that would be written."""
 
     def __call__(self, checkpoint: Checkpoint) -> list[Finding]: ...
 
 
 class Needs(Protocol):
-    """What a checkpoint lacks for the format, in words; "" where it lacks nothing. It is asked before any loss."""
+    """What a checkpoint lacks that the format requires, in words; "" if nothing. Called before the loss check."""
 
     def __call__(self, checkpoint: Checkpoint) -> str: ...
 
 
 class Layout(Protocol):
-    """Which tensors go into which file, with no more than `limit` bytes in a file unless a single tensor is larger."""
+    """Which tensors go into which file, each of at most `limit` bytes unless a single tensor is larger."""
 
     def __call__(self, checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
-    """What every writer gets.
+    """Options that every writer gets.
 
-    plain:    leave out our record, if the format has one (except what the tensors themselves need).
-    progress: called with bytes done and bytes in all.
-    own:      the format's own options, an instance of the class that `Format.options` names; None if it has none.
-    graph:    the graph that the tensors are the weights of, if the format stores one too (`Format.graph`).
-    write_as: writes a checkpoint in another format into another target, for files that lie side by side.
-    shard_size: bytes of tensors in a file, if the format can have several; None: as the format likes.
+    plain:      leave out our record, if the format has one (except what the tensors themselves need).
+    progress:   called with bytes done and total bytes.
+    own:        the format's own options, an instance of the class that `Format.options` names; None if it has none.
+    graph:      the graph that the tensors are the weights of, if the format stores one too (`Format.graph`).
+    write_as:   writes a checkpoint in another format into another target, for files that lie side by side.
+    shard_size: most bytes of tensors in a file, if the format can have several; None: the format's default.
     """
 
     plain: bool = False
@@ -118,7 +118,7 @@ class WriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a writer did: bytes written, the digest if it recorded one, and what a person should know about it."""
+    """What a writer did: bytes written, the digest if it recorded one, and findings to show the user."""
 
     nbytes: int
     digest: str | None = None
@@ -127,28 +127,29 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """The passport of a format.
+    """A format, described by data.
 
     name:     what ``--from`` and ``--to`` accept.
     summary:  one line for the table of formats.
-    suffixes: choose a format for a new file; they never decide how an existing one is read.
-    magic:    (offset, bytes) pairs, one of which a file must match before `claims` is imported; empty: always asked.
-    claims:   reader: writer: ``"module:function"``; an empty writer means read-only.
-    notices:  an optional function from a checkpoint to findings that its writer wants reported.
-    needs:    an optional function from a checkpoint to what it lacks, without which nothing can be written, whatever is
-              agreed to.
-    instead:  a suffix that can be written of such a checkpoint.
+    suffixes: choose the format of a new file; they never decide how an existing file is read.
+    magic:    (offset, bytes) pairs, one of which a file must match before `claims` is called; empty: always called.
+    claims:   ``"module:function"`` of a `Claims`.
+    reader:   ``"module:function"`` of a `Reader`.
+    writer:   ``"module:function"`` of a `Writer`; "" if the format is only read.
+    notices:  ``"module:function"`` of a `Notices`, optional.
+    needs:    ``"module:function"`` of a `Needs`, optional. What it names cannot be waived, unlike a loss.
+    instead:  a suffix to suggest for a checkpoint that lacks something by `needs`.
     extra:    the pip extra that the functions need, "" for none.
-    options:  ``"module:Class"`` of its own options, a frozen dataclass of strings, integers and booleans with
+    options:  ``"module:Class"`` of the format's own options, a frozen dataclass of strings, integers and booleans with
               defaults; `option_table` describes them.
     graph:    whether it stores what the network computes, and not only its tensors.
     takes:    what its reader opens: a file, a folder, or either.
     main:     if a checkpoint is a folder: the file in it that points at the others. The writer's target is that
-              file, in a folder that is made for it; the others are written beside it.
+              file, in a folder made for it; the others are written beside it.
     sharded:  the format that ``--shard-size`` turns this one into.
-    layout:   ``"module:function"`` of a `Layout`, if the writer splits tensors by ``--shard-size``; without `main`,
-              the first of the files stands for all (`formats.sets.numbered`).
-    dialect:  whose names and layouts its tensors have, if ``--translate`` can turn them into torch's.
+    layout:   ``"module:function"`` of a `Layout`, if the writer splits tensors by ``--shard-size``. Without `main`,
+              the first file stands for all (`formats.sets.numbered`).
+    dialect:  whose tensor names and layouts it uses, if ``--translate`` can turn them into torch's.
     """
 
     name: str
@@ -173,20 +174,20 @@ class Format:
 
     @property
     def numbered(self) -> bool:
-        """Whether it is several files without an index, of which the first stands for all."""
+        """Whether a checkpoint is several files without an index, of which the first stands for all."""
         return bool(self.layout) and not self.main
 
     def claims_file(self, source: Source | Folder) -> bool:
-        """Whether the file's bytes, or the files in the folder, are of this format."""
+        """Whether the file's bytes, or the files in the folder, are in this format."""
         if not self._takes(source):
             return False
-        if self.magic and not any(_starts(source, offset, magic) for offset, magic in self.magic):
+        if self.magic and not any(_has_magic(source, offset, magic) for offset, magic in self.magic):
             return False
-        return bool(self._ask(self.claims, source))
+        return bool(self._call(self.claims, source))
 
     def read(self, source: Source | Folder) -> Checkpoint:
-        """Open `source`, which stays open as long as the checkpoint is. Raises UsageError if it is something this does
-        not take.
+        """Open `source`, which stays open as long as the checkpoint is. Raises UsageError if it is a file and the
+        format takes only folders, or the other way round.
         """
         if not self._takes(source):
             raise UsageError(
@@ -195,10 +196,10 @@ class Format:
             )  # fmt: skip
         from ckptconv.core.checkpoint import Checkpoint
 
-        found = self._ask(self.reader, source)
-        if not isinstance(found, Checkpoint):
-            raise self._fails(self.reader, f"it gives {type(found).__name__}, and no Checkpoint")
-        return found
+        checkpoint = self._call(self.reader, source)
+        if not isinstance(checkpoint, Checkpoint):
+            raise self._plugin_error(self.reader, f"it gives {type(checkpoint).__name__}, and no Checkpoint")
+        return checkpoint
 
     def _takes(self, source: Source | Folder) -> bool:
         return _kind(source) in self.takes
@@ -210,17 +211,15 @@ class Format:
         return cast("Writer", self._load(self.writer))(checkpoint, target, options)
 
     def layout_of(self, checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
-        """The names of the tensors in each of the files that `checkpoint` is split into, with ties under their first
-        name.
-        """
+        """The tensor names in each of the files that `checkpoint` is split into; a tie is listed by its first name."""
         return cast("Layout", self._load(self.layout))(checkpoint, limit, plain=plain)
 
     def notices_for(self, checkpoint: Checkpoint) -> list[Finding]:
-        """What a person should know about the file that would be written, although nothing is lost."""
+        """What the user should know about the file that would be written, although nothing is lost."""
         return cast("Notices", self._load(self.notices))(checkpoint) if self.notices else []
 
     def lacking(self, checkpoint: Checkpoint) -> str:
-        """What the checkpoint lacks for this format, in words; "" where it lacks nothing."""
+        """What the checkpoint lacks that this format requires, in words; "" if nothing."""
         return cast("Needs", self._load(self.needs))(checkpoint) if self.needs else ""
 
     def option_table(self) -> list[OptionRow]:
@@ -228,7 +227,7 @@ class Format:
         return option_rows(cast("type", self._load(self.options))) if self.options else []
 
     def parse_options(self, given: Mapping[str, str]) -> object:
-        """The format's own options from strings. Raises UsageError, which lists the names that exist."""
+        """The format's own options, parsed from strings. Raises UsageError, which lists the names that exist."""
         if not self.options:
             if given:
                 raise UsageError(f"the format {self.name!r} has no options of its own", hint="leave -O out")
@@ -242,12 +241,12 @@ class Format:
         except ModuleNotFoundError as error:
             if self.extra and error.name and not error.name.startswith(module.partition(".")[0]):
                 raise MissingExtraError(error.name, self.extra) from error
-            raise self._broken(reference, error) from error
+            raise self._load_error(reference, error) from error
         except (AttributeError, ImportError) as error:
-            raise self._broken(reference, error) from error
+            raise self._load_error(reference, error) from error
 
-    def _ask(self, reference: str, source: Source | Folder) -> object:
-        """What a function makes of `source`; an error in another package's function is attributed to that package."""
+    def _call(self, reference: str, source: Source | Folder) -> object:
+        """Call `claims` or `reader`; an error in a plug-in's function becomes a PluginError that names the plug-in."""
         function = cast("Claims | Reader", self._load(reference))
         if reference.startswith("ckptconv."):
             return function(source)
@@ -256,14 +255,14 @@ class Format:
         except (CkptconvError, OSError, MemoryError):
             raise
         except Exception as error:
-            raise self._fails(reference, f"{type(error).__name__}: {error}") from error
+            raise self._plugin_error(reference, f"{type(error).__name__}: {error}") from error
 
-    def _fails(self, reference: str, what: str) -> PluginError:
+    def _plugin_error(self, reference: str, what: str) -> PluginError:
         return PluginError(
             f"the plug-in of the format {self.name!r} fails in {reference!r}: {what}", hint="tell those who make it"
         )
 
-    def _broken(self, reference: str, error: Exception) -> PluginError:
+    def _load_error(self, reference: str, error: Exception) -> PluginError:
         return PluginError(f"the format {self.name!r} names {reference!r}, which does not load: {error}")
 
 
@@ -271,7 +270,7 @@ def _kind(source: Source | Folder) -> str:
     return "folder" if isinstance(source, Folder) else "file"
 
 
-def _starts(source: Source | Folder, offset: int, magic: bytes) -> bool:
+def _has_magic(source: Source | Folder, offset: int, magic: bytes) -> bool:
     if isinstance(source, Folder):
-        return True  # only files start with something
+        return True  # a folder has no bytes to compare
     return offset + len(magic) <= source.size and bytes(source.read_at(offset, len(magic))) == magic

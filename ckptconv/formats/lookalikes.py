@@ -1,10 +1,19 @@
-"""Files and folders that people hand to a checkpoint tool, and that are of no format that is read: what they are, and
-what to do instead.
+"""Files and folders that people hand to a checkpoint tool although it cannot read them: what each is, and what to do
+instead. `detect` words its errors with these tables.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
+
+
+class Lookalike(NamedTuple):
+    """What something is that cannot be read ("a TensorRT engine"), and the hint that says what to do instead."""
+
+    what: str
+    hint: str
+
 
 MADE_FROM = "convert what it was made from"
 OF_ONNX = "convert the ONNX file that it was made from"
@@ -57,26 +66,29 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x81\xa6params", "msgpack without a Flax array",
      "flax.serialization.to_bytes(params) writes one with arrays"),
 )  # fmt: skip
-"""Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do). A negative offset
-counts from the end.
-"""
+"""Known files by their magic bytes: (offset, bytes, what it is, hint). A negative offset counts from the end."""
 
 STARTS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"[1-9]\d{0,8} [1-9]\d{0,4}\n\S+ "), "a file of word vectors, as word2vec and fastText write them",
      "numpy.savez what gensim's KeyedVectors.load_word2vec_format(FILE).vectors is: that is read"),
 )  # fmt: skip
-"""The same, by an expression for their start: how many words, how many numbers for each, a word."""
+"""Known files by a pattern at their start: (pattern, what it is, hint). Word vectors begin with the number of words,
+the length of each vector, and the first word.
+"""
 
-SUFFIXES: dict[str, tuple[str, str]] = {
-    ".pdmodel": ("a PaddlePaddle program, without weights", BESIDE_PROGRAM),
-    ".weights": ("Darknet weights, such as YOLO's", "torch.save a network that loads them: that is read"),
-    ".t7": ("a file of Lua Torch's", OF_TORCHFILE),
-    ".engine": ("a TensorRT engine", MADE_FROM), ".plan": ("a TensorRT engine", MADE_FROM),
-    ".pb": ("a TensorFlow graph with its weights frozen into it", MADE_FROM),
-    ".mnn": ("an MNN model", MADE_FROM), ".rknn": ("an RKNN model", MADE_FROM),
-    ".pte": ("an ExecuTorch program", MADE_FROM), ".dlc": ("a Qualcomm model", MADE_FROM),
-}  # fmt: skip
-"""Files with nothing at their start that tells them, by what they are called: (what that is, what to do)."""
+SUFFIXES: dict[str, Lookalike] = {
+    ".pdmodel": Lookalike("a PaddlePaddle program, without weights", BESIDE_PROGRAM),
+    ".weights": Lookalike("Darknet weights, such as YOLO's", "torch.save a network that loads them: that is read"),
+    ".t7": Lookalike("a file of Lua Torch's", OF_TORCHFILE),
+    ".engine": Lookalike("a TensorRT engine", MADE_FROM),
+    ".plan": Lookalike("a TensorRT engine", MADE_FROM),
+    ".pb": Lookalike("a TensorFlow graph with its weights frozen into it", MADE_FROM),
+    ".mnn": Lookalike("an MNN model", MADE_FROM),
+    ".rknn": Lookalike("an RKNN model", MADE_FROM),
+    ".pte": Lookalike("an ExecuTorch program", MADE_FROM),
+    ".dlc": Lookalike("a Qualcomm model", MADE_FROM),
+}
+"""Known files that have no magic bytes, by their suffix."""
 
 FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("saved_model.pb", "a TensorFlow SavedModel without an .index in its folder variables",
@@ -85,15 +97,15 @@ FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("coremldata.bin", "a compiled Core ML model (.mlmodelc)", "name the .mlpackage that it was made from"),
     ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),
 )  # fmt: skip
-"""Folders that people hand to it: (a file in it, what it is, what to do)."""
+"""Known folders: (the name of a file in it, what the folder is, hint)."""
 
 AGENTS = {
     "rllib_checkpoint.json": "an RLlib algorithm's", "class_and_ctor_args.pkl": "a component of an RLlib algorithm's"
 }  # fmt: skip
-"""Folders of RLlib's, by a file in it. Source: ray/rllib/utils/checkpoints.py (`Checkpointable`)."""
+"""RLlib's folders, by a file in them. Source: ray/rllib/utils/checkpoints.py (`Checkpointable`)."""
 
 NETWORKS = (
     ("learner_group/learner/rl_module", "module_state.pkl"), ("learner/rl_module", "module_state.pkl"),
     ("rl_module", "module_state.pkl"), ("", "module_state.pkl"), ("policies", "policy_state.pkl"),
 )  # fmt: skip
-"""Where the networks are in these, of the new API and the old: a folder with one for each policy, its file there."""
+"""RLlib's networks, in the new API and the old: (a folder with a subfolder for each policy, the file in these)."""

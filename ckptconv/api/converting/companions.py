@@ -173,7 +173,7 @@ def _copied_findings(names: tuple[str, ...], weights: list[str], config: bytes |
 
 
 def _not_copied_findings(dead_links: Iterable[str], folders: list[str], parts: list[Part]) -> Iterator[Finding]:
-    dead_links = [*dead_links, *(name for part in parts for name in part.lost)]
+    dead_links = [*dead_links, *(name for part in parts for name in part.broken)]
     if dead_links:
         shown = listed(dead_links, 4)
         message = f"not copied, since links lead nowhere, elsewhere, or to where one may not look: {shown}"

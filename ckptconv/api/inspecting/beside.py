@@ -94,7 +94,7 @@ def inspect_files(
     """
     listing = place.listing()
     found, paths = OtherFiles(), listing.paths
-    found.findings += [not_looked_at(path, why) for path, why in listing.unseen.items()]
+    found.findings += [not_looked_at(path, why) for path, why in listing.skipped.items()]
     known = frozenset(paths)
     documents = Documents(place, known, found.findings)
     examined: list[str] = []
@@ -147,7 +147,7 @@ def _inspect_file(place: Place, path: str, findings: list[Finding]) -> _FileUses
     with place.open(path) as source:
         if thinc.is_one(source):
             return _inspect_thinc(place, path, source, findings)
-        if files.may_hold_a_program(source):
+        if files.may_hold_program(source):
             return _inspect_source(place, path, source, findings)
         return _FileUses([])
 

@@ -78,7 +78,7 @@ class Documents:
         if name != _TOKENIZER:
             return name in _DATA_ONLY
         with self.place.open(path) as source:
-            return not files.says_class(source)
+            return not files.has_class_name(source)
 
     def _programs_in_json(self, path: str) -> Iterator[Program]:
         document = self._read_json(path)

@@ -19,7 +19,7 @@ from ckptconv.core.text import listed
 from ckptconv.errors import located
 from ckptconv.formats import registry
 from ckptconv.formats.beside.places import OnDisk
-from ckptconv.formats.detect import claimed
+from ckptconv.formats.detect import find_format
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _place_and_format(source: Source | Folder) -> tuple[Place | None, str]:
     if isinstance(source, MemberFolder):
         return InArchive(source.archive, source.inner), FOLDER
     assert not isinstance(source, Folder)
-    format = claimed(source)
+    format = find_format(source)
     if format not in registry.ARCHIVES or _is_named_like_a_checkpoint(source.path):
         return None, ""
     return InArchive(Archive.of(source)), format.name

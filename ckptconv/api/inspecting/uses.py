@@ -9,7 +9,7 @@ from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.names import Names
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
-from ckptconv.formats.code import evaluated, kept
+from ckptconv.formats.code import evaluated, trainer_settings
 from ckptconv.formats.trees.omegaconf import OMEGACONF, is_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def uses_of(checkpoint: Checkpoint) -> list[OpaqueUse]:
     uses = _unbuilt_objects(checkpoint.root)
     for unseen in checkpoint.notes.unseen:
         uses += [replace(use, where=ELSEWHERE) for use in _unbuilt_objects(unseen)]
-    programs = [*evaluated.programs_in(checkpoint.root), *kept.programs_in(checkpoint.root)]
+    programs = [*evaluated.programs_in(checkpoint.root), *trainer_settings.programs_in(checkpoint.root)]
     if any(use.node.name.startswith(OMEGACONF) for use in uses):
         for path, node in _omegaconf_trees(checkpoint.root):
-            programs += kept.named_in(node, path)
+            programs += trainer_settings.targets_in(node, path)
     return uses + uses_of_programs((*checkpoint.notes.programs, *programs))
 
 

@@ -25,7 +25,7 @@ from ckptconv.errors import UnknownFormatError, UsageError, first_of, located
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve
 from ckptconv.formats.beside.members import MODEL, TEXTS, contained, documents
-from ckptconv.formats.detect import claimed, detect
+from ckptconv.formats.detect import detect, find_format
 from ckptconv.io.archive import Archive
 from ckptconv.io.archive_kinds import is_program
 
@@ -108,7 +108,7 @@ def _find_folder(archive: Archive) -> tuple[MemberFolder, Format] | None:
     """The archive itself, or the only folder in it (and so on), if a format claims it; and that format."""
     folder = archive.folder("")
     while True:
-        one = claimed(folder)
+        one = find_format(folder)
         if one is not None:
             return folder, one
         if folder.names or len(folder.folders) != 1:
@@ -153,5 +153,5 @@ def _find_by_bytes(archive: Archive) -> list[str]:
     is_zip = archive.kind == "zip"
     members = archive.members.items()
     found = [path for path, member in members if member.size and not (is_zip and member.compressed)][:MAX_EXAMINED]
-    formats = {path: claimed(archive.open(path)) for path in found if not path.endswith(TEXTS)}
+    formats = {path: find_format(archive.open(path)) for path in found if not path.endswith(TEXTS)}
     return [path for path, format in formats.items() if format is not None and not format.holds.single]

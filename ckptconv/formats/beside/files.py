@@ -1,16 +1,18 @@
-"""The files of a folder, and of the folders in it, by their paths from there: ``unet/config.json``.
+"""Listing a folder and its subfolders, and telling which files may hold a pickle or another program.
 
-Links to folders are followed where they lead to one inside, under the name that they have: who loads ``unet/`` does not
-ask what it is. What lies outside belongs to somebody else, and is told; ``.git`` is passed over, from which nobody
-loads. A file may hold a pickle, or another program, if it starts as a container of some does, or is called as
-pickles are, since a pickle of protocol 0 starts with anything.
+Paths are relative to the folder: ``unet/config.json``. A link to a folder inside is followed, under its own name,
+because a library that loads ``unet/`` follows it too. A link out of the folder is not followed but reported. ``.git``
+is skipped: nothing loads from there.
 
-    80 02 … 80 05           a pickle of these protocols
+A file may hold a program if it begins like one of these containers, or if it is named like a pickle (a pickle of
+protocol 0 can begin with almost anything).
+
+    80 02 … 80 05           a pickle of protocol 2 to 5
     "PK"                    a zip archive: torch.save, TorchScript, Keras, numpy's .npz, TorchServe
-    89 "HDF", "GGUF"        models of Keras' with layers that are code, and chat templates
-    93 "NUMPY"              one array of numpy's
+    89 "HDF", "GGUF"        Keras models with layers that are code; chat templates
+    93 "NUMPY"              a numpy array
     "ustar" at 257          a tar archive: NeMo, torch.save before 0.1.12
-    "TFL3" at 4             a graph of TensorFlow Lite's
+    "TFL3" at 4             a TensorFlow Lite graph
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePath, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.errors import LimitError
 from ckptconv.io.gzip import GZIP_MAGIC
@@ -42,21 +44,23 @@ PICKLED = (
     ".pkl", ".pickle", ".pk", ".p", ".dill", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".th", ".sav", ".model",
     ".pdparams", ".pdopt", ".nemo", ".mar", ".h5", ".hdf5", ".keras", ".npz", ".skops", ".onnx",
 )  # fmt: skip
-"""What pickles are called, archives that may be compressed as a whole, and files that need not start at their start."""
+"""Suffixes of pickles, of archives that may be compressed as a whole, and of formats whose magic bytes need not come
+first.
+"""
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".z", ".lz4")
-"""What comes behind, where they are compressed; joblib's need not say so."""
+"""Suffixes that may follow if the file is compressed; joblib's files need not have one."""
 
 ZSTD = tuple(f"{suffix}.zst" for suffix in (".pkl", ".pickle", ".pk", ".p"))
-"""How files end that pandas.read_pickle unpacks by zstd, as it tells by the name."""
+"""Suffixes by which pandas.read_pickle knows that it must decompress zstd."""
 
 COMPRESSED = (*(magic for magic, _ in MAGICS), GZIP_MAGIC)
-"""How what joblib.load unpacks by itself begins: zlib, gzip, bzip2, xz, LZMA, LZ4."""
+"""Magic bytes of the compressions that joblib.load undoes by itself: zlib, gzip, bzip2, xz, LZMA, LZ4."""
 
 LISTING = ".metadata"
-"""What torch.distributed.checkpoint calls the pickle that it reads first; of one process's part, ``__0.metadata``."""
+"""The pickle that torch.distributed.checkpoint reads first; for one process's part it is ``__0.metadata``."""
 
-_LISTINGS = re.compile(r"(__\d+)?\.metadata")  # not the .metadata files of the hub's download cache, which are texts
+_LISTINGS = re.compile(r"(__\d+)?\.metadata")  # not the .metadata files of the hub's download cache, which are text
 
 NUMPY = b"\x93NUMPY"
 
@@ -64,38 +68,49 @@ _STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"
 _TAR, _TAR_AT, _TFLITE = b"ustar", 257, b"TFL3"
 _FIRST = _TAR_AT + len(_TAR)
 
-PASSED = frozenset([".git"])
+SKIPPED = frozenset([".git"])
 
 MODULES = (".py", ".pyc", ".so", ".pyd", ".zip")
-"""How files end of which Python makes modules; an archive may be full of them."""
-
+"""Suffixes of files that Python can import; a .zip may be full of modules."""
 
 _CLASS_NAME = re.compile(
     b'"' + b"".join(b"(?:%c|\\\\u00%02x)" % (code, code) for code in b"class_name") + rb'"\s{0,64}:\s{0,64}"',
     re.IGNORECASE,
 )
 
-_Place = tuple[PurePosixPath, tuple[str, ...]]
-"""A folder below, and the real paths of those that led there."""
+
+class _Subfolder(NamedTuple):
+    """A folder that is still to be listed.
+
+    path:      its path from the folder that is listed.
+    ancestors: its own real path, after those of the folders above it.
+    """
+
+    path: PurePosixPath
+    ancestors: tuple[str, ...]
 
 
 @dataclass
 class Listing:
-    """Paths of the regular files in a folder and below, sorted; and of what could not be listed, with the reason."""
+    """The files in a folder and its subfolders.
+
+    paths:   regular files, sorted, by their path from the folder.
+    skipped: folders that were not listed, each with the reason.
+    """
 
     paths: list[str] = field(default_factory=list)
-    unseen: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
-def files_in(folder: Path) -> Listing:
-    """What lies there. Raises LimitError."""
+def list_files(folder: Path) -> Listing:
+    """List `folder` and its subfolders. Raises LimitError if there are too many files or they are nested too deeply."""
     found, folders = Listing(), 0
-    waiting: list[_Place] = [(PurePosixPath(), (os.path.realpath(folder),))]
+    waiting = [_Subfolder(PurePosixPath(), (os.path.realpath(folder),))]
     while waiting:
-        home, above = waiting.pop()
-        waiting += _list(folder, home, above, found)
+        subfolder = waiting.pop()
+        waiting += _list_one(folder, subfolder, found)
         folders += 1
-        if len(found.paths) + len(waiting) + folders > MAX_FILES or len(home.parts) > MAX_DEPTH:
+        if len(found.paths) + len(waiting) + folders > MAX_FILES or len(subfolder.path.parts) > MAX_DEPTH:
             raise LimitError(
                 f"there are more than {MAX_FILES:,} files in this folder, or folders more than {MAX_DEPTH} deep",
                 path=folder, hint="name a file in it",
@@ -104,35 +119,36 @@ def files_in(folder: Path) -> Listing:
     return found
 
 
-def _list(folder: Path, home: PurePosixPath, above: tuple[str, ...], found: Listing) -> Iterator[_Place]:
-    """Add the files of one folder in it; the folders in that."""
+def _list_one(folder: Path, subfolder: _Subfolder, found: Listing) -> Iterator[_Subfolder]:
+    """Add the files of one subfolder to `found`; yield the folders in it that are to be listed as well."""
     try:
-        with os.scandir(folder / home) as entries:
+        with os.scandir(folder / subfolder.path) as entries:
             for entry in entries:
-                with suppress(OSError):  # a symlink in a circle, or to where nobody may look
+                with suppress(OSError):  # a circular symlink, or one to where this user may not look
                     if entry.is_file():
-                        found.paths.append(str(home / entry.name))
-                    elif entry.is_dir() and entry.name not in PASSED:
-                        yield from _folder(entry, home / entry.name, above, found)
+                        found.paths.append(str(subfolder.path / entry.name))
+                    elif entry.is_dir() and entry.name not in SKIPPED:
+                        yield from _inner_folder(entry, subfolder, found)
     except OSError as error:
-        found.unseen[str(home)] = reason(error)
+        found.skipped[str(subfolder.path)] = reason(error)
 
 
-def _folder(entry: os.DirEntry[str], path: PurePosixPath, above: tuple[str, ...], found: Listing) -> Iterator[_Place]:
-    """A folder that is to be listed; none where a link leads out, or back to one that led here."""
-    real = os.path.join(above[-1], entry.name)
+def _inner_folder(entry: os.DirEntry[str], parent: _Subfolder, found: Listing) -> Iterator[_Subfolder]:
+    """The folder of an entry; nothing if it is a link out of the listed folder, or back to one above."""
+    path, ancestors = parent.path / entry.name, parent.ancestors
+    real = os.path.join(ancestors[-1], entry.name)
     if not entry.is_symlink():
-        yield path, (*above, real)
+        yield _Subfolder(path, (*ancestors, real))
         return
     real = os.path.realpath(real)
-    if not PurePath(real).is_relative_to(above[0]):
-        found.unseen[str(path)] = "it is a link to a folder elsewhere"
-    elif real not in above:
-        yield path, (*above, real)
+    if not PurePath(real).is_relative_to(ancestors[0]):
+        found.skipped[str(path)] = "it is a link to a folder elsewhere"
+    elif real not in ancestors:
+        yield _Subfolder(path, (*ancestors, real))
 
 
-def may_hold_a_program(source: Source) -> bool:
-    """Whether its first bytes or its name say so, or the first bytes of what is compressed in it."""
+def may_hold_program(source: Source) -> bool:
+    """Whether a file may hold a program, by its name or its first bytes, which are decompressed if need be."""
     name = source.path.name.lower()
     if name.endswith(ZSTD):
         return True
@@ -141,10 +157,12 @@ def may_hold_a_program(source: Source) -> bool:
     if name.endswith(PICKLED) or _LISTINGS.fullmatch(name) is not None:
         return True
     start = bytes(source.read_at(0, min(_FIRST, source.size)))
-    return _is_start(start) or (start.startswith(COMPRESSED) and _is_start(_inflated_start(source, start)))
+    if _is_container(start):
+        return True
+    return start.startswith(COMPRESSED) and _is_container(_inflated_start(source, start))
 
 
-def _is_start(start: bytes) -> bool:
+def _is_container(start: bytes) -> bool:
     return start.startswith(_STARTS) or start[4:8] == _TFLITE or start[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR
 
 
@@ -156,8 +174,8 @@ def _inflated_start(source: Source, start: bytes) -> bytes:
 
 
 def is_disguised(source: Source) -> bool:
-    """Whether it is an archive that does not begin as one: a zip with something before it, which is read from its end
-    on, or a tar of the kind that has no mark.
+    """Whether a file is an archive without an archive's magic bytes at its start: a zip with something in front of it
+    (a zip is read from its end), or a tar of the old kind that has no magic bytes, only a checksum.
     """
     if _ends_as_zip(source):
         return True
@@ -168,8 +186,10 @@ def is_disguised(source: Source) -> bool:
     return int(digits, 8) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
 
 
-def says_class(source: Source) -> bool:
-    """Whether JSON of any size has a text under the key ``class_name``, however it spells that. Reads all of it."""
+def has_class_name(source: Source) -> bool:
+    """Whether JSON of any size has a string under the key ``class_name``, even spelled with escapes. Reads the whole
+    file.
+    """
     step = 1 << 20
     for at in range(0, source.size, step):
         if _CLASS_NAME.search(bytes(source.read_at(at, min(step + 256, source.size - at)))):
@@ -178,7 +198,7 @@ def says_class(source: Source) -> bool:
 
 
 def is_cut_zip(source: Source) -> bool:
-    """Whether it is a zip archive without its end, as a download that broke off is; from the end on all read one."""
+    """Whether a zip archive lacks its end, as after an interrupted download. Every zip reader starts from the end."""
     if bytes(source.read_at(0, min(4, source.size))) != b"PK\x03\x04":
         return False
     return END_MAGIC not in _tail(source)
@@ -197,13 +217,13 @@ def _ends_as_zip(source: Source) -> bool:
 
 @lru_cache(maxsize=2)
 def names_of(paths: frozenset[str]) -> frozenset[str]:
-    """The names of files, without the folders that they are in. Asked again of the same files, it is known."""
+    """The file names alone, without folders. Cached, because it is asked for each configuration of a folder."""
     return frozenset(path.rpartition("/")[2] for path in paths)
 
 
 @lru_cache(maxsize=2)
 def folders_with_modules(paths: frozenset[str]) -> frozenset[str]:
-    """The folders in which, or below which, are files that Python imports; "" is the one that all are in."""
+    """The folders with files that Python can import in them or anywhere below; "" is the folder of all paths."""
     found: set[str] = set()
     for path in paths:
         home = path.rpartition("/")[0] if path.endswith(MODULES) else None
@@ -214,8 +234,8 @@ def folders_with_modules(paths: frozenset[str]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=2)
-def near(paths: frozenset[str]) -> dict[str, list[str]]:
-    """By folder, the files that are in it, or in a folder in it whose name is a number."""
+def files_by_folder(paths: frozenset[str]) -> dict[str, list[str]]:
+    """For each folder the files in it, and those in its subfolders whose names are numbers (Triton's versions)."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         home = path.rpartition("/")[0]

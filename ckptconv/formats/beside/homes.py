@@ -1,4 +1,4 @@
-"""The place that a checkpoint is, or lies in: a folder of the disk or of an archive, which is not unpacked for it."""
+"""The folder that a checkpoint is, or lies in, on disk or in an archive."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def place_of(path: Path, checkpoint: Checkpoint) -> Place | None:
-    """Where the files lie that belong to what was named; None where that is one file."""
+    """The folder or archive that `path` names; None if it is a single file."""
     if path.is_dir():
         return OnDisk(path)
     if not checkpoint.notes.members and type(checkpoint.file) in (Source, Folder, NoneType):
-        return None  # said without a module that reads archives
+        return None  # answered without importing the modules that read archives
     from ckptconv.formats.beside.in_archive import archive_of
 
     return archive_of(path, checkpoint)

@@ -1,6 +1,6 @@
-"""Folders in an archive, as places where files lie that are looked at; none is unpacked for it.
+"""A folder inside an archive as a `Place`, without unpacking it.
 
-What a small archive can make of itself is bounded by `ckptconv.io.archive`.
+`ckptconv.io.archive` bounds how much a small archive can expand to.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import located
-from ckptconv.formats.beside.files import PASSED, Listing
+from ckptconv.formats.beside.files import SKIPPED, Listing
 from ckptconv.formats.beside.members import EXTRAS, MODEL
 from ckptconv.formats.beside.places import decoded, opened_below
 from ckptconv.io.archive import Archive, Member, MemberFolder
@@ -25,7 +25,7 @@ _TENSORS = (MODEL, EXTRAS)
 
 
 class InArchive:
-    """A folder of an archive that somebody else holds open; all of it is the folder of no name."""
+    """A folder of an archive, or with ``inner=""`` all of it. The caller keeps the archive open."""
 
     def __init__(self, archive: Archive, inner: str = "") -> None:
         self.path = archive.source.path / inner
@@ -38,7 +38,7 @@ class InArchive:
 
     def listing(self) -> Listing:
         paths = (path.removeprefix(self._start) for path in self._archive.members if path.startswith(self._start))
-        return Listing(sorted(path for path in paths if PASSED.isdisjoint(path.split("/")[:-1])))
+        return Listing(sorted(path for path in paths if SKIPPED.isdisjoint(path.split("/")[:-1])))
 
     def open(self, path: str) -> Source:
         home, _, name = (self._start + path).rpartition("/")
@@ -57,7 +57,7 @@ class InArchive:
         return InArchive(self._archive, self._start + path)
 
     def member(self, path: str) -> str:
-        """What the archive calls it."""
+        """The name of a file in the archive."""
         return self._start + path
 
     def opened(self, checkpoint: Checkpoint) -> set[str]:
@@ -66,7 +66,7 @@ class InArchive:
 
 
 def home_in_archive(checkpoint: Checkpoint) -> InArchive:
-    """The folder that a checkpoint is, or lies in, of the archive from which it was read."""
+    """The folder in its archive that a checkpoint is, or lies in."""
     file = checkpoint.file
     folder = file.beside if isinstance(file, Member) else file
     if isinstance(folder, MemberFolder):
@@ -77,7 +77,7 @@ def home_in_archive(checkpoint: Checkpoint) -> InArchive:
 
 
 def archive_of(path: Path, checkpoint: Checkpoint) -> InArchive | None:
-    """The archive, or the folder of one, that was named; None where that is one file in it, or none is."""
+    """The archive or the folder in one that `path` names; None for a single file in an archive, or for no archive."""
     file = checkpoint.file
     if checkpoint.notes.members and isinstance(file, Source) and not isinstance(file, Member):
         return InArchive(Archive.of(file))

@@ -1,7 +1,7 @@
-"""What a checkpoint that lies in an archive has around it: texts, which are metadata, and other members.
+"""The members of an archive around the checkpoint in it.
 
-Short texts of the usual suffixes are metadata as texts, by their path in the archive. Whatever else is in it stays
-there, and is told.
+Short texts with the usual suffixes become metadata, under their path in the archive. All other members stay behind, and
+a finding names them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 TEXTS = (".json", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".txt")
 
 Use = str
-"""What a member is in the checkpoint: `MODEL`, `EXTRAS`, `METADATA`, or "" where it stays in the archive."""
+"""What a member became in the checkpoint: `MODEL`, `EXTRAS`, `METADATA`, or "" if it stays in the archive."""
 
 MODEL, EXTRAS, METADATA = "model", "extras", "metadata"
 
-_STAY = "members"
+_STAYS_BEHIND = "members"
+"""The code of the finding that names the members that stay."""
 
 
 def documents(archive: Archive, model: Collection[str]) -> dict[str, str]:
-    """The texts in it by path, but for those among the `model`. Raises CorruptFileError, LimitError."""
+    """The text members by path, except those in `model`. Raises CorruptFileError, LimitError."""
     found: dict[str, str] = {}
     left = MAX_DOCUMENTS
     for path, one in archive.members.items():
@@ -47,7 +48,7 @@ def documents(archive: Archive, model: Collection[str]) -> dict[str, str]:
         try:
             found[path] = archive.text(path, MAX_DOCUMENT).decode("utf-8")
         except UnicodeDecodeError:
-            continue  # it is told among those that stay
+            continue  # it counts as a member that stays behind
     return found
 
 
@@ -55,8 +56,8 @@ def contained(
     inner: Checkpoint, archive: Archive, format: str, uses: Mapping[str, Use], texts: Mapping[str, MetaNode],
     programs: tuple[Program, ...] = (),
 ) -> Checkpoint:  # fmt: skip
-    """The checkpoint of an archive: `inner`, with the texts as metadata and its members in the notes; `uses` says what
-    those are that are not texts. Closing it closes the archive.
+    """The checkpoint of an archive: `inner` with `texts` as metadata and the archive's members in its notes. `uses`
+    says what became of members that are not texts. Closing the checkpoint closes the archive.
     """
     taken = inner.root if isinstance(inner.root, dict) else {}
     whole = inner.with_metadata({free_key(path, taken): text for path, text in texts.items()})
@@ -73,34 +74,34 @@ def contained(
         extras={name: _checked(tensor) for name, tensor in whole.extras.items()},
         format=format,
         notes=notes,
-        findings=(*whole.findings, *_told(members)),
+        findings=(*whole.findings, *_members_left(members)),
         file=archive.source,
     )
 
 
 def without_copied(checkpoint: Checkpoint, paths: Collection[str]) -> Checkpoint:
-    """What `contained` made without the texts that go another way, as the files that they are."""
+    """A checkpoint made by `contained`, without the texts at `paths`, which are copied as files instead."""
     root = checkpoint.root
     if isinstance(root, dict) and not root.keys().isdisjoint(paths):
-        wrapped = next(iter(root)) in paths  # texts come first where a bare state_dict was put behind them
+        wrapped = next(iter(root)) in paths  # texts come first only if `contained` put a bare state_dict behind them
         root = {key: node for key, node in root.items() if key not in paths or not isinstance(node, str)}
         if wrapped and [*root] == ["state_dict"] and isinstance(root["state_dict"], StateDict):
             root = root["state_dict"]
-    findings = [one for one in checkpoint.findings if one.code != _STAY]
-    left = [one for one in checkpoint.notes.members if one.name not in paths]
+    findings = [finding for finding in checkpoint.findings if finding.code != _STAYS_BEHIND]
+    members = [member for member in checkpoint.notes.members if member.name not in paths]
     notes = checkpoint.notes if root is checkpoint.root else replace(checkpoint.notes, digest=None)
-    return checkpoint.replaced(root=root, notes=notes, findings=(*findings, *_told(left)))
+    return checkpoint.replaced(root=root, notes=notes, findings=(*findings, *_members_left(members)))
 
 
-def _told(members: Iterable[MemberNote]) -> Iterable[Finding]:
-    left = [one.name for one in members if not one.use]
+def _members_left(members: Iterable[MemberNote]) -> Iterable[Finding]:
+    left = [member.name for member in members if not member.use]
     if left:
         stay = plural(len(left), "member of the archive stays", "members of the archive stay")
-        yield Finding(_STAY, "info", left[0], f"{stay} behind: {quoted(left)}")
+        yield Finding(_STAYS_BEHIND, "info", left[0], f"{stay} behind: {quoted(left)}")
 
 
 def _checked(tensor: LazyTensor) -> LazyTensor:
-    """The tensor, which depends on the checksum of the member that it lies in where its own format has none."""
+    """The tensor, checked by the checksum of the archive member that it lies in if its own format has none."""
     spans: list[ByteSpan] = [*tensor.depends]
     if tensor.span is not None:
         spans.append(tensor.span)

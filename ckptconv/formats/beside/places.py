@@ -1,4 +1,4 @@
-"""Where files lie that are looked at: in a folder of the disk here, in an archive in `in_archive`, which few need."""
+"""`Place`: a folder with files to look at, on disk or inside an archive (`in_archive`, imported only when needed)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from json import detect_encoding
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.errors import located
-from ckptconv.formats.beside.files import Listing, files_in
+from ckptconv.formats.beside.files import Listing, list_files
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 
 class Place(Protocol):
-    """A folder with the folders in it; files in it go by their paths from there."""
+    """A folder and its subfolders. Files are named by their path from the folder."""
 
     path: Path
 
     @property
     def is_spent(self) -> bool:
-        """Whether no more is looked at, since a small archive becomes too much."""
+        """Whether to stop reading, because a small archive has expanded to its limit."""
 
     def listing(self) -> Listing:
-        """What lies there. Raises LimitError."""
+        """All files in it. Raises LimitError."""
 
     def open(self, path: str) -> Source:
-        """One of its files. Raises FileAccessError; in an archive CorruptFileError and UnsupportedError, too."""
+        """Open a file. Raises FileAccessError; in an archive also CorruptFileError and UnsupportedError."""
 
     def text(self, path: str) -> str:
-        """A configuration or a template. Raises as `open`, and LimitError."""
+        """The text of a configuration or template. Raises what `open` raises, and LimitError."""
 
     def folder(self, path: str) -> Folder:
-        """A folder in it; touches nothing."""
+        """A subfolder; no I/O."""
 
     def below(self, path: str) -> Place:
-        """The same as a place of its own."""
+        """A subfolder as a place of its own."""
 
     def opened(self, checkpoint: Checkpoint) -> set[str]:
-        """The files that a checkpoint was read from."""
+        """The files here that a checkpoint was read from."""
 
 
 class OnDisk:
-    """A folder of the disk."""
+    """A folder on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class OnDisk:
         return False
 
     def listing(self) -> Listing:
-        return files_in(self.path)
+        return list_files(self.path)
 
     def open(self, path: str) -> Source:
         return Source(self.path / path)
@@ -76,13 +76,13 @@ class OnDisk:
 
 
 def opened_below(checkpoint: Checkpoint, home: Path) -> set[str]:
-    """The files of a checkpoint that lie in that folder, by their paths from there."""
+    """The files of a checkpoint that lie below the folder `home`, by their paths from there."""
     file = checkpoint.file
     paths = [file.path] if isinstance(file, Source) else getattr(file, "paths", ())
     return {path.relative_to(home).as_posix() for path in paths if path.is_relative_to(home)}
 
 
 def decoded(source: Source) -> str:
-    """A short text in any encoding that JSON may have. Raises LimitError."""
+    """A short text in UTF-8, -16 or -32, as JSON allows. Raises LimitError."""
     data = source.read_all(MAX_CONFIG)
-    return data.decode(detect_encoding(data), "replace")  # as json.loads does of bytes
+    return data.decode(detect_encoding(data), "replace")  # as json.loads decodes bytes

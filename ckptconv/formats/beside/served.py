@@ -1,11 +1,11 @@
-"""Configurations in formats of their own that have files of the folder run, or name what is called.
+"""Triton and Gin configurations that run files of the folder, or name functions to call.
 
-    config.pbtxt    Triton, which serves models: a folder with this file, and in it a folder for each version with what
-                    its backend runs: model.py (the backend "python"), or libtriton_NAME.so, the backend itself
-    *.gin           Gin, by which T5X and DDSP configure their models: a file imports modules, and where it says
-                    ``from __gin__ import dynamic_registration`` any function in these may be a value, and is called
+    config.pbtxt    Triton Inference Server. Beside this file is a folder for each version, with what its backend runs:
+                    model.py (the backend "python"), or libtriton_NAME.so, the backend itself
+    *.gin           Gin, which configures T5X and DDSP models. A file imports modules; after
+                    ``from __gin__ import dynamic_registration`` any function in these can be a value, and is called
 
-Sources: the documentation of Triton (python_backend; TRITONSERVER_ServerOptionsSetBackendDirectory: the folders of the
+Sources: Triton's documentation (python_backend; TRITONSERVER_ServerOptionsSetBackendDirectory: the folders of the
 version and of the model are searched first); gin/config.py, config_parser.py.
 """
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.formats.beside.files import near
+from ckptconv.formats.beside.files import files_by_folder
 from ckptconv.formats.beside.lines import Lines
-from ckptconv.formats.code.targets import is_librarys
+from ckptconv.formats.code.targets import is_suspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,27 +33,27 @@ _DYNAMIC = re.compile(rf"\bfrom{_GAP}__gin__{_GAP}import{_GAP}dynamic_registrati
 
 
 def programs_in(path: str, text: str, files: frozenset[str]) -> Iterator[Program]:
-    """What one of them says of that; `files` are those of the folder that it is in."""
+    """The programs that a configuration runs; `files` are all files of the folder."""
     name = path.rpartition("/")[2].lower()
-    return _of_triton(path, text, files) if name == TRITON else _of_gin(path, text)
+    return _triton_programs(path, text, files) if name == TRITON else _gin_programs(path, text)
 
 
-def _of_triton(path: str, text: str, files: frozenset[str]) -> Iterator[Program]:
+def _triton_programs(path: str, text: str, files: frozenset[str]) -> Iterator[Program]:
     home, _, _ = path.rpartition("/")
     script = next(iter(_FILE.findall(text)), "model.py")
     backends = _BACKEND.findall(text)
-    for file in near(files).get(home, ()):
+    for file in files_by_folder(files).get(home, ()):
         inner = file.removeprefix(f"{home}/") if home else file
         is_script = re.fullmatch(rf"\d+/{re.escape(script)}", inner) and (not backends or "python" in backends)
         if is_script or re.fullmatch(r"(?:\d+/)?(?:lib)?triton_\w+\.(?:so|dll)", inner):
             yield Program(f"{path}: backend", Opaque(inner, "called"), "Triton")
 
 
-def _of_gin(path: str, text: str) -> Iterator[Program]:
+def _gin_programs(path: str, text: str) -> Iterator[Program]:
     if not _DYNAMIC.search(text):
         return
     lines = Lines(path, text)
     for found in _IMPORT.finditer(text):
         module = ".".join(filter(None, found.groups()))
-        if found[1] != "__gin__" and is_librarys(f"{module}.x"):
+        if found[1] != "__gin__" and is_suspect(f"{module}.x"):
             yield Program(lines.at(found.start()), Opaque(module, "called"), "Gin")

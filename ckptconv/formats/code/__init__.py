@@ -1,13 +1,14 @@
-"""Code where data should be: what others run of a file that they load. Here it stays text, and is told.
+"""Code in places where only data is expected: what a library would run when it loads a file. Here it stays text, and is
+reported as a `Program`.
 
-jinja         chat templates that are attacks
-keras         layers and functions in the configuration of Keras' models
-evaluated     texts of fairseq's and YOLO's metadata that are evaluated
-kept          settings of trainers that Lightning, Hydra and MMEngine call or import
-monai         Python in the configurations of MONAI's bundles
-operators     operators of TensorFlow's that touch files
-python        texts of Python as trees, whatever release of it evaluates them
-targets       names that lead to Python's own library, or to what runs anything
-yaml_escapes  letters of YAML that stand for others
-yaml_scalars  what keys of YAML have as values, however these are written
+jinja         chat templates that attack
+keras         layers and functions in the configuration of Keras models
+evaluated     strings in fairseq's and YOLO's metadata that are evaluated
+monai         Python in the configurations of MONAI bundles
+operators     TensorFlow operators that touch files
+python        parsing Python text, whatever release evaluates it
+targets       names that lead to Python's standard library, or to what can run anything
+trainer_settings  settings in a checkpoint that Lightning, Hydra and MMEngine import or call
+yaml_escapes  escape sequences in YAML
+yaml_scalars  the values of given keys in YAML, however they are written
 """

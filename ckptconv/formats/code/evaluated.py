@@ -1,12 +1,12 @@
-"""Texts among a checkpoint's metadata that a library evaluates as Python while it builds the model, so that they run.
+"""Strings in a checkpoint's metadata that a library passes to ``eval`` while it builds the model.
 
-    fairseq     of its configuration ("args", "cfg"): conv_feature_layers = "[(512, 10, 5)] + [(512, 3, 2)] * 4", and
-                other lists of layers, of filters and of an optimizer's numbers
-    YOLOv5      of an exported model's metadata: names = "{0: 'person'}"; Ultralytics' former releases as well, imgsz
-                and kpt_shape among them, also in metadata.yaml
+    fairseq     in its configuration ("args", "cfg"): conv_feature_layers = "[(512, 10, 5)] + [(512, 3, 2)] * 4", and
+                other lists of layers, filters and optimizer settings
+    YOLOv5      in an exported model's metadata: names = "{0: 'person'}"; older Ultralytics releases too, also imgsz and
+                kpt_shape, and in metadata.yaml
 
-Both read them by ``eval``. Numbers, texts and containers of such, joined and repeated, are what they write; a text that
-calls something is told. Where others use such a key for something else, it is a word or a path and no call.
+What they write are numbers, strings and containers of these, added and repeated. A string that calls something is
+reported. Where another library uses such a key for something else, the value is a word or a path, not a call.
 
 Sources: fairseq/models/wav2vec/wav2vec2.py, models/hubert/hubert.py, models/fconv.py, utils.py (`eval_str_list`);
 yolov5/models/common.py (`DetectMultiBackend`); ultralytics/nn/autobackend.py.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path, walk
 from ckptconv.core.notes import Program
 from ckptconv.errors import LimitError
-from ckptconv.formats.code.python import tree_of
+from ckptconv.formats.code.python import parse_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ _CALL = re.compile(r"""[\w\])}"']\s*\(""")
 
 
 def programs_in(root: MetaNode) -> Iterator[Program]:
-    """Those in a tree of metadata."""
+    """The evaluated strings in a metadata tree that call something."""
     for path, node in walk(root):
         key = path[-1] if path else None
         if isinstance(node, str) and isinstance(key, str) and key in _FAIRSEQ | YOLO and runs(node):
@@ -48,11 +48,11 @@ def programs_in(root: MetaNode) -> Iterator[Program]:
 
 
 def runs(text: str) -> bool:
-    """Whether evaluating it calls anything."""
+    """Whether evaluating the text would call anything."""
     if not _CALL.search(text):
         return False
     try:
-        tree = tree_of(text.strip())
+        tree = parse_python(text.strip())
     except LimitError:
         return True
     return tree is not None and any(isinstance(node, ast.Call) for node in ast.walk(tree))

@@ -1,20 +1,20 @@
-"""What Keras would import or run of a model's configuration, as it loads the model. Here it stays text.
+"""Code that Keras imports or runs because a model's configuration says so. Here it stays text.
 
-A ``Lambda`` layer is Python: its configuration has the bytes of a code object, as ``marshal`` writes them, in base64,
-which Keras makes a function of and calls. Any object may name its module, which is then imported; a function of one is
-called, as an activation for example.
+The configuration of a ``Lambda`` layer holds Python bytecode: a marshalled code object in base64, from which Keras
+makes a function and calls it. Any object may name its module, which is imported; a function in one is called, for
+example as an activation.
 
     Keras 3   {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": …}}}}
     Keras 2   {"class_name": "Lambda", "config": {"function": [code, defaults, closure], "function_type": "lambda"}}
-    any       {"module": …, "class_name": …}; of a function, whose name is its config, {"class_name": "function"}
-    any       {"class_name": "__typespec__", "module": …, "spec_name": …, "config": […]}, which is called with these
-    any       {"class_name": "StringLookup", "config": {"vocabulary": PATH}}: a file that is read, or an address
+    any       {"module": …, "class_name": …}; for a function {"class_name": "function"}, with its name as "config"
+    any       {"class_name": "__typespec__", "module": …, "spec_name": …, "config": […]}, called with these arguments
+    any       {"class_name": "StringLookup", "config": {"vocabulary": PATH}}: a file or URL that is read
 
-Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing. A function may stand where a layer
-does, and is called with what its inbound nodes say: so that Python's built-in ones, and Keras' that are not parts of a
-model (``keras.utils.get_file``), are told like anyone's. Up to Keras 3.8 it need not be said to be a function: a
-``class_name`` that is one's name is enough, whatever `safe_mode`. Some layers load a file or a pickle
-(``TorchModuleWrapper``), or call any function of TensorFlow's (``TFOpLambda``: ``io.write_file``).
+For the first, Keras 3 asks for ``safe_mode=False``, Keras 2 for nothing. A function may stand in place of a layer, and
+is called with what its inbound nodes say. So Python's built-in functions, and those of Keras that are not part of a
+model (``keras.utils.get_file``), are reported like any other. Up to Keras 3.8 it need not be marked as a function: a
+``class_name`` that is a function's name is enough, whatever `safe_mode` is. Some layers load a file or a pickle
+(``TorchModuleWrapper``), or call any TensorFlow function (``TFOpLambda``: ``io.write_file``).
 
 Sources: keras/src/layers/core/lambda_layer.py, keras/src/saving/serialization_lib.py; keras/src/utils/python_utils.py.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SAVED = "keras_metadata"
 CONFIGURATIONS = ("config.json", "model_config", "training_config", SAVED)
-"""Where one stands: in an archive, in the attributes of a file of HDF5, and in a SavedModel."""
+"""Where a configuration is: in a .keras archive, in the attributes of an HDF5 file, in a SavedModel."""
 
 _LOADS_CODE = "keras.src.utils.python_utils.func_load"
 _OWN = ("keras", "tf_keras", "tensorflow", "builtins")
@@ -47,7 +47,7 @@ _PARTS = frozenset(
         "regularizers",
     ]
 )  # fmt: skip
-"""Modules of Keras' and TensorFlow's whose functions a model is made of."""
+"""Modules of Keras and TensorFlow whose functions are parts of models."""
 
 _BETWEEN = frozenset(["_tf_keras", "api", "compat", "keras", "python", "src", "v1", "v2"])
 
@@ -58,37 +58,37 @@ _HARMLESS = frozenset(
     ]
 )  # fmt: skip
 _CLASS = re.compile(r"_*[A-Z]")
-"""How the name of a class begins; those of functions do not."""
+"""How the name of a class begins, unlike a function's."""
 
-_LIBRARY = sys.stdlib_module_names | {"numpy", "torch", "jax"}
-_RUNNING = frozenset(dir(builtins)) - _HARMLESS
+_INSTALLED = sys.stdlib_module_names | {"numpy", "torch", "jax"}
+_HARMFUL_BUILTINS = frozenset(dir(builtins)) - _HARMLESS
 
 _LOADING = {"TorchModuleWrapper": "torch.load", "TFSMLayer": "tensorflow.saved_model.load"}
-"""Layers that load something when they are made."""
+"""Layers that load a file when they are constructed."""
 
 _OPERATIONS = re.compile(
     r"(compat\.v[12]\.)?"
     r"((math|nn|linalg|image|strings|signal|sparse|ragged|random|sets|bitwise|dtypes|audio|quantization|__operators__)"
     r"(\.[a-z]\w*)+|(debugging\.)?assert\w*|(?!(py_|numpy_func|load_|print|write_|read_|function))\w+)"
 )
-"""Functions of TensorFlow's that models are made of."""
+"""TensorFlow functions that are parts of models."""
 
 _LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
-"""Layers whose vocabulary may be the path of a file."""
+"""Layers whose vocabulary may be a file path."""
 
 Path = tuple[object, ...]
 
 
 def programs_in(metadata: Mapping[object, MetaNode]) -> Iterator[Program]:
-    """What the configurations in a file's metadata have of that."""
+    """The programs in the configurations among a file's metadata."""
     for path, node in _all_objects(metadata):
-        program = _program(node)
-        if program is not None:
-            yield Program(spell_path(path), program, "Keras")
+        target = _run_by(node)
+        if target is not None:
+            yield Program(spell_path(path), target, "Keras")
 
 
 def findings_in(metadata: Mapping[object, MetaNode]) -> Iterator[Finding]:
-    """The files that Keras would read as it loads the model: 3.8 does, 3.15 asks for ``safe_mode=False``."""
+    """Files that Keras reads while it loads the model: 3.8 just does, 3.15 asks for ``safe_mode=False``."""
     for path, node in _all_objects(metadata):
         name, config = node.get("class_name"), node.get("config")
         vocabulary = config.get("vocabulary") if isinstance(config, dict) else None
@@ -104,12 +104,13 @@ def _all_objects(metadata: Mapping[object, MetaNode]) -> Iterator[tuple[Path, di
         if isinstance(document, (str, bytes)):
             try:
                 document = json.loads(document)
-            except (ValueError, RecursionError):  # Keras would not read it either
+            except (ValueError, RecursionError):  # Keras cannot read it either
                 continue
         yield from objects_in(document, (key,))
 
 
-def _program(node: dict[str, MetaNode]) -> Opaque | None:
+def _run_by(node: dict[str, MetaNode]) -> Opaque | None:
+    """What Keras imports or calls to construct an object; None if that is harmless."""
     name, config, module = node.get("class_name"), node.get("config"), node.get("module")
     if not isinstance(name, str):
         return None
@@ -126,18 +127,19 @@ def _program(node: dict[str, MetaNode]) -> Opaque | None:
         function = config.get("function")
         return None if _OPERATIONS.fullmatch(str(function)) else Opaque(f"tensorflow.{function}", "called")
     if own_name == "Lambda" and isinstance(config, dict):
-        return _of_lambda(config)
+        return _lambda_function(config)
     if not isinstance(module, str):
         return None
     target = str(config) if name == "function" else name
-    runs = name == "function" or not _CLASS.match(name)
-    if module.partition(".")[0] in _OWN:
-        return Opaque(f"{module}.{target}", "called") if runs and not _is_part(module, target) else None
-    return Opaque(f"{module}.{target}", "called" if runs or module.partition(".")[0] in _LIBRARY else "object")
+    is_function = name == "function" or not _CLASS.match(name)
+    package = module.partition(".")[0]
+    if package in _OWN:
+        return Opaque(f"{module}.{target}", "called") if is_function and not _is_model_part(module, target) else None
+    return Opaque(f"{module}.{target}", "called" if is_function or package in _INSTALLED else "object")
 
 
-def _of_lambda(config: dict[str, MetaNode]) -> Opaque | None:
-    """What a Lambda layer calls: Python's bytecode, or a function by its name."""
+def _lambda_function(config: dict[str, MetaNode]) -> Opaque | None:
+    """What a Lambda layer calls: Python bytecode, or a function by its name."""
     function = config.get("function")
     if isinstance(function, dict) and isinstance(function.get("items"), list):  # a tuple, in a SavedModel
         function = function["items"]
@@ -148,9 +150,9 @@ def _of_lambda(config: dict[str, MetaNode]) -> Opaque | None:
     return None
 
 
-def _is_part(module: str, function: str) -> bool:
-    """Whether a function of Python's, Keras' or TensorFlow's is one that a model is made of."""
-    if module == "builtins":  # what Keras writes for its own as well
-        return function not in _RUNNING
+def _is_model_part(module: str, function: str) -> bool:
+    """Whether a function of Python, Keras or TensorFlow is one that models are made of."""
+    if module == "builtins":  # Keras writes this for its own functions too
+        return function not in _HARMFUL_BUILTINS
     rest = [part for part in module.split(".")[1:] if part not in _BETWEEN]
     return not rest or rest[0] in _PARTS

@@ -1,4 +1,4 @@
-"""Operators of TensorFlow's that touch files, in the bytes of a graph, where their names stand as texts."""
+"""TensorFlow operators that touch files, found by their names in the bytes of a graph."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ _WRITING = (
 )  # fmt: skip
 """Operators that write a file at a path that they are given."""
 
-_BY_ADDRESS = ("PrintV2", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3", "DebugNanCount", "DebugNumericSummary")
-"""Those that write to an address, ``file://…`` too, where they have one."""
+_WRITING_TO_URL = (
+    "PrintV2", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3", "DebugNanCount", "DebugNumericSummary",
+)  # fmt: skip
+"""Operators that can write to a URL, including ``file://…``."""
 
 _READING = ("ReadFile", "MatchingFiles", "WholeFileReader", "WholeFileReaderV2")
 
 
-def _named(names: tuple[str, ...]) -> re.Pattern[bytes]:
+def _pattern(names: tuple[str, ...]) -> re.Pattern[bytes]:
     return re.compile(rb"(?<![A-Za-z0-9_/])(" + "|".join(names).encode() + rb")(?![A-Za-z0-9_])")
 
 
-_WRITES, _ADDRESSES, _READS = map(_named, (_WRITING, _BY_ADDRESS, _READING))
-_ADDRESS = re.compile(rb"file://")
+_WRITES, _WRITES_TO_URL, _READS = map(_pattern, (_WRITING, _WRITING_TO_URL, _READING))
+_FILE_URL = re.compile(rb"file://")
 
 
 def writing(data: bytes | memoryview) -> list[str]:
-    """Those that write a file at a path, or an address, of the graph's own."""
-    found = {found[1].decode() for found in _WRITES.finditer(data)}
-    if _ADDRESS.search(data):
-        found |= {one[1].decode() for one in _ADDRESSES.finditer(data)}
-    return sorted(found)
+    """The operators in a graph that write a file at a path or URL of the graph's choice."""
+    names = {match[1].decode() for match in _WRITES.finditer(data)}
+    if _FILE_URL.search(data):
+        names |= {match[1].decode() for match in _WRITES_TO_URL.finditer(data)}
+    return sorted(names)
 
 
 def reading(data: bytes | memoryview) -> list[str]:
-    """Those that read one."""
-    return sorted({found[1].decode() for found in _READS.finditer(data)})
+    """The operators in a graph that read a file."""
+    return sorted({match[1].decode() for match in _READS.finditer(data)})

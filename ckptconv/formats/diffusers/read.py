@@ -27,7 +27,7 @@ from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
 from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
-from ckptconv.formats.detect import claimed
+from ckptconv.formats.detect import find_format
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def read(folder: Folder) -> Checkpoint:
             raise CorruptFileError(f"{INDEX} names {name!r}, {why}", path=folder.path, hint=COPY_ALL_AGAIN)
         inside = folder.inside(name)
         with located(inside.path):
-            one = claimed(inside)
+            one = find_format(inside)
             if one is not None and one.name == NAME:
                 raise UnsupportedError("it is a pipeline in a pipeline", hint="name its folder by itself")
             if one is not None:

@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers (`formats.modules`): the weights in them are those of the first module alone."""
+"""sentence-transformers folders: the weights in the folder itself are those of the first module alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
-from ckptconv.formats.modules import MODULES
+from ckptconv.formats.sentence_transformers import MODULES
 from ckptconv.formats.sets.shard_names import ALONE
 
 if TYPE_CHECKING:

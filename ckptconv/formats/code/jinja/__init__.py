@@ -1,14 +1,14 @@
-"""Chat templates that are attacks. A template is a program of Jinja's, and who chats with a model renders it.
+"""Chat templates that attack. A chat template is a Jinja program, which is rendered for each chat with the model.
 
-llama.cpp's own engine has none of Python's objects, and transformers renders in a sandbox, which refuses their
-internals. A Jinja without a sandbox, as llama-cpp-python had it before 0.2.72 (CVE-2024-34359), goes from any object to
-any other: ``{{ ''.__class__.__mro__[1].__subclasses__() }}``. No template has an honest use for that, nor for
-attributes that are named by a value, or by a text in pieces. What is neither is Jinja's business and stays text.
+llama.cpp's own engine has no Python objects, and transformers renders in a sandbox, which refuses their internals.
+Jinja without a sandbox, as in llama-cpp-python before 0.2.72 (CVE-2024-34359), lets a template get from any object to
+any other: ``{{ ''.__class__.__mro__[1].__subclasses__() }}``. No honest template does that, nor takes an attribute
+whose name is a value or is pieced together from strings. Templates without either are left alone.
 
     code  words     the expressions and statements of a template, their tokens, and what is in brackets
-    reach           what they reach for
-    internal        attributes that lead to Python
-    made            variables that may hold their names
+    reach           what the code reaches for
+    internal        attributes that lead to Python's internals
+    made            variables that may hold the name of one
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ _RENDERS = "jinja2.Template.render"
 
 
 def program_in(where: str, text: str) -> Program | None:
-    """The template, if it reaches for Python's internals, with the names that it reaches for; `where` it stands."""
+    """A `Program` with the names that the template at `where` reaches for; None if it is harmless."""
     names = reached([*code_in(text)])
     return Program(where, Opaque(_RENDERS, "called", tuple(names)), "a Jinja without a sandbox") if names else None

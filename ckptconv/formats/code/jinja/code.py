@@ -1,8 +1,8 @@
-"""The expressions and statements of a template, as Jinja's lexer finds them, and what they consist of.
+"""The expressions and statements of a template, found as Jinja's lexer finds them, and their tokens.
 
     {{ expression }}   {% statement %}   {# comment #}   {% raw %} text {% endraw %}
 
-Within a text in quotes, or within brackets, a mark ends nothing. Source: jinja2/lexer.py.
+A closing mark inside a string or inside brackets does not end the code. Source: jinja2/lexer.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _ESCAPED = re.compile(
 
 
 def code_in(text: str) -> Iterator[str]:
-    """Each with its marks. What has no end goes to the text's: Jinja refuses it, and it is looked at once."""
+    """The pieces of code, each with its marks. One without a closing mark, which Jinja refuses, extends to the end of
+    the text.
+    """
     at = 0
     while opening := _OPENING.search(text, at):
         start = opening.start()
@@ -38,35 +40,37 @@ def code_in(text: str) -> Iterator[str]:
             end_of_raw = _END_OF_RAW.search(text, raw.end())
             at = end_of_raw.end() if end_of_raw else len(text)
         else:
-            at = _end(text, opening.end(), _CLOSING[opening[0]])
+            at = _end_of_code(text, opening.end(), _CLOSING[opening[0]])
             yield text[start:at]
 
 
 def tokens_of(code: str) -> list[str]:
-    """Its texts in quotes, names and numbers, and marks of one character, without those around it."""
+    """The tokens between the outer marks: strings with their quotes, names, numbers, and single punctuation marks."""
     inner = code[2:-2] if code.endswith(("}}", "%}")) else code[2:]
-    return [_undisguised(token) if "\\" in token else token for token in _TOKEN.findall(inner.strip("-+"))]
+    return [_unescaped(token) if "\\" in token else token for token in _TOKEN.findall(inner.strip("-+"))]
 
 
-def _undisguised(token: str) -> str:
-    r"""A text with the letters that it stands for, ``'\x5f'``, as Jinja's parser takes it; lines and tabs stay."""
-    return _ESCAPED.sub(_letter, token)
+def _unescaped(token: str) -> str:
+    r"""A string with its escapes (``'\x5f'``) replaced as by Jinja's parser, except those for newlines and tabs."""
+    return _ESCAPED.sub(_character, token)
 
 
-def _letter(found: re.Match[str]) -> str:
-    code, octal, name = found[1] or found[2] or found[3], found[4], found[5]
+def _character(escape: re.Match[str]) -> str:
+    code, octal, name = escape[1] or escape[2] or escape[3], escape[4], escape[5]
     if name:
         from unicodedata import lookup
 
-        with suppress(KeyError):  # Jinja refuses it
+        with suppress(KeyError):  # Jinja refuses an unknown name
             return lookup(name)
-        return found[0]
+        return escape[0]
     number = int(code, 16) if code else int(octal, 8) if octal else -1
-    return chr(number) if 0 <= number <= 0x10FFFF else "" if found[0] == "\\\n" else found[0]
+    if 0 <= number <= 0x10FFFF:
+        return chr(number)
+    return "" if escape[0] == "\\\n" else escape[0]
 
 
-def _end(text: str, start: int, closing: str) -> int:
-    """Where code ends: a mark within a text, or within brackets, does not end it."""
+def _end_of_code(text: str, start: int, closing: str) -> int:
+    """The position after the closing mark that is neither inside a string nor inside brackets."""
     depth = 0
     for mark in _MARK.finditer(text, start):
         if mark[0] in ("(", "[", "{"):

@@ -1,8 +1,8 @@
-"""Attributes that objects of Python's and of Jinja's have for themselves, which Jinja's sandbox keeps from templates.
+"""Internal attributes of Python's and Jinja's objects, which Jinja's sandbox hides from templates.
 
-Those of the objects that a template has, or can make, without a name from here: texts, numbers, lists, dicts,
-functions, generators, classes, and what Jinja has itself (``self``, ``loop``, ``cycler``, ``namespace``, macros).
-Whoever goes further has to begin with one of these, as jinja2 3.1 under Python 3.11 to 3.14 has them.
+They are the attributes of all objects that a template has, or can make, without such an attribute: strings, numbers,
+lists, dicts, functions, generators, classes, and Jinja's own (``self``, ``loop``, ``cycler``, ``namespace``, macros).
+Any attack has to begin with one of them. Collected from jinja2 3.1 under Python 3.11 to 3.14.
 
 Source: jinja2/sandbox.py (`is_internal_attribute`, `is_safe_attribute`).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-_OF_PYTHON = (
+_PYTHON_DUNDERS = (
     "abs abstractmethods add aiter all alloc and anext annotate annotate_func annotations annotations_cache await base "
     "bases basicsize bool builtins bytes cached call cause ceil class class_getitem closure code complex contains "
     "context defaults del delattr delete delitem dict dictoffset dir div divmod doc enter eq exit file firstlineno "
@@ -24,7 +24,7 @@ _OF_PYTHON = (
     "sub subclasscheck subclasses subclasshook suppress_context text_signature thisclass traceback truediv trunc "
     "type_params weakref weakrefoffset wrapped xor"
 )
-_OF_JINJA = (
+_OTHER_NAMES = (
     "_GeneratorWrapper _after _argument_count _arguments _asdict _async_call _async_invoke _before _body_stream "
     "_calculate_meta _cell_factory _co_code_adaptive _compile _context _current _debug_info _default_autoescape _depth "
     "_environment _fail_with_undefined_error _field_defaults _fields _filter_test_common _from_namespace _func "
@@ -34,12 +34,12 @@ _OF_JINJA = (
     "_varname_from_oparg mro gi_frame gi_code cr_frame cr_code ag_frame ag_code gi_yieldfrom cr_await cr_origin "
     "ag_await"
 )
-_DUNDERS, _OTHERS = frozenset(_OF_PYTHON.split()), frozenset(_OF_JINJA.split())
+_DUNDERS, _OTHERS = frozenset(_PYTHON_DUNDERS.split()), frozenset(_OTHER_NAMES.split())
 _MANGLED = re.compile(r"_[A-Za-z]\w*__\w+")
 
 
 def is_internal(name: str) -> bool:
-    """Whether an object that a template has may have an attribute of this name for itself."""
+    """Whether this is the name of an internal attribute of some object that a template can have."""
     if name.startswith("__") and name.endswith("__"):
         return name[2:-2] in _DUNDERS
     return name in _OTHERS or _MANGLED.fullmatch(name) is not None

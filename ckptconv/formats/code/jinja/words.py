@@ -1,4 +1,4 @@
-"""Words of a template's code: what stands in brackets, and between marks."""
+"""Helpers for lists of tokens: what is inside brackets, and between separators."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-MOST_DEEP = 16
-"""Brackets in each other."""
+MAX_DEPTH = 16
+"""Nested brackets in an honest template, at most."""
 
 _KEYWORDS = frozenset(["in", "and", "or", "not", "if", "else", "elif", "is", "set", "for", "recursive"])
 QUOTES = ("'", '"')
@@ -16,7 +16,7 @@ OPEN, CLOSE = frozenset("([{"), frozenset(")]}")
 
 
 def depth_of(words: list[str]) -> int:
-    """How many brackets are in each other."""
+    """How deeply brackets are nested."""
     deepest = depth = 0
     for word in words:
         depth += (word in OPEN) - (word in CLOSE)
@@ -25,7 +25,7 @@ def depth_of(words: list[str]) -> int:
 
 
 def within(words: list[str], start: int) -> list[str]:
-    """What stands in the brackets that open at `start`."""
+    """The words inside the bracket that opens at `start`."""
     depth = 0
     for i in range(start, len(words)):
         depth += (words[i] in OPEN) - (words[i] in CLOSE)
@@ -35,7 +35,7 @@ def within(words: list[str], start: int) -> list[str]:
 
 
 def split(words: list[str], marks: Collection[str]) -> list[list[str]]:
-    """The parts between marks that are in no brackets."""
+    """The parts between the separators `marks` that are not inside brackets."""
     parts: list[list[str]] = [[]]
     depth = 0
     for word in words:
@@ -48,10 +48,10 @@ def split(words: list[str], marks: Collection[str]) -> list[list[str]]:
 
 
 def first(words: list[str]) -> list[str]:
-    """The first argument of several."""
+    """The first of comma-separated arguments."""
     return split(words, (",",))[0]
 
 
 def is_name(word: str) -> bool:
-    """Whether it may be the name of a variable."""
+    """Whether a word may be a variable's name."""
     return word[0].isalpha() and word not in _KEYWORDS
