@@ -3,9 +3,9 @@
 Begin with `layout`.
 
     layout  encodings    the header; element types that it has no code for
-    read  write          one file
+    read  write          a single file
     sharded              shards with an index
-    slices  slice_files  slices of tensors in several files; …one of these read alone
+    slices  slice_files  slices of tensors in several files; …reading one of these files alone
 """
 
 from ckptconv.core.dtypes import DTYPES

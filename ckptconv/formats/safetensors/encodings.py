@@ -1,6 +1,6 @@
-"""Element types that safetensors has no code for, stored as types that it has, and back.
+"""Element types that safetensors has no code for are stored as types that it has.
 
-How is the same in every format (`ckptconv.core.encodings`); which they are is this one's affair.
+The encoding is the same in all formats (`ckptconv.core.encodings`); this decides which types need it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def stored_as(info: TensorInfo) -> TensorInfo:
-    """The header under which a tensor is stored; `info` itself where the format has its type.
+    """The element type and shape under which a tensor is stored: `info` itself if the format has its type.
 
-    A packed tensor whose elements do not fill its last byte is stored as bytes: the format has no padding.
+    A packed tensor whose elements do not fill its last byte is stored as bytes, because the format has no padding.
     """
     if info.dtype.name in DTYPE_BY_CODE and info.numel * info.dtype.bits == info.nbytes * 8:
         return info

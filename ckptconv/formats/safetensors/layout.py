@@ -5,8 +5,8 @@
               and "__metadata__" → an object of strings; may be padded with spaces
     rest      the tensors' bytes, little-endian, C order; offsets count from here
 
-Refused: a name that comes twice, an unknown dtype, a size that is not the product of shape and width, overlaps, gaps,
-bytes after the last tensor. Unknown fields of a tensor are passed over, as the reference reader does.
+Refused: duplicate names, an unknown dtype, a size that is not the product of shape and width, overlaps, gaps, bytes
+after the last tensor. Unknown fields of a tensor are ignored, as by the reference reader.
 
 Source: github.com/huggingface/safetensors, README and safetensors/src/tensor.rs (0.8.0).
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LENGTH = Struct("<Q")
 METADATA = "__metadata__"
 ALIGNMENT = 8
-"""Where the tensors start; with the wide types first, every tensor is aligned to its own width."""
+"""The data starts at a multiple of this. With the wide types first, every tensor is aligned to its own width."""
 
 DTYPE_BY_CODE: dict[str, DType] = {
     dtype.name: dtype
@@ -51,7 +51,7 @@ DTYPE_BY_CODE: dict[str, DType] = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A parsed header: tensors in the order in which it names them, and its string metadata."""
+    """A parsed header: tensors in the header's order, and its string metadata."""
 
     slots: dict[str, Slot]
     metadata: dict[str, str]
@@ -62,7 +62,9 @@ def _bad(what: str) -> CorruptFileError:
 
 
 def claims(source: Source) -> bool:
-    """Whether the first bytes are a length, and no text, which would be exabytes, before the start of a JSON object."""
+    """Whether the file starts with a length and a JSON object. Eight bytes of text are not a length: it would be
+    exabytes.
+    """
     if source.size < LENGTH.size + 2:
         return False
     first = bytes(source.read_at(0, LENGTH.size))
@@ -103,7 +105,7 @@ def _parse(text: bytes) -> dict[str, Json]:
 
 
 def _metadata(entry: Json) -> dict[str, str]:
-    if entry is None:  # MLX writes null where there is none, and the package reads it
+    if entry is None:  # MLX writes null if there is none, and the safetensors package accepts it
         return {}
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         raise _bad(f"{METADATA} is not a map of strings to strings")
@@ -129,7 +131,7 @@ def _slot(name: str, entry: Json, data_start: int) -> Slot:
 
 @lru_cache(maxsize=1000)
 def _info(dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
-    """One for all tensors that are alike: of experts there are many thousands."""
+    """Cached, because tensors that are alike share one: a mixture of experts has many thousands."""
     return TensorInfo.of(dtype, shape)
 
 
@@ -145,7 +147,7 @@ def _check_coverage(slots: Mapping[str, Slot], data_start: int, size: int) -> No
 
 
 def arrange(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
-    """Offsets within the data, by name: wide types first, then in the order given, so that all are aligned."""
+    """Offsets within the data, by name: wide types first, otherwise in the order given, so that all are aligned."""
     offsets, position = {}, 0
     for name, info in sorted(infos.items(), key=lambda item: -item[1].dtype.bits):
         offsets[name] = position
@@ -154,11 +156,11 @@ def arrange(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
 
 
 def spell_header(infos: Mapping[str, TensorInfo], offsets: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
-    """Length and header, padded. Raises LimitError where the header outgrows what the format allows."""
+    """Length and header, padded. Raises LimitError if the header is larger than the format allows."""
     text = bytearray(LENGTH.size)
     if metadata:
         text += f'{{"{METADATA}":{_spelled(dict(metadata))}'.encode()
-    for name, info in infos.items():  # one after the other: a document of all takes a kilobyte for each
+    for name, info in infos.items():  # one at a time: a single JSON document takes a kilobyte for each tensor
         begin, shape = offsets[name], ",".join(map(str, info.shape))
         end = begin + info.nbytes
         entry = f'"dtype":"{info.dtype.name}","shape":[{shape}],"data_offsets":[{begin},{end}]'

@@ -1,4 +1,4 @@
-"""Reader of one safetensors file: the header, and our record where there is one."""
+"""Reader for a single safetensors file: the header, and our record if it has one."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file: its header, and metadata that was too large for it; no tensor byte.
+    """Open the file. Reads its header, and metadata that was too large for the header, but no tensor byte.
 
     Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
     """
     header = read_header(source)
-    findings = slice_files.told(source.path, header) or lone_shard_findings(source.path)
+    findings = slice_files.slice_findings(source.path, header) or lone_shard_findings(source.path)
     strings = slice_files.strings_of(header)
     return assemble(tensors_of(source, header), strings, format="safetensors", file=source, findings=findings)
 
@@ -52,7 +52,7 @@ def assemble(
     stored: dict[str, LazyTensor], strings: Mapping[str, MetaNode], *, format: str, file: OpenFile,
     findings: Sequence[Finding] = (),
 ) -> Checkpoint:  # fmt: skip
-    """A checkpoint from stored tensors and the metadata beside them, with our record in it or without."""
+    """A checkpoint from stored tensors and string metadata, which may contain our record."""
     text = strings.get(records.KEY)
     if not isinstance(text, str) or not text.startswith("{"):
         return _foreign(stored, strings, format, file, list(findings))
@@ -64,10 +64,10 @@ def _foreign(
     tensors: dict[str, LazyTensor], metadata: Mapping[str, MetaNode], format: str, file: OpenFile,
     findings: list[Finding],
 ) -> Checkpoint:  # fmt: skip
-    """A file that others wrote: its strings stay strings; ``format: pt`` alone is bookkeeping."""
+    """A file without our record: strings stay strings. ``format: pt`` alone is not metadata of the model."""
     strings = dict(metadata)
     for dropped, kept in metadata.items():
-        if isinstance(kept, str) and _looks_like_a_tie(dropped, kept, tensors):
+        if isinstance(kept, str) and _is_tie(dropped, kept, tensors):
             tensors[dropped] = tensors[kept]
             del strings[dropped]
             findings.append(
@@ -80,8 +80,8 @@ def _foreign(
     return Checkpoint(tensors, root=root, format=format, notes=notes, findings=tuple(findings), file=file)
 
 
-def _looks_like_a_tie(dropped: str, kept: str, tensors: dict[str, LazyTensor]) -> bool:
-    """How the package's `save_model` notes a tied name: the name, mapped to the one that is stored."""
+def _is_tie(dropped: str, kept: str, tensors: dict[str, LazyTensor]) -> bool:
+    """Whether an entry records a tie as the package's `save_model` does: the dropped name, mapped to the stored one."""
     return kept in tensors and dropped not in tensors and records.reads_as_tie(dropped, kept)
 
 
@@ -89,6 +89,7 @@ def _ours(
     stored: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, format: str, file: OpenFile,
     findings: list[Finding],
 ) -> Checkpoint:  # fmt: skip
+    """A file with our record."""
     tensors = own_tensors(stored, record, findings, stored_as)
     root = restore(take_edits(record, strings), tensors, findings)
     return recorded_checkpoint(record, root, tensors, findings, format=format, file=file)

@@ -1,7 +1,7 @@
-"""Sharded safetensors: `ckptconv.formats.sets.shards` says what an index is; each shard is a whole safetensors file.
+"""Sharded safetensors. `ckptconv.formats.sets.shards` describes the index; each shard is a whole safetensors file.
 
-Every shard's ``__metadata__`` has ``format: pt`` and the ties of the tensors in it. Our record of the whole, a map of
-strings as a single file has it, is in the index, as its metadata's key ``ckptconv``: other readers pass it over.
+Every shard's ``__metadata__`` has ``format: pt`` and the ties of the tensors in it. Our record, the same map of strings
+as in a single file, is in the index's metadata under the key ``ckptconv``, which other readers ignore.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ NAME = "safetensors-sharded"
 
 
 def claims(source: Source | Folder) -> bool:
-    """Whether this is an index of safetensors files, or a folder with one, with a single such file, or with all shards
-    of a set.
+    """Whether this is an index of safetensors files, or a folder with such an index, with a single safetensors file, or
+    with all shards of a set.
     """
     return folder_file.claims(source, binaries=False)
 
 
 def read(source: Source | Folder) -> Checkpoint:
-    """Open the set: its index, and the header of each shard.
+    """Open the set. Reads its index and the header of each shard.
 
-    Raises CorruptFileError where index and shards contradict each other, and what a shard alone raises.
+    Raises CorruptFileError if index and shards contradict each other, and what the reader of a single file raises.
     """
     if isinstance(source, Folder) and not folder_file.holds_one(source) and (names := whole_set(source.names)):
         opened = {name: source.open(name) for name in names}
         headers = _headers(opened)
-        index, told = unindexed.index_of(source, {name: header.slots for name, header in headers.items()})
-        return _assembled(source, index, opened, headers, [told])
-    folder, found, file = folder_file.find(source, binaries=False)
+        index, finding = unindexed.index_of(source, {name: header.slots for name, header in headers.items()})
+        return _assemble_shards(source, index, opened, headers, [finding])
+    folder, index, file = folder_file.find(source, binaries=False)
     chosen = folder_file.chosen_file_findings(folder, file) if isinstance(source, Folder) else []
-    if found is None:
+    if index is None:
         checkpoint = single.read(file)
         checkpoint.findings = (*checkpoint.findings, *chosen, *modules_beside.told(folder))
         return checkpoint
-    opened = shards.open_shards(folder, found)
-    return _assembled(folder, found, opened, _headers(opened), chosen)
+    opened = shards.open_shards(folder, index)
+    return _assemble_shards(folder, index, opened, _headers(opened), chosen)
 
 
 def _headers(opened: Mapping[str, Source]) -> dict[str, Header]:
@@ -73,15 +73,15 @@ def _headers(opened: Mapping[str, Source]) -> dict[str, Header]:
     return headers
 
 
-def _assembled(
-    folder: Folder, index: Index, opened: Mapping[str, Source], headers: Mapping[str, Header], told: list[Finding]
+def _assemble_shards(
+    folder: Folder, index: Index, opened: Mapping[str, Source], headers: Mapping[str, Header], known: list[Finding]
 ) -> Checkpoint:
     order, findings = shards.cross_check(folder, index, {name: header.slots for name, header in headers.items()})
-    findings += told
+    findings += known
     tensors: dict[str, LazyTensor] = {}
     for name, header in headers.items():
         tensors |= single.tensors_of(opened[name], header)
-        findings += slice_files.told(opened[name].path, header)
+        findings += slice_files.slice_findings(opened[name].path, header)
     findings += modules_beside.told(folder)
     findings += shards.check_total(index, [sum(tensor.info.nbytes for tensor in tensors.values())])
     stored = {name: tensors[name] for name in order}
@@ -93,7 +93,7 @@ def _assembled(
 
 
 def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
-    """The names of the tensors in each of the shards that there would be, those without their ties."""
+    """The tensor names in each shard that would be written; a tie is listed by its first name."""
     plan = planned(checkpoint, plain=plain).plan
     return plan.own_names(_split(plan, limit))
 
@@ -103,7 +103,7 @@ def _split(plan: Plan, limit: int) -> list[list[str]]:
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
-    """Write the shards beside `target`, and the index into it. Raises as the writer of a single file does."""
+    """Write the shards beside `target`, and the index into it. Raises what the writer of a single file raises."""
     made = planned(checkpoint, plain=options.plain)
     plan = made.plan
     hashes: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What a file of slices says of itself (see `slices`), and a word to whoever reads one as a whole file."""
+"""The header of a file of slices (see `slices`), and a warning if such a file is read alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 INFO, VERSION = "DCP_SHARDING_INFO", "DCP_VERSION"
-"""Keys of ``__metadata__``: where the tensors of this file begin in those of the model; of which layout that is."""
+"""Keys of ``__metadata__``: where this file's tensors begin in the model's, and the version of that layout."""
 
 
-def opened(source: Source) -> Header:
-    """The header of a file of slices. Raises as `layout.read_header`, and UnsupportedError."""
+def read_slice_header(source: Source) -> Header:
+    """The header of a file of slices. Raises what `layout.read_header` raises, and UnsupportedError."""
     if source.size >= 4 and bytes(source.read_at(0, 4)) == b"PK\3\4":
         raise UnsupportedError(
             "torch wrote a value that is not a tensor before the header, which neither safetensors nor torch can read",
@@ -32,24 +32,24 @@ def opened(source: Source) -> Header:
 
 
 def begins_of(header: Header) -> dict[str, tuple[int, ...]]:
-    """Where each tensor of a file begins in the model's, in the order of the state_dict, which the header has not.
+    """Where each tensor of a file begins in the model's tensor, in the order of the state_dict, unlike the header.
 
-    Raises CorruptFileError where that is not said of each.
+    Raises CorruptFileError if that is missing for a tensor, or malformed.
     """
     text = header.metadata.get(INFO)
     if text is None:
         raise CorruptFileError(f"it has no {INFO}, which says where its slices lie")
     try:
-        said = strict_json.loads(text)
+        info = strict_json.loads(text)
     except ValueError as error:
         raise _bad(str(error)) from error
-    if not isinstance(said, dict):
+    if not isinstance(info, dict):
         raise _bad("it is not a JSON object")
-    if strange := next((name for name in said if name not in header.slots), None):
+    if strange := next((name for name in info if name not in header.slots), None):
         raise _bad(f"it speaks of {strange!r:.200}, which is not in the file")
-    if lacking := next((name for name in header.slots if name not in said), None):
+    if lacking := next((name for name in header.slots if name not in info), None):
         raise _bad(f"it does not say where {lacking!r} begins")
-    return {name: _begin(name, entry, len(header.slots[name].info.shape)) for name, entry in said.items()}
+    return {name: _begin(name, entry, len(header.slots[name].info.shape)) for name, entry in info.items()}
 
 
 def _begin(name: str, entry: Json, rank: int) -> tuple[int, ...]:
@@ -70,32 +70,32 @@ def _bad(what: str) -> CorruptFileError:
 
 
 def strings_of(header: Header) -> dict[str, str]:
-    """What ``__metadata__`` says, but for where slices begin if all of them begin where the whole does: torch says that
-    of whole tensors, too, and it would be wrong of what edits make of them.
+    """The ``__metadata__`` of a file that is read alone. Where its slices begin is left out if all begin at 0: torch
+    records that for whole tensors too, and it would no longer be true after edits.
     """
-    if INFO not in header.metadata or _cut(header):
+    if INFO not in header.metadata or _count_slices(header):
         return header.metadata
     return without_begins(header)
 
 
 def without_begins(header: Header) -> dict[str, str]:
-    """What ``__metadata__`` says besides where slices begin."""
+    """The ``__metadata__`` without the entries that say where slices begin."""
     return {key: text for key, text in header.metadata.items() if key not in (INFO, VERSION)}
 
 
-def _cut(header: Header) -> int | None:
-    """How many tensors of a file are certain to be slices; None where what it says of that is malformed."""
+def _count_slices(header: Header) -> int | None:
+    """How many tensors are certain to be slices, because they do not begin at 0; None if `INFO` is malformed."""
     try:
         return sum(any(begin) for begin in begins_of(header).values())
-    except CkptconvError:  # no matter for who reads the file as a whole one
+    except CkptconvError:  # does not matter if the file is read alone
         return None
 
 
-def told(path: Path, header: Header) -> tuple[Finding, ...]:
-    """A warning where a file that is read as a whole one holds slices, or is called as files of slices are."""
+def slice_findings(path: Path, header: Header) -> tuple[Finding, ...]:
+    """A warning if a file that is read alone holds slices, or is named like a file of slices."""
     if INFO not in header.metadata:
         return ()
-    cut = _cut(header)
+    cut = _count_slices(header)
     how_many = f"{cut:,} of its {len(header.slots):,} tensors are" if cut else "its tensors may be"
     if SLICES.fullmatch(path.name):
         message = (

@@ -1,21 +1,22 @@
 """Slices of tensors in several files, as torch.distributed.checkpoint's HuggingFaceStorageWriter saves them.
 
     shard-0000R-model-0000M-of-0000K.safetensors
-        what process R, from 1 on, wrote of part M of the K that its fqn_to_index_mapping names
+        written by process R, counted from 1: its share of part M of the K parts in its fqn_to_index_mapping
 
-Each is a whole safetensors file (`layout`), and says in its ``__metadata__`` where its tensors lie in the model's:
+Each is a whole safetensors file (`layout`). Its ``__metadata__`` says where its tensors are in the model's tensors:
 
     DCP_SHARDING_INFO   JSON: name → {"saved_offsets": index of the slice's first element, along each axis}
     DCP_VERSION         "1.0"
 
-A process writes at most one slice of a tensor, which may have no elements; what all processes have, one of them writes.
-There is no index; the order of the tensors is that of DCP_SHARDING_INFO. The whole of a tensor is as large as its
-slices reach, which is how torch reads it.
+A process writes at most one slice of a tensor, which may have no elements; a tensor that all processes have is written
+by one of them. There is no index; tensors are in the order of DCP_SHARDING_INFO. A tensor is as large as its slices
+reach, which is how torch reads it.
 
-Refused: parts without a file, files of several such sets, slices that overlap, leave a gap, are of different types, or
-are the same and have other values (found while they are read). By name: slices of types below a byte; files that begin
-with a value that is not a tensor, which torch writes and cannot read. Told: a process without a file, which may have
-had nothing to write. The files do not say how many processes there were, so that the last one's are not missed.
+Refused: parts without a file; files of several such sets; slices that overlap, leave a gap or have different types; two
+copies of one slice with different values (found while they are read). Refused by name: slices of types narrower than a
+byte; files that begin with a value that is not a tensor, which torch writes and cannot read. A process without a file
+gets a warning: it may have had nothing to write. The files do not say how many processes there were, so that files
+missing at the end go unnoticed.
 
 Source: torch/distributed/checkpoint/ (hf_storage.py, _hf_utils.py, _consolidate_hf_safetensors.py, filesystem.py) of
 torch 2.13.
@@ -41,7 +42,7 @@ from ckptconv.errors import (
     located,
 )
 from ckptconv.formats.safetensors import read as single
-from ckptconv.formats.safetensors.slice_files import begins_of, opened, without_begins
+from ckptconv.formats.safetensors.slice_files import begins_of, read_slice_header, without_begins
 from ckptconv.formats.sets import folder_file, shards
 from ckptconv.formats.sets.same_values import SameInAll
 from ckptconv.formats.sets.shard_names import SLICES
@@ -49,7 +50,7 @@ from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, box_text, check_tiling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.io.folder import Folder
@@ -60,7 +61,7 @@ NAME = "safetensors-slices"
 
 @dataclass(frozen=True, slots=True, order=True)
 class _File:
-    """What a file's name says: the part, and the process that wrote it; both count from 1."""
+    """The parts of a file's name: which part of how many, and the process ("shard") that wrote it, both from 1."""
 
     part: int
     shard: int
@@ -82,23 +83,24 @@ class _Slice:
 
 
 def claims(folder: Folder) -> bool:
-    """Whether there is a file in it that is called as those of slices, and no other that stands for the folder."""
+    """Whether the folder has a file named like a file of slices, and no file that is a whole checkpoint."""
     return any(map(SLICES.fullmatch, folder.names)) and not folder_file.holds_one(folder)
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the folder: the header of each file; no tensor byte.
+    """Open the folder. Reads the header of each file, but no tensor byte.
 
-    Raises CorruptFileError where a part is missing or slices contradict each other, and what a file alone raises.
+    Raises CorruptFileError if a part is missing or slices contradict each other, and what the reader of a single file
+    raises.
     """
-    files = _files(folder)
-    findings = _absent(files)
+    files = _slice_files(folder)
+    findings = _process_findings(files)
     held: dict[str, list[_Slice]] = {}
     strings = {}
     for file in files:
         source = folder.open(file.name)
         with located(source.path):
-            header = opened(source)
+            header = read_slice_header(source)
             begins = begins_of(header)
         strings[file.name] = without_begins(header)
         tensors = single.tensors_of(source, header)
@@ -106,16 +108,16 @@ def read(folder: Folder) -> Checkpoint:
             held.setdefault(name, []).append(_Slice(file.name, begin, tensors[name]))
     if len(held) > MAX_TENSORS:
         raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", path=folder.path)
-    whole = {name: _whole(folder, name, slices) for name, slices in held.items()}
-    found = single.assemble(whole, shards.merged(strings, findings), format=NAME, file=folder, findings=findings)
-    found.notes = replace(found.notes, source=NAME)
-    return found
+    tensors = {name: _join(folder, name, slices) for name, slices in held.items()}
+    checkpoint = single.assemble(tensors, shards.merged(strings, findings), format=NAME, file=folder, findings=findings)
+    checkpoint.notes = replace(checkpoint.notes, source=NAME)
+    return checkpoint
 
 
-def _files(folder: Folder) -> list[_File]:
-    """The files of slices, by part and process. Raises CorruptFileError where a part has none, UsageError."""
-    found = [match for match in map(SLICES.fullmatch, folder.names) if match]
-    files = sorted(_File(int(one["part"]), int(one["shard"]), int(one["parts"]), one[0]) for one in found)
+def _slice_files(folder: Folder) -> list[_File]:
+    """The files of slices, sorted by part and process. Raises CorruptFileError if a part has no file, UsageError."""
+    matches = [match for match in map(SLICES.fullmatch, folder.names) if match]
+    files = sorted(_File(int(name["part"]), int(name["shard"]), int(name["parts"]), name[0]) for name in matches)
     if not files:
         raise UnsupportedError(
             "there is no shard-00001-model-00001-of-0000N.safetensors in this folder", path=folder.path,
@@ -132,8 +134,10 @@ def _files(folder: Folder) -> list[_File]:
         raise CorruptFileError("there can be no file of that number", path=path, hint=COPY_ALL_AGAIN)
     parts = {file.part for file in files}
     if len(parts) < count:
-        gone = [f"shard-…-model-{n:05}-of-{count:05}.safetensors" for n in islice(_lacking(parts, count), 5)]
-        gone += ["…"] * (count - len(parts) > len(gone))
+        missing = (number for number in range(1, count + 1) if number not in parts)
+        gone = [f"shard-…-model-{number:05}-of-{count:05}.safetensors" for number in islice(missing, 5)]
+        if count - len(parts) > len(gone):
+            gone.append("…")
         raise CorruptFileError(
             f"{count - len(parts):,} of its {count:,} parts missing: {', '.join(gone)}",
             path=folder.path, hint=COPY_ALL_AGAIN,
@@ -141,12 +145,8 @@ def _files(folder: Folder) -> list[_File]:
     return files
 
 
-def _lacking(parts: set[int], count: int) -> Iterator[int]:
-    return (number for number in range(1, count + 1) if number not in parts)
-
-
-def _absent(files: Sequence[_File]) -> list[Finding]:
-    """Whose files it is put together from, and a warning where others may be missing."""
+def _process_findings(files: Sequence[_File]) -> list[Finding]:
+    """How many processes wrote the files, and a warning if some files may be missing."""
     count, last = files[0].parts, max(file.shard for file in files)
     there = {(file.shard, file.part) for file in files}
     several = plural(len({file.shard for file in files}), "process", "processes")
@@ -162,26 +162,26 @@ def _absent(files: Sequence[_File]) -> list[Finding]:
     return findings
 
 
-def _whole(folder: Folder, name: str, slices: Sequence[_Slice]) -> LazyTensor:
-    """The tensor that the slices make. Raises CorruptFileError, LimitError, UnsupportedError."""
+def _join(folder: Folder, name: str, slices: Sequence[_Slice]) -> LazyTensor:
+    """The tensor that the slices make up. Raises CorruptFileError, LimitError, UnsupportedError."""
     first = slices[0]
     dtype, rank = first.tensor.info.dtype, len(first.begin)
-    for one in slices:
-        own = one.tensor.info
+    for piece in slices:
+        own = piece.tensor.info
         if own.dtype != dtype or len(own.shape) != rank:
-            said = f"{own.dtype} of {len(own.shape)} dimensions, and in {first.file} {dtype} of {rank}"
-            raise CorruptFileError(f"{name!r} is {said}", path=folder.path / one.file, hint=COPY_ALL_AGAIN)
-    if dtype.bits % 8 and (cut := next((one for one in slices if any(one.begin)), None)):
+            conflict = f"{own.dtype} of {len(own.shape)} dimensions, and in {first.file} {dtype} of {rank}"
+            raise CorruptFileError(f"{name!r} is {conflict}", path=folder.path / piece.file, hint=COPY_ALL_AGAIN)
+    if dtype.bits % 8 and (cut := next((piece for piece in slices if any(piece.begin)), None)):
         raise UnsupportedError(
             f"{name!r} is cut into slices of {dtype}, several elements of which share a byte",
             path=folder.path / cut.file, hint="save it whole, or as bytes",
         )  # fmt: skip
     boxes: dict[Box, list[_Slice]] = {}
-    for one in slices:
-        boxes.setdefault(one.box, []).append(one)
-    shape = tuple(max(one.begin[i] + one.tensor.info.shape[i] for one in slices) for i in range(rank))
-    _check(folder, name, shape, boxes)
-    tiles = [_tile(name, same) for (_, size), same in boxes.items() if 0 not in size]
+    for piece in slices:
+        boxes.setdefault(piece.box, []).append(piece)
+    shape = tuple(max(piece.begin[i] + piece.tensor.info.shape[i] for piece in slices) for i in range(rank))
+    _check_boxes(folder, name, shape, boxes)
+    tiles = [_tile(name, copies) for (_, size), copies in boxes.items() if 0 not in size]
     info = TensorInfo.of(dtype, shape)
     if len(tiles) == 1:
         return tiles[0].tensor
@@ -191,26 +191,26 @@ def _whole(folder: Folder, name: str, slices: Sequence[_Slice]) -> LazyTensor:
     return LazyTensor(info, Mosaic(shape, dtype.bits // 8, tiles), None, (id(folder), name), depends)
 
 
-def _check(folder: Folder, name: str, shape: tuple[int, ...], boxes: dict[Box, list[_Slice]]) -> None:
-    """Whether the slices fill the shape and do not overlap. Raises CorruptFileError, LimitError."""
+def _check_boxes(folder: Folder, name: str, shape: tuple[int, ...], boxes: dict[Box, list[_Slice]]) -> None:
+    """Check that the slices fill the shape and do not overlap. Raises CorruptFileError, LimitError."""
     if any(n > MAX_DIM for n in shape):
         raise CorruptFileError(f"{name!r} reaches further than a tensor can", path=folder.path, hint=COPY_ALL_AGAIN)
     try:
         check_tiling(shape, list(boxes))
     except CkptconvError as error:
-        lines = [f"{box_text(*box)} in {', '.join(one.file for one in same)}" for box, same in boxes.items()]
+        lines = [f"{box_text(*box)} in {', '.join(copy.file for copy in copies)}" for box, copies in boxes.items()]
         raise type(error)(
             f"the slices of {name!r} do not make it whole: {error.message}", path=folder.path, hint=COPY_ALL_AGAIN,
             details=first_of(lines),
         ) from error  # fmt: skip
 
 
-def _tile(name: str, same: Sequence[_Slice]) -> Tile:
-    """One slice, or one that several files have."""
-    first = same[0]
+def _tile(name: str, copies: Sequence[_Slice]) -> Tile:
+    """A tile for a slice, of which several files may have copies. These are compared when they are read."""
+    first = copies[0]
     tensor = first.tensor
-    if len(same) > 1:
-        reader = SameInAll(name, tuple((one.file, one.tensor) for one in same))
-        depends = depends_of(one.tensor for one in same)
+    if len(copies) > 1:
+        reader = SameInAll(name, tuple((copy.file, copy.tensor) for copy in copies))
+        depends = depends_of(copy.tensor for copy in copies)
         tensor = replace(tensor, reader=reader, span=None, depends=depends)
     return Tile(first.begin, tensor.info.shape, tensor)

@@ -1,7 +1,8 @@
-"""Writer of one safetensors file.
+"""Writer for a single safetensors file.
 
-Everything is planned from headers: which names are stored, as what, where. Then the tensors are streamed to their
-places, the header goes in last, with the content digest, and the safetensors package has to open the result.
+Everything is planned from headers: which names are stored, as which types, at which offsets. Then the tensors are
+streamed to their places, the header with the content digest is written last, and the safetensors package has to accept
+the result.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Planned:
-    """What will be in the file: tensors, and the string metadata."""
+    """The file to be written: its tensors, and whether its metadata has our record."""
 
     plan: Plan
     keeps_record: bool
@@ -46,14 +47,14 @@ class Planned:
 
 
 def planned(checkpoint: Checkpoint, *, plain: bool) -> Planned:
-    """Decide names, types and metadata. `plain` leaves the record out where the tensors can do without it."""
-    made = plan(checkpoint, _accepted, stored_as)
-    silent = all(records.reads_as_tie(dropped, kept) for dropped, kept, _ in made.record.ties)
-    return Planned(made, not plain or made.needs_record or not silent)
+    """Decide names, types and metadata. `plain` leaves the record out unless the tensors need it."""
+    made = plan(checkpoint, _stored_name, stored_as)
+    ties_need_no_record = all(records.reads_as_tie(dropped, kept) for dropped, kept, _ in made.record.ties)
+    return Planned(made, not plain or made.needs_record or not ties_need_no_record)
 
 
-def _accepted(name: str, taken: Container[str]) -> str:
-    """The name as the format takes it: valid UTF-8, and not the header's own key."""
+def _stored_name(name: str, taken: Container[str]) -> str:
+    """The name under which the format can store a tensor: valid UTF-8, and not the header's own key."""
     if is_utf8(name) and name != METADATA:
         return name
     spelled = name.encode("utf-8", "backslashreplace").decode("utf-8") + "#"
@@ -78,10 +79,10 @@ def write_file(
     target: Target, made: Planned, names: Iterable[str], strings: Callable[[Hashes | None], dict[str, str]],
     progress: Progress | None,
 ) -> tuple[int, Hashes]:  # fmt: skip
-    """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
+    """Write the stored tensors with these names as one file. Returns its size, and their content hashes.
 
-    strings: the file's ``__metadata__``; asked before any byte is written, and with the hashes when all are. Both
-             answers have the same length.
+    strings: gives the file's ``__metadata__``. It is called with None before any byte is written, and with the hashes
+             when all tensors are. Both results must have the same length.
     """
     stored = {name: made.plan.stored[name] for name in names}
     infos = {name: made.plan.infos[name] for name in stored}
@@ -90,13 +91,13 @@ def write_file(
     def header(hashes: Hashes | None) -> bytes:
         return spell_header(infos, offsets, strings(hashes))
 
-    found = write_behind(target, header, stored, offsets, length, content=made.keeps_record, progress=progress)
-    _check(target)
-    return found
+    written = write_behind(target, header, stored, offsets, length, content=made.keeps_record, progress=progress)
+    _check_with_reference(target)
+    return written
 
 
-def _check(target: Target) -> None:
-    """Let the reference reader open the file before it gets its name."""
+def _check_with_reference(target: Target) -> None:
+    """Open the file with the safetensors package before it gets its name. Raises RejectedOutputError."""
     from safetensors import SafetensorError, safe_open
 
     try:

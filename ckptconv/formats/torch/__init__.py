@@ -1,22 +1,22 @@
-"""torch's containers, read and written without torch.
+"""PyTorch's file formats, read and written without torch.
 
-Begin with `containers.zip_archive`, which reads what torch.save writes. A pickle is followed by `pickle`, which builds
-data alone; `values.construct` says what of torch's that may be. Of each tensor this leaves a stub, which is placed on
-its storage at the end, in `tree`.
+Begin with `containers.zip_archive`, which reads what torch.save writes. `pickle` interprets a pickle and builds only
+data; `values.construct` lists the torch objects that it may build. Each tensor is a stub at first; `tree` finds its
+bytes in the end.
 
-    pickle                    the machine that follows a pickle
-    calls                     what its names and calls would do to others
-    values                    what of torch's and numpy's it may build
-    tree                      from that to a checkpoint: the model's tensors, where their bytes lie, and what is told
-    containers                files of pickles and storages: torch.save's archives, what it wrote before, bare pickles
+    pickle                    an interpreter for pickles
+    calls                     what the names and calls in a pickle would do when it is loaded elsewhere
+    values                    the torch and numpy objects that a pickle may build
+    tree                      from the unpickled object to a checkpoint: the model's tensors, and where their bytes are
+    containers                files of pickles and storages: torch.save's archives and older formats, bare pickles
     programs                  TorchScript and torch.export
     others                    joblib's files, Stable-Baselines3's archives, tensordict's folders
-    sets                      sets with an index, Llama's slices
+    sets                      shards with an index, Llama's slices
     dcp  deepspeed  megatron  folders that several processes wrote
     writer                    the writer
-    dtypes                    torch's spellings of element types
+    dtypes                    torch's names for element types
 
-Which of them may import which is a contract in pyproject.toml.
+pyproject.toml has a contract that says which of them may import which.
 """
 
 from ckptconv.core.arrays import TORCH_NAMES
@@ -121,7 +121,7 @@ DEEPSPEED = Format(
     reader="ckptconv.formats.torch.deepspeed.read:read",
     takes=("folder",),
 )
-"""Asked after those that claim a folder with whole weights, which a trainer may put beside ``latest``."""
+"""Asked after the formats that claim a folder with whole weights, which a trainer may put beside ``latest``."""
 
 TENSORDICT = Format(
     name="tensordict",
@@ -148,7 +148,7 @@ JOBLIB = Format(
     claims="ckptconv.formats.torch.others.joblib:claims",
     reader="ckptconv.formats.torch.others.joblib:read",
 )
-"""Asked before a bare pickle, as which it starts."""
+"""Asked before `PICKLE`, because it begins like a bare pickle."""
 
 PICKLE = Format(
     name="pickle",
@@ -157,4 +157,4 @@ PICKLE = Format(
     claims="ckptconv.formats.torch.containers.bare:claims",
     reader="ckptconv.formats.torch.containers.bare:read",
 )
-"""Asked last: its first bytes say the least."""
+"""Asked last: a pickle's first bytes are the least distinctive."""

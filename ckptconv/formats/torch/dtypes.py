@@ -1,4 +1,4 @@
-"""torch's spellings of element types: dtype names, storage classes, and which of them are refused.
+"""torch's names for element types: dtypes, storage classes, and which of them are refused.
 
 Sources: torch/storage.py (`_dtype_to_storage_type_map`, `_new_dtypes`), c10/core/ScalarType.h.
 """
@@ -24,7 +24,7 @@ STORAGE_CLASSES: dict[str, DType] = {
     "ComplexDoubleStorage": DType.C128,
     "ComplexFloatStorage": DType.C64,
 }
-"""The class that a pickled storage names, where it implies the element type; the others go with UntypedStorage."""
+"""Storage classes that imply an element type; all other types use UntypedStorage."""
 
 STORAGE_CLASS_BY_DTYPE = {dtype: name for name, dtype in STORAGE_CLASSES.items()}
 
@@ -35,14 +35,14 @@ QUANTIZED_STORAGES: dict[str, DType] = {
     "QUInt4x2Storage": DType.QU4,
     "QUInt2x4Storage": DType.QU2,
 }
-"""The class of a quantized tensor's storage. torch counts its elements in bytes where several share one."""
+"""Storage classes of quantized tensors. If several elements share a byte, torch counts bytes as elements."""
 
 QUANTIZED_STORAGE_BY_DTYPE = {dtype: name for name, dtype in QUANTIZED_STORAGES.items()}
 
 UNTYPED = "UntypedStorage"
 
 PACKED: dict[DType, int] = {DType.F4: 2}
-"""Logical elements in one element of torch's, which halves the last dimension."""
+"""Logical elements in one torch element; torch's shape has the last dimension halved."""
 
 ALL_DTYPE_NAMES = frozenset(
     [
@@ -60,7 +60,7 @@ ALL_DTYPE_NAMES = frozenset(
     ]
     + [f"{sign}int{n}" for sign in ("", "u") for n in range(1, 8)]
 )
-"""Every name that ``torch.<name>`` gives a dtype: a dtype may be metadata even where no tensor of it can be read."""
+"""Every ``torch.<name>`` that is a dtype: one may be metadata even if no tensor of it can be read."""
 
 QSCHEMES = frozenset(
     f"per_{what}"

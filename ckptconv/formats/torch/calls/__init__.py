@@ -1,9 +1,10 @@
-"""What a pickle's names and calls would do to whoever unpickles it, by exact name. Nothing is called to find out.
+"""What the names and calls in a pickle would do when it is unpickled elsewhere, decided by exact name. Nothing is
+called.
 
-Begin with `harmless`, which every call that is not made here is asked about.
+Begin with `harmless`, which judges every call that the interpreter does not make.
 
-    harmless     calls that make a plain value and do nothing else
-    makers       …by which scikit-learn, pandas, numpy and tensordict make objects of their own
-    new_objects  classes of which an object is made and no more
-    capable      names that can run anything, so that to mention one counts as a call
+    harmless     calls that only make a plain value
+    makers       …with which scikit-learn, pandas, numpy and tensordict reconstruct their own objects
+    new_objects  classes whose objects can be created without running anything else
+    capable      names that can run anything, so that mentioning one counts as a call
 """

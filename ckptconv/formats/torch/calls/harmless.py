@@ -16,7 +16,7 @@ from ckptconv.formats.torch.calls.new_objects import (
     is_of_torch,
     named,
 )
-from ckptconv.formats.torch.pickle import Global, Thing, Value
+from ckptconv.formats.torch.pickle import Global, UnbuiltObject, Value
 
 Args = tuple[Value, ...]
 
@@ -75,20 +75,22 @@ def _takes(name: Global, args: Args) -> bool:
         return not args
     if name.module.startswith("numpy.random"):
         of_numpy = (
-            str(arg) if isinstance(arg, Global) else arg.name for arg in args if isinstance(arg, Global | Thing)
+            str(arg) if isinstance(arg, Global) else arg.name for arg in args if isinstance(arg, Global | UnbuiltObject)
         )
-        nested = tuple(arg for arg in args if not isinstance(arg, Global | Thing))
+        nested = tuple(arg for arg in args if not isinstance(arg, Global | UnbuiltObject))
         return _GENERATORS.issuperset(of_numpy) and not holds_things(nested)
     if str(name) in ("datetime.datetime", "datetime.time") and not all(
-        isinstance(arg, Thing) and arg.name in _TIME_ZONES for arg in args[1:2] if isinstance(arg, (Global, Thing))
+        isinstance(arg, UnbuiltObject) and arg.name in _TIME_ZONES
+        for arg in args[1:2]
+        if isinstance(arg, (Global, UnbuiltObject))
     ):
         return False
-    objects = [arg.name for arg in args if isinstance(arg, Thing)]
+    objects = [arg.name for arg in args if isinstance(arg, UnbuiltObject)]
     if name.name in ("scalar", "_frombuffer") and any(one != "numpy.dtype" for one in objects):
         return False
     others = args[_KEPT.get(str(name), 0) :]
     if name.name == "deque":  # what is in a list is kept as well
-        return not any(isinstance(arg, (Global, Thing)) for arg in others)
+        return not any(isinstance(arg, (Global, UnbuiltObject)) for arg in others)
     return not holds_things(others)
 
 
@@ -103,7 +105,7 @@ def _is_generic(name: Global) -> bool:
 
 def _names_types(what: Value) -> bool:
     """Whether a subscript is of names and other subscripts: typing compares and hashes it."""
-    if isinstance(what, Thing):
+    if isinstance(what, UnbuiltObject):
         return named(what.name) in _SUBSCRIPTS or (what.how == "constructed" and not holds_objects(what.args))
     if isinstance(what, (dict, set, frozenset)):  # none of these is a type: it would be shown in an error
         return False
@@ -166,7 +168,7 @@ def _gives_attribute(args: Args) -> bool:
     """
     if len(args) != 2 or type(args[1]) is not str:
         return False
-    if isinstance(args[0], Thing):
+    if isinstance(args[0], UnbuiltObject):
         name = named(args[0].name)
         has_methods = args[0].name in _METHODS_OF or f"{name}.".startswith("torch.nn.modules.")
         others = args[0].how == "object" and not (is_of_library(name) or is_of_torch(name))
@@ -178,7 +180,7 @@ def _gives_attribute(args: Args) -> bool:
 
 
 def _is_range(value: Value) -> bool:
-    return isinstance(value, Thing) and (value.name, value.how) == ("builtins.range", "constructed")
+    return isinstance(value, UnbuiltObject) and (value.name, value.how) == ("builtins.range", "constructed")
 
 
 def is_harmless(name: Global, args: Args) -> bool:

@@ -11,7 +11,7 @@ pandas/core/indexes/base.py (`_new_Index`), pandas/_libs/internals.pyx (`_unpick
 from __future__ import annotations
 
 from ckptconv.formats.torch.calls.new_objects import MOST_OF_STATE, leaves
-from ckptconv.formats.torch.pickle import Global, Thing, Value
+from ckptconv.formats.torch.pickle import Global, UnbuiltObject, Value
 from ckptconv.formats.trees import tensordicts
 
 _BY_NAME = frozenset(
@@ -77,7 +77,7 @@ def _makes_tensordict(args: tuple[Value, ...]) -> bool:
 def _are_of(package: str, args: tuple[Value, ...]) -> bool:
     """Whether the classes and objects among the arguments are of that package, or numpy's, or plain values."""
     for one in leaves(args, MOST_OF_STATE):
-        if isinstance(one, Thing):
+        if isinstance(one, UnbuiltObject):
             if one.how == "called" or not (one.name in _BESIDE or one.name.startswith((f"{package}.", "numpy."))):
                 return False
         elif isinstance(one, Global) and not (_is_class(one) and one.module.partition(".")[0] in (package, "numpy")):

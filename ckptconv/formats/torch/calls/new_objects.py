@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.torch.pickle import Global, Thing, Value
+from ckptconv.formats.torch.pickle import Global, UnbuiltObject, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,8 +138,8 @@ def only_reconstructs(args: tuple[Value, ...]) -> bool:
     if base in _VALUES:
         return not holds_things((state,))
     if base == _DICT and not isinstance(state, dict):  # pairs, which it takes apart
-        return isinstance(state, (list, tuple)) and not any(isinstance(one, Thing) for one in state)
-    return base == _OBJECT or (base in _CONTAINERS and not isinstance(state, Thing))
+        return isinstance(state, (list, tuple)) and not any(isinstance(one, UnbuiltObject) for one in state)
+    return base == _OBJECT or (base in _CONTAINERS and not isinstance(state, UnbuiltObject))
 
 
 def only_keeps(cls: str, state: Value) -> bool:
@@ -147,19 +147,23 @@ def only_keeps(cls: str, state: Value) -> bool:
     owner = named(cls)
     if cls == _HANDLE:  # makes weak references of dicts, which it takes from a list
         parts = state if isinstance(state, tuple) else (state,)
-        return not any(isinstance(one, Thing) for part in parts for one in (part, *_listed(part)))
+        return not any(isinstance(one, UnbuiltObject) for part in parts for one in (part, *_listed(part)))
     if cls == ITER:
         return type(state) is int
     if cls == _SCRIPTED:
         return isinstance(state, tuple) and isinstance(state[-1:][0], str) and state[-1].startswith(_PACKED)
-    if isinstance(state, Thing):
+    if isinstance(state, UnbuiltObject):
         of = named(state.name)
         return not (is_of_library(of) or is_of_torch(of)) or not _holds_any(state)
     if is_of_torch(owner):  # a recurrent layer looks up what is not there
-        return not any(isinstance(one, Thing) and one.name in _ANSWERS for one in leaves((state,), MOST_OF_STATE))
+        return not any(
+            isinstance(one, UnbuiltObject) and one.name in _ANSWERS for one in leaves((state,), MOST_OF_STATE)
+        )
     if not is_of_library(owner) or cls in _HOLD:
         return True
-    return all(_belongs(owner, one) for one in leaves((state,), MOST_OF_STATE) if isinstance(one, (Global, Thing)))
+    return all(
+        _belongs(owner, one) for one in leaves((state,), MOST_OF_STATE) if isinstance(one, (Global, UnbuiltObject))
+    )
 
 
 def only_hashes(key: Value) -> bool:
@@ -170,7 +174,7 @@ def only_hashes(key: Value) -> bool:
     while waiting:
         for one in leaves((waiting.pop(),), MOST):
             left -= 1
-            if not isinstance(one, Thing):
+            if not isinstance(one, UnbuiltObject):
                 continue
             inside = (one.args, one.state, one.items, one.pairs)
             of = named(one.name)
@@ -185,18 +189,20 @@ def only_hashes(key: Value) -> bool:
 
 def holds_things(values: tuple[Value, ...]) -> bool:
     """Whether there are classes or objects among the values, however deep, or too many of them to say."""
-    return any(isinstance(one, (Global, Thing)) for one in leaves(values, MOST))
+    return any(isinstance(one, (Global, UnbuiltObject)) for one in leaves(values, MOST))
 
 
 def holds_objects(values: tuple[Value, ...]) -> bool:
     """The same of objects alone, of which those that are tensors are none."""
-    return any(one is _TOO_MANY or (isinstance(one, Thing) and one.how != "unread") for one in leaves(values, MOST))
-
-
-def _holds_any(thing: Thing) -> bool:
     return any(
-        isinstance(one, (Global, Thing))
-        for one in leaves((thing.args, thing.kwargs, thing.state, thing.items, thing.pairs), MOST_OF_STATE)
+        one is _TOO_MANY or (isinstance(one, UnbuiltObject) and one.how != "unread") for one in leaves(values, MOST)
+    )
+
+
+def _holds_any(obj: UnbuiltObject) -> bool:
+    return any(
+        isinstance(one, (Global, UnbuiltObject))
+        for one in leaves((obj.args, obj.kwargs, obj.state, obj.items, obj.pairs), MOST_OF_STATE)
     )
 
 
@@ -223,9 +229,9 @@ def leaves(values: tuple[Value, ...], most: int) -> Iterator[Value]:
             yield value
 
 
-def _belongs(owner: Global, one: Global | Thing) -> bool:
+def _belongs(owner: Global, one: Global | UnbuiltObject) -> bool:
     """Whether what an object of the library's holds is what its like always hold."""
-    name = one.name if isinstance(one, Thing) else str(one)
+    name = one.name if isinstance(one, UnbuiltObject) else str(one)
     if owner.module == "configparser":
         return name.startswith("configparser.") or name in _PARSERS
     return owner.module.startswith("numpy.random") and name.startswith("numpy.random.")

@@ -1,14 +1,14 @@
 """Files of pickles and storages, as torch.save and ``pickle.dump`` write them.
 
-Begin with `zip_archive`, which torch.save writes; the others are its predecessors, and what has no container.
+Begin with `zip_archive`, which torch.save writes; the others are its predecessors, and pickles without a container.
 
     zip_archive  torch.save's archive
-    saved        …what it puts into one
-    legacy       what it wrote before 1.6: pickles and storages one after another
+    saved        …the records in one
+    legacy       torch.save before 1.6: pickles and storages one after another
     tar          …and before 0.1.12
-    bare         pickles alone
-    pickled      …what they build
-    embedded     files of these kinds in the bytes of a pickle, as skorch keeps its modules
-    second       what else such a file is to those who load it
-    slice_files  whether it is one of several that make a model, by what lies beside it
+    bare         bare pickles
+    pickled      …and the arrays and storages that they build
+    embedded     such files in a bytes object of a pickle, as skorch stores its modules
+    polyglot     files that another loader would read as something else
+    slice_files  whether a file is one of several slices, by the names of the files beside it
 """

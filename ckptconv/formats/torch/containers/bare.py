@@ -1,15 +1,15 @@
-"""Reader of a bare pickle: what ``pickle.dump`` wrote, with the arrays and tensors in it as the checkpoint's tensors.
+"""Reader for a bare pickle, written by ``pickle.dump``. Arrays and tensors in it become the checkpoint's tensors.
 
-There is no container: numpy's arrays stand in the opcodes as bytes, and so do torch's storages, each as a whole file of
-the stacked-pickle format (`legacy`), since they are pickled as ``torch.storage._load_from_bytes(file)``. Long runs of
-bytes are left in the file; a tensor's bytes are where they stand. Detectron2's ``.pkl``, PaddlePaddle's ``.pdparams``,
-Haiku's and JAX's parameters are such files.
+There is no container. The opcodes hold numpy arrays as bytes, and each torch storage as a whole file in the
+stacked-pickle format (`legacy`), because storages are pickled as ``torch.storage._load_from_bytes(file)``. Long runs of
+bytes are not read but referred to by their place in the file. Detectron2's ``.pkl``, PaddlePaddle's ``.pdparams``, and
+the parameters of Haiku and JAX are such files.
 
-Only protocols that somebody still writes are recognised by their first byte; one of protocol 0 or 1, which has no such
-byte, by being a pickle from its first byte to its last. joblib's files, in which arrays stand between the opcodes, are
-`others.joblib`'s.
+A pickle of protocol 2 to 5 is recognised by its first two bytes. One of protocol 0 or 1 has no such mark, and is
+recognised only if it is a single pickle from its first byte to its last. joblib's files, with arrays between the
+opcodes, are read by `others.joblib`.
 
-What it builds is `pickled`'s. Sources: CPython's ``pickletools``; torch/storage.py (`__reduce__`).
+`pickled` has the objects that are built. Sources: CPython's ``pickletools``; torch/storage.py (`__reduce__`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, UnsupportedError
-from ckptconv.formats.torch.containers import legacy, second
+from ckptconv.formats.torch.containers import legacy, polyglot
 from ckptconv.formats.torch.containers.embedded import unfold_embedded
 from ckptconv.formats.torch.containers.pickled import follow
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, Value
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 WITH_PROTOCOL = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
-WITHOUT = b"(]}c"
-"""What a pickle of protocol 0 or 1 of a container, or of a class, starts with."""
+FIRST_WITHOUT_PROTOCOL = b"(]}c"
+"""The first opcode of a pickle of protocol 0 or 1, if it is a container or an object of some class."""
 
 WRAPPERS = ("NDArrayWrapper", "NumpyArrayWrapper", "ZNDArrayWrapper")
-"""Classes of joblib's: it reads on, in the file or in others, where an object of one is given its state."""
+"""joblib's classes. When such an object gets its state, joblib reads an array, from this file or another."""
 
 OPCODES = "the opcodes of a pickle"
-"""Where `opcodes` keeps them, in what a source has parsed."""
+"""The key under which `opcodes` caches its result in the source."""
 
 
 def claims(source: Source) -> bool:
-    """Whether it starts as a pickle; where that says little, whether it is one to its end."""
+    """Whether a file starts like a pickle, or without a protocol mark is one to its end."""
     start = bytes(source.read_at(0, min(2, source.size)))
     if start in WITH_PROTOCOL:
         return True
-    if not start or start[0] not in WITHOUT:
+    if not start or start[0] not in FIRST_WITHOUT_PROTOCOL:
         return False
     stream = PickleStream(source, 0, source.size)
     try:
@@ -57,54 +57,54 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file: the pickle but for its long runs of bytes, and of each storage in it the small pickles before its
-    elements.
+    """Open the file. Reads the pickle without its long runs of bytes, and the small pickles before the elements of each
+    storage.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model depends on a call).
     """
-    second.refuse_tar(source)
+    polyglot.refuse_tar(source)
     stream, data, elided = opcodes(source)
     source.parsed.pop(OPCODES, None)
-    value, machine, makers = follow(data, elided)
+    value, machine, constructors = follow(data, elided)
     if any(is_wrapper(name) for name in machine.globals):
         raise UnsupportedError("this is a joblib file, in which arrays stand between the opcodes", hint="--from joblib")
-    second.refuse_zip(source, stream)
-    return opened(source, stream, value, machine, makers, len(data), "pickle")
+    polyglot.refuse_zip(source, stream)
+    return checkpoint_of(source, stream, value, machine, constructors, len(data), "pickle")
 
 
 def opcodes(source: Source) -> tuple[PickleStream, bytes, list[Elided]]:
-    """The first pickle but for its long runs of bytes, as `PickleStream.elided` gives it, and the stream behind it;
-    kept for whoever reads the file. Raises CorruptFileError, LimitError.
+    """The first pickle without its long runs of bytes, as `PickleStream.elided` gives it, and the stream after it.
+    Cached in the source for the format that will read it. Raises CorruptFileError, LimitError.
     """
 
-    def stepped_over() -> tuple[PickleStream, bytes, list[Elided]]:
+    def split() -> tuple[PickleStream, bytes, list[Elided]]:
         stream = PickleStream(source, 0, source.size)
         return stream, *stream.elided()
 
-    return source.once(OPCODES, stepped_over)
+    return source.once(OPCODES, split)
 
 
-def opened(
+def checkpoint_of(
     file: OpenFile,
     stream: PickleStream,
     value: Value,
     machine: Machine,
-    makers: BareConstructors,
+    constructors: BareConstructors,
     size: int,
     format: str,
     findings: tuple[Finding, ...] = (),
 ) -> Checkpoint:
-    """The checkpoint of what a pickle's machine has left of its `size` bytes of opcodes. Raises as `read` does."""
+    """The checkpoint of the `value` that a pickle with `size` bytes of opcodes has built. Raises what `read` raises."""
     embedded = unfold_embedded(value, machine)
     budget = Budget(size + embedded.size)
     findings = (*findings, *embedded.findings, *legacy.trailing(stream, "opcode"))
     return assemble(
-        plant(value, budget), embedded.place(makers.place), budget, format=format,
-        machines=[machine, *second.following(stream, legacy.LegacyConstructors)], file=file, findings=findings,
-        own=lambda name: name in makers.answered, within=embedded.machines,
+        plant(value, budget), embedded.place(constructors.place), budget, format=format,
+        machines=[machine, *polyglot.following(stream, legacy.LegacyConstructors)], file=file, findings=findings,
+        own=lambda name: name in constructors.answered, within=embedded.machines,
     )  # fmt: skip
 
 
 def is_wrapper(name: Global) -> bool:
-    """Whether it is one of joblib's, wherever it is found."""
+    """Whether a name is one of joblib's wrapper classes, in any module."""
     return any(part in WRAPPERS for part in name.name.split("."))

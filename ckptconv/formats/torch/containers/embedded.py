@@ -1,19 +1,19 @@
-"""What libraries keep of torch within their pickle: bytes that are a file of their own.
+"""Files inside a pickle: bytes objects that are a torch.save archive or another pickle.
 
 skorch's nets:
 
     NeuralNet              an object whose state has, beside its settings,
-      __cuda_dependent_attributes__   bytes: a dict of module_, criterion_, optimizer_, …, as pickle.dump wrote it, or
-                                      torch.save's archive (skorch before 1.1)
+      __cuda_dependent_attributes__   bytes: a dict of module_, criterion_, optimizer_, …, written by pickle.dump, or by
+                                      torch.save (skorch before 1.1)
 
-On loading it puts that dict into its state, and so does this: `module_` is the module that was fitted. Long runs of
-bytes stay in the file, and the pickle in it counts as any other does.
+skorch puts that dict into the object's state when it loads it, and so does this: `module_` is the fitted module. Long
+runs of bytes stay in the file, and the inner pickle is judged like any other.
 
-And d3rlpy's learners, or anybody's dict:
+d3rlpy's learners, and any other dict like
 
-    {"torch": bytes, "config": …}   torch.save's archive, or a pickle with tensors or arrays in it
+    {"torch": bytes, "config": …}   a torch.save archive, or a pickle with tensors or arrays in it
 
-Where the pickle has no tensor besides, what such bytes hold stands in their place, which is told.
+If the pickle has no other tensor, the contents of such bytes take their place, and a finding says so.
 
 Sources: skorch/net.py (`__getstate__`, `__setstate__`); d3rlpy/algos/qlearning/base.py (`save`).
 """
@@ -28,7 +28,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.torch.containers.saved import open_saved, root_of
-from ckptconv.formats.torch.pickle import Elided, Machine, PickleStream, Thing, Value
+from ckptconv.formats.torch.pickle import Elided, Machine, PickleStream, UnbuiltObject, Value
 from ckptconv.formats.torch.tree.placing import Places
 from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.held import Held
@@ -43,16 +43,17 @@ if TYPE_CHECKING:
 
 KEY = "__cuda_dependent_attributes__"
 
-MOST_FILES = 8
-"""Files in one dict that are looked into: what is compressed in one may be large."""
+MAX_FILES = 8
+"""Files in one dict that are opened: each may expand to a large size."""
 
 
 @dataclass(slots=True)
 class Embedded:
-    """The files that were found.
+    """The embedded files that were opened.
 
-    machines: those of their pickles, each with the names that are no news in it. size: bytes of these.
-    findings: what is to be told of them.
+    machines: the interpreters of their pickles, each with the names in it that need not be reported.
+    size:     bytes of these pickles.
+    findings: one for each file that took the place of its bytes.
     """
 
     machines: list[tuple[Machine, Collection[str]]] = field(default_factory=list)
@@ -61,7 +62,7 @@ class Embedded:
     _places: Places = field(default_factory=Places)
 
     def place(self, otherwise: Place) -> Place:
-        """What places the tensors of these files, and `otherwise` all others."""
+        """A function that places the tensors of these files, and leaves all others to `otherwise`."""
 
         def placed(name: str, stub: TensorStub) -> LazyTensor:
             known = self._places.found.get(id(stub.storage))
@@ -70,7 +71,7 @@ class Embedded:
         return placed if self.machines else otherwise
 
     def open(self, value: bytes) -> Value:
-        """What is in one of them; the bytes themselves where they are nothing of this. Raises as its reader does."""
+        """The object in an embedded file; the bytes themselves if they are no such file. Raises as its reader does."""
         span = _span_of(value)
         start = bytes(span.file.read_at(span.offset, min(len(LOCAL_MAGIC), span.length)))
         if start == LOCAL_MAGIC:
@@ -80,19 +81,19 @@ class Embedded:
             return saved.value
         if start[:1] != b"\x80":
             return value
-        from ckptconv.formats.torch.containers.pickled import follow  # hardly a file has one
+        from ckptconv.formats.torch.containers.pickled import follow  # rarely needed
 
         stream = PickleStream(span.file, span.offset, span.offset + span.length)
         data, elided = stream.elided()
         if stream.left:
             return value
-        found, machine, makers = follow(data, elided)
-        self._add(machine, makers.answered, len(data))
-        self._places.add(makers.storages.values(), makers.place)
-        return found
+        inner, machine, constructors = follow(data, elided)
+        self._add(machine, constructors.answered, len(data))
+        self._places.add(constructors.storages.values(), constructors.place)
+        return inner
 
-    def take(self, other: Embedded) -> None:
-        """Those that another one found as well."""
+    def merge(self, other: Embedded) -> None:
+        """Add the files that `other` has opened."""
         self.machines += other.machines
         self.size += other.size
         self._places.found.update(other._places.found)
@@ -103,7 +104,7 @@ class Embedded:
 
 
 def unfold_embedded(value: Value, machine: Machine) -> Embedded:
-    """Put what such files hold into the objects around them, in the value that a pickle's `machine` left.
+    """Replace embedded files by their contents, in the value that a pickle's `machine` has built.
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
@@ -112,26 +113,26 @@ def unfold_embedded(value: Value, machine: Machine) -> Embedded:
         _unfold_entries(value, found)
     if not any(f"{name.module}.".startswith("skorch.") for name in machine.globals):
         return found
-    for thing in list(_nets(value)):
-        inner = found.open(thing.state[KEY])
+    for obj in list(_nets(value)):
+        inner = found.open(obj.state[KEY])
         if isinstance(inner, dict) and all(type(key) is str for key in inner):
-            thing.state.pop(KEY)
-            thing.state.update(inner)
+            obj.state.pop(KEY)
+            obj.state.update(inner)
     return found
 
 
 def _unfold_entries(root: dict[Value, Value], found: Embedded) -> None:
-    """Put what bytes hold in their place, where they are a file with tensors and nothing else has any."""
-    starts = {key: data for key, data in root.items() if isinstance(data, bytes) and _is_file(data)}
-    if not 0 < len(starts) <= MOST_FILES or next(_tensors(root), None) is not None:
+    """Replace files among a dict's values by their contents, if these have tensors and the rest of it has none."""
+    files = {key: data for key, data in root.items() if isinstance(data, bytes) and _is_file(data)}
+    if not 0 < len(files) <= MAX_FILES or next(_tensors(root), None) is not None:
         return
-    for key, data in starts.items():
-        one = Embedded()
-        with suppress(CkptconvError):  # no such file after all; those who ask what would run look again
-            inner = one.open(data)
+    for key, data in files.items():
+        file = Embedded()
+        with suppress(CkptconvError):  # not such a file after all; `inspect` examines the bytes again
+            inner = file.open(data)
             if next(_tensors(inner), None) is not None:
                 root[key] = inner
-                found.take(one)
+                found.merge(file)
                 message = (
                     f"the bytes at {key!r} are a file of their own: its tensors are read, a .pth gets a dict of it"
                 )
@@ -139,7 +140,7 @@ def _unfold_entries(root: dict[Value, Value], found: Embedded) -> None:
 
 
 def _is_file(data: bytes) -> bool:
-    """Whether bytes start as an archive of torch.save's, or as a pickle."""
+    """Whether bytes are a torch.save archive, or start like a pickle."""
     span = _span_of(data)
     start = bytes(span.file.read_at(span.offset, min(len(LOCAL_MAGIC), span.length)))
     if start[:1] == b"\x80":
@@ -149,7 +150,7 @@ def _is_file(data: bytes) -> bool:
     with suppress(CkptconvError):
         archive = ZipArchive(Window(span.file, span.offset, span.length))
         root = root_of(archive)
-        return root is not None and root + "constants.pkl" not in archive.entries  # which TorchScript has
+        return root is not None and root + "constants.pkl" not in archive.entries  # it would be TorchScript
     return False
 
 
@@ -168,7 +169,7 @@ def _tensors(value: Value) -> Iterator[TensorStub]:
             continue
         seen.add(id(one))
         match one:
-            case Thing():
+            case UnbuiltObject():
                 waiting += [one.state, *one.args, *one.kwargs.values(), *one.items, *(item for _, item in one.pairs)]
             case dict():
                 waiting.extend(one.values())
@@ -176,8 +177,8 @@ def _tensors(value: Value) -> Iterator[TensorStub]:
                 waiting.extend(one)
 
 
-def _nets(value: Value) -> Iterator[Thing]:
-    """The objects with such bytes in their state, each once."""
+def _nets(value: Value) -> Iterator[UnbuiltObject]:
+    """The objects with an embedded file in their state, each once."""
     waiting, seen = [value], set[int]()
     while waiting:
         one = waiting.pop()
@@ -185,7 +186,7 @@ def _nets(value: Value) -> Iterator[Thing]:
             continue
         seen.add(id(one))
         match one:
-            case Thing(state=state):
+            case UnbuiltObject(state=state):
                 if isinstance(state, dict) and isinstance(state.get(KEY), bytes):
                     yield one
                 waiting.append(state)

@@ -1,26 +1,25 @@
-"""Reader of the stacked-pickle format, which torch.save wrote before 1.6 and writes still when it is asked to.
+"""Reader for the stacked-pickle format, which torch.save wrote before 1.6, and still writes when asked to.
 
     pickle      the number 0x1950a86a20f9469cfc6c
     pickle      the protocol version, 1001
     pickle      {"protocol_version", "little_endian", "type_sizes"}
     pickle      the object; its tensors refer to storages by key
-    pickle      the list of the storages' keys, in the order in which they follow
+    pickle      the list of storage keys, in the order of the storages that follow
     for each key:
       8 bytes   i64 little-endian: number of elements
       rest      the elements, always little-endian
 
 The object's persistent ids are ``("module", class, source file, source)``, which stands for the class, and
-``("storage", class, key, device, elements, view)``; `view` is None or ``(key, first element, elements)``: a part of
-that storage, with a key of its own. Source: torch/serialization.py (`_legacy_save`, `_legacy_load`),
+``("storage", class, key, device, elements, view)``. `view` is None or ``(key, first element, elements)``, which is a
+part of that storage with a key of its own. Source: torch/serialization.py (`_legacy_save`, `_legacy_load`),
 torch/csrc/serialization.cpp (`THPStorage_writeFileRaw`).
 
-A big-endian machine says so in ``little_endian`` and swaps the elements before it writes them, so that nothing is to be
-swapped here; older releases left out the
-number of elements, which is then read the other way round.
+A big-endian machine says so in ``little_endian``, but swaps the elements before it writes them, so that they need no
+swapping here. Older releases did not swap the number of elements, which is then read as big-endian.
 
-Refused: a storage that is in the pickle and not in the list (torch leaves its memory as it finds it), or in the list
-and not in the pickle, or twice in it; sizes that differ. Several files may stand in one: the first is read, and the
-pickles right after it are followed for what they would call.
+Refused: a storage that the pickle has and the list lacks (torch leaves its memory uninitialised), or the other way
+round, or that is listed twice; sizes that differ. A file may hold several such files one after another: the first is
+read, and the pickles right after it are run for what they would call.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
-from ckptconv.formats.torch.containers import second
+from ckptconv.formats.torch.containers import polyglot
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
 from ckptconv.formats.torch.tree.assemble import assemble
 from ckptconv.formats.torch.tree.names import is_known
@@ -59,7 +58,7 @@ STARTS = (
     b"\x80\x05\x95\x0d" + bytes(7) + _MAGIC_BYTES,
     f"L{MAGIC_NUMBER}L\n.".encode(),
 )
-"""The first pickle, as each protocol writes it."""
+"""The first pickle, in each protocol."""
 
 MAX_SMALL = 1 << 16
 """Bytes of a pickle that holds a few numbers."""
@@ -72,21 +71,21 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file: its pickles, and the element counts before the storages; no tensor byte.
+    """Open the file. Reads its pickles and the element counts before the storages, but no tensor byte.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model depends on a call).
     """
-    second.refuse_tar(source)
+    polyglot.refuse_tar(source)
     stream = PickleStream(source, 0, source.size)
     stack = follow(stream, source)
-    second.refuse_zip(source, stream)
+    polyglot.refuse_zip(source, stream)
     budget, findings = Budget(stack.size), trailing(stream)
     return assemble(
         plant(stack.value, budget),
         Placer(stack.storages).place,
         budget,
         format="torch-legacy",
-        machines=[*stack.machines, *second.following(stream, LegacyConstructors)],
+        machines=[*stack.machines, *polyglot.following(stream, LegacyConstructors)],
         file=source,
         findings=findings,
     )
@@ -94,9 +93,11 @@ def read(source: Source) -> Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What the pickles say, and where the storages lie.
+    """A parsed file.
 
-    machines: the object's, and those of other pickles that say more than they should (`plain`).
+    value:    the object.
+    machines: the object's interpreter, and those of other pickles that are not plain (`read_plain`).
+    storages: where the storages are.
     size:     bytes of the object's pickle.
     """
 
@@ -107,39 +108,40 @@ class Stack:
 
 
 def follow(stream: PickleStream, file: SpanFile) -> Stack:
-    """Pass over the pickles and storages at the stream's place in `file`. Raises as `read` does."""
+    """Parse the pickles, and skip the storages, from the stream's position in `file` on. Raises what `read` raises."""
     odd: list[Machine] = []
-    if plain(stream.pickle(MAX_SMALL), odd) != MAGIC_NUMBER:
+    if read_plain(stream.pickle(MAX_SMALL), odd) != MAGIC_NUMBER:
         raise CorruptFileError("the file does not start with torch's number")
-    version = plain(stream.pickle(MAX_SMALL), odd)
+    version = read_plain(stream.pickle(MAX_SMALL), odd)
     if version != PROTOCOL_VERSION:
         raise UnsupportedError(
             f"the file's protocol version is {str(version)[:40]}, and {PROTOCOL_VERSION} is known",
             hint="torch.save it again with a release of torch that reads it",
         )
-    system = plain(stream.pickle(MAX_SMALL), odd)
+    system = read_plain(stream.pickle(MAX_SMALL), odd)
     constructors = LegacyConstructors()
     data = stream.pickle()
     machine = Machine(data, constructors)
     value = machine.run()
     big = isinstance(system, dict) and system.get("little_endian") is False
-    storages = _storages(plain(stream.pickle(), odd), constructors.storages, stream, file, big_counts=big)
+    storages = _storages(read_plain(stream.pickle(), odd), constructors.storages, stream, file, big_counts=big)
     return Stack(value, [machine, *odd], storages, len(data))
 
 
-def plain(data: bytes, odd: list[Machine]) -> Value:
-    """What a pickle of plain values says. Where it names more than a class of torch's, or calls, its machine is added
-    to `odd`: loading the file makes that call as well. Raises CorruptFileError where it cannot be followed.
+def read_plain(data: bytes, odd: list[Machine]) -> Value:
+    """The value of a pickle that should be plain. If it names more than a torch class, or calls anything, its
+    interpreter is added to `odd`, because loading the file makes that call too. Raises CorruptFileError if it is
+    malformed.
     """
     machine = Machine(data, TorchConstructors())
     value = machine.run()
-    if not all(map(is_known, machine.globals)) or machine.things:
+    if not all(map(is_known, machine.globals)) or machine.unbuilt:
         odd.append(machine)
     return value
 
 
 def trailing(stream: PickleStream, last: str = "storage") -> tuple[Finding, ...]:
-    """A warning where something follows in the file."""
+    """A warning if the file goes on after the last storage or opcode."""
     if not stream.left:
         return ()
     message = f"{stream.left:,} bytes follow the last {last} and are not read"
@@ -148,13 +150,13 @@ def trailing(stream: PickleStream, last: str = "storage") -> tuple[Finding, ...]
 
 @dataclass(slots=True)
 class LegacyConstructors(TorchConstructors):
-    """What the object may build; `slices` are the parts of storages by their own keys."""
+    """What the object's pickle may build; `slices` are the parts of storages, by their own keys."""
 
     slices: dict[str, StorageSlice] = field(default_factory=dict)
 
     def persistent(self, identifier: Value) -> Value:
         match identifier:
-            case ("module", Global() as cls, str() | None, str() | None):  # torch compares the sources
+            case ("module", Global() as cls, str() | None, str() | None):  # torch compares the sources, we need not
                 return cls
             case ("storage", _, _, _, _, None):
                 return TorchConstructors.persistent(self, identifier[:5])
@@ -173,7 +175,7 @@ class LegacyConstructors(TorchConstructors):
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """The `Records` of a file in which storages follow one another."""
+    """The `Records` of a file with storages one after another."""
 
     identity: Hashable
     spans: dict[str, ByteSpan]
@@ -187,7 +189,7 @@ class Spans:
 def _storages(
     keys: Value, known: dict[str, StorageStub], stream: PickleStream, file: SpanFile, *, big_counts: bool
 ) -> Spans:
-    """Where each storage lies, from its element count and from what the pickle says of it."""
+    """Where each storage is, by its element count and its type in the pickle."""
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
         raise CorruptFileError("the list of storages is none")
     listed = set(keys)
@@ -211,7 +213,7 @@ def _storages(
 
 
 def _storage_span(stream: PickleStream, file: SpanFile, stub: StorageStub, *, big_count: bool) -> ByteSpan:
-    """Pass over a storage: a count of elements, checked against the pickle's, and the elements."""
+    """Skip a storage: a count of elements, which must be the pickle's, and the elements."""
     raw = stream.take(8)
     numel = int.from_bytes(raw, "little")
     if numel != stub.numel and big_count:

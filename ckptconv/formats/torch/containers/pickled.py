@@ -1,4 +1,4 @@
-"""What a bare pickle builds (`bare` reads it): torch's values, and storages and arrays that stand in its opcodes.
+"""The objects that a bare pickle builds (`bare` is the reader): torch's, and storages and arrays inside the opcodes.
 
 Sources: torch/storage.py (`_load_from_bytes`); jax/_src/array.py (`_reconstruct_array`); paddle/framework/io.py
 (`_pickle_save`).
@@ -13,7 +13,7 @@ from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CorruptFileError, UnsafeError
 from ckptconv.formats.torch.containers import legacy
-from ckptconv.formats.torch.pickle import Elided, Global, Machine, PickleStream, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.pickle import Elided, Global, Machine, PickleStream, StateOrderedDict, UnbuiltObject, Value
 from ckptconv.formats.torch.tree.names import is_known
 from ckptconv.formats.torch.tree.placing import Placer
 from ckptconv.formats.torch.values.construct import TorchConstructors
@@ -32,24 +32,24 @@ _STORAGE = Global("torch.storage", "_load_from_bytes")
 _JAX = (Global("jax._src.array", "_reconstruct_array"), Global("jax._src.device_array", "reconstruct_device_array"))
 _TUPLE = Global("builtins", "tuple")
 _NUMPY = ("_reconstruct", "_frombuffer")
-"""The constructors that take bytes that were left in the file."""
+"""The numpy constructors that accept `Elided` bytes."""
 
 
 def follow(data: bytes, elided: Sequence[Elided] = ()) -> tuple[Value, Machine, BareConstructors]:
-    """What a pickle says, with tensors in the places of arrays; the machine and the makers that met it."""
-    makers = BareConstructors()
-    machine = Machine(data, makers, elided)
-    return settled(machine.run(), makers, {}, 0), machine, makers
+    """Run a pickle: its value, with tensors in place of arrays; the interpreter; and the constructors that it used."""
+    constructors = BareConstructors()
+    machine = Machine(data, constructors, elided)
+    return with_tensors(machine.run(), constructors, {}, 0), machine, constructors
 
 
 @dataclass(slots=True)
 class BareConstructors(TorchConstructors):
-    """What a bare pickle may build: what torch's files may, and storages and arrays that stand in the pickle itself.
+    """What a bare pickle may build: what torch's files may, and storages and arrays that are in the pickle itself.
 
-    spans:   where the elements of each lie, by the keys that they are given here.
-    swapped: the keys of those that are big-endian.
-    answered: names that are called here alone, and that made a storage or an array each time, so that they are no news.
-    tensors: the arrays as tensors, by the `id` of each array, which is kept so that it stays its own.
+    spans:    where the elements of each storage are, by keys that are made up here.
+    swapped:  the keys of big-endian storages.
+    answered: names that only bare pickles may call, and that made a storage or array each time: need not be reported.
+    tensors:  the arrays as tensors, by the `id` of each array, which is kept alive so that its id stays unique.
     """
 
     spans: dict[str, ByteSpan] = field(default_factory=dict)
@@ -60,27 +60,27 @@ class BareConstructors(TorchConstructors):
     _placers: tuple[Placer, Placer] | None = None
 
     def constructor(self, name: Global) -> Callable[..., Value] | None:
-        """Ours; those that know nothing of bytes that were left in the file get them whole."""
+        """Our constructor for a name. Those that do not accept `Elided` bytes get them read."""
         if name == _STORAGE:
-            return self._noting(name, self._load_from_bytes)
+            return self._recorded(name, self._load_from_bytes)
         if name in _JAX:
-            return self._noting(name, self._jax_array)
+            return self._recorded(name, self._jax_array)
         if name == _TUPLE:
             return _paddle_tensor
-        made = TorchConstructors.constructor(self, name)
-        if made is None or name.name in _NUMPY:
-            return made
-        return lambda *args: made(*(arg.whole() if isinstance(arg, Elided) else arg for arg in args))
+        construct = TorchConstructors.constructor(self, name)
+        if construct is None or name.name in _NUMPY:
+            return construct
+        return lambda *args: construct(*(arg.whole() if isinstance(arg, Elided) else arg for arg in args))
 
     def counts_when_named(self, name: Global) -> bool:
-        """As everywhere, and the function that loads a storage, unless it is called here."""
+        """As for other files, and also for the function that loads a storage, unless it is called here."""
         return name == _STORAGE or TorchConstructors.counts_when_named(self, name)
 
-    def _noting(self, name: Global, make: Callable[..., Value]) -> Callable[..., Value]:
-        """The constructor, which keeps `answered` as it is called."""
+    def _recorded(self, name: Global, construct: Callable[..., Value]) -> Callable[..., Value]:
+        """The constructor, wrapped so that each call updates `answered`."""
 
-        def made(*args: Value) -> Value:
-            value = make(*args)
+        def recorded(*args: Value) -> Value:
+            value = construct(*args)
             if value is NotImplemented:
                 self._refused.add(str(name))
                 self.answered.discard(str(name))
@@ -88,13 +88,13 @@ class BareConstructors(TorchConstructors):
                 self.answered.add(str(name))
             return value
 
-        return made
+        return recorded
 
     def persistent(self, identifier: Value) -> StorageStub:
         raise CorruptFileError("it needs objects that are not in the file (a persistent id)")
 
     def _load_from_bytes(self, data: Value) -> Value:
-        """``torch.storage._load_from_bytes``: a storage, as torch.save wrote it into a file of its own."""
+        """``torch.storage._load_from_bytes``: a storage that torch.save wrote as a whole file."""
         if not isinstance(data, (bytes, bytearray)):
             return NotImplemented
         if isinstance(data, Elided):
@@ -120,13 +120,13 @@ class BareConstructors(TorchConstructors):
         return made
 
     def _jax_array(self, function: Value, args: Value, state: Value, aval: Value = None) -> Value:
-        """An array of JAX's: numpy's, and whether its type is weak."""
+        """A JAX array: the numpy array in it. `aval` says whether its type is weak."""
         if not isinstance(function, Global) or function.name != "_reconstruct" or type(args) is not tuple:
             return NotImplemented
-        if isinstance(aval, Thing):  # its ``keys`` are called
+        if isinstance(aval, UnbuiltObject):  # its ``keys`` are called
             return NotImplemented
-        made = TorchConstructors.constructor(self, function)
-        stub = made(*args) if made else None
+        construct = TorchConstructors.constructor(self, function)
+        stub = construct(*args) if construct else None
         if not isinstance(stub, NumpyStub):
             return NotImplemented
         stub.set_state(state)
@@ -138,7 +138,7 @@ class BareConstructors(TorchConstructors):
         return key
 
     def tensor(self, stub: NumpyStub) -> TensorStub | None:
-        """The array as a tensor, the same one each time; None where its elements are none of a tensor's."""
+        """The array as a tensor, the same one each time; None if a tensor cannot have such elements."""
         known = self.tensors.get(id(stub))
         if known is not None:
             return known[1]
@@ -165,7 +165,9 @@ class BareConstructors(TorchConstructors):
 
 
 def _paddle_tensor(values: Value = ()) -> Value:
-    """PaddlePaddle's tensor within other objects: a pair of its name and its array, made by a call, as no tuple is."""
+    """A PaddlePaddle tensor inside another object: a pair of name and array, built by calling ``tuple``, which pickles
+    of ordinary tuples do not do.
+    """
     match values:
         case (str() as name, NumpyStub() as array):
             array.name = name
@@ -183,20 +185,20 @@ def _span(parts: ArrayParts) -> ByteSpan:
     return ByteSpan(Held(data), 0, len(data))
 
 
-def settled(value: Value, makers: BareConstructors, known: dict[int, Value], depth: int) -> Value:
-    """The value with tensors in the places of arrays. Containers are changed in place, tuples made anew; what lies
-    too deep for metadata stays as it is.
+def with_tensors(value: Value, constructors: BareConstructors, known: dict[int, Value], depth: int) -> Value:
+    """The value with tensors in place of arrays. Containers are changed in place, tuples are rebuilt; what is nested
+    too deeply for metadata stays as it is.
     """
     if isinstance(value, NumpyStub) and (value.parts is not None or depth > MAX_DEPTH):
-        return makers.tensor(value) or value
-    if not isinstance(value, (dict, list, tuple, Thing, NumpyStub)) or depth > MAX_DEPTH + 1:
+        return constructors.tensor(value) or value
+    if not isinstance(value, (dict, list, tuple, UnbuiltObject, NumpyStub)) or depth > MAX_DEPTH + 1:
         return value
     if id(value) in known:
         return known[id(value)]
     known[id(value)] = value
 
     def again(child: Value) -> Value:
-        return settled(child, makers, known, depth + 1)
+        return with_tensors(child, constructors, known, depth + 1)
 
     match value:
         case dict():
@@ -204,11 +206,11 @@ def settled(value: Value, makers: BareConstructors, known: dict[int, Value], dep
                 value[key] = again(child)
             if isinstance(value, StateOrderedDict):
                 value.state = again(value.state)
-        case NumpyStub():  # of objects
+        case NumpyStub():  # an array of objects
             value.state = again(value.state)
         case list():
             value[:] = [again(child) for child in value]
-        case Thing():
+        case UnbuiltObject():
             value.args = tuple(again(child) for child in value.args)
             value.kwargs = {key: again(child) for key, child in value.kwargs.items()}
             value.state = again(value.state)

@@ -1,6 +1,6 @@
-"""What torch.save puts into a zip archive (`zip_archive` has its layout): its small records, its pickle, its storages.
+"""The contents of a torch.save archive (`zip_archive` has its layout): its small records, its pickle, its storages.
 
-The archive may be a file, or lie within one: `embedded` finds such.
+The archive may be a file, or a range of bytes in one (see `embedded`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VERSIONS = ("version", ".data/version")
 
 BOOKKEEPING = ("byteorder", ".data/serialization_id", ".format_version", ".storage_alignment", *VERSIONS)
-"""What torch's writer puts beside the object."""
+"""Records that torch's writer adds to the object."""
 
 _NUMPY_MAGIC = b"\x93NUMPY"
 
@@ -35,11 +35,13 @@ MAX_VERSION = 10
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What torch.save put into an archive: the pickled value, and where its tensors' bytes are.
+    """The contents of an archive: the unpickled value, and where its tensors' bytes are.
 
+    machine:  the interpreter that ran the pickle.
     storages: those that the pickle names; every stub in `value` refers to one of these objects.
-    placer:   gives the tensor of a stub in `value`. Costs one small read a storage.
+    placer:   makes the tensor for a stub in `value`. Costs one small read for each storage.
     size:     bytes of the pickle.
+    root:     the archive's top folder, with its slash.
     """
 
     value: Value
@@ -56,7 +58,7 @@ def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = Non
 
 
 def checked_root(archive: ZipArchive) -> str:
-    """The folder of what torch.save wrote, whose small records hold. Raises CorruptFileError, UnsupportedError."""
+    """The archive's top folder, once its small records are checked. Raises CorruptFileError, UnsupportedError."""
     root = root_of(archive)
     if root is None and is_unfinished(archive):
         raise CorruptFileError(
@@ -70,7 +72,7 @@ def checked_root(archive: ZipArchive) -> str:
 
 
 def saved_in(source: Source, constructors: TorchConstructors | None = None) -> Saved:
-    """What torch.save put into one of several files. Raises CkptconvError, with the file's path."""
+    """The contents of one of several files. Raises CkptconvError with the file's path."""
     with located(source.path):
         if source.size >= 2 and bytes(source.read_at(0, 2)) != b"PK":
             raise UnsupportedError(
@@ -81,12 +83,12 @@ def saved_in(source: Source, constructors: TorchConstructors | None = None) -> S
 
 
 def is_unfinished(archive: ZipArchive) -> bool:
-    """Whether torch.save left it before its object, which could not be pickled: it ends the archive all the same."""
+    """Whether the archive has no object because that could not be pickled; torch.save finishes such archives too."""
     return bool(archive.entries) and all(entry.partition("/")[2] in BOOKKEEPING for entry in archive.entries)
 
 
 def root_of(archive: ZipArchive, name: str = "data.pkl") -> str | None:
-    """The archive's one top folder that holds a `name`, with its slash."""
+    """The only top folder that holds a file `name`, with its slash; None if there is none, or several."""
     roots = [
         entry.removesuffix(name) for entry in archive.entries if entry.endswith("/" + name) and entry.count("/") == 1
     ]
@@ -97,25 +99,26 @@ def follow(
     archive: ZipArchive, root: str, name: str = "data", constructors: TorchConstructors | None = None,
     machine: type[Machine] = Machine,
 ) -> Saved:  # fmt: skip
-    """Follow ``NAME.pkl``, whose storages are in the folder ``NAME``. Raises CorruptFileError, LimitError."""
+    """Interpret ``NAME.pkl``, whose storages are in the folder ``NAME``. Raises CorruptFileError, LimitError."""
     data = archive.read(f"{root}{name}.pkl", MAX_PICKLE_BYTES)
-    makers = constructors or TorchConstructors()
-    run = machine(data, makers)
-    value = run.run()
-    storages = [*makers.storages.values(), *makers.retyped.values()]
-    return Saved(value, run, storages, placer_of(archive, root, name), len(data), root)
+    if constructors is None:
+        constructors = TorchConstructors()
+    interpreter = machine(data, constructors)
+    value = interpreter.run()
+    storages = [*constructors.storages.values(), *constructors.retyped.values()]
+    return Saved(value, interpreter, storages, placer_of(archive, root, name), len(data), root)
 
 
 def placer_of(archive: ZipArchive, root: str, name: str = "data") -> Placer:
-    """What places the tensors whose storages are in the folder ``NAME``. Raises CorruptFileError."""
+    """The placer for tensors whose storages are in the folder ``NAME``. Raises CorruptFileError."""
     return Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
 
 
 def check_small_records(archive: ZipArchive, root: str) -> None:
-    """What torch asks of an archive besides: entries in one folder, a version that it knows."""
+    """Check what else torch requires of an archive: all entries in one folder, and a version that it knows."""
     if strays := [name for name in archive.entries if not name.startswith(root)]:
         raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}")
-    _check_cases(archive)
+    _refuse_case_collisions(archive)
     if not any(root + name in archive.entries for name in VERSIONS):
         raise CorruptFileError("the archive has no version record")
     for name in (".format_version", ".storage_alignment", *VERSIONS):
@@ -124,20 +127,18 @@ def check_small_records(archive: ZipArchive, root: str) -> None:
             raise CorruptFileError(f"the record {name} says {text!r}")
 
 
-def check_numpys(archive: ZipArchive, source: Source) -> None:
-    """Refuse an archive that is numpy's as well: numpy.load takes any zip, and unpickles objects of arrays in it."""
-    named = source.path.suffix.lower() == ".npz"
+def refuse_npz(archive: ZipArchive, source: Source) -> None:
+    """Refuse an archive that numpy.load would read too: it opens any zip, and unpickles arrays of objects."""
+    is_npz = source.path.suffix.lower() == ".npz"
     for name in archive.entries:
-        if name.endswith(".npy") or (named and archive.start(name, len(_NUMPY_MAGIC)) == _NUMPY_MAGIC):
+        if name.endswith(".npy") or (is_npz and archive.start(name, len(_NUMPY_MAGIC)) == _NUMPY_MAGIC):
             raise CorruptFileError(
                 f"the archive has an entry {name!r}, which numpy.load would read", hint="do not trust it"
             )
 
 
-def _check_cases(archive: ZipArchive) -> None:
-    """Refuse names that differ by their letters' case alone: torch's reader (miniz) looks names up without regard to
-    it, and takes either.
-    """
+def _refuse_case_collisions(archive: ZipArchive) -> None:
+    """Refuse names that differ only in case: torch's reader (miniz) ignores case and may take either entry."""
     seen: dict[bytes, str] = {}
     for name, entry in archive.entries.items():
         other = seen.setdefault(entry.name.lower(), name)
@@ -149,7 +150,7 @@ def _check_cases(archive: ZipArchive) -> None:
 
 
 def is_big_endian(archive: ZipArchive, root: str) -> bool:
-    """Whether the record of the byte order says so."""
+    """Whether the ``byteorder`` record says "big"."""
     if root + "byteorder" not in archive.entries:
         return False
     order = archive.read(root + "byteorder", 16)

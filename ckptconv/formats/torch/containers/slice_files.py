@@ -1,4 +1,4 @@
-"""What the files of a model in slices are called, and those of Megatron's ranks; a word to whoever names one of them.
+"""File names of Llama's slices and of Megatron's ranks, and a warning if only one of these files is opened.
 
 See `sets.slices` and `megatron.ranks`.
 """
@@ -21,11 +21,11 @@ _FILE = re.compile(r"consolidated\.(\d\d)\.pth")
 
 RANK = re.compile(r"mp_rank_(\d{2,5})(?:_(\d{3,5}))?(_\d{3,5})?")
 RANK_FILES = ("model_optim_rng.pt", "model_rng.pt")
-"""Of Megatron's ranks, the folders and the files in them."""
+"""Megatron's folder for a rank, and the files in it."""
 
 
 def ranks_in(folder: Folder) -> list[str]:
-    """The folders in it that are called as Megatron's ranks are, and have the file of one."""
+    """The subfolders that are Megatron ranks, by their names and the files in them."""
     return [name for name in folder.folders if RANK.fullmatch(name) and rank_file(folder, name)]
 
 
@@ -40,20 +40,20 @@ def file_of(number: int) -> str:
 
 
 def slices_in(folder: Folder) -> list[str]:
-    """The slices in a folder, in their order."""
+    """The names of the slices in a folder, in order."""
     return [name for name in folder.names if _FILE.fullmatch(name)]
 
 
 def others_beside(path: Path) -> tuple[Finding, ...]:
-    """A warning where a file is called like the first slice and the second lies beside it, or the other way round; or
-    where it is that of one of Megatron's ranks and there are others.
+    """A warning if a file is named like a slice and another slice is beside it, or if it belongs to one of several
+    Megatron ranks.
     """
     if path.name in RANK_FILES and RANK.fullmatch(path.parent.name):
         return _other_ranks(path)
-    called = _FILE.fullmatch(path.name)
-    if called is None:
+    name = _FILE.fullmatch(path.name)
+    if name is None:
         return ()
-    other = file_of(0 if int(called[1]) else 1)
+    other = file_of(0 if int(name[1]) else 1)
     if not os.path.isfile(path.with_name(other)):
         return ()
     message = f"{other} lies beside it: this file may be one slice of a model, and its folder the whole"

@@ -1,11 +1,11 @@
-"""Reader of the tar archive that torch wrote before 0.1.12, which has these members:
+"""Reader for the tar archive that torch wrote before 0.1.12. Its members:
 
     sys_info    pickle: {"protocol_version": 1000, "little_endian", "type_sizes"}
     pickle      pickle: the object; storages and tensors are persistent ids, their keys in decimal digits, and the
                 class of a module is ``(class, source file, source)``
     tensors     pickle: how many tensors follow; for each
       pickle    (key, key of its storage, class of the tensor)
-      8 bytes   i32 number of dimensions n, and four bytes that count for nothing
+      8 bytes   i32 number of dimensions n, and four unused bytes
       8n, 8n    i64 sizes, i64 strides, in elements
       8 bytes   i64 offset in the storage, in elements
     storages    pickle: how many storages follow; for each
@@ -16,8 +16,8 @@
 
 Keys are ints; numbers and elements are little-endian. Source: torch/serialization.py (`legacy_load`).
 
-A member is looked up by its exact name; nothing is extracted, and names of other members are not used at all. The tar
-layout is POSIX's (pax), with GNU's and base-256 sizes: blocks of 512 bytes, a header and the contents, for each member.
+A member is looked up by its exact name; nothing is extracted, and the names of other members are never used. The tar
+layout is POSIX (pax), with GNU and base-256 sizes: for each member a header and its contents, in blocks of 512 bytes.
 Refused: two members of one name, a member that is a link, a checksum that fails.
 """
 
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch import dtypes
-from ckptconv.formats.torch.containers.legacy import MAX_SMALL, Spans, plain
+from ckptconv.formats.torch.containers.legacy import MAX_SMALL, Spans, read_plain
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
 from ckptconv.formats.torch.tree.assemble import assemble
 from ckptconv.formats.torch.tree.placing import Placer, StorageSlice
@@ -62,9 +62,9 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: the members' headers, the pickles, and what stands between the storages; no tensor byte.
+    """Open the archive. Reads the members' headers, the pickles, and the counts between storages, but no tensor byte.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model depends on a call).
     """
     found = members(source)
     if missing := [name for name in NAMES if name not in found]:
@@ -87,13 +87,13 @@ def _stream(source: Source, member: Member) -> PickleStream:
 
 @dataclass(slots=True)
 class TarConstructors(TorchConstructors):
-    """What the object may build; `objects` are the storages and the tensors by key."""
+    """What the object's pickle may build; `objects` are storages and tensors by key."""
 
     objects: dict[int, Stub] = field(default_factory=dict)
 
     def persistent(self, identifier: Value) -> Value:
         match identifier:
-            case (Global() as cls, str() | None, str() | None):  # torch compares the sources
+            case (Global() as cls, str() | None, str() | None):  # torch compares the sources, we need not
                 return cls
             case str() if identifier.isdecimal() and len(identifier) < 40 and int(identifier) in self.objects:
                 return self.objects[int(identifier)]
@@ -104,7 +104,7 @@ class TarConstructors(TorchConstructors):
 
 
 def _count(stream: PickleStream, odd: list[Machine]) -> int:
-    count = plain(stream.pickle(MAX_SMALL), odd)
+    count = read_plain(stream.pickle(MAX_SMALL), odd)
     if type(count) is not int or count < 0:
         raise CorruptFileError("a member does not start with a number")
     if count > MAX_TENSORS:
@@ -113,17 +113,17 @@ def _count(stream: PickleStream, odd: list[Machine]) -> int:
 
 
 def _storages(stream: PickleStream, source: Source, odd: list[Machine]) -> tuple[dict[int, Stub], Spans]:
-    """The storages and the parts of them by key, and where they lie."""
+    """The storages and the parts of storages by key, and where they are."""
     storages: dict[int, Stub] = {}
     spans: dict[str, ByteSpan] = {}
     for _ in range(_count(stream, odd)):
-        match plain(stream.pickle(MAX_SMALL), odd):
+        match read_plain(stream.pickle(MAX_SMALL), odd):
             case (int() as key, str() as device, Global() as cls) if key not in storages:
                 pass
             case _:
                 raise CorruptFileError("the member 'storages' lists something else than storages")
         storages[key], spans[str(key)] = _storage(stream, source, key, device, cls)
-    for view in _views(plain(stream.pickle(MAX_PICKLE_BYTES), odd)):
+    for view in _views(read_plain(stream.pickle(MAX_PICKLE_BYTES), odd)):
         match view:
             case (int() as key, int() as root, int() as start, int() as numel) if key not in storages and numel >= 0:
                 whole = storages.get(root)
@@ -142,7 +142,7 @@ def _views(listed: Value) -> list[Value]:
 
 
 def _storage(stream: PickleStream, source: Source, key: int, device: str, cls: Global) -> tuple[StorageStub, ByteSpan]:
-    """Pass over a storage: a count of elements, and the elements."""
+    """Skip a storage: a count of elements, and the elements."""
     dtype = dtypes.STORAGE_CLASSES.get(cls.name)
     if dtype is None:
         raise UnsupportedError(f"storages of class {cls} are not supported", hint="save plain tensors")
@@ -166,7 +166,7 @@ def _tensors(stream: PickleStream, storages: Mapping[int, Stub], odd: list[Machi
     """The tensors by key."""
     tensors: dict[int, Stub] = {}
     for _ in range(_count(stream, odd)):
-        match plain(stream.pickle(MAX_SMALL), odd):
+        match read_plain(stream.pickle(MAX_SMALL), odd):
             case (int() as key, int() as root, _) if key not in tensors and key not in storages:
                 storage = storages.get(root)
             case _:

@@ -1,15 +1,15 @@
-"""Reader of torch.save's zip archive (torch 1.6 and later).
+"""Reader for torch.save's zip archive (torch 1.6 and later).
 
     NAME/data.pkl               the pickled object; its tensors refer to storages by key
-    NAME/data/KEY               one storage each: the elements as they lay in memory, 64-byte aligned
-    NAME/byteorder              "little" or "big", of every storage; absent: little
+    NAME/data/KEY               a storage: the elements as they were in memory, 64-byte aligned
+    NAME/byteorder              "little" or "big", for all storages; little if absent
     NAME/version                "3"; NAME/.format_version, NAME/.storage_alignment, NAME/.data/…: not needed
     NAME/ckptconv/notes.json    ours, see `ckptconv.formats.torch.writer.write`
 
-NAME is whatever the file was called when it was saved. Source: torch/serialization.py (`_save`, `_load`),
+NAME is what the file was called when it was saved. Source: torch/serialization.py (`_save`, `_load`),
 caffe2/serialize/inline_container.cc.
 
-TorchScript archives and torch.export's (`programs`) are formats of their own.
+TorchScript and torch.export archives (`programs`) are formats of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ckptconv.core.spelling import from_json
 from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.sets.shard_names import lone_shard_findings
 from ckptconv.formats.torch.containers.embedded import unfold_embedded
-from ckptconv.formats.torch.containers.saved import check_numpys, is_unfinished, open_saved, root_of
+from ckptconv.formats.torch.containers.saved import is_unfinished, open_saved, refuse_npz, root_of
 from ckptconv.formats.torch.containers.slice_files import others_beside
 from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.tree.assemble import assemble
@@ -40,31 +40,31 @@ NOTES_RECORD = "ckptconv/notes.json"
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive with a ``data.pkl`` one level down, and no ``constants.pkl`` of TorchScript; or one
-    that torch.save began.
+    """Whether this is a zip archive with a ``data.pkl`` one level down and without TorchScript's ``constants.pkl``, or
+    one that torch.save began and did not finish.
     """
     try:
         archive = ZipArchive.of(source)
         root = root_of(archive)
         return is_unfinished(archive) if root is None else root + "constants.pkl" not in archive.entries
     except CorruptFileError:
-        return True  # it starts as a zip; reading it will say what is wrong
+        return True  # it starts like a zip; `read` will say what is wrong with it
     except CkptconvError:
         return False
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, its pickle and the storages' local headers; no tensor byte.
+    """Open the archive. Reads its directory, its pickle and the storages' local headers, but no tensor byte.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model depends on a call).
     """
-    return opened(source, (*others_beside(source.path), *lone_shard_findings(source.path)))
+    return open_archive(source, (*others_beside(source.path), *lone_shard_findings(source.path)))
 
 
-def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
-    """The archive, whatever lies beside it. Raises as `read`."""
+def open_archive(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
+    """The archive, whatever files are beside it. Raises what `read` raises."""
     archive = ZipArchive.of(source)
-    check_numpys(archive, source)
+    refuse_npz(archive, source)
     saved = open_saved(archive)
     embedded = unfold_embedded(saved.value, saved.machine)
     budget = Budget(saved.size + embedded.size)

@@ -1,7 +1,7 @@
-"""A chunk in its blob: found within the small archive around it when its first byte is asked for.
+"""A chunk in its blob. It is located in the small archive around it only when its first byte is read.
 
-``.metadata`` says what every tensor is, so that opening a folder looks into no blob that holds a tensor, and 100,000
-chunks open as fast as their listing is read.
+``.metadata`` has the type and shape of every tensor, so that opening a folder does not open the blobs of tensors:
+100,000 chunks open as fast as their listing is read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from ckptconv.io.window import Window
 
 SMALL = 4096
-"""Bytes of a pickle that is kept for the next chunk."""
+"""Bytes of a pickle up to which its result is cached for the next chunk."""
 
 _NONE = memoryview(b"")
 
 
 def open_blob(window: Window, name: str) -> Saved:
-    """What torch.save put there. Raises CkptconvError, with the file and the entry's name."""
+    """The contents of a blob's archive. Raises CkptconvError with the file and the entry's name."""
     try:
         return open_saved(ZipArchive(window))
     except CkptconvError as error:
@@ -43,30 +43,30 @@ def open_blob(window: Window, name: str) -> Saved:
 
 
 def _tensor_in(archive: ZipArchive, name: str) -> LazyTensor:
-    """The tensor that is alone in an archive of torch.save's. Raises CkptconvError."""
+    """The tensor in a torch.save archive that holds nothing else. Raises CkptconvError."""
     root = checked_root(archive)
     data = archive.read(f"{root}data.pkl", MAX_PICKLE_BYTES)
-    value = _usual(data) if len(data) <= SMALL else _unpickled(data)
+    value = _cached_unpickle(data) if len(data) <= SMALL else _unpickle(data)
     if not isinstance(value, TensorStub):
         raise _bad("its blob holds no tensor")
     return placer_of(archive, root).place(name, value)
 
 
-def _unpickled(data: bytes) -> Value:
+def _unpickle(data: bytes) -> Value:
     return Machine(data, TorchConstructors()).run()
 
 
-_usual = lru_cache(maxsize=256)(_unpickled)
-"""Chunks of one shape have the same pickle. What is made of it is not changed."""
+_cached_unpickle = lru_cache(maxsize=256)(_unpickle)
+"""Chunks of the same shape have the same pickle. The result must not be changed."""
 
 
 class Blob:
-    """The bytes of one chunk's image, as a file: `read_at` and `read_into` count from its first element."""
+    """The elements of a chunk as a file: `read_at` and `read_into` count from the first element."""
 
     __slots__ = ("_block", "_block_start", "_image", "_info", "_lock", "_name", "_window")
 
     def __init__(self, window: Window, name: str, info: TensorInfo) -> None:
-        """`info` is what the listing says that the blob holds."""
+        """`info` is the type and shape that the listing gives."""
         self._window = window
         self._name = name
         self._info = info
@@ -77,15 +77,15 @@ class Blob:
 
     @property
     def path(self) -> Path:
-        """The file's, for errors."""
+        """The path of the file, for errors."""
         return self._window.path
 
     def span(self) -> ByteSpan:
-        """The chunk's image as a run of bytes."""
+        """The chunk's elements as a run of bytes."""
         return ByteSpan(self, 0, self._info.nbytes, self._crc32)
 
     def read_at(self, offset: int, length: int) -> memoryview:
-        image = self._found()
+        image = self._located()
         if isinstance(image, ByteSpan):
             return image.file.read_at(image.offset + offset, length)
         buffer = memoryview(bytearray(length))
@@ -93,20 +93,20 @@ class Blob:
         return buffer
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        image = self._found()
+        image = self._located()
         if isinstance(image, ByteSpan):
             image.file.read_into(buffer, image.offset + offset)
         else:
             self._gather(image, buffer, offset)
 
     def _crc32(self) -> int | None:
-        """The recorded checksum, where it is that of the image."""
-        image = self._found()
+        """The recorded checksum, if it is that of the chunk's elements."""
+        image = self._located()
         return image.recorded_crc32 if isinstance(image, ByteSpan) else None
 
     def _gather(self, image: LazyTensor, buffer: memoryview, offset: int) -> None:
-        """Elements that lie in another order (channels last, transposed) are gathered in large blocks; the last one is
-        kept, so that small pieces one after the other do not each go through the whole chunk.
+        """Read elements that are stored in another order (channels last, transposed), in large blocks. The last block
+        is kept, so that a series of small reads does not go through the whole chunk each time.
         """
         with self._lock:
             done = 0
@@ -123,27 +123,27 @@ class Blob:
             if offset + done == self._info.nbytes:
                 self._block = _NONE
 
-    def _found(self) -> ByteSpan | LazyTensor:
-        """The image where it lies as one run, or what gathers it."""
+    def _located(self) -> ByteSpan | LazyTensor:
+        """The chunk's elements as a run of bytes, or if they are not one, as a tensor that gathers them."""
         with self._lock:
             if self._image is None:
-                self._image = self._find()
+                self._image = self._locate()
             return self._image
 
-    def _find(self) -> ByteSpan | LazyTensor:
+    def _locate(self) -> ByteSpan | LazyTensor:
         try:
             tensor = _tensor_in(ZipArchive(self._window), self._name)
         except CkptconvError as error:
             raise _named(error, self._window, self._name) from error.__cause__
         if tensor.info != self._info:
-            found, said = (f"{one.dtype} {list(one.shape)}" for one in (tensor.info, self._info))
-            raise _named(_bad(f"its blob holds {found}, and .metadata says {said}"), self._window, self._name)
+            found, listed = (f"{info.dtype} {list(info.shape)}" for info in (tensor.info, self._info))
+            raise _named(_bad(f"its blob holds {found}, and .metadata says {listed}"), self._window, self._name)
         if tensor.span is None or tensor.depends != (tensor.span,):
-            self._check(tensor)
-        return tensor if tensor.span is None else tensor.span  # without all that a hundred thousand need not keep
+            self._check_storages(tensor)
+        return tensor if tensor.span is None else tensor.span  # a span is smaller to keep, a hundred thousand times
 
-    def _check(self, tensor: LazyTensor) -> None:
-        """Check a storage that is not the image itself, once, before anything is taken from it."""
+    def _check_storages(self, tensor: LazyTensor) -> None:
+        """Check the storages of a tensor that is only a part or a view of them, once, before it is read."""
         for span in tensor.depends:
             if is_damaged(span):
                 raise DamagedTensorError(self._name, path=self.path)

@@ -1,7 +1,7 @@
-"""The ``.metadata`` pickle: which tensors and values there are, and where each part of them lies.
+"""The ``.metadata`` pickle: which tensors and values there are, and where each part of them is.
 
-torch reads it with `pickle.load`, which does whatever it says. Here it is followed by our machine: the classes of
-torch.distributed.checkpoint are stand-ins of ours, and a pickle that calls anything else is refused.
+torch reads it with `pickle.load`, which does whatever it says. Here our own machine runs it, with our stand-ins for the
+classes of torch.distributed.checkpoint, and a pickle that calls anything else is refused.
 
 Sources: torch/distributed/checkpoint/metadata.py, filesystem.py, planner.py; before torch 2.3 the properties' class was
 that of torch/distributed/_shard/sharded_tensor/metadata.py.
@@ -30,12 +30,12 @@ _BEFORE = "torch.distributed._shard.sharded_tensor.metadata"
 
 
 Step = str | int
-"""A key of a dict, or a place in a list."""
+"""A dict key, or a list index."""
 
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """An object of one of the classes that are known here: the class's name, and the state that it was given."""
+    """An object of a known class: the class's name, and the object's state."""
 
     kind: str
     state: Value = None
@@ -43,7 +43,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a blob lies: a file's plain name, and a range of it."""
+    """Where a blob is: a plain file name, and a range of bytes."""
 
     file: str
     offset: int
@@ -52,9 +52,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a tensor: the index of its first element, its size, and its blob (None: it has no elements).
+    """A part of a tensor.
 
-    stored: its size as the blob has it, where that has a dimension of one more.
+    begin:  the index of its first element in the tensor.
+    size:   its shape.
+    place:  its blob; None if it has no elements.
+    stored: its shape in the blob, if that has an additional dimension of 1.
     """
 
     begin: tuple[int, ...]
@@ -65,7 +68,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor, or a value where `dtype` is None; `shape` counts torch's elements, as the chunks do."""
+    """A tensor, or if `dtype` is None a value. Like the chunks, `shape` counts torch's elements, not logical ones.
+
+    name: the flat name.
+    path: the path in the nested state_dict.
+    """
 
     name: str
     path: tuple[Step, ...]
@@ -76,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All of the pickle that matters: the entries in their order, and our record where there is one."""
+    """The parsed pickle: the entries in order, our record if there is one, and the names that it mentions."""
 
     entries: list[Entry]
     record: str | None
@@ -92,14 +99,14 @@ _CLASSES = {
         "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
         "MetadataIndex", "StorageMeta",
     )},
-    # Megatron keeps the plan by which it wrote; what is where the rest says as well.
+    # Megatron also stores its plan for writing, which repeats what the rest says.
     **{Global(_PLANNER, kind): _instance(kind) for kind in (
         "SavePlan", "WriteItem", "TensorWriteData", "BytesIOWriteData",
     )},
     Global(_PLANNER, "WriteItemType"): lambda number: number,
     Global(FILESYSTEM, "_StorageInfo"): _instance("_StorageInfo"),
     Global(_BEFORE, "TensorProperties"): _instance("TensorProperties"),
-    Global(METADATA, "_MEM_FORMAT_ENCODING"): lambda number: number,  # how it lay in memory does not matter
+    Global(METADATA, "_MEM_FORMAT_ENCODING"): lambda number: number,  # the memory format does not matter
     Global(_BEFORE, "MEM_FORMAT_ENCODING"): lambda number: number,
 }  # fmt: skip
 
@@ -116,10 +123,10 @@ class _Constructors(TorchConstructors):
 
 
 def parse(data: bytes) -> Listing:
-    """Follow the pickle and check what it says, but for the files. Raises CorruptFileError, UnsafeError, LimitError."""
+    """Run the pickle and check its contents, but not the files. Raises CorruptFileError, UnsafeError, LimitError."""
     machine = Machine(data, _Constructors())
     value = machine.run()
-    if calls := [thing.name for thing in machine.things if thing.how in RUNS]:
+    if calls := [obj.name for obj in machine.unbuilt if obj.how in RUNS]:
         raise UnsafeError(
             f"loading this checkpoint with torch would run code: .metadata calls {calls[0][:200]!r}",
             hint="do not load it; it is not what torch.distributed.checkpoint writes",
@@ -131,7 +138,7 @@ def parse(data: bytes) -> Listing:
 
 
 class _Parser:
-    """Takes the pickle's objects apart, and lets go of each on the way: they are larger than what is kept of them."""
+    """Turns the pickle's objects into entries. It drops each object on the way, because they take more memory."""
 
     def __init__(self, state: dict[str, Value], budget: Budget) -> None:
         self._budget = budget
@@ -240,5 +247,5 @@ def _sizes(name: str, values: Value) -> tuple[int, ...]:
 
 
 def malformed(what: str) -> CorruptFileError:
-    """The error for a ``.metadata`` that contradicts itself."""
+    """The error for a malformed ``.metadata``."""
     return CorruptFileError(f".metadata is malformed: {what}", hint=COPY_ALL_AGAIN)

@@ -1,4 +1,4 @@
-"""Reader of torch.distributed.checkpoint's folders: the listing, the values, and tensors made of their chunks."""
+"""Reader for torch.distributed.checkpoint's folders: the listing, the values, and tensors joined from chunks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ckptconv.formats.torch.dcp.tree import nested, restored
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.pickle import Budget, Machine, Value
 from ckptconv.formats.torch.tree.names import with_names
-from ckptconv.formats.torch.tree.placing import Places, adopted
+from ckptconv.formats.torch.tree.placing import Places, placed_stub
 from ckptconv.formats.torch.tree.roots import plant
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def claims(folder: Folder) -> bool:
-    """Whether there is a ``.metadata`` in it that starts as a pickle does."""
+    """Whether the folder has a ``.metadata`` that starts like a pickle."""
     if MAIN not in folder.names:
         return False
     try:
@@ -50,12 +50,12 @@ def claims(folder: Folder) -> bool:
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the folder: the listing, and the values that are not tensors; no byte of a tensor, nor of its archive.
+    """Open the folder. Reads the listing, and the values that are not tensors, but no byte of a tensor or its archive.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError (a file is missing), which say
-    the file or the entry.
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError (a file is missing), with the
+    file or the entry in them.
     """
-    listing, size = listed(folder)
+    listing, size = read_listing(folder)
     checkpoint = Entries(folder, size).checkpoint(listing)
     if BESIDE in folder.names:
         message = f"{BESIDE!r} in it, where Lightning keeps the epoch and hyper_parameters, is a checkpoint of its own"
@@ -64,8 +64,8 @@ def read(folder: Folder) -> Checkpoint:
     return checkpoint
 
 
-def listed(folder: Folder) -> tuple[Listing, int]:
-    """What its ``.metadata`` says, and how many bytes that has. Raises as `read`."""
+def read_listing(folder: Folder) -> tuple[Listing, int]:
+    """The parsed ``.metadata``, and its size in bytes. Raises what `read` raises."""
     if MAIN not in folder.names:
         raise UnsupportedError(
             "there is no .metadata in this folder, so that its .distcp files cannot be told apart", hint=COPY_ALL_AGAIN
@@ -77,7 +77,7 @@ def listed(folder: Folder) -> tuple[Listing, int]:
 
 @dataclass(slots=True)
 class Entries:
-    """Makes stubs and values of a listing's entries. `size` is how many bytes of pickle have been read."""
+    """Reads a listing's entries. `size` is how many bytes of pickles have been read."""
 
     folder: Folder
     size: int
@@ -86,7 +86,7 @@ class Entries:
     infos: dict[tuple[DType | None, tuple[int, ...]], TensorInfo] = field(default_factory=dict)
 
     def checkpoint(self, listing: Listing) -> Checkpoint:
-        """All of it, in the dicts and lists that it came from. Raises as `read`."""
+        """The checkpoint, with its nested dicts and lists rebuilt. Raises what `read` raises."""
         entries = listing.entries
         values = {entry.name: self.value(entry) for entry in entries}
         record = parse_record(listing.record) if listing.record is not None else None
@@ -109,9 +109,9 @@ class Entries:
         )
 
     def value(self, entry: Entry) -> Value:
-        """A tensor's stub, or what a value's blob holds."""
+        """The stub of a tensor, or the value in an entry's blob."""
         if entry.dtype is not None:
-            return adopted(self._tensor(entry), entry.shape)
+            return placed_stub(self._tensor(entry), entry.shape)
         place = entry.chunks[0].place
         assert place is not None
         saved = open_blob(self._window(entry.name, place), entry.name)
@@ -154,7 +154,7 @@ class Entries:
         return LazyTensor(info, Mosaic(entry.shape, unit, tiles), None, alias, depends)
 
     def _info(self, entry: Entry, shape: tuple[int, ...]) -> TensorInfo:
-        """The header; layers have theirs in common."""
+        """The header of an entry's tensor, or of a chunk; cached, because layers repeat their shapes."""
         key = entry.dtype, shape
         return self.infos.get(key) or self.infos.setdefault(key, _info(entry, shape))
 
@@ -165,7 +165,7 @@ class Entries:
 
 
 def _info(entry: Entry, shape: tuple[int, ...]) -> TensorInfo:
-    """A header, whose shape counts logical elements. Raises CorruptFileError, UnsupportedError."""
+    """A header with a shape in logical elements. Raises CorruptFileError, UnsupportedError."""
     assert entry.dtype is not None
     packed = PACKED.get(entry.dtype, 1)
     if packed > 1 and not shape:

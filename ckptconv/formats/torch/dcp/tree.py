@@ -1,9 +1,9 @@
-"""Flat names and nested state_dicts, and what torch's flattening leaves out.
+"""Converting between nested state_dicts and torch's flat names, and keeping what torch's flattening loses.
 
-torch flattens dicts and lists that hold tensors or dicts, joins the path with dots, and turns every key into a string;
-types of dicts, keys that are not strings and empty dicts are lost on the way. Our record holds the tree with a
-`TensorRef` to a flat name in the place of each leaf, and the path in a `StateDict`'s prefix, so that our reader gives
-all of it back. torch passes over the record.
+torch flattens dicts and lists that hold tensors or dicts, joins the path with dots, and turns every key into a string.
+That loses the types of dicts, keys that are not strings, and empty dicts. Our record has the tree with a `TensorRef` to
+a flat name in place of each leaf, and the path as a `StateDict`'s prefix, from which our reader rebuilds everything.
+torch ignores the record.
 
 Source: torch/distributed/checkpoint/_traverse.py, _nested_dict.py.
 """
@@ -34,12 +34,12 @@ _ABSENT = object()
 
 
 def nested(entries: Sequence[Entry], values: Mapping[str, Value], budget: Budget) -> Value:
-    """The values in the dicts and lists that their paths name, as torch puts them there.
+    """Rebuild the nested dicts and lists from the entries' paths, like torch.
 
-    Raises CorruptFileError where two paths contradict each other, LimitError where places in lists are far apart.
+    Raises CorruptFileError if two paths contradict each other, LimitError if list indices are far apart.
     """
     root: dict[Step, Value] = {}
-    made: dict[int, Value] = {id(root): root}  # what the paths made, which alone may be gone into
+    made: dict[int, Value] = {id(root): root}  # containers made from paths; a path may not lead into any other value
     for entry in entries:
         inner: Value = root
         for step, below in zip(entry.path, entry.path[1:], strict=False):
@@ -58,7 +58,7 @@ def nested(entries: Sequence[Entry], values: Mapping[str, Value], budget: Budget
 
 
 def _get(container: Value, step: Step) -> Value:
-    if isinstance(container, list):  # torch fills a list with None up to the place that it needs
+    if isinstance(container, list):  # torch fills a list with None up to the index that it needs
         found = container[step] if isinstance(step, int) and step < len(container) else None
         return _ABSENT if found is None else found
     return container.get(step, _ABSENT)
@@ -78,7 +78,7 @@ def _set(container: Value, step: Step, value: Value, entry: Entry, budget: Budge
 
 
 def restored(root: MetaNode, entries: Sequence[Entry], values: Mapping[str, Value]) -> Value:
-    """The tree of a record with the values in their places. Raises CorruptFileError where the two do not fit."""
+    """The tree of a record, with the values in place. Raises CorruptFileError if the two do not fit."""
     return _Restorer(entries, values).restore(root)
 
 
@@ -124,20 +124,20 @@ class _Restorer:
             case _:
                 raise malformed("its record holds something else than containers and names")
 
-    def _state_dict(self, hole: StateDict) -> Value:
-        items = [(key, self._take(name)) for key, name in self._below.get(_path(hole.prefix), [])]
-        for position, key, value in hole.plain:
+    def _state_dict(self, node: StateDict) -> Value:
+        items = [(key, self._take(name)) for key, name in self._below.get(_path(node.prefix), [])]
+        for position, key, value in node.plain:
             items.insert(position, (key, self._node(value)))
-        if hole.container == "dict":
+        if node.container == "dict":
             return dict(items)
-        made = StateOrderedDict(items)
-        if hole.versions is not None:
-            made.state = {"_metadata": hole.versions}
-        return made
+        state_dict = StateOrderedDict(items)
+        if node.versions is not None:
+            state_dict.state = {"_metadata": node.versions}
+        return state_dict
 
 
 def _path(prefix: str) -> Path:
-    """The path that a `StateDict` of our record has for its prefix, as JSON."""
+    """The path of a `StateDict` in our record, which is its prefix, as JSON."""
     try:
         path = strict_json.loads(prefix) if prefix else []
     except ValueError as error:
@@ -149,7 +149,7 @@ def _path(prefix: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What becomes an entry: its flat name, its path, and a `TensorRef` or a value."""
+    """A leaf, which becomes an entry: its flat name, its path, and a `TensorRef` or a value."""
 
     name: str
     path: Path
@@ -158,17 +158,17 @@ class Leaf:
 
 @dataclass(slots=True)
 class Flat:
-    """A checkpoint's tree, flattened: the leaves in order, and the tree of the record."""
+    """A flattened checkpoint: the leaves in order, and the tree for the record."""
 
     leaves: list[Leaf] = field(default_factory=list)
     root: MetaNode = None
 
 
-def flattened(root: MetaNode, members: Callable[[StateDict], list[tuple[str, MetaNode]]]) -> Flat:
-    """Flatten a tree as torch does; tuples that hold tensors are gone into as lists are.
+def flatten(root: MetaNode, members: Callable[[StateDict], list[tuple[str, MetaNode]]]) -> Flat:
+    """Flatten a tree like torch, but also tuples that hold tensors.
 
-    `members` are the tensors of a `StateDict` by key, in their order. Where names or paths would coincide (the keys 1
-    and "1"), the second gets a ``#2``.
+    `members` gives the tensors of a `StateDict` by key, in order. If names or paths would coincide (the keys 1 and
+    "1"), the second gets a ``#2``.
     """
     maker = _Flattener(members)
     flat = maker.flat
@@ -188,7 +188,7 @@ class _Flattener:
         self.flat = Flat()
 
     def node(self, node: MetaNode, path: Path) -> MetaNode:
-        """Flatten what is under `node`, and give what the record says of it."""
+        """Flatten the tree under `node`; the same tree for the record."""
         match node:
             case StateDict():
                 return self._state_dict(node, path)
@@ -221,9 +221,9 @@ class _Flattener:
             case _:
                 return dict(inside)
 
-    def _state_dict(self, hole: StateDict, path: Path) -> StateDict:
-        items = [(key, value, False) for key, value in self._members(hole)]
-        for position, key, value in hole.plain:  # past the end where tensors were left out
+    def _state_dict(self, state_dict: StateDict, path: Path) -> StateDict:
+        items = [(key, value, False) for key, value in self._members(state_dict)]
+        for position, key, value in state_dict.plain:  # positions are past the end if tensors were dropped
             items.insert(position, (key, value, True))
         kept: list[tuple[int, str, MetaNode]] = []
         for position, (key, value, is_plain) in enumerate(items):
@@ -232,22 +232,22 @@ class _Flattener:
             else:
                 self.leaf(value, self._free(path, key))
         prefix = dumps(list(path)) if path else ""
-        return StateDict(prefix, hole.container, tuple(kept), hole.versions)
+        return StateDict(prefix, state_dict.container, tuple(kept), state_dict.versions)
 
     def _free(self, path: Path, step: Step) -> Path:
-        """The path of a child, which no other may have."""
+        """A unique path for a child."""
         free = free_name((*path, step), self._paths.__contains__, lambda number: (*path, f"{step}#{number}"))
         self._paths.add(free)
         return free
 
 
 def _step(key: MetaNode) -> str:
-    """A dict's key as torch names it: `str` of it, which says everything of the keys that people use."""
+    """A dict key as torch names it, which is its `str`. That is unambiguous for all ordinary keys."""
     return str(key) if isinstance(key, (str, int, float, type(None))) else dumps(to_json(key))
 
 
 def _is_terminal(node: list[MetaNode] | tuple[MetaNode, ...]) -> bool:
-    """Whether a list is one value: where no dict and no tensor is anywhere in it."""
+    """Whether a list is a single value, because there is no dict and no tensor anywhere in it."""
     if isinstance(node, TorchSize):
         return True
     if isinstance(node, tuple):

@@ -1,11 +1,11 @@
-"""Writer of torch.distributed.checkpoint's folders, without torch and without a process group.
+"""Writer for torch.distributed.checkpoint's folders, without torch and without a process group.
 
     __0_N.distcp   every value, then every tensor: each a zip archive as torch.save writes it
     .metadata      the listing
 
-N is 0, or the first number whose file is not there yet: a folder that is replaced keeps its old files until the new
-``.metadata`` has its name. Tensors that are tied are listed under each name and stored once. Of a quantized or sparse
-tensor the parts are listed: as neighbours in a state_dict, elsewhere in a dict that stands in its place.
+N is 0, or the first number for which there is no file yet: a folder that is replaced keeps its old files until the new
+``.metadata`` has its name. Tied tensors are listed under each name and stored once. A quantized or sparse tensor is
+listed as its parts: next to one another in a state_dict, elsewhere in a dict in its place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ckptconv.errors import CkptconvError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.dcp.listing import FILESYSTEM, METADATA, parse
-from ckptconv.formats.torch.dcp.tree import Leaf, flattened
+from ckptconv.formats.torch.dcp.tree import Leaf, flatten
 from ckptconv.formats.torch.writer.emit import DCP_GLOBALS, GLOBALS, Emitter
 from ckptconv.formats.torch.writer.spell import dense_function, spell_dense
 from ckptconv.formats.torch.writer.storages import View, torch_shape, writable
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ckptconv.io.zip_writing import Planned
 
 VERSION = "1.0.0"
-"""What torch writes (CURRENT_DCP_VERSION)."""
+"""The version that torch writes (CURRENT_DCP_VERSION)."""
 
 PICKLE, STORAGE = b"archive/data.pkl", b"archive/data/0"
 _BEFORE = {
@@ -58,7 +58,7 @@ _SMALL_CRCS = {name: crc32(data) for name, data in (_BEFORE | _AFTER).items()}
 
 @dataclass(slots=True)
 class _Layout:
-    """How an archive is laid out: the same for every tensor of one size."""
+    """The layout of an archive, which is the same for all tensors of the same size."""
 
     entries: list[Planned]
     storage: Planned | None
@@ -67,7 +67,7 @@ class _Layout:
 
 @lru_cache(maxsize=1024)
 def _layout(pickle: int, storage: int | None) -> _Layout:
-    """Of archives with a pickle and a storage of so many bytes; None: without a storage."""
+    """The layout of an archive with a pickle and a storage of so many bytes; None for no storage."""
     sizes = {PICKLE: pickle, **{name: len(data) for name, data in _BEFORE.items()}}
     if storage is not None:
         sizes[STORAGE] = storage
@@ -79,7 +79,7 @@ def _layout(pickle: int, storage: int | None) -> _Layout:
 
 @dataclass(slots=True)
 class _Blob:
-    """One archive: where it starts, its pickle, and the tensor whose image is its storage."""
+    """An archive: where it starts, its pickle, and the tensor whose elements are its storage."""
 
     start: int
     pickle: bytes
@@ -91,11 +91,11 @@ class _Blob:
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint; `target` is the folder's ``.metadata``.
 
-    Raises DamagedTensorError where a source's tensor fails its checksum.
+    Raises DamagedTensorError if a source's tensor fails its checksum.
     """
     names, old = _existing(target)
     data_name = next(name for i in range(len(names) + 1) if (name := f"__0_{i}.distcp") not in names)
-    plan = _Plan(_apart(checkpoint))
+    plan = _Plan(_with_parts(checkpoint))
     data = target.beside(data_name)
     data.reserve(plan.size)
     jobs = [
@@ -113,8 +113,8 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     return WriteResult(plan.size + len(listing))
 
 
-def _apart(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with all parts of quantized and sparse tensors in its tree, where values stand for the whole."""
+def _with_parts(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the parts of quantized and sparse tensors in its tree, in place of the values alone."""
     alone = {one.parts[VALUES]: one.parts for one in checkpoint.composites.values()}
     if not alone:
         return checkpoint
@@ -172,7 +172,7 @@ class _Plan:
         def inside(hole: StateDict) -> list[tuple[str, MetaNode]]:
             return [(key.removeprefix(hole.prefix), TensorRef(name)) for key, name in members.get(hole.prefix, [])]
 
-        flat = flattened(self.checkpoint.root, inside)
+        flat = flatten(self.checkpoint.root, inside)
         self.leaves, self.root = flat.leaves, flat.root
         self.tensors = {name: writable(tensor) for name, tensor in self.checkpoint.all_tensors.items()}
         for leaf in self.leaves:

@@ -1,4 +1,4 @@
-"""Which files of a folder are a checkpoint of DeepSpeed's, and of which rank each is."""
+"""Which files of a folder are a DeepSpeed checkpoint, and the rank of each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 LATEST = ("latest", "latest_universal")
 SCRIPT = "zero_to_fp32.py"
-"""What DeepSpeed copies beside these."""
+"""The script that DeepSpeed copies beside the tags."""
 
 USUAL = "global_step"
-"""What DeepSpeed's own tags start with."""
+"""The start of DeepSpeed's default tags."""
 
 MAX_TAG = 4096
 
@@ -42,8 +42,9 @@ _MERGE = "ds_to_universal.py, which DeepSpeed has, joins the parts; then name th
 class Files:
     """The names of a tag's files, in the order of their ranks.
 
-    model:     one alone where the parameters are not divided among the ranks.
-    universal: whether its parameters have a folder each (`universal`), which no optimizer file is beside.
+    model:     only one if the parameters are not divided among the ranks.
+    optimizer: one for each rank, or none.
+    universal: whether each parameter has a folder of its own (`universal`); then there are no optimizer files.
     """
 
     model: Sequence[str]
@@ -52,12 +53,12 @@ class Files:
 
 
 def _is_tag(folder: Folder) -> bool:
-    """Whether there are files in it that are called as DeepSpeed calls a checkpoint's."""
+    """Whether the folder has files named like those of a DeepSpeed checkpoint."""
     return any(pattern.fullmatch(name) for name in folder.names for pattern in _ANY)
 
 
 def claims(folder: Folder) -> bool:
-    """Whether this is the folder of a tag, or the folder above, with a file that names the latest."""
+    """Whether this is a tag's folder, or the folder above, with a file that names the latest tag."""
     if _is_tag(folder):
         return True
     if not any(name in folder.names for name in LATEST):
@@ -71,7 +72,7 @@ def claims(folder: Folder) -> bool:
 
 
 def tag_folder(folder: Folder) -> Folder:
-    """The folder itself, or that of the tag which its ``latest`` names. Raises CorruptFileError, UsageError."""
+    """The folder itself if it is a tag's, or the one that ``latest`` names. Raises CorruptFileError, UsageError."""
     if _is_tag(folder):
         return folder
     tag = _read_tag(folder)
@@ -97,7 +98,7 @@ def _pointer(folder: Folder) -> str:
 
 
 def _read_tag(folder: Folder) -> str:
-    """What the file says: a plain name. Raises CorruptFileError, UsageError."""
+    """The latest tag, which must be a plain name. Raises CorruptFileError, UsageError."""
     pointer = _pointer(folder)
     with Source(folder.path / pointer) as source:
         data = bytes(source.read_at(0, min(source.size, MAX_TAG)))
@@ -110,7 +111,7 @@ def _read_tag(folder: Folder) -> str:
 
 
 def files_of(folder: Folder) -> Files:
-    """The files by rank. Raises UnsupportedError for what is refused by name, CorruptFileError where one is missing."""
+    """The files by rank. Raises UnsupportedError for what is refused by name, CorruptFileError if one is missing."""
     universal = UNIVERSAL in folder.folders and not any(map(OPTIMIZER.fullmatch, folder.names))
     _refuse(folder, parts=universal)
     model = _by_rank(folder, MODEL)
@@ -121,7 +122,7 @@ def files_of(folder: Folder) -> Files:
 
 
 def _by_rank(folder: Folder, pattern: re.Pattern[str]) -> list[str]:
-    """Files of a kind, in the order of their ranks, which have no gap, for one mp_rank after another."""
+    """Files of one kind, sorted by mp_rank and then by rank. Raises CorruptFileError if there is a gap."""
     found: dict[tuple[int, int], str] = {}
     for name in folder.names:
         if match := pattern.fullmatch(name):
@@ -143,7 +144,7 @@ def _by_rank(folder: Folder, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _refuse(folder: Folder, *, parts: bool) -> None:
-    """Refuse by name what is not read. `parts`: several mp_ranks are."""
+    """Refuse what is not read, by name. `parts`: whether several mp_ranks are allowed."""
     names = folder.names
     if layer := next(filter(_LAYER.fullmatch, names), None):
         raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""Tensors that lie in the ranks' flat tensors: each is a run of one of these, or is read from several in turn."""
+"""Tensors cut out of the ranks' flat tensors: each is a run of one of these, or is pieced together from several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The bytes from `begin` on of a longer image."""
+    """Reads a part of a longer tensor, from byte `begin` on."""
 
     image: RangeReader
     begin: int
@@ -31,7 +31,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`size` bytes from `begin` on of each part in turn."""
+    """Reads a tensor that consists of `size` bytes of each part, from byte `begin` of the part on."""
 
     parts: Sequence[LazyTensor]
     begin: int
@@ -56,7 +56,7 @@ class Rows:
 
 
 class Chain:
-    """Flat tensors one after another, of one element type: the ranks' partitions of a group."""
+    """Flat tensors of one element type, joined: the ranks' partitions of a group."""
 
     def __init__(self, parts: Sequence[LazyTensor]) -> None:
         self._parts = parts
@@ -64,7 +64,7 @@ class Chain:
         self._image = Pieces([Piece(part, 0, part.info.nbytes) for part in parts])
 
     def tensor(self, at: int, shape: tuple[int, ...], alias: Hashable) -> LazyTensor:
-        """The tensor of that shape whose elements begin at element `at`; the caller has checked that they are there."""
+        """The tensor of this shape from element `at` on. The caller has checked that it is in range."""
         info = TensorInfo.of(self._parts[0].info.dtype, shape)
         if not info.nbytes:
             return LazyTensor(info, lambda start, stop: memoryview(b""), None, alias)
@@ -78,7 +78,9 @@ class Chain:
 
 
 def rows(parts: Sequence[LazyTensor], at: int, count: int, shape: tuple[int, ...], alias: Hashable) -> LazyTensor:
-    """The tensor of that shape of which each part has `count` elements from element `at` on, the last ones padded."""
+    """The tensor of this shape of which each part has `count` elements, from its element `at` on; the last ones may be
+    padding.
+    """
     info = TensorInfo.of(parts[0].info.dtype, shape)
     if not info.nbytes:
         return LazyTensor(info, lambda start, stop: memoryview(b""), None, alias)
@@ -90,7 +92,7 @@ def rows(parts: Sequence[LazyTensor], at: int, count: int, shape: tuple[int, ...
 
 
 def run(part: LazyTensor, begin: int, info: TensorInfo, alias: Hashable) -> LazyTensor:
-    """The tensor whose bytes are those from `begin` on of a flat one."""
+    """The tensor whose elements are a run of a flat tensor, from byte `begin` on."""
     if part.span is None:
         return LazyTensor(info, Slice(part.read, begin), None, alias, part.depends)
     if info.nbytes == part.span.length:

@@ -1,4 +1,4 @@
-"""Parameters that the optimizer has not: whole in the model states, or in stage 3 a part of each with every rank."""
+"""Parameters that are not in the optimizer: whole in the model states, or in stage 3 in parts, one for each rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def frozen(reading: Reading, models: Sequence[ModelStates]) -> dict[str, LazyTensor]:
-    """The tensors by name. Raises CorruptFileError where the ranks' parts are not those of their shapes."""
+    """The tensors by name. Raises CorruptFileError if a rank's part does not have the size that the shape requires."""
     made: dict[str, LazyTensor] = {}
     for name, shape in models[0].frozen_shapes.items():
         parts = [reading.place(f"frozen_param_fragments.{name}", model.frozen[name]) for model in models]
@@ -42,7 +42,7 @@ def _check(name: str, models: Sequence[ModelStates], parts: Sequence[LazyTensor]
 
 
 def check_alike(models: Sequence[ModelStates]) -> None:
-    """Raise CorruptFileError unless the ranks' files say the same of what there is."""
+    """Raise CorruptFileError unless all ranks' files list the same parameters and shapes."""
     for other in models[1:]:
         if (other.shapes, other.frozen_shapes) != (models[0].shapes, models[0].frozen_shapes):
             raise other.file.error(f"its param_shapes are others than those of {models[0].file.name}")

@@ -1,4 +1,4 @@
-"""Where each parameter lies in the ranks' flat tensors, checked from all that the files say about it."""
+"""Where each parameter is in the ranks' flat tensors, checked against everything that the files say about it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 class Group:
     """The parameters of a group.
 
-    places:  by name, the element of the whole group (stage 3: of each rank's part) at which it begins, and its shape.
-    lengths: elements of each rank's flat tensor; padded: the same with those that it leaves out.
-    ranks:   in stage 3, among how many ranks each parameter is divided; None: it is the group that is.
+    places:  by name, the element at which a parameter begins in the whole group (in stage 3: in each rank's part), and
+             its shape.
+    lengths: elements of each rank's flat tensor.
+    padded:  the same, including the padding that the tensor leaves out.
+    ranks:   in stage 3, the number of ranks among which each parameter is divided; None if the group as a whole is.
     """
 
     places: Mapping[str, tuple[int, tuple[int, ...]]]
@@ -32,13 +34,13 @@ class Group:
     ranks: int | None
 
     def fits(self, parts: Sequence[LazyTensor]) -> bool:
-        """Whether these flat tensors, one of each rank, may hold an element for each of the group's."""
+        """Whether these flat tensors, one for each rank, have the size of the group."""
         if any(len(part.info.shape) != 1 or part.info.dtype is not parts[0].info.dtype for part in parts):
             return False
         return tuple(part.info.numel for part in parts) in (self.lengths, self.padded)
 
     def tensors(self, parts: Sequence[LazyTensor], alias: Callable[[str], Hashable]) -> dict[str, LazyTensor]:
-        """The tensor of each parameter that lies in `parts`, which fit."""
+        """The tensor of each parameter, from flat tensors that fit."""
         if self.ranks is not None:
             return {
                 name: rows(parts, at, -(-prod(shape) // self.ranks), shape, alias(name))
@@ -49,7 +51,7 @@ class Group:
 
 
 def groups(model: ModelStates, ranks: Sequence[OptimizerStates], parts: Sequence[Sequence[LazyTensor]]) -> list[Group]:
-    """The groups, of which ``parts[rank][group]`` are the flat tensors. Raises CorruptFileError that names the file."""
+    """The groups; ``parts[rank][group]`` are their flat tensors. Raises CorruptFileError with the file's path."""
     shapes = model.shapes or []
     for states, flat in zip(ranks, parts, strict=True):
         if len(flat) != len(shapes):
@@ -120,7 +122,7 @@ def _flattened(
     for (name, shape), padding in zip(shapes.items(), between, strict=True):
         places[name] = at, shape
         at += prod(shape) + padding
-    # How much padding is left at the end depends on the version: the reference allows what fills two elements a rank.
+    # The padding at the end depends on the version; the reference tolerates up to two elements for each rank.
     step, held = 2 * len(ranks), sum(lengths)
     end = max((begin + prod(shape) for begin, shape in places.values()), default=0)
     if end > held or -(-at // step) != -(-held // step):
@@ -133,10 +135,11 @@ def _flattened(
 
 
 def _with_padding(lengths: Sequence[int], paddings: Sequence[int]) -> tuple[int, ...]:
-    """The partitions' lengths with what they leave out.
+    """The partitions' lengths, including the padding that they leave out.
 
-    The last rank tells the padding of all, and DeepSpeed cuts its partition by ``tensor[: length - padding]``, which
-    counts from the end where ranks before it have some of the padding: few elements, or many ranks.
+    The last rank's padding is that of all ranks, and DeepSpeed cuts its partition by ``tensor[: length - padding]``. If
+    ranks before it have a share of the padding (few elements, or many ranks), that index is negative and counts from
+    the end.
     """
     padded = [length + padding for length, padding in zip(lengths, paddings, strict=True)]
     whole = padded[0]
@@ -146,8 +149,8 @@ def _with_padding(lengths: Sequence[int], paddings: Sequence[int]) -> tuple[int,
 
 
 def _reordered(states: OptimizerStates) -> bool:
-    """Whether the parameters lie in turns (``round_robin_gradients``): param_slice_mappings say where they were before,
-    of which version 0.19.8 takes the wrong weights itself (ds_to_universal.py).
+    """Whether parameters are dealt out in turns (``round_robin_gradients``). param_slice_mappings then have the places
+    from before that, with which DeepSpeed 0.19.8 itself takes the wrong weights (ds_to_universal.py).
     """
     config = states.rest.get("ds_config")
     stage = config.get("zero_optimization") if isinstance(config, dict) else None
@@ -157,7 +160,7 @@ def _reordered(states: OptimizerStates) -> bool:
 def _check_fragments(
     i: int, places: Mapping[str, tuple[int, tuple[int, ...]]], ranks: Sequence[OptimizerStates], padded: Sequence[int]
 ) -> None:
-    """Each rank's own account of what lies in its partition has to be what the shapes come to."""
+    """Check that each rank's own record of its partition (param_slice_mappings) agrees with the shapes."""
     start = 0
     for states, length in zip(ranks, padded, strict=True):
         for name, at in (states.fragments[i] if states.fragments else {}).items():

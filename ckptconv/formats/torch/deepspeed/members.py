@@ -1,4 +1,4 @@
-"""Which tensors are the model's: those that are put together, under the names and in the order of the module's own."""
+"""The model's state_dict: the joined tensors, with the names and in the order of the module's own."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def members(
     reading: Reading, model: ModelStates, held: Mapping[str, TensorStub], *, whole: bool = True
 ) -> dict[str, Value]:
-    """The state_dict: of a name that is `held` that tensor, of any other what the module has; the rest at the end.
+    """The state_dict: the tensors that are `held`, in place of the module's own of the same name, and the rest of
+    `held` at the end.
 
-    `whole`: the module's own tensors have the same shapes. Raises CorruptFileError where both contradict each other.
+    `whole`: the module's own tensors have the same shapes. Raises CorruptFileError if the two contradict each other.
     """
     held = {**held, **_shared(model, held)}
     found: dict[str, Value] = {}
@@ -42,12 +43,12 @@ def members(
 
 
 def _is_emptied(model: ModelStates, key: Value, value: Value) -> bool:
-    """Whether it is what stage 3 leaves of a parameter."""
+    """Whether a tensor of the module is a parameter that stage 3 has emptied."""
     return model.divided and key not in model.buffers and isinstance(value, TensorStub) and value.shape == (0,)
 
 
 def _shared(model: ModelStates, held: Mapping[str, TensorStub]) -> dict[str, TensorStub]:
-    """Further names of parameters, by ``shared_params``. Parameters without elements all count as one there."""
+    """Further names of parameters, by ``shared_params``, where all parameters without elements count as one."""
     shared: dict[str, TensorStub] = {}
     for name, stored in model.shared.items():
         stub, own = held.get(stored), held.get(name)
@@ -60,7 +61,7 @@ def _shared(model: ModelStates, held: Mapping[str, TensorStub]) -> dict[str, Ten
 
 
 def _check_like(model: ModelStates, name: str, value: Value, stub: TensorStub) -> None:
-    """The module's own tensor has the shape that the param_shapes say, where it was not emptied."""
+    """Check that the module's own tensor, if it was not emptied, has the shape in param_shapes."""
     if isinstance(value, TensorStub) and not _is_emptied(model, name, value) and value.shape != stub.shape:
         raise model.file.error(
             f"its param_shapes say that {name!r} is {list(stub.shape)}, and its module has {list(value.shape)}"

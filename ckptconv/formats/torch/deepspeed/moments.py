@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.torch.sets.same import same
-from ckptconv.formats.torch.tree.placing import adopted
+from ckptconv.formats.torch.tree.placing import placed_stub
 from ckptconv.formats.torch.values.stubs import TensorStub
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Moments:
         if all(isinstance(value, TensorStub) for value in values):
             parts = [self._place("the optimizer's state", value) for value in values]
             if group.fits(parts) and first.shape != ():
-                stubs = {name: adopted(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
+                stubs = {name: placed_stub(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
                 return stubs.__getitem__
             if all(value.shape == () and value.dtype is first.dtype for value in values):  # the count of steps
                 number = replace(parts[0], alias=None)  # each parameter has its own, which are not ties
-                return lambda name: adopted(number)
+                return lambda name: placed_stub(number)
         elif all(same(first, value, self._budget) for value in values[1:]):
             return lambda name: first
         raise NotByParameterError

@@ -13,7 +13,7 @@ from ckptconv.formats.torch.deepspeed.members import members
 from ckptconv.formats.torch.deepspeed.moments import KEYS, Moments, NotByParameterError
 from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
 from ckptconv.formats.torch.sets.same import differing
-from ckptconv.formats.torch.tree.placing import adopted
+from ckptconv.formats.torch.tree.placing import placed_stub
 from ckptconv.formats.torch.tree.roots import put
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Ranks:
         weights = frozen(self.reading, self.models)
         for i, group in enumerate(made):
             weights |= group.tensors([flat[i] for flat in parts], self.reading.alias)
-        held = {name: adopted(tensor) for name, tensor in weights.items()}
+        held = {name: placed_stub(tensor) for name, tensor in weights.items()}
         return members(self.reading, self.models[0], held), self._beside(made)
 
     def _beside(self, made: Sequence[Group]) -> dict[str, Value]:

@@ -1,9 +1,9 @@
-"""Reader of DeepSpeed's folders: the pickles of all files, and tensors that lie in the ranks' flat ones.
+"""Reader for DeepSpeed's folders: the pickles of all files, and tensors that are cut out of the ranks' flat tensors.
 
-The model's tensors are the fp32 weights of the optimizer, under the names and in the order of the module's state_dict;
-its buffers, and parameters that the optimizer has not, are as the module has them (in stage 3 as rank 0 has them). The
-16-bit weights, which are these rounded, are left out. What the files of the other ranks say differently from rank 0's
-is kept under the file's name.
+The model's tensors are the optimizer's fp32 weights, with the names and in the order of the module's state_dict. Its
+buffers, and parameters that are not in the optimizer, come from the module (in stage 3 from rank 0's). The 16-bit
+weights, which are the fp32 weights rounded, are left out. Metadata in which another rank's file differs from rank 0's
+is kept under that file's name.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ if TYPE_CHECKING:
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the checkpoint of this tag, or that which ``latest`` names: every file's pickle; no byte of a tensor.
+    """Open the checkpoint in a tag's folder, or the one that ``latest`` names. Reads every file's pickle, but no byte
+    of a tensor.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, UsageError, which name the file.
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, UsageError, with the file's path.
     """
-    found = tag_folder(folder)
-    with located(found.path):
-        return _read(folder, found)
+    tag = tag_folder(folder)
+    with located(tag.path):
+        return _read(folder, tag)
 
 
 def _read(outer: Folder, folder: Folder) -> Checkpoint:
     reading, files = Reading(outer), files_of(folder)
     models = [model_states(reading.open(folder, name)) for name in files.model]
     for model in models[1:]:
-        model.module.clear()  # the first rank's counts, and there may be a thousand of others
+        model.module.clear()  # only rank 0's is used, and there may be a thousand others
     if files.universal:
-        tensors, beside = Universal(reading, models, folder).join()
+        tensors, rest = Universal(reading, models, folder).join()
     elif files.optimizer:
         ranks = [optimizer_states(reading.open(folder, name)) for name in files.optimizer]
-        tensors, beside = Ranks(reading, models, ranks).join()
+        tensors, rest = Ranks(reading, models, ranks).join()
     else:
-        tensors, beside = _whole(reading, models[0])
-    return reading.finish(state_dict(models[0].module, tensors), beside)
+        tensors, rest = _module_alone(reading, models[0])
+    return reading.finish(state_dict(models[0].module, tensors), rest)
 
 
-def _whole(reading: Reading, model: ModelStates) -> tuple[dict[str, Value], dict[Value, Value]]:
-    """A checkpoint without optimizer states: the module has the weights. Raises CorruptFileError where it has not."""
+def _module_alone(reading: Reading, model: ModelStates) -> tuple[dict[str, Value], dict[Value, Value]]:
+    """A checkpoint without optimizer states: the module has the weights. Raises CorruptFileError if it does not."""
     if model.divided:
         raise CorruptFileError(
             "the weights of stage 3 are in the ranks' optim_states files, and there are none",
@@ -60,6 +61,6 @@ def _whole(reading: Reading, model: ModelStates) -> tuple[dict[str, Value], dict
     if model.shapes:
         message = "there are no optim_states, which have the fp32 weights: these are the module's own"
         reading.findings.append(Finding("no-optim-states", "warning", "", message))
-    beside: dict[Value, Value] = {}
-    put(beside, model.rest)
-    return dict(model.module), beside
+    rest: dict[Value, Value] = {}
+    put(rest, model.rest)
+    return dict(model.module), rest

@@ -10,7 +10,7 @@ from ckptconv.errors import located
 from ckptconv.formats.torch.deepspeed.states import File, open_file
 from ckptconv.formats.torch.pickle import Budget, StateOrderedDict
 from ckptconv.formats.torch.tree.assemble import assemble
-from ckptconv.formats.torch.tree.names import told_once
+from ckptconv.formats.torch.tree.names import merge_uses
 from ckptconv.formats.torch.tree.placing import Places
 from ckptconv.formats.torch.tree.roots import plant_state_dict
 
@@ -98,4 +98,4 @@ def _said_once(notes: Notes, root: MetaNode) -> Notes:
         if one.how in RUNS or one.name not in told:
             unseen.append(one)
         told.add(one.name)
-    return replace(notes, globals=told_once(notes.globals), unseen=tuple(unseen))
+    return replace(notes, globals=merge_uses(notes.globals), unseen=tuple(unseen))

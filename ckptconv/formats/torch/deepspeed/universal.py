@@ -27,7 +27,7 @@ from ckptconv.formats.torch.deepspeed.moments import NotByParameterError, named
 from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
 from ckptconv.formats.torch.deepspeed.states import LAYOUT_OF_OPTIMIZER
 from ckptconv.formats.torch.sets.same import differing
-from ckptconv.formats.torch.tree.placing import adopted
+from ckptconv.formats.torch.tree.placing import placed_stub
 from ckptconv.formats.torch.tree.roots import put
 from ckptconv.formats.torch.values.stubs import TensorStub
 
@@ -63,7 +63,7 @@ class Universal:
         parameters = self.folder.inside(UNIVERSAL)
         weights, state = self._tensors(parameters, shapes, cut)
         weights |= {} if cut else frozen(self.reading, self.models)
-        held = {name: adopted(tensor) for name, tensor in weights.items()}
+        held = {name: placed_stub(tensor) for name, tensor in weights.items()}
         beside: dict[Value, Value] = {}
         put(beside, first.rest)
         put(beside, {OPTIMIZER: self._optimizer(parameters, state)})
@@ -113,7 +113,7 @@ class Universal:
             return value
         single = isinstance(value, TensorStub) and value.shape == ()
         tensor = self._tensor(file, () if single else shape, None)
-        return adopted(replace(tensor, alias=None))
+        return placed_stub(replace(tensor, alias=None))
 
     def _tensor(self, file: File, shape: tuple[int, ...] | None, name: str | None) -> LazyTensor:
         """The tensor that a file holds, flat ones in their shape. `shape` is None where it is the tensor's own."""
@@ -156,7 +156,7 @@ class Universal:
                 return
             tensor = replace(self.reading.place("the optimizer's state", value), alias=None)
             for state in states:
-                state.setdefault(key, adopted(tensor))
+                state.setdefault(key, placed_stub(tensor))
         else:
             for state in states:
                 state.setdefault(key, value)

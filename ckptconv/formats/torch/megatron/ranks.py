@@ -1,19 +1,19 @@
-"""A file for each rank: slices of the model's tensors, joined; a single file as it is.
+"""Megatron's older folders, with a file for each rank: slices of the model's tensors, which are joined.
 
-Of the module of a tensor its name tells how it was cut among the tensor-parallel ranks:
+The module in a tensor's name tells how the tensor was cut among the tensor-parallel ranks:
 
-    cut by       module                                                            class of Megatron's
+    cut by       module                                                            Megatron class
     rows         linear_qkv linear_fc1 query_key_value dense_h_to_4h  and biases   ColumnParallelLinear
                  word_embeddings output_layer                                      VocabParallelEmbedding
     columns      linear_proj linear_fc2 self_attention.dense dense_4h_to_h         RowParallelLinear
-    not          norms, position embeddings, the biases of the row before          equal in all ranks
+    not cut      norms, position embeddings, the biases of the row before          equal in all ranks
 
-A gated layer (twice as many rows in linear_fc1 as columns in linear_fc2) has its gate and its other half one behind the
-other in each rank; of the whole, each half is together. Pipeline stages count their layers from 0. Vocabularies stay
-padded. The older names (``language_model.encoder…``) are dicts in dicts, joined by dots.
+In a gated layer (linear_fc1 has twice as many rows as linear_fc2 has columns), each rank has a part of the gate
+followed by a part of the other half; in the whole tensor each half is contiguous. Pipeline stages count their layers
+from 0. Vocabularies stay padded. The older names (``language_model.encoder…``) are nested dicts, joined by dots.
 
-Refused by name: experts, virtual pipelines, other tensors where there are several tensor-parallel ranks, ranks that are
-missing, heads in the order of before version 2, fewer groups of queries than ranks.
+Refused by name: experts, virtual pipelines, other tensors if there are several tensor-parallel ranks, missing ranks,
+heads in the order from before version 2, fewer query groups than ranks.
 
 Sources: Megatron-LM, tools/checkpoint/loader_base.py and schema_core.py; megatron/core/tensor_parallel/layers.py;
 megatron/training/checkpointing.py (`fix_query_key_value_ordering`).
@@ -31,13 +31,13 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.torch.containers.saved import saved_in
 from ckptconv.formats.torch.containers.slice_files import RANK, rank_file, ranks_in
-from ckptconv.formats.torch.containers.zip_archive import opened
+from ckptconv.formats.torch.containers.zip_archive import open_archive
 from ckptconv.formats.torch.megatron.slices import Parts, joined
-from ckptconv.formats.torch.pickle import Budget, Thing
+from ckptconv.formats.torch.pickle import Budget, UnbuiltObject
 from ckptconv.formats.torch.sets.same import differing
 from ckptconv.formats.torch.tree.assemble import assemble
-from ckptconv.formats.torch.tree.names import told_once
-from ckptconv.formats.torch.tree.placing import Places, adopted
+from ckptconv.formats.torch.tree.names import merge_uses
+from ckptconv.formats.torch.tree.placing import Places, placed_stub
 from ckptconv.formats.torch.tree.roots import plant_state_dict, put
 from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.limits import MAX_DEPTH
@@ -62,9 +62,12 @@ _ONE_RANK = "name one rank's file for what that has; Megatron-Core's --ckpt-form
 
 @dataclass(slots=True)
 class Rank:
-    """The file of one rank: its place among the tensor-parallel ranks and the pipeline's stages, and what it holds.
+    """The file of one rank.
 
-    model: its tensors by name, layers counted from the pipeline's first. rest: what the file says besides.
+    tensor: its number among the tensor-parallel ranks.
+    stage:  its pipeline stage.
+    model:  its tensors by name, with layers counted from the first stage's.
+    rest:   everything else in the file.
     """
 
     name: str
@@ -84,32 +87,32 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
     if not names:
         raise UnsupportedError("there is no mp_rank_00/model_optim_rng.pt in this folder", hint="name a file in it")
     if len(names) > 1:
-        return _joined(outer, folder, names)
+        return _join_ranks(outer, folder, names)
     source = folder.inside(names[0]).open(rank_file(folder, names[0]))
     with located(source.path):
-        alone = opened(source, tuple(_left(folder, names)))
-    said = _args(alone.metadata)
-    if _number(said, TENSOR, 1) * _number(said, STAGES, 1) > 1:
-        raise _missing(1, _number(said, TENSOR, 1), _number(said, STAGES, 1))
+        alone = open_archive(source, tuple(_optimizer_finding(folder, names)))
+    args = _args(alone.metadata)
+    if _number(args, TENSOR, 1) * _number(args, STAGES, 1) > 1:
+        raise _missing_ranks(1, _number(args, TENSOR, 1), _number(args, STAGES, 1))
     alone.format = NAME
     return alone
 
 
-def _left(folder: Folder, names: Sequence[str]) -> Iterator[Finding]:
+def _optimizer_finding(folder: Folder, names: Sequence[str]) -> Iterator[Finding]:
     if any(OPTIMIZER in folder.inside(name).names for name in names):
         message = f"the distributed optimizer's state ({OPTIMIZER}) is not read"
         yield Finding("optimizer", "info", OPTIMIZER, message)
 
 
-def _joined(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoint:
-    ranks = [_rank(folder, name) for name in names]
+def _join_ranks(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoint:
+    ranks = [_read_rank(folder, name) for name in names]
     grid = _grid(ranks)
     budget = Budget(sum(rank.saved.size for rank in ranks))
-    findings = list(_left(folder, names))
+    findings = list(_optimizer_finding(folder, names))
     places = Places()
     for rank in ranks:
         places.add(rank.saved.storages, _placed(rank))
-        _take_apart(rank, budget)
+        _split_contents(rank, budget)
     if dropped := _extra_states(ranks):
         message = (
             f"TransformerEngine's state of {dropped:,} modules (_extra_state) is left out, which the ranks differ in"
@@ -121,7 +124,7 @@ def _joined(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoint:
         for name in stage[0].model:
             if name in tensors:
                 raise stage[0].fail(f"it has {name!r}, which a stage before it has as well")
-            tensors[name] = adopted(_whole(name, stage))
+            tensors[name] = placed_stub(_whole(name, stage))
     first = ranks[0].rest
     beside: dict[Value, Value] = {}
     put(beside, first)
@@ -130,59 +133,61 @@ def _joined(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoint:
             put(beside, {rank.name: own})
     tree = plant_state_dict(tensors, beside, budget)
     machines = [rank.saved.machine for rank in ranks]
-    made = assemble(tree, places.place, budget, format=NAME, machines=machines, file=outer, findings=tuple(findings))
-    made.notes = replace(made.notes, globals=told_once(made.notes.globals))
-    return made
+    checkpoint = assemble(
+        tree, places.place, budget, format=NAME, machines=machines, file=outer, findings=tuple(findings)
+    )
+    checkpoint.notes = replace(checkpoint.notes, globals=merge_uses(checkpoint.notes.globals))
+    return checkpoint
 
 
-def _rank(folder: Folder, name: str) -> Rank:
-    """A rank's file, followed. Raises CkptconvError, with its path, and UnsupportedError for what is not joined."""
-    called = RANK.fullmatch(name)
-    assert called is not None
+def _read_rank(folder: Folder, name: str) -> Rank:
+    """Read a rank's file. Raises CkptconvError with its path, and UnsupportedError for what is not joined."""
+    parsed = RANK.fullmatch(name)
+    assert parsed is not None
     saved = saved_in(folder.inside(name).open(rank_file(folder, name)))
     value = saved.value
     if not isinstance(value, dict):
         raise CorruptFileError(f"{name}: it does not hold a dict, as Megatron's files do", hint=COPY_ALL_AGAIN)
-    said = _args(value)
-    if called[3] or _number(said, "expert_model_parallel_size", 1) > 1 or _number(said, "num_experts", 0):
+    args = _args(value)
+    if parsed[3] or _number(args, "expert_model_parallel_size", 1) > 1 or _number(args, "num_experts", 0):
         raise UnsupportedError(f"{name}: experts are not joined", hint=_ONE_RANK)
-    if "model1" in value or "model0" in value or _number(said, "virtual_pipeline_model_parallel_size", 1) > 1:
+    if "model1" in value or "model0" in value or _number(args, "virtual_pipeline_model_parallel_size", 1) > 1:
         raise UnsupportedError(f"{name}: virtual pipelines are not joined", hint=_ONE_RANK)
-    return Rank(name, int(called[1]), int(called[2] or 0), saved)
+    return Rank(name, int(parsed[1]), int(parsed[2] or 0), saved)
 
 
 def _args(value: Mapping[Any, Any]) -> Mapping[str, Any]:
-    """What the command line was that wrote it, where that is kept: of a pickle's values, or of metadata."""
+    """The training arguments, if the file has them: from a pickle's values, or from metadata."""
     args = value.get("args")
-    state = args.state if isinstance(args, (Thing, Opaque)) else None
+    state = args.state if isinstance(args, (UnbuiltObject, Opaque)) else None
     return state if isinstance(state, dict) else {}
 
 
-def _number(said: Mapping[str, Any], key: str, otherwise: int) -> int:
-    number = said.get(key)
-    return number if type(number) is int else otherwise
+def _number(args: Mapping[str, Any], key: str, default: int) -> int:
+    number = args.get(key)
+    return number if type(number) is int else default
 
 
 def _grid(ranks: Sequence[Rank]) -> list[list[Rank]]:
-    """The ranks by stage, then by tensor-parallel rank. Raises CorruptFileError where some are missing."""
+    """The ranks by stage, then by tensor-parallel rank. Raises CorruptFileError if some are missing."""
     places = {(rank.stage, rank.tensor): rank for rank in ranks}
-    said = _args(ranks[0].saved.value)
-    stages = max(_number(said, STAGES, 1), *(rank.stage + 1 for rank in ranks))
-    width = max(_number(said, TENSOR, 1), *(rank.tensor + 1 for rank in ranks))
+    args = _args(ranks[0].saved.value)
+    stages = max(_number(args, STAGES, 1), *(rank.stage + 1 for rank in ranks))
+    width = max(_number(args, TENSOR, 1), *(rank.tensor + 1 for rank in ranks))
     if len(places) != len(ranks) or len(ranks) != stages * width:
-        raise _missing(len(ranks), width, stages)
+        raise _missing_ranks(len(ranks), width, stages)
     version = ranks[0].saved.value.get("checkpoint_version", 0)
     if width > 1 and not (isinstance(version, (int, float)) and version >= 2):
         raise UnsupportedError(
             f"its heads are in the order of version {version!s:.20}, which is not joined", hint=_ONE_RANK
         )
-    groups = _number(said, "num_query_groups", width) if said.get("group_query_attention") is not False else width
+    groups = _number(args, "num_query_groups", width) if args.get("group_query_attention") is not False else width
     if groups % width:
         raise UnsupportedError(f"{groups:,} groups of queries on {width:,} ranks are not joined", hint=_ONE_RANK)
     return [[places[stage, tensor] for tensor in range(width)] for stage in range(stages)]
 
 
-def _missing(found: int, width: int, stages: int) -> CorruptFileError:
+def _missing_ranks(found: int, width: int, stages: int) -> CorruptFileError:
     there = "is 1 rank" if found == 1 else f"are {found:,} ranks"
     return CorruptFileError(
         f"there {there}, of {width:,} for each of {stages:,} pipeline stage{'s' * (stages > 1)}", hint=COPY_ALL_AGAIN
@@ -201,8 +206,8 @@ def _placed(rank: Rank) -> Callable[[str, TensorStub], LazyTensor]:
     return place
 
 
-def _take_apart(rank: Rank, budget: Budget) -> None:
-    """Find the model's tensors in the file, by name. Raises CorruptFileError, LimitError."""
+def _split_contents(rank: Rank, budget: Budget) -> None:
+    """Split the contents into the model's tensors, by name, and the rest. Raises CorruptFileError, LimitError."""
     model = rank.saved.value.get("model")
     if not isinstance(model, dict):
         raise rank.fail("it has no dict 'model'")

@@ -82,7 +82,7 @@ class JoblibConstructors(BareConstructors):
     def constructor(self, name: Global) -> Callable[..., Value] | None:
         """Ours, and the wrapper's."""
         if self._is_wrapper(name):
-            return self._noting(name, NumpyArrayWrapper)
+            return self._recorded(name, NumpyArrayWrapper)
         made = BareConstructors.constructor(self, name)
         return self._reconstructor(made) if name == _RECONSTRUCTOR else made
 
@@ -204,7 +204,7 @@ class JoblibMachine(Machine):
         self._end = 0  # of this piece, without a STOP that joblib's pickle does not have
         self._frame_end = 0
         if outer is not None:
-            self.globals, self.things = outer.globals, outer.things
+            self.globals, self.unbuilt = outer.globals, outer.unbuilt
 
     def _bad(self, why: str) -> CorruptFileError:
         return CorruptFileError(f"the pickle cannot be followed at byte {self._place():,}: {why}")
@@ -217,7 +217,7 @@ class JoblibMachine(Machine):
         """As everywhere, kept from one piece to the next."""
         return self._kept or super()._handlers()
 
-    def _follow_all(self) -> None:
+    def _run_opcodes(self) -> None:
         """Piece by piece, each as far as a BUILD, since array bytes may follow that."""
         self._kept = super()._handlers()
         try:

@@ -1,19 +1,20 @@
-"""The folders that tensordict's ``TensorDict.memmap`` (``save``) writes, as TorchRL's replay buffers do.
+"""Reader for the folders that tensordict's ``TensorDict.memmap`` (``save``) writes, for example TorchRL's replay
+buffers.
 
-    meta.json        "KEY": {"shape", "dtype": "torch.float32", "is_nested"} of a tensor, "KEY": {"type"} of what has a
-                     folder; "shape", the batch size; "_names", those of its dimensions; "_type", "_class", "device"
-    KEY.memmap       the elements of a tensor, in C order, little-endian; none where it has no elements
-    KEY/             a folder of the same kind, or of
+    meta.json        "KEY": {"shape", "dtype": "torch.float32", "is_nested"} for a tensor, "KEY": {"type"} for a
+                     subfolder; "shape", the batch size; "_names" of its dimensions; "_type", "_class", "device"
+    KEY.memmap       the elements of a tensor, in C order, little-endian; absent if there are none
+    KEY/             a folder of the same kind, or
                      a lazy stack: "stack_dim", and the folders 0, 1, …, each as above
                      a value that is not a tensor: "data", in JSON, or the file other.pickle
                      a tensorclass: values that are not tensors, and the folder _tensordict
 
-In names of files what drives refuse is a percent sign and two digits of its code; before that was so, a key was its
-file's name. Tensors are called by the keys that lead to them, with dots between (``flatten_keys``). What is beside them
-is metadata: ``values``, ``batch_size``, ``names`` and ``stack_dim``, each by those keys.
+Characters that file systems refuse are percent-encoded in file names; in older releases the file name is the key. A
+tensor's name is the keys that lead to it, joined by dots (``flatten_keys``). Everything else is metadata: ``values``,
+``batch_size``, ``names`` and ``stack_dim``, each a dict by such names.
 
-Told, and not read: values in other.pickle. Refused: files that are missing, too short or too long, folders that links
-reach twice; by name nested tensors, element types that torch has no name for.
+Not read, with a warning: values in other.pickle. Refused: files that are missing, too short or too long; folders that
+are reached twice through links. Refused by name: nested tensors, element types that torch has no name for.
 
 Sources: tensordict/_td_memmap.py (`_save_metadata`), _td.py, _lazy.py and tensorclass.py (`_load_memmap`),
 _utils_key_json.py (`_encode_key_for_filesystem`).
@@ -53,7 +54,7 @@ _Path = tuple[str, ...]
 
 
 def claims(folder: Folder) -> bool:
-    """Whether its listing is of a TensorDict, or of a tensorclass."""
+    """Whether the folder's meta.json is that of a TensorDict or a tensorclass."""
     if META not in folder.names:
         return False
     try:
@@ -67,17 +68,17 @@ def claims(folder: Folder) -> bool:
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the listings of all folders in it; no element is read.
+    """Read the meta.json of the folder and of all folders in it, but no elements.
 
     Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError.
     """
-    whole = _Whole()
-    whole.visit(folder, ())
-    beside: dict[str, MetaNode] = {key: value for key, value in whole.beside.items() if value}
+    contents = _Contents()
+    contents.visit(folder, ())
+    metadata: dict[str, MetaNode] = {key: value for key, value in contents.metadata.items() if value}
     model = StateDict(container="dict")
     return Checkpoint(
-        whole.tensors, root={**beside, "state_dict": model} if beside else model, format="tensordict",
-        notes=Notes(source="tensordict"), findings=tuple(whole.findings), file=folder,
+        contents.tensors, root={**metadata, "state_dict": model} if metadata else model, format="tensordict",
+        notes=Notes(source="tensordict"), findings=tuple(contents.findings), file=folder,
     )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def _document(folder: Folder) -> dict[str, Any]:
 
 
 def _is_value(document: dict[str, Any]) -> bool:
-    """Whether it is of no TensorDict, in which any key may be a tensor's."""
+    """Whether a meta.json is that of a value, and not of a TensorDict, where any key may be a tensor's."""
     return document.get("_is_non_tensor") is True or str(document.get("_type")).startswith(_VALUES)
 
 
@@ -96,25 +97,25 @@ def _name(path: _Path) -> str:
     return ".".join(path)
 
 
-def _file_of(key: str, known: frozenset[str], end: str = "") -> str | None:
-    """What a key's file or folder is called; None where there is none."""
+def _file_of(key: str, known: frozenset[str], suffix: str = "") -> str | None:
+    """The name of a key's file or folder; None if there is none."""
     encoded = "%2E" * len(key) if key in (".", "..") else key.translate(_UNSAFE) or "%"
-    return next((name for name in (encoded + end, key + end) if name in known), None)
+    return next((name for name in (encoded + suffix, key + suffix) if name in known), None)
 
 
 @dataclass(slots=True)
-class _Whole:
-    """What has been found so far."""
+class _Contents:
+    """The contents of the folders that were visited so far."""
 
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
-    beside: dict[str, dict[str, MetaNode]] = field(
+    metadata: dict[str, dict[str, MetaNode]] = field(
         default_factory=lambda: {"values": {}, "batch_size": {}, "names": {}, "stack_dim": {}}
     )
     findings: list[Finding] = field(default_factory=list)
     visited: set[str] = field(default_factory=set)
 
     def visit(self, folder: Folder, path: _Path) -> None:
-        """One folder, and those in it. By links twenty folders can be a million."""
+        """Read a folder and those in it. Each counts once: with links, twenty folders could be a million."""
         where = os.path.realpath(folder.path)
         if where in self.visited:
             raise self._bad(folder, "a link leads to a folder that is a part of this TensorDict already")
@@ -136,20 +137,20 @@ class _Whole:
             self._entries(folder, document, path)
 
     def _values(self, folder: Folder, document: dict[str, Any], path: _Path) -> None:
-        """What a tensorclass has that is not a tensor."""
+        """The values of a tensorclass that are not tensors."""
         for key, value in document.items():
             if not key.startswith("_"):
                 self._note("values", (*path, key), value)
-        self._told_of_pickle(folder, path)
+        self._warn_of_pickle(folder, path)
 
     def _value(self, folder: Folder, document: dict[str, Any], path: _Path) -> None:
         if "data" in document:
             self._note("values", path, document["data"])
         else:
             self._note("values", path, Opaque("pickle", "unread"))
-        self._told_of_pickle(folder, path)
+        self._warn_of_pickle(folder, path)
 
-    def _told_of_pickle(self, folder: Folder, path: _Path) -> None:
+    def _warn_of_pickle(self, folder: Folder, path: _Path) -> None:
         if _PICKLE in folder.names:
             where = _name(path)
             message = f"what JSON does not have of {where!r} is a pickle ({_PICKLE}), and is not read"
@@ -212,13 +213,13 @@ class _Whole:
         free = numbered(name, self.tensors)
         self.tensors[free] = in_file(info, span, (id(folder), key))
 
-    def _shape(self, folder: Folder, said: object, whose: str) -> tuple[int, ...]:
-        if not isinstance(said, list) or len(said) > MAX_RANK or not all(map(is_size, said)) or prod(said) > MAX_DIM:
-            raise self._bad(folder, f"the shape of {whose} is none")
-        return tuple(said)
+    def _shape(self, folder: Folder, shape: object, whose: str) -> tuple[int, ...]:
+        if isinstance(shape, list) and len(shape) <= MAX_RANK and all(map(is_size, shape)) and prod(shape) <= MAX_DIM:
+            return tuple(shape)
+        raise self._bad(folder, f"the shape of {whose} is none")
 
     def _note(self, kind: str, path: _Path, value: MetaNode) -> None:
-        self.beside[kind][_name(path)] = value
+        self.metadata[kind][_name(path)] = value
 
     def _bad(self, folder: Folder, what: str) -> CorruptFileError:
         return CorruptFileError(what, path=folder.path, hint=COPY_ALL_AGAIN)

@@ -1,15 +1,15 @@
-"""Reader of Stable-Baselines3's ``.zip``, as ``model.save`` writes it.
+"""Reader for Stable-Baselines3's ``.zip``, written by ``model.save``.
 
-    data                         JSON: the agent's attributes. What JSON has no word for is an object
+    data                         JSON: the agent's attributes. A value that JSON cannot express is an object
                                  {":type:": …, ":serialized:": base64 of a pickle by cloudpickle, …}
-    policy.pth                   torch.save of the policy's state_dict: the model
-    policy.optimizer.pth …       that of each optimizer (also actor.optimizer, critic.optimizer, ent_coef_optimizer)
-    pytorch_variables.pth        torch.save of further tensors, such as SAC's log_ent_coef; None where there are none
-    _stable_baselines3_version   text; system_info.txt likewise
+    policy.pth                   torch.save of the policy's state_dict: the model policy.optimizer.pth …       the state
+    of each optimizer (also actor.optimizer, critic.optimizer, ent_coef_optimizer) pytorch_variables.pth
+    torch.save of further tensors, such as SAC's log_ent_coef; None if there are none _stable_baselines3_version   text,
+    like system_info.txt
 
-Entries are stored; tensors are read where they lie. Tensors of the other files are extras, under the file's name, and
-`data` is metadata as JSON says it: the pickles in it are texts. They are followed all the same, since the library's
-``load`` unpickles each: their calls are told, and what they name.
+Entries are not compressed, so tensors are read in place. Tensors in the other files are extras, under the file's name.
+`data` becomes metadata as it is in JSON, with the pickles in it as text. These pickles are interpreted all the same,
+because the library's ``load`` unpickles each: what they call and name is reported.
 
 Source: stable_baselines3/common/save_util.py (`save_to_zip_file`, `data_to_json`, `json_to_data`), base_class.py.
 """
@@ -30,7 +30,7 @@ from ckptconv.formats.torch.containers.pickled import follow
 from ckptconv.formats.torch.containers.saved import Saved, saved_in
 from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.tree.assemble import assemble
-from ckptconv.formats.torch.tree.names import told_once, with_names
+from ckptconv.formats.torch.tree.names import merge_uses, with_names
 from ckptconv.formats.torch.tree.placing import Places
 from ckptconv.formats.torch.tree.roots import plant, plant_state_dict
 from ckptconv.io.archive import Archive
@@ -49,14 +49,14 @@ _SUFFIX = ".pth"
 _SERIALIZED, _LOADS = ":serialized:", "cloudpickle.loads"
 
 MAX_DATA = 64 << 20
-"""Bytes of the agent's attributes: they hold the last observations, and what users put there."""
+"""Bytes of the agent's attributes, which include the last observations, and whatever users add."""
 
 MAX_VERSION = 256
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive with a policy and the library's version, or its data; or with data alone whose
-    pickles the library would load before it looks for the policy.
+    """Whether this is a zip archive with a policy and the library's version or data; or with data alone that has
+    pickles, which the library loads before it looks for the policy.
     """
     try:
         archive = ZipArchive.of(source)
@@ -68,19 +68,21 @@ def claims(source: Source) -> bool:
 
 
 def _has_pickles(data: bytes) -> bool:
-    """Whether agents' data has values that the library would unpickle; true of JSON that only others than we take."""
+    """Whether the data has values that the library would unpickle, and true for JSON that only laxer parsers accept."""
     try:
         document = strict_json.loads(data)
     except (ValueError, RecursionError):
         return data.lstrip()[:1] == b"{"
-    return isinstance(document, dict) and any(isinstance(one, dict) and _SERIALIZED in one for one in document.values())
+    if not isinstance(document, dict):
+        return False
+    return any(isinstance(value, dict) and _SERIALIZED in value for value in document.values())
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, its texts, and the pickles of its files and of its data; no tensor byte.
+    """Open the archive. Reads its directory, its texts, and the pickles in its files and its data, but no tensor byte.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call), which
-    name the member.
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model depends on a call), with
+    the member's name.
     """
     archive = Archive.of(source)
     if POLICY not in archive.members:
@@ -90,15 +92,15 @@ def read(source: Source) -> Checkpoint:
     texts = documents(archive, files)
     if VERSION in archive.members:
         texts[VERSION] = archive.text(VERSION, MAX_VERSION).decode("utf-8", "replace")
-    notes, programs = _followed(data, Notes())
-    inner = _assembled(files, {DATA: data} if data else {}, source)
-    inner.notes = replace(inner.notes, globals=told_once((*inner.notes.globals, *notes.globals)))
+    notes, programs = _run_pickles(data, Notes())
+    inner = _assemble_files(files, {DATA: data} if data else {}, source)
+    inner.notes = replace(inner.notes, globals=merge_uses((*inner.notes.globals, *notes.globals)))
     uses = {**dict.fromkeys(files, EXTRAS), POLICY: MODEL, **({DATA: METADATA} if data else {})}
     return contained(inner, archive, NAME, uses, texts, programs)
 
 
-def _assembled(files: Mapping[str, Saved], beside: Mapping[Value, Value], source: Source) -> Checkpoint:
-    """The policy's tensors as the model's, those of the other files as extras."""
+def _assemble_files(files: Mapping[str, Saved], metadata: Mapping[Value, Value], source: Source) -> Checkpoint:
+    """A checkpoint with the policy's tensors as the model's, those of the other files as extras."""
     policy = files[POLICY].value
     if not isinstance(policy, OrderedDict) and type(policy) is not dict:
         raise UnsupportedError(f"{POLICY!r} holds no state_dict", hint=f"name it: {source.path / POLICY}")
@@ -107,13 +109,13 @@ def _assembled(files: Mapping[str, Saved], beside: Mapping[Value, Value], source
         places.add(saved.storages, saved.placer.place)
     others = {path.removesuffix(_SUFFIX): saved.value for path, saved in files.items() if path != POLICY}
     tensors = policy if isinstance(policy, OrderedDict) else OrderedDict(policy)
-    tree = plant_state_dict(tensors, {**others, **beside}, budget)
+    tree = plant_state_dict(tensors, {**others, **metadata}, budget)
     machines = [saved.machine for saved in files.values()]
     return assemble(tree, places.place, budget, format=NAME, machines=machines, file=source)
 
 
 def _data(archive: Archive) -> dict[str, Any]:
-    """The agent's attributes, as JSON says them; none where there is no such file.
+    """The agent's attributes, as they are in JSON; {} if there is no such file.
 
     Raises CorruptFileError, LimitError.
     """
@@ -124,8 +126,8 @@ def _data(archive: Archive) -> dict[str, Any]:
     return document
 
 
-def _followed(data: Mapping[str, Any], notes: Notes) -> tuple[Notes, tuple[Program, ...]]:
-    """What unpickling the pickles in the agent's attributes would name, make and call."""
+def _run_pickles(data: Mapping[str, Any], notes: Notes) -> tuple[Notes, tuple[Program, ...]]:
+    """Interpret the pickles in the agent's attributes: what unpickling them would name, make and call."""
     programs: list[Program] = []
     for key, value in data.items():
         serialized = value.get(_SERIALIZED) if isinstance(value, dict) else None
@@ -133,14 +135,14 @@ def _followed(data: Mapping[str, Any], notes: Notes) -> tuple[Notes, tuple[Progr
             continue
         try:
             pickled = b64decode(serialized)
-            found, machine, makers = follow(pickled)
+            unpickled, machine, constructors = follow(pickled)
             budget = Budget(len(pickled))
-            tree = plant(found, budget)
+            tree = plant(unpickled, budget)
             before = len(notes.unseen)
-            notes = with_names(notes, machine, tree, budget, makers.answered.__contains__)
+            notes = with_names(notes, machine, tree, budget, constructors.answered.__contains__)
         except (ValueError, TypeError, CkptconvError) as error:
-            said = error.message if isinstance(error, CkptconvError) else "no base64"
-            programs.append(Program(f"{DATA}: {key}", Opaque(_LOADS, "called", (f"cannot be followed: {said}",)), NAME))
+            why = error.message if isinstance(error, CkptconvError) else "no base64"
+            programs.append(Program(f"{DATA}: {key}", Opaque(_LOADS, "called", (f"cannot be followed: {why}",)), NAME))
             continue
         made = [node for _, node in opaque_wholes(tree.root)] + list(notes.unseen[before:])
         programs += [Program(f"{DATA}: {key}", node, NAME) for node in made]

@@ -1,23 +1,23 @@
-"""A machine for pickles that builds data and never calls anything that the file names.
+"""An interpreter for pickles that builds data and never calls anything that the file names.
 
-A pickle is a program for a stack machine (opcodes: CPython's ``pickletools``). This one follows it to its end and
-builds only what is listed here: Python's own containers and numbers, and whatever a `Constructors` table of *ours*
-answers for an exact (module, name) pair. All else becomes a `Thing`: the class's name, the arguments and the state, as
-data. Nothing is ever imported because a file says so.
+A pickle is a program for a stack machine (opcodes: CPython's ``pickletools``). This one runs it to its end and builds
+only Python's own containers and numbers, and whatever *our* `Constructors` table has for an exact (module, name) pair.
+Everything else becomes a `UnbuiltObject`: the name of the class or function, the arguments and the state, as data.
+Nothing is ever imported because a file says so.
 
-Memory and time are linear in the pickle's length: indices of the memo may be huge, and constructors are
-charged for what they copy.
+Memory and time are linear in the pickle's length: memo indices may be huge without costing memory, and constructors
+are charged for what they copy.
 
-    machine     begin here: the loop, and the opcodes that name things and would call them
-    containers  …those that fill containers
-    program     …those that push plain values
-    idiom       …those by which torch.save spells a tensor, at once
-    memo        what a pickle may fetch again
-    values      what is built where it is not plain data, and who decides that
-    stream      where pickles that stand one after another end
-    broken      whether one that breaks off has called something by then
+    machine     begin here: the loop, and the opcodes that name globals and would call them
+    containers  …the opcodes that fill containers
+    program     …the opcodes that push plain values
+    idiom       …the opcode sequence with which torch.save writes a tensor, interpreted in one step
+    memo        the memo
+    values      objects that are not plain data, and the protocol that decides what may be built
+    stream      pickles that follow one another in a file: where each ends
+    broken      whether a truncated pickle has called something before it breaks off
 
-Refused: opcodes that need a registry or buffers outside of the file (EXT, NEXT_BUFFER), bytes after STOP.
+Refused: opcodes that need a registry or buffers outside the file (EXT, NEXT_BUFFER), and bytes after STOP.
 """
 
 from ckptconv.formats.torch.pickle.machine import Machine
@@ -28,10 +28,10 @@ from ckptconv.formats.torch.pickle.values import (
     Elided,
     Global,
     StateOrderedDict,
-    Thing,
+    UnbuiltObject,
     Value,
-    answers_unasked,
     attributes_among,
+    has_implicit_calls,
 )
 
 __all__ = [
@@ -42,8 +42,8 @@ __all__ = [
     "Machine",
     "PickleStream",
     "StateOrderedDict",
-    "Thing",
+    "UnbuiltObject",
     "Value",
-    "answers_unasked",
     "attributes_among",
+    "has_implicit_calls",
 ]

@@ -1,8 +1,8 @@
-"""Whether a file that is not a whole pickle names something to import or call before its unpickler comes to the break.
+"""Whether a file that is not a complete pickle names something to import or call before unpickling fails.
 
-An unpickler does what the opcodes say as it meets them, so that a pickle which ends in nonsense has run by then. Bytes
-that are no pickle at all, such as those of weights, end at one of the first few opcodes. What is called has to be
-named: by GLOBAL and INST, whose module and name are two lines of text, or by STACK_GLOBAL, for which texts were pushed.
+An unpickler executes opcodes as it reads them, so a pickle that ends in garbage has already run. Bytes that are no
+pickle at all, such as weights, fail at one of the first opcodes. Whatever is called has to be named: by GLOBAL or INST,
+whose module and name are two lines of text, or by STACK_GLOBAL, for which strings have been pushed.
 
 Source: CPython's ``pickletools``.
 """
@@ -19,8 +19,8 @@ from ckptconv.io.limits import MAX_NAME
 if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
-MOST_OPCODES = 1_000_000
-"""Opcodes that are stepped over; what has more before it breaks counts as naming something."""
+MAX_OPCODES = 1_000_000
+"""Opcodes that are scanned; a file with more before it fails counts as naming something."""
 
 _NAMES = re.compile(rb"[^\W\d][\w.]*\r?\n[^\W\d][\w.]*\r?\n")
 _GLOBALS, _STACK_GLOBAL = b"ci", 0x93
@@ -28,10 +28,10 @@ _TEXTS = b"SVTUXBC\x8c\x8d"
 
 
 def names_something(source: Source) -> bool:
-    """Whether it does. Steps over the opcodes; of long runs of bytes nothing is read."""
+    """Whether the file names something to import or call. Scans the opcodes, without reading long runs of bytes."""
     stream, texts = PickleStream(source, 0, source.size), 0
     try:
-        for _ in range(MOST_OPCODES):
+        for _ in range(MAX_OPCODES):
             if not stream.left:
                 return False
             (code,) = stream.take(1)

@@ -1,4 +1,4 @@
-"""The opcodes that move values about and put them into containers."""
+"""The opcodes that handle the stack and the memo, and those that fill containers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ckptconv.core.collisions import Collisions, check_digits
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.memo import Memo
 from ckptconv.formats.torch.pickle.program import Program
-from ckptconv.formats.torch.pickle.values import Elided, Thing, Value
+from ckptconv.formats.torch.pickle.values import Elided, UnbuiltObject, Value
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -24,9 +24,8 @@ class Containers(Program):
         self._collisions = Collisions()
 
     def _check_keys(self, container: object, keys: Iterable[Value]) -> None:
-        """Bound tuples before they are hashed: that recurses in C without a check, and anew for every shared part.
-
-        Then bound how many keys of `container` share a hash.
+        """Bound the depth and size of tuples before they are hashed: hashing recurses in C without a check, and again
+        for every shared part. Then bound how many keys of `container` share a hash.
         """
         odd = [key for key in keys if type(key) is not str]
         if not odd:
@@ -41,8 +40,8 @@ class Containers(Program):
             waiting += [(item, depth + 1) for item in items if type(item) is tuple]
         self._collisions.add(container, odd)
 
-    def _hashed(self, keys: Iterable[Value]) -> None:
-        """Note what keys and members of sets do when they are hashed and compared."""
+    def _note_hashed(self, keys: Iterable[Value]) -> None:
+        """Record what keys and members of sets would run when they are hashed and compared."""
 
     # Stack and memo
 
@@ -101,7 +100,7 @@ class Containers(Program):
     def _op_DICT(self) -> None:
         items = self._pop_mark()
         self._check_keys(items, items[::2])
-        self._hashed(items[::2])
+        self._note_hashed(items[::2])
         self._stack.append(dict(zip(items[::2], items[1::2], strict=True)))
 
     def _op_EMPTY_SET(self) -> None:
@@ -110,7 +109,7 @@ class Containers(Program):
     def _op_FROZENSET(self) -> None:
         items = self._pop_mark()
         self._check_keys(items, items)
-        self._hashed(items)
+        self._note_hashed(items)
         self._stack.append(frozenset(items))
 
     def _op_APPEND(self) -> None:
@@ -124,7 +123,7 @@ class Containers(Program):
         match self._stack[-1]:
             case list() as target:
                 target.extend(items)
-            case Thing() as target:
+            case UnbuiltObject() as target:
                 target.note_change()
                 target.items.extend(items)
             case other:
@@ -140,12 +139,12 @@ class Containers(Program):
 
     def _update(self, flat: list[Value]) -> None:
         self._check_keys(self._stack[-1], flat[::2])
-        self._hashed(flat[::2])
+        self._note_hashed(flat[::2])
         pairs = zip(flat[::2], flat[1::2], strict=True)
         match self._stack[-1]:
             case dict() as target:
                 target.update(pairs)
-            case Thing() as target:
+            case UnbuiltObject() as target:
                 target.note_change()
                 target.pairs.extend(pairs)
             case other:
@@ -154,11 +153,11 @@ class Containers(Program):
     def _op_ADDITEMS(self) -> None:
         items = self._pop_mark()
         self._check_keys(self._stack[-1], items)
-        self._hashed(items)
+        self._note_hashed(items)
         match self._stack[-1]:
             case set() as target:
                 target.update(items)
-            case Thing() as target:
+            case UnbuiltObject() as target:
                 target.note_change()
                 target.items.extend(items)
             case other:

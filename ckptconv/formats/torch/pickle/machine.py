@@ -1,4 +1,4 @@
-"""The machine itself: the loop, and the opcodes that name things and would call them."""
+"""The machine: its main loop, and the opcodes that name globals and would call them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ckptconv.formats.torch.pickle.values import (
     Elided,
     Global,
     StateOrderedDict,
-    Thing,
+    UnbuiltObject,
     Value,
-    answers_unasked,
     attributes_among,
+    has_implicit_calls,
 )
 from ckptconv.io.limits import MAX_NAME
 
@@ -33,10 +33,10 @@ _SIZED = (list, tuple, dict, set, frozenset, str, bytes)
 
 
 class Machine(Containers):
-    """One run over one pickle.
+    """Runs one pickle, once.
 
-    globals: each name that was mentioned, and whether it was called.
-    things:  every object that was not built, in the order in which the pickle makes them, whatever becomes of it.
+    globals: each name that was mentioned, and whether it was called. unbuilt:  every object that was not built, in the
+    order in which the pickle makes them, whether it keeps them or not.
     """
 
     def __init__(self, data: bytes, constructors: Constructors, elided: Sequence[Elided] = ()) -> None:
@@ -47,13 +47,13 @@ class Machine(Containers):
         self._tuples: dict[bytes, tuple[int, ...]] = {}
         self._counting: list[Global] = []
         self.globals: dict[Global, bool] = {}
-        self.things: list[Thing] = []
+        self.unbuilt: list[UnbuiltObject] = []
 
     def run(self) -> Value:
-        """Follow the pickle to its STOP and give what it left. Raises CorruptFileError, LimitError."""
+        """Run the pickle to its STOP and return its value. Raises CorruptFileError, LimitError."""
         result = None
         try:
-            self._follow_all()
+            self._run_opcodes()
             result = self._stack.pop()
         except (IndexError, KeyError, TypeError, ValueError, UnicodeError, OverflowError, AttributeError) as error:
             raise self._bad(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
@@ -63,31 +63,31 @@ class Machine(Containers):
             raise self._bad("values are left on the stack")
         if self._pos != self._size:
             raise self._bad(f"{self._size - self._pos} bytes follow its end")
-        self._memo.clear()  # a checkpoint may keep a thousand machines for what they met
+        self._memo.clear()  # a checkpoint may keep a thousand machines, for their `globals`
         self._data = b""
         return result
 
-    def _follow_all(self) -> None:
-        """Come to the STOP."""
+    def _run_opcodes(self) -> None:
+        """Execute all opcodes up to STOP."""
         self._loop()
 
     def _count_names(self, result: Value) -> None:
-        """Note as calls the names that count although nothing that is seen here calls them."""
+        """Record names that count as calls although no opcode calls them."""
         for name in self._counting:
             if not self.globals[name]:
-                self._thing(str(name), "handed")
-        if (handed := self._make.handed(self.globals, [result, *self.things])) is not None:
-            self._thing(handed, "handed")
+                self._unbuilt(str(name), "handed")
+        if (handed := self._make.handed(self.globals, [result, *self.unbuilt])) is not None:
+            self._unbuilt(handed, "handed")
 
     def _loop(self) -> None:
-        """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""
+        """Dispatch by table, except for the seven opcodes that make up two thirds of a torch pickle."""
         data, get, put = self._data, self._memo.get, self._memo.put
         handlers = self._handlers()
         stack, pos = self._stack, 0
         while True:
             opcode = data[pos]
             pos += 1
-            if opcode == 0x72:  # LONG_BINPUT; an index that is cut short is noticed at the next opcode
+            if opcode == 0x72:  # LONG_BINPUT; if the index is truncated, the next opcode fails
                 put(int.from_bytes(data[pos : pos + 4], "little"), stack[-1])
                 pos += 4
             elif opcode == 0x71:  # BINPUT
@@ -103,7 +103,7 @@ class Machine(Containers):
                 stack.append(data[pos])
                 pos += 1
             elif opcode == 0x28:  # MARK
-                if data[pos] == 0x28 and (found := idiom.find(data, pos)) and self._follow(found):
+                if data[pos] == 0x28 and (found := idiom.find(data, pos)) and self._run_idiom(found):
                     pos = self._pos
                     continue
                 self._marks.append(stack)
@@ -120,8 +120,8 @@ class Machine(Containers):
         """The method for each opcode, by its byte."""
         return [getattr(self, f"_op_{name}") if name else self._unknown for name in _OPCODES]
 
-    def _follow(self, found: re.Match[bytes]) -> bool:
-        """A tensor's opcodes at once: the same values in the same places. False where they are not quite the idiom."""
+    def _run_idiom(self, found: re.Match[bytes]) -> bool:
+        """Run a tensor's opcodes in one step, with the same effect. False if they are not quite the idiom."""
         (
             kind, cls, length, key, key_at, device, numel, id_at,
             offset, sizes, sizes_at, strides, strides_at, flag, inner, inner_at, args_at, made_at,
@@ -152,7 +152,7 @@ class Machine(Containers):
         return True
 
     def _ints(self, code: bytes | None) -> tuple[int, ...]:
-        """The tuple that the opcodes make; layers repeat their shapes. Raises ValueError where they make none."""
+        """The tuple that the opcodes build, cached because layers repeat shapes. Raises ValueError if they do not."""
         if code is None:
             return ()
         known = self._tuples.get(code)
@@ -164,9 +164,9 @@ class Machine(Containers):
         opcode = self._data[self._pos - 1]
         raise self._bad(f"opcode {bytes([opcode])!r} is none, or needs what is not in the file")
 
-    # Names, and what would be calls
+    # Globals, and what would be calls
 
-    def _name(self, module: str, name: str) -> None:
+    def _push_global(self, module: str, name: str) -> None:
         old = self._protocol < 3
         known = self._known.get((module, name, old))
         if known is None:
@@ -174,7 +174,7 @@ class Machine(Containers):
         self._stack.append(known)
 
     def _lookup(self, module: str, name: str) -> Value:
-        if self._protocol < 3:  # what Python 2 called them, as every unpickler translates
+        if self._protocol < 3:  # Python 2's names, which every unpickler translates
             if (module, name) in NAME_MAPPING:
                 module, name = NAME_MAPPING[module, name]
             elif module in IMPORT_MAPPING:
@@ -189,19 +189,19 @@ class Machine(Containers):
 
     def _op_GLOBAL(self) -> None:
         module = self._line().decode("utf-8")
-        self._name(module, self._line().decode("utf-8"))
+        self._push_global(module, self._line().decode("utf-8"))
 
     def _op_STACK_GLOBAL(self) -> None:
         name = self._stack.pop()
         module = self._stack.pop()
         if type(module) is not str or type(name) is not str:
             raise self._bad("a global's name is not a string")
-        self._name(module, name)
+        self._push_global(module, name)
 
-    def _hashed(self, keys: Iterable[Value]) -> None:
+    def _note_hashed(self, keys: Iterable[Value]) -> None:
         for key in keys:
-            if isinstance(key, (Thing, tuple, frozenset)) and not self._make.only_hashes(key):
-                self._thing(_described(key), "called", (key,))
+            if isinstance(key, (UnbuiltObject, tuple, frozenset)) and not self._make.only_hashes(key):
+                self._unbuilt(_described(key), "called", (key,))
 
     def _op_REDUCE(self) -> None:
         args = self._stack.pop()
@@ -211,14 +211,14 @@ class Machine(Containers):
         self._stack.append(self._call(function, args))
 
     def _call(self, function: Value, args: tuple[Value, ...]) -> Value:
-        if isinstance(function, Thing):
-            function = self._fetched(function)
+        if isinstance(function, UnbuiltObject):
+            function = self._resolved_getattr(function)
         if type(function) is not Global:
-            # calling something that was itself computed: getattr(x, "system")(…)
-            return self._thing(_described(function), "called", args)
+            # a call of something that was itself computed: getattr(x, "system")(…)
+            return self._unbuilt(_described(function), "called", args)
         try:
             constructor = self._constructors[id(function)]  # hashing the name a hundred thousand times is felt
-        except KeyError:
+        except KeyError:  # its first call
             self.globals[function] = True
             constructor = self._constructors[id(function)] = self._make.constructor(function)
         if args and function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
@@ -227,60 +227,60 @@ class Machine(Containers):
                 if isinstance(arg, (list, tuple)):
                     self._check_keys(arg, arg)
                     if function.name in _SETS:
-                        self._hashed(arg)
+                        self._note_hashed(arg)
                     pairs = [item[0] for item in arg if item and isinstance(item, (list, tuple))]
                     self._check_keys(pairs, pairs)
         made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
         if function == _RECONSTRUCTOR and self._make.only_reconstructs(args):
-            return self._thing(str(args[0]), "object", () if args[2] is None else args[2:])
+            return self._unbuilt(str(args[0]), "object", () if args[2] is None else args[2:])
         harmless = self._make.is_harmless(function, args)
-        return self._thing(str(function), "constructed" if harmless else "called", args)
+        return self._unbuilt(str(function), "constructed" if harmless else "called", args)
 
-    def _fetched(self, thing: Thing) -> Value:
-        """The name of what ``getattr`` gave, where that is an attribute of a class: the same as a name with a dot."""
-        if thing.name == "builtins.getattr" and thing.how == "constructed" and isinstance(thing.args[0], Global):
-            name = Global(thing.args[0].module, f"{thing.args[0].name}.{thing.args[1]}")
+    def _resolved_getattr(self, obj: UnbuiltObject) -> Value:
+        """``getattr(CLASS, "attribute")`` as the dotted name that it is equal to; anything else as it is."""
+        if obj.name == "builtins.getattr" and obj.how == "constructed" and isinstance(obj.args[0], Global):
+            name = Global(obj.args[0].module, f"{obj.args[0].name}.{obj.args[1]}")
             return self._known.setdefault((name.module, name.name, False), name)
-        return thing
+        return obj
 
-    def _thing(
+    def _unbuilt(
         self, name: str, how: How, args: tuple[Value, ...] = (), kwargs: dict[str, Value] | None = None
-    ) -> Thing:
-        """An object that is not built: noted, so that what the pickle then throws away is still told."""
-        thing = Thing(name, how, args, kwargs or {})
-        self.things.append(thing)
-        return thing
+    ) -> UnbuiltObject:
+        """An object that is not built. It is recorded, so that it is reported even if the pickle drops it."""
+        obj = UnbuiltObject(name, how, args, kwargs or {})
+        self.unbuilt.append(obj)
+        return obj
 
     def _op_NEWOBJ(self) -> None:
         args = self._stack.pop()
-        self._new(self._stack.pop(), args, {})
+        self._push_new(self._stack.pop(), args, {})
 
     def _op_NEWOBJ_EX(self) -> None:
         kwargs = self._stack.pop()
         args = self._stack.pop()
-        self._new(self._stack.pop(), args, kwargs)
+        self._push_new(self._stack.pop(), args, kwargs)
 
-    def _new(self, cls: Value, args: Value, kwargs: Value) -> None:
+    def _push_new(self, cls: Value, args: Value, kwargs: Value) -> None:
         if type(args) is not tuple or type(kwargs) is not dict:
             raise self._bad("the arguments of a new object are not a tuple and dict")
         if type(cls) is not Global:
-            self._stack.append(self._thing(_described(cls), "called", args, kwargs))
+            self._stack.append(self._unbuilt(_described(cls), "called", args, kwargs))
             return
         constructor = None if kwargs else self._make.constructor(cls)
         made = constructor(*args) if constructor else NotImplemented
         if made is NotImplemented:
             harmless = self._make.only_makes(cls, args, kwargs)
             self.globals[cls] = self.globals[cls] or not harmless
-            made = self._thing(str(cls), "object" if harmless else "called", args, kwargs)
+            made = self._unbuilt(str(cls), "object" if harmless else "called", args, kwargs)
         self._stack.append(made)
 
     def _op_INST(self) -> None:
         module = self._line().decode("utf-8")
         name = self._line().decode("utf-8")
         args = tuple(self._pop_mark())
-        self._name(module, name)
+        self._push_global(module, name)
         self._stack.append(self._call(self._stack.pop(), args))
 
     def _op_OBJ(self) -> None:
@@ -290,13 +290,13 @@ class Machine(Containers):
     def _op_BUILD(self) -> None:
         state = self._stack.pop()
         instance = self._stack[-1]
-        if isinstance(instance, Thing):
+        if isinstance(instance, UnbuiltObject):
             instance.set_state(state)
             if instance.how != "called" and not self._make.only_keeps(instance.name, state):
                 instance.how = "called"
         elif isinstance(instance, StateOrderedDict):
-            if attributes_among(OWN, state) or answers_unasked(state) or isinstance(state, Thing):
-                self._thing("collections.OrderedDict", "called").set_state(state)
+            if attributes_among(OWN, state) or has_implicit_calls(state) or isinstance(state, UnbuiltObject):
+                self._unbuilt("collections.OrderedDict", "called").set_state(state)
             instance.state = state
         elif not self._make.build(instance, state):
             raise self._bad(f"a {type(instance).__name__} is given a state")
@@ -309,12 +309,12 @@ class Machine(Containers):
 
 
 def _described(function: Value) -> str:
-    """What to call something that was computed and is then called: never its whole value."""
-    return function.name if isinstance(function, Thing) else f"a {type(function).__name__}"
+    """A name for a computed value that is called: never the whole value."""
+    return function.name if isinstance(function, UnbuiltObject) else f"a {type(function).__name__}"
 
 
 def _opcode_names() -> list[str]:
-    """Opcode name by byte, "" where there is none, or where it is followed in the loop itself."""
+    """Opcode names by byte; "" for a byte that is no opcode, or one that the loop handles itself."""
     codes = (
         "0 POP|1 POP_MARK|2 DUP|p PUT|\x94 MEMOIZE|g GET|"
         "\x80 PROTO|\x95 FRAME|N NONE|\x88 NEWTRUE|\x89 NEWFALSE|I INT|L LONG|J BININT|M BININT2|"

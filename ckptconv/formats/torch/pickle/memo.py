@@ -1,7 +1,7 @@
-"""The memo of a pickle: what it may fetch again, by index.
+"""A pickle's memo: values that it may get again, by index.
 
-Picklers count the indices up, and a torch pickle of 100,000 tensors puts a million values there: these are a list. An
-index out of turn may be huge, and goes into a dict.
+Picklers number them consecutively, and a torch pickle of 100,000 tensors has a million: these are kept in a list. Any
+other index may be huge, and goes into a dict.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 class Memo:
     """Values by index."""
 
-    __slots__ = ("_in_turn", "_others")
+    __slots__ = ("_consecutive", "_others")
 
     def __init__(self) -> None:
-        self._in_turn: list[Value] = []
+        self._consecutive: list[Value] = []
         self._others: dict[int, Value] = {}
 
     def __len__(self) -> int:
-        """Indices that have a value."""
-        return len(self._in_turn) + len(self._others)
+        """The number of indices that have a value."""
+        return len(self._consecutive) + len(self._others)
 
     def __repr__(self) -> str:
-        return f"<Memo {dict(enumerate(self._in_turn)) | self._others}>"
+        return f"<Memo {dict(enumerate(self._consecutive)) | self._others}>"
 
     def put(self, index: int, value: Value) -> None:
-        """Keep the value; one that was there before is replaced."""
-        if index == len(self._in_turn):
-            self._in_turn.append(value)
+        """Store a value, and replace the one that was there."""
+        if index == len(self._consecutive):
+            self._consecutive.append(value)
             if self._others:
                 self._others.pop(index, None)
-        elif 0 <= index < len(self._in_turn):
-            self._in_turn[index] = value
+        elif 0 <= index < len(self._consecutive):
+            self._consecutive[index] = value
         else:
             self._others[index] = value
 
     def get(self, index: int) -> Value:
-        """Raises KeyError where there is none."""
-        return self._in_turn[index] if 0 <= index < len(self._in_turn) else self._others[index]
+        """The value at an index. Raises KeyError if there is none."""
+        return self._consecutive[index] if 0 <= index < len(self._consecutive) else self._others[index]
 
     def clear(self) -> None:
-        """Let go of all."""
-        self._in_turn.clear()
+        """Drop all values."""
+        self._consecutive.clear()
         self._others.clear()

@@ -1,4 +1,4 @@
-"""A pickle as a row of bytes, and the opcodes that push plain values."""
+"""A pickle's bytes, and the opcodes that push plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """The bytes, the place in them, and the stack; `elided` is what `PickleStream.elided` has left out of the bytes."""
+    """The bytes, the position in them, and the stack. `elided` are the runs that `PickleStream.elided` left out."""
 
     def __init__(self, data: bytes, elided: Sequence[Elided] = ()) -> None:
         self._data = data
@@ -65,7 +65,7 @@ class Program:
             raise self._bad(f"protocol {self._protocol} is not known")
 
     def _op_FRAME(self) -> None:
-        left_out = sum(run.span.length + 4 for run in self._elided)  # a length may take 8 bytes, an index takes 4
+        left_out = sum(run.span.length + 4 for run in self._elided)  # up to 8 bytes of length became 4 of index
         if self._uint(8) > self._size - self._pos + left_out:
             raise self._bad("a frame is longer than the pickle")
 
@@ -82,7 +82,7 @@ class Program:
 
     def _op_INT(self) -> None:
         text = self._line()
-        # 010 is 8 to _pickle.c, and none to pickle.py
+        # 010 is 8 to _pickle.c, and invalid to pickle.py
         self._stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else self._decimal(text, 0))
 
     def _op_LONG(self) -> None:
@@ -165,7 +165,7 @@ _LETTERS = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
-    r"""One escape of a bytes literal. What is none stays as it is, as in Python, but for an x without digits."""
+    r"""An escape in a bytes literal, decoded. An unknown one stays as it is, as in Python; ``\x`` needs digits."""
     text = found[1]
     if text[0] in b"01234567":
         return bytes([int(text, 8) & 0xFF])

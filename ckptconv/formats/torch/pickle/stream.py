@@ -1,7 +1,7 @@
-"""Pickles that stand one after the other in a file: where each ends is known once its opcodes have been stepped over.
+"""Pickles one after the other in a file. Scanning the opcodes of one finds where it ends.
 
-An opcode's argument is nothing, a fixed number of bytes, one or two lines, or a little-endian length of 1, 4 or 8 bytes
-and that many bytes (CPython's ``pickletools``). Nothing is built here; what the pickle says is the machine's business.
+An opcode's argument is empty, a fixed number of bytes, one or two lines, or a little-endian length of 1, 4 or 8 bytes
+and that many bytes (CPython's ``pickletools``). Nothing is built here; `Machine` does that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import SpanFile
 
 FIRST = 256
-"""Bytes that are read at first. Each further read doubles what there is, so that little of what follows is touched."""
+"""Bytes that are read first. Each further read doubles them, so that little of what follows the pickle is read."""
 
 _PIECE = 4096
 """Bytes of a line that are read at a time."""
@@ -37,7 +37,9 @@ _STOP, _UNKNOWN, _LINE, _COUNT = -1, -2, -10, -20
 
 
 def _steps(stops: bytes) -> list[int]:
-    """By opcode: bytes of argument; below 0 one of the kinds, from which the count of lines or bytes is taken away."""
+    """The size of each opcode's argument, or a negative code: `_STOP` for the opcodes in `stops`, `_UNKNOWN`, `_LINE`
+    minus a number of lines, `_COUNT` minus the width of a length.
+    """
     steps = [_UNKNOWN] * 256
     for code in _PLAIN:
         steps[code] = 0
@@ -55,7 +57,7 @@ _TO_BUILD = _steps(b".b")
 
 
 class PickleStream:
-    """Reads what stands in bytes ``[position, end)`` of a file, from its start on."""
+    """Reads pickles from bytes ``[position, end)`` of a file, in order."""
 
     def __init__(self, file: SpanFile, position: int, end: int) -> None:
         self.position = position
@@ -63,9 +65,9 @@ class PickleStream:
         self._end = end
 
     def pickle(self, limit: int = MAX_PICKLE_BYTES) -> bytes:
-        """The next pickle, STOP included. Costs reads of at most twice its length, or `FIRST`.
+        """The next pickle, including STOP. Reads at most twice its length, or `FIRST` bytes.
 
-        Raises CorruptFileError where the bytes end first or are no pickle, LimitError past `limit` bytes.
+        Raises CorruptFileError if the bytes end first or are no pickle, LimitError past `limit` bytes.
         """
         data, at = b"", 0
         while True:
@@ -78,34 +80,34 @@ class PickleStream:
             return data[:at]
 
     def elided(self, limit: int = MAX_PICKLE_BYTES, *, to_build: bool = False) -> tuple[bytes, list[Elided]]:
-        """The next pickle, STOP included, without its runs of `LONG` bytes and more, which are not read. In place of
-        each stands the opcode `ELIDED`, which is none of Python's, and its index in the list as four bytes.
+        """The next pickle, including STOP, without its runs of `LONG` or more bytes, which are not read. Each is
+        replaced by our own opcode `ELIDED` and its index in the list, as four bytes.
 
-        to_build: only as far as its next BUILD, which is included; what follows is not an opcode, maybe.
+        to_build: stop after the next BUILD, because what follows may not be an opcode.
 
-        Raises CorruptFileError where the bytes end first or are no pickle, LimitError past `limit` bytes that are kept.
+        Raises CorruptFileError if the bytes end first or are no pickle, LimitError past `limit` bytes that are kept.
         """
         kept, left_out = bytearray(), list[Elided]()
-        kept += self._to_the_end(kept, left_out, limit, _TO_BUILD if to_build else _STEPS)
+        kept += self._scan(kept, left_out, limit, _TO_BUILD if to_build else _STEPS)
         return bytes(kept), left_out
 
     def as_far_as_it_goes(self, limit: int) -> tuple[bytes, list[Elided]]:
-        """The same of what may be cut short, or no pickle: all opcodes up to there, and maybe what is none. Raises
-        LimitError.
+        """Like `elided`, for what may be truncated or no pickle: all opcodes up to that point, and perhaps bytes that
+        are no opcodes. Raises LimitError.
         """
         kept, left_out = bytearray(), list[Elided]()
         start = self.position
         try:
-            kept += self._to_the_end(kept, left_out, limit, _STEPS)
-        except _NoOpcodeError as error:  # what follows it is never reached: a file of another format is left unread
+            kept += self._scan(kept, left_out, limit, _STEPS)
+        except _NoOpcodeError as error:  # an unpickler stops there, so the rest of the file need not be read
             kept += bytes(self._file.read_at(self.position, error.place + 1))
         except CorruptFileError:
             at = max(self.position, start)
             kept += bytes(self._file.read_at(at, min(self._end - at, limit)))
         return bytes(kept), left_out
 
-    def _to_the_end(self, kept: bytearray, left_out: list[Elided], limit: int, steps: list[int]) -> bytes:
-        """Add what stands before the last long run to `kept`, and the runs to `left_out`; gives what follows them."""
+    def _scan(self, kept: bytearray, left_out: list[Elided], limit: int, steps: list[int]) -> bytes:
+        """Add everything before the last long run to `kept`, and the runs to `left_out`; return what follows them."""
         data, at = b"", 0
         while True:
             try:
@@ -115,7 +117,7 @@ class PickleStream:
                 continue
             except _LongRunError as run:
                 opcode = data[run.at]
-                span = ByteSpan(self._file, self._skipped(run), run.length)
+                span = ByteSpan(self._file, self._skip_run(run), run.length)
                 kept += data[: run.at] + bytes([ELIDED]) + len(left_out).to_bytes(4, "little")
                 left_out.append(Elided(span, opcode))
                 data, at = b"", 0
@@ -123,8 +125,8 @@ class PickleStream:
             self.position += at
             return data[:at]
 
-    def _skipped(self, run: _LongRunError) -> int:
-        """Where a run of bytes starts, which is passed over. Raises CorruptFileError, and stays, where it is cut."""
+    def _skip_run(self, run: _LongRunError) -> int:
+        """Skip a run of bytes; where it starts. Raises CorruptFileError, without moving, if it is truncated."""
         before = self.position
         self.position += run.start
         try:
@@ -134,8 +136,8 @@ class PickleStream:
             raise
 
     def skip_argument(self, code: int) -> None:
-        """Pass over what follows an opcode, reading no more of it than lines. Raises CorruptFileError where there is no
-        such opcode, and where its argument is cut short.
+        """Skip an opcode's argument; of its bytes, only lines are read. Raises CorruptFileError if there is no such
+        opcode, or if its argument is truncated.
         """
         step = _STEPS[code]
         if step == _UNKNOWN:
@@ -154,7 +156,7 @@ class PickleStream:
         self.position -= len(piece) - piece.index(b"\n") - 1
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes. Raises CorruptFileError where there are fewer."""
+        """The next `count` bytes. Raises CorruptFileError if there are fewer."""
         if not 0 <= count <= self._end - self.position:
             raise _bad(f"{count:,} bytes are asked for where {self._end - self.position:,} are left")
         data = bytes(self._file.read_at(self.position, count))
@@ -162,7 +164,7 @@ class PickleStream:
         return data
 
     def skip(self, count: int) -> int:
-        """Pass over `count` bytes without reading them; where they start. Raises CorruptFileError."""
+        """Skip `count` bytes without reading them; where they start. Raises CorruptFileError."""
         start = self.position
         if not 0 <= count <= self._end - start:
             raise _bad(f"{count:,} bytes are said to follow where {self._end - start:,} are left")
@@ -175,7 +177,7 @@ class PickleStream:
         return self._end - self.position
 
     def _more(self, data: bytes, needed: int, limit: int) -> bytes:
-        """`data` and what follows it, `needed` bytes at the least."""
+        """`data` and what follows it, at least `needed` bytes in all."""
         if needed > limit:
             raise LimitError(f"a pickle has more than {limit:,} bytes", hint="do not trust it")
         if needed > self.left:
@@ -195,7 +197,7 @@ class _LongRunError(Exception):
 
 
 class _CutShortError(Exception):
-    """The bytes end within the opcode at `at`; `needed` bytes are there if the pickle is whole, and maybe more."""
+    """The bytes end within the opcode at `at`. A complete pickle has at least `needed` bytes."""
 
     def __init__(self, at: int, needed: int) -> None:
         super().__init__(at, needed)
@@ -210,9 +212,9 @@ class _NoOpcodeError(CorruptFileError):
         self.place = place
 
 
-def _end_of_pickle(data: bytes, at: int, steps: list[int], most: int | None = None) -> int:
-    """The offset after what `steps` stop at, stepping from the opcode at `at` on. Raises _CutShortError,
-    CorruptFileError, and _LongRunError at bytes of no fewer than `most`.
+def _end_of_pickle(data: bytes, at: int, steps: list[int], long: int | None = None) -> int:
+    """Scan opcodes from `at` on, up to one that `steps` stops at; the offset after it. Raises _CutShortError,
+    CorruptFileError, and _LongRunError at a run of `long` or more bytes.
     """
     size = len(data)
     while at < size:
@@ -228,16 +230,16 @@ def _end_of_pickle(data: bytes, at: int, steps: list[int], most: int | None = No
         else:
             following = _after(data, at + 1, _COUNT - step)
             start = at + 1 + _COUNT - step
-            if most is not None and following - start >= most and start <= size and data[at] in _BYTES:
+            if long is not None and following - start >= long and start <= size and data[at] in _BYTES:
                 raise _LongRunError(at, start, following - start)
-        if following >= size:  # a STOP at the least is still to come
+        if following >= size:  # at least a STOP is still to come
             raise _CutShortError(at, following + 1)
         at = following
     raise _CutShortError(at, size + 1)
 
 
 def _after_lines(data: bytes, at: int, lines: int) -> int:
-    """The offset after so many lines, or that of the end where they do not end within `data`."""
+    """The offset after so many lines, or the end of `data` if they do not end within it."""
     for _ in range(lines):
         at = data.find(b"\n", at) + 1
         if at == 0:
@@ -246,7 +248,7 @@ def _after_lines(data: bytes, at: int, lines: int) -> int:
 
 
 def _after(data: bytes, at: int, width: int) -> int:
-    """The offset after a length of `width` bytes and what it counts, past the end maybe."""
+    """The offset after a length of `width` bytes and the bytes that it counts; it may be past the end."""
     if at + width > len(data):
         return at + width
     return at + width + int.from_bytes(data[at : at + width], "little")

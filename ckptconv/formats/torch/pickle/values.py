@@ -1,4 +1,4 @@
-"""What a pickle is turned into where it is not plain data, and who decides what may be built."""
+"""Stand-ins for what a pickle builds besides plain data, and the protocol that decides what may be built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import How
     from ckptconv.core.tensor import ByteSpan
 
-Value = Any  # what is on the stack: whatever the pickle made
+Value = Any  # whatever a pickle can build
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,62 +30,78 @@ class Global:
 
 
 def attributes_among(methods: frozenset[str], state: Value) -> frozenset[str]:
-    """Those of `methods` that an object has as attributes of its own once it is given a state, in any of its forms."""
+    """Those of `methods` that an object gets as instance attributes from a state, in any of a state's forms."""
     keys: list[Value] = []
     for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
         if isinstance(part, dict):
             keys += part
-        elif isinstance(part, Thing):  # a dict of some class
+        elif isinstance(part, UnbuiltObject):  # an instance of a dict subclass
             keys += [key for key, _ in part.pairs]
-    if any(isinstance(key, Thing) for key in keys):  # a string of some class may be equal to any other
+    if any(isinstance(key, UnbuiltObject) for key in keys):  # an instance of a str subclass may be equal to any string
         return methods
     return methods.intersection(key for key in keys if type(key) is str)
 
 
-def answers_unasked(state: Value) -> bool:
-    """Whether an object of this state calls what the pickle gave it when it is written as text (argparse.Namespace), or
-    handed to a function of torch, numpy or others who look their protocols up in the object (``__torch_function__``).
+def has_implicit_calls(state: Value) -> bool:
+    """Whether an object with this state implicitly calls what the pickle put there: when its repr is taken
+    (argparse.Namespace), or when it is passed to torch, numpy or others that look up protocol methods in the object
+    (``__torch_function__``).
     """
-    pair = isinstance(state, tuple) and len(state) == 2
-    for part in state if pair else (state,):
-        pairs = part.pairs if isinstance(part, Thing) else part.items() if isinstance(part, dict) else ()
-        if any(isinstance(value, (Global, Thing)) and _is_asked_for(key) for key, value in pairs):
+    is_pair = isinstance(state, tuple) and len(state) == 2
+    for part in state if is_pair else (state,):
+        if any(isinstance(value, (Global, UnbuiltObject)) and _is_implicit(key) for key, value in _pairs(part)):
             return True
-        if isinstance(part, Thing) and attributes_among(_ASKED_OF_STATES, part.state):
+        if isinstance(part, UnbuiltObject) and attributes_among(_CALLED_ON_STATES, part.state):
             return True
-    return pair and bool(attributes_among(_SET_BY_SLOTS, state[1]))
+    return is_pair and bool(attributes_among(_IDENTITY, state[1]))
 
 
-def _is_asked_for(key: Value) -> bool:
+def _pairs(state: Value) -> Iterable[tuple[Value, Value]]:
+    """The items of a state that is a dict, or an instance of a dict subclass."""
+    match state:
+        case UnbuiltObject():
+            return state.pairs
+        case dict():
+            return state.items()
+    return ()
+
+
+def _is_implicit(key: Value) -> bool:
+    """Whether Python or a library calls an attribute of this name without being told to."""
     if not isinstance(key, str):
-        return isinstance(key, Thing) and key.how == "object"  # a string of some class
-    return key in _ASKED_AS_TEXT or (key[:2] == "__" == key[-2:] and not key.startswith(_KEPT_BY_PYTHON))
+        return isinstance(key, UnbuiltObject) and key.how == "object"  # an instance of a str subclass
+    return key in _CALLED_BY_REPR or (key[:2] == "__" == key[-2:] and not key.startswith(_KEPT_BY_PYTHON))
 
 
-_ASKED_AS_TEXT = ("_get_args", "_get_kwargs")
+_CALLED_BY_REPR = ("_get_args", "_get_kwargs")
 _KEPT_BY_PYTHON = ("__dict__", "__objclass__", "__orig_class__", "__pydantic", "__signature__", "__wrapped__")
-"""What Python itself and pydantic put there."""
+"""Attributes that Python itself and pydantic store."""
 
-_ASKED_OF_STATES = frozenset(["items", "keys"])
-"""What pickle.py, and many a ``__setstate__``, calls of a state."""
+_CALLED_ON_STATES = frozenset(["items", "keys"])
+"""Methods of a state that pickle.py, and many a ``__setstate__``, call."""
 
-_SET_BY_SLOTS = frozenset(["__class__", "__dict__"])
-"""Attributes that the second half of a state changes, which is set with ``setattr``: it is another object then."""
+_IDENTITY = frozenset(["__class__", "__dict__"])
+"""Attributes that make an object another one. The second half of a state can change them: it is set with ``setattr``.
+"""
 
 
 class StateOrderedDict(OrderedDict[Value, Value]):
-    """An OrderedDict that may have been given attributes, as ``state_dict()`` gives ``_metadata``."""
+    """An OrderedDict that may have attributes, such as the ``_metadata`` of a state_dict."""
 
     state: Value = None
 
 
 OWN = frozenset([*dir(OrderedDict), "__setstate__"])
-"""What is called of an OrderedDict (``keys``, by Counter): no honest attribute of one has such a name."""
+"""Methods of an OrderedDict, which others call (Counter calls ``keys``): no honest attribute has such a name."""
 
 
 @dataclass(slots=True, eq=False)
-class Thing:
-    """An object that was not built. `how` as in `ckptconv.core.metadata.Opaque`; `given` whether it has had a state."""
+class UnbuiltObject:
+    """An object that was not built, as data: what the pickle would have called, and with what.
+
+    how:   as in `ckptconv.core.metadata.Opaque`.
+    given: whether it has been given a state.
+    """
 
     name: str
     how: How
@@ -97,18 +113,18 @@ class Thing:
     given: bool = False
 
     def note_change(self) -> None:
-        """Note that the pickle changes it: what may do as a call does, where the pickle gave it a state before. Methods
-        are looked up in the object (Python's Modules/_pickle.c: load_build, load_additems, do_append), or work with its
-        attributes, which may be anyone's by then. No honest pickle gives a state before all the items. What the pickle
-        fetched was there before (``sys.path``, a module).
+        """Record that the pickle changes the object. If it has been given a state before, that counts as a call: the
+        unpickler looks methods up in the object (Python's Modules/_pickle.c: load_build, load_additems, do_append), and
+        these use its attributes, which the pickle may have chosen. No honest pickle gives a state before all items. It
+        also counts as a call if the pickle did not make the object but fetched it (``sys.path``, a module).
         """
         if self.given or (self.how == "constructed" and self.name in _FETCHED):
             self.how = "called"
 
     def set_state(self, state: Value) -> None:
-        """What BUILD does to it."""
+        """Apply a BUILD opcode."""
         self.note_change()
-        if answers_unasked(state):
+        if has_implicit_calls(state):
             self.how = "called"
         self.state = state
         self.given = True
@@ -118,20 +134,21 @@ _FETCHED = (
     "builtins.getattr", "_operator.getitem", "operator.getitem", "logging.getLogger", "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
 )  # fmt: skip
-"""Harmless calls that make nothing new; numpy's ``scalar`` of objects gives back the one that it is handed."""
+"""Harmless calls that return an existing object. numpy's ``scalar`` does so if its type is object."""
 
 
 class Elided(bytes):
-    """A long run of bytes that was left in its file, as `PickleStream.elided` does: empty, and `span` says where it is.
+    """A long run of bytes that `PickleStream.elided` did not read. As a bytes object it is empty.
 
-    opcode: the one that pushes it.
+    span:   where the bytes are.
+    opcode: the opcode that pushes them.
     """
 
     span: ByteSpan
     opcode: int
 
     def __new__(cls, span: ByteSpan, opcode: int) -> Self:
-        """Of no bytes."""
+        """Create it, as an empty bytes object."""
         made = super().__new__(cls)
         made.span, made.opcode = span, opcode
         return made
@@ -152,7 +169,7 @@ class Elided(bytes):
 
 
 def python2_string(raw: bytes) -> str | bytes:
-    """Python 2's str: text where it is UTF-8, as torch reads it, else bytes."""
+    """A Python 2 str: text if it is valid UTF-8, as torch reads it, otherwise bytes."""
     try:
         return str(raw, "utf-8")
     except UnicodeDecodeError:
@@ -160,44 +177,44 @@ def python2_string(raw: bytes) -> str | bytes:
 
 
 class Constructors(Protocol):
-    """What a pickle may build: ours, by exact name."""
+    """What a pickle may build, by exact name, and how to judge what it may not."""
 
     def value(self, name: Global) -> Value:
-        """What a name that is only mentioned stands for; the Global itself where it is not known."""
+        """The value of a name that is mentioned; the Global itself if it is not known."""
 
     def constructor(self, name: Global) -> Callable[..., Value] | None:
-        """Our constructor for a name, where there is one; its result may be NotImplemented, for "not with these"."""
+        """Our constructor for a name, if there is one. It may return NotImplemented for arguments that it rejects."""
 
     def is_harmless(self, name: Global, args: tuple[Value, ...]) -> bool:
-        """Whether a call of `name` only makes a plain value, so that it is worth no alarm."""
+        """Whether a call of `name` only makes a plain value, so that it need not be reported."""
 
     def only_makes(self, cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
-        """Whether a new object of a class is made and nothing else."""
+        """Whether ``cls.__new__`` with these arguments only creates an object and runs nothing else."""
 
     def only_reconstructs(self, args: tuple[Value, ...]) -> bool:
-        """The same of ``copyreg._reconstructor``."""
+        """The same for ``copyreg._reconstructor``."""
 
     def only_keeps(self, cls: str, state: Value) -> bool:
-        """Whether an object of a class keeps a state, and asks nothing of what is in it, then or later."""
+        """Whether an object of a class only stores a state, and calls nothing in it, then or later."""
 
     def only_hashes(self, key: Value) -> bool:
-        """Whether something that was not built may be a key: it is hashed, and compared with others."""
+        """Whether hashing an object that was not built, and comparing it with other keys, runs nothing else."""
 
     def counts_when_named(self, name: Global) -> bool:
-        """Whether it is enough to mention a name, called or not."""
+        """Whether mentioning a name is enough to count as a call."""
 
     def handed(self, names: Collection[Global], values: Iterable[Value]) -> str | None:
-        """Of names that do not count when they are named, one that is in the values all the same, or was changed."""
+        """A name that does not count when mentioned, but that is among the values, or was changed; None if none is."""
 
     def build(self, instance: Value, state: Value) -> bool:
-        """Give `instance` its state; False where it is none of ours."""
+        """Set the state of one of our objects; False if `instance` is not ours."""
 
     def persistent(self, identifier: Value) -> Value:
-        """What a persistent id stands for."""
+        """The object that a persistent id stands for."""
 
 
 class Budget:
-    """How many values a pickle of `size` bytes may come to: a short one can ask for one list a million times."""
+    """How many values a pickle of `size` bytes may expand to: a short one can repeat a list a million times."""
 
     def __init__(self, size: int) -> None:
         self._most = self._left = min(MAX_NODES, FREE_NODES + NODES_A_BYTE * size)

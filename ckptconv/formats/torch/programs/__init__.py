@@ -1,8 +1,8 @@
-"""Archives of torch's with a program beside the weights. The weights are read, the program stays behind.
+"""torch archives that hold a program beside the weights. The weights are read, the program stays behind.
 
-Begin with `script`, TorchScript's.
+Begin with `script`, for TorchScript.
 
-    script  script_classes  TorchScript; which attributes its classes say are parameters
-    export  payloads        torch.export; the JSON that says what lies where
-    graph_code              …and what torch would run of the graph's JSON
+    script  script_classes  TorchScript; which attributes are parameters, by its class definitions
+    export  payloads        torch.export; the JSON that says where each tensor is
+    graph_code              …and the code in the graph's JSON that torch would run
 """

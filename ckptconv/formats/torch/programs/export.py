@@ -37,8 +37,8 @@ from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.graphs.notes import stays_behind
-from ckptconv.formats.torch.containers.saved import check_numpys, check_small_records, follow, is_big_endian, root_of
-from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
+from ckptconv.formats.torch.containers.saved import check_small_records, follow, is_big_endian, refuse_npz, root_of
+from ckptconv.formats.torch.pickle import Budget, Global, Machine, UnbuiltObject
 from ckptconv.formats.torch.programs.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads, programs_of
 from ckptconv.formats.torch.programs.script import ScriptConstructors, ScriptMachine
 from ckptconv.formats.torch.tree.assemble import assemble
@@ -82,7 +82,7 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
     archive = ZipArchive.of(source)
-    check_numpys(archive, source)
+    refuse_npz(archive, source)
     archive.check_names()  # torch reads those of all entries
     if OLD_GRAPH in archive.entries and any(name.endswith("/archive_format") for name in archive.entries):
         raise CorruptFileError("the archive is of two layouts at once", hint="do not trust it")
@@ -258,7 +258,7 @@ def _holds_objects(value: Value) -> bool:
     waiting, seen = [value], set[int]()
     while waiting:
         one = waiting.pop()
-        if isinstance(one, (Thing, Global)):
+        if isinstance(one, (UnbuiltObject, Global)):
             return True
         if isinstance(one, (dict, list, tuple, set, frozenset)) and id(one) not in seen:
             seen.add(id(one))

@@ -1,22 +1,22 @@
-"""Reader of TorchScript archives (torch.jit.save): a zip with the module's attributes and its compiled code.
+"""Reader for TorchScript archives (torch.jit.save): a zip with the module's attributes and its compiled code.
 
-    NAME/data.pkl          the module, an object of a class ``__torch__.…`` with its attributes as state, recursively
+    NAME/data.pkl          the module: an object of a class ``__torch__.…`` with its attributes as state, recursively
     NAME/data/KEY          the storages of its tensors
-    NAME/constants.pkl     a tuple: what the code refers to as ``CONSTANTS.c0`` and so on
+    NAME/constants.pkl     a tuple with what the code calls ``CONSTANTS.c0`` and so on
     NAME/constants/KEY     the storages of the constants
     NAME/code/….py         the code, which stays behind: never run, compiled or imported
     NAME/version, byteorder, traced_inputs.pkl, bytecode.pkl, extra/…
 
-The pickles are in a dialect: REDUCE on a class of an enum has a bare value for its arguments, lists and dicts go
-through ``torch.jit._pickle.build_intlist`` and the like. Source: pickler.cpp and unpickler.cpp in
+The pickles are in a dialect: REDUCE on an enum class has a bare value instead of a tuple of arguments; lists and dicts
+are built by ``torch.jit._pickle.build_intlist`` and the like. Source: pickler.cpp and unpickler.cpp in
 torch/csrc/jit/serialization.
 
-The model's tensors are the parameters and buffers of each module, in the order and under the names of ``state_dict()``;
-which attributes these are stands in the code (`script_classes`). Freezing a module leaves it without any: its weights
-are constants then, which are the model's where nothing else is, by their number. Other tensors, constants and
-attributes, are extras. Plain attributes belong to the graph that stays behind, and are shown with it.
+The model's tensors are the parameters and buffers of each module, in the order and with the names of ``state_dict()``.
+Which attributes these are is stated in the code (`script_classes`). A frozen module has neither: its weights are
+constants, which are read as the model if there is nothing else, and named by their number. Other tensors among
+constants and attributes are extras. Plain attributes belong to the graph that stays behind, and are shown with it.
 
-Refused by name: archives of torch before 1.4, whose attributes are in ``model.json``.
+Refused by name: archives from torch before 1.4, whose attributes are in ``model.json``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ckptconv.core.metadata import Opaque, TorchValue
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.torch.containers.saved import check_numpys, check_small_records, follow, root_of
-from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
+from ckptconv.formats.torch.containers.saved import check_small_records, follow, refuse_npz, root_of
+from ckptconv.formats.torch.pickle import Budget, Global, Machine, UnbuiltObject
 from ckptconv.formats.torch.programs.script_classes import ScriptClasses
 from ckptconv.formats.torch.tree.assemble import assemble
 from ckptconv.formats.torch.tree.roots import plant, plant_state_dict
@@ -57,12 +57,12 @@ def claims(source: Source) -> bool:
         archive = ZipArchive.of(source)
     except CkptconvError:
         return False
-    old = root_of(archive, "model.json")  # the folder of a model of TensorFlow.js' has one as well
+    old = root_of(archive, "model.json")  # a TensorFlow.js model has one as well
     return root_of(archive, "constants.pkl") is not None or (old is not None and f"{old}version" in archive.entries)
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, its pickles and the code of its modules as text; no tensor byte.
+    """Open the archive. Reads its directory, its pickles and the code of its modules as text, but no tensor byte.
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
@@ -74,13 +74,13 @@ def read(source: Source) -> Checkpoint:
             hint="torch.jit.save(torch.jit.load(FILE), NEW) makes one that is read",
         )
     check_small_records(archive, root)
-    check_numpys(archive, source)
+    refuse_npz(archive, source)
     if root + "data.pkl" not in archive.entries:
         raise CorruptFileError("the archive has no data.pkl")
     data, constants = (
         follow(archive, root, name, ScriptConstructors(), ScriptMachine) for name in ("data", "constants")
     )
-    if not isinstance(data.value, Thing):
+    if not isinstance(data.value, UnbuiltObject):
         raise UnsupportedError("the archive holds no module", hint="save a module, or its state_dict")
     budget = Budget(data.size + constants.size)
     modules = _Modules(ScriptClasses(archive, root), budget)
@@ -103,7 +103,7 @@ def read(source: Source) -> Checkpoint:
 
 
 class ScriptMachine(Machine):
-    """A machine that takes a bare value for the arguments of an enum's class, as TorchScript writes them."""
+    """A machine that accepts a bare value as the arguments of an enum class, as TorchScript writes it."""
 
     def _op_REDUCE(self) -> None:
         function = self._stack[-2]
@@ -117,7 +117,7 @@ def _is_script(name: Global) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a name is of the archive's own modules, or of what their pickles are made with."""
+    """Whether a name is of the archive's own modules, or a helper of TorchScript's pickles."""
     return name.startswith((PREFIX, "torch.jit._pickle."))
 
 
@@ -135,7 +135,9 @@ _BY_NAME: dict[str, Callable[..., Value]] = {
 
 @dataclass(slots=True)
 class ScriptConstructors(TorchConstructors):
-    """What the pickles may build besides: typed lists and dicts, and values of the archive's own classes, as data."""
+    """What these pickles may build in addition: typed lists and dicts, and objects of the archive's own classes, as
+    data.
+    """
 
     def constructor(self, name: Global) -> Callable[..., Value] | None:
         if name.module == "torch.jit._pickle" and name.name in _BY_NAME:
@@ -148,13 +150,13 @@ class ScriptConstructors(TorchConstructors):
 
 @dataclass(slots=True)
 class _Modules:
-    """What is found on the way through the modules.
+    """Collects the contents of all modules.
 
     tensors:    parameters and buffers, by name.
     attributes: other attributes that hold more than plain values, by name.
-    plain:      the plain ones.
+    plain:      plain attributes, by name.
     names:      the class of each module.
-    guessed:    modules whose class says nothing of parameters or buffers.
+    guessed:    modules whose class does not say which attributes are parameters or buffers.
     frozen:     whether the tensors are constants.
     """
 
@@ -168,7 +170,7 @@ class _Modules:
     frozen: bool = False
 
     def sort(self, constants: Value) -> dict[Value, Value]:
-        """Take the constants for the model's tensors if there are no others, and give what stands beside these."""
+        """Make the constants the model's tensors if there are no others; what remains beside the model."""
         rest = {"attributes": self.attributes, "constants": constants}
         if not self.tensors and isinstance(constants, (tuple, list)):
             found = {str(i): value for i, value in enumerate(constants)}
@@ -178,8 +180,8 @@ class _Modules:
             rest["constants"] = {key: value for key, value in found.items() if key not in tensors}
         return {key: part for key, part in rest.items() if part}
 
-    def visit(self, module: Thing, name: str, depth: int) -> None:
-        """Sort a module's attributes, its own tensors first, then those of the modules in it."""
+    def visit(self, module: UnbuiltObject, name: str, depth: int) -> None:
+        """Collect a module's attributes: its own tensors first, then its submodules."""
         if depth > MAX_DEPTH:
             raise LimitError(f"modules are nested deeper than {MAX_DEPTH} levels")
         self.names[name] = module.name
@@ -196,7 +198,7 @@ class _Modules:
         for key, value in state.items():
             if key in parameters or key in buffers:
                 continue
-            if isinstance(value, Thing) and self._is_module(value):
+            if isinstance(value, UnbuiltObject) and self._is_module(value):
                 self.visit(value, f"{prefix}{key}", depth + 1)
             else:
                 self._add(self.attributes if _is_more_than_plain(value) else self.plain, f"{prefix}{key}", value)
@@ -206,8 +208,8 @@ class _Modules:
             raise CorruptFileError(f"two attributes have the name {name!r}", hint="do not trust it")
         found[name] = value
 
-    def _tensors_of(self, module: Thing, state: dict[str, Value], name: str) -> tuple[list[str], list[str]]:
-        """The attributes that are parameters, and those that are buffers; guessed where the code does not say."""
+    def _tensors_of(self, module: UnbuiltObject, state: dict[str, Value], name: str) -> tuple[list[str], list[str]]:
+        """The attributes that are parameters, and those that are buffers; a guess if the code does not say."""
         tensors = [key for key, value in state.items() if isinstance(value, TensorStub)]
         found = self.classes.find(module.name)
         if found is None:
@@ -222,14 +224,14 @@ class _Modules:
             self.guessed.append(name)
         return parameters, buffers
 
-    def _is_module(self, thing: Thing) -> bool:
-        if thing.how != "object" or not thing.name.startswith(PREFIX):
+    def _is_module(self, obj: UnbuiltObject) -> bool:
+        if obj.how != "object" or not obj.name.startswith(PREFIX):
             return False
-        found = self.classes.find(thing.name)
-        return found.is_module if found is not None else isinstance(thing.state, dict)
+        found = self.classes.find(obj.name)
+        return found.is_module if found is not None else isinstance(obj.state, dict)
 
     def graph(self, archive: ZipArchive, root: str) -> MetaNode:
-        """What `inspect` shows of what stays behind."""
+        """What `inspect` shows of the code that stays behind."""
         code = [name.removeprefix(root) for name in archive.entries if name.startswith(root + "code/")]
         found = {
             "name": self.names[""],
@@ -241,7 +243,7 @@ class _Modules:
         return {key: value for key, value in found.items() if value}
 
     def findings(self) -> tuple[Finding, ...]:
-        """That the code stays behind, and what was guessed."""
+        """Findings that the code stays behind, and which modules were guessed."""
         what = "constants" if self.frozen else "parameters and buffers"
         found = [Finding("graph", "info", "", f"the TorchScript code stays behind: its {what} are read")]
         for name in self.guessed:
@@ -260,18 +262,18 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), TorchValue)
 
 
 def _is_more_than_plain(value: Value) -> bool:
-    """Whether there is a tensor or an object in it."""
+    """Whether there is a tensor or an object anywhere in a value."""
     waiting, seen = [value], set[int]()
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, _PLAIN) or id(one) in seen:
+        inner = waiting.pop()
+        if isinstance(inner, _PLAIN) or id(inner) in seen:
             continue
-        seen.add(id(one))
-        match one:
+        seen.add(id(inner))
+        match inner:
             case dict():
-                waiting += [*one.keys(), *one.values()]
+                waiting += [*inner.keys(), *inner.values()]
             case list() | tuple() | set() | frozenset():
-                waiting += list(one)
+                waiting += list(inner)
             case _:
                 return True
     return False

@@ -1,6 +1,6 @@
-"""Models that lie in several of torch.save's archives.
+"""Models in several torch.save archives.
 
-sharded  tensors dealt out to files, and an index, as the Hugging Face hub has them
+sharded  each tensor in one of several files, with an index, as on the Hugging Face hub
 slices   a slice of each matrix in each file, as Meta released Llama
-same     what the files of several ranks say alike, for DeepSpeed's and Megatron's folders
+same     metadata that the files of several ranks agree on, for DeepSpeed's and Megatron's folders
 """

@@ -1,11 +1,11 @@
-"""Whether two ranks' pickles say the same of something, so that it needs to be kept once."""
+"""Comparing the values in two ranks' pickles, so that equal ones are kept once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import NumpyScalar, TorchValue
-from ckptconv.formats.torch.pickle import Global, Thing
+from ckptconv.formats.torch.pickle import Global, UnbuiltObject
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def same(a: Value, b: Value, budget: Budget, depth: int = 0) -> bool:
-    """Equal in value and type. Two tensors never are: that takes reading them. Raises LimitError."""
+    """Whether two values are equal in value and type. Two tensors never count as equal, because comparing them means
+    reading them. Raises LimitError.
+    """
     budget.take(1)
     if type(a) is not type(b) or depth > MAX_DEPTH:
         return False
@@ -31,7 +33,7 @@ def same(a: Value, b: Value, budget: Budget, depth: int = 0) -> bool:
             )  # fmt: skip
         case list() | tuple():
             return len(a) == len(b) and all(same(x, y, budget, depth + 1) for x, y in zip(a, b, strict=True))
-        case Thing():
+        case UnbuiltObject():
             return all(same(getattr(a, field), getattr(b, field), budget, depth + 1) for field in _FIELDS)
         case _:
             return False
@@ -41,5 +43,5 @@ _FIELDS = ("name", "how", "args", "kwargs", "state", "items", "pairs")
 
 
 def differing(first: Mapping[Value, Value], other: Mapping[Value, Value], budget: Budget) -> dict[Value, Value]:
-    """What `other` has that `first` does not say as well."""
+    """The entries of `other` that `first` does not have with the same value."""
     return {key: value for key, value in other.items() if key not in first or not same(first[key], value, budget)}

@@ -1,10 +1,11 @@
-"""Sharded .bin and .pth sets: `ckptconv.formats.sets.shards` says what an index is; each shard is a bare state_dict.
+"""Sharded .bin and .pth sets. `ckptconv.formats.sets.shards` describes the index; each shard is a bare state_dict.
 
-Of a tensor of a class that wraps others, an index lists the name of the whole.
+The index lists a tensor of a class that wraps others under the name of the whole.
 
-Views of one storage stay in one shard, where they share it still; ties are such. Parameters, strides and attributes
-are the shards' own. What stood around the state_dict (metadata, optimizer state) is in our record, a map of strings in
-the index, as its metadata's key ``ckptconv``; tensors outside of the state_dict are in the shards, by their path.
+Tensors that share a storage, such as tied ones, stay in one shard, where they still share it. Parameters, strides and
+attributes are kept in the shards. Everything outside the state_dict (metadata, optimizer state) is in our record, a map
+of strings in the index's metadata under the key ``ckptconv``; tensors outside the state_dict are in the shards, under
+their path.
 
 Refused: a shard that is more than a dict of tensors and plain values.
 """
@@ -45,14 +46,14 @@ NAME = "torch-sharded"
 
 
 def claims(source: Source | Folder) -> bool:
-    """Whether this is an index of torch's archives, or a folder with one, or with a single such file."""
+    """Whether this is an index of torch archives, or a folder with such an index, or with a single torch archive."""
     return folder_file.claims(source, binaries=True)
 
 
 def read(source: Source | Folder) -> Checkpoint:
-    """Open the set: its index, and the pickle of each shard.
+    """Open the set. Reads its index and the pickle of each shard.
 
-    Raises CorruptFileError where index and shards contradict each other, and what a shard alone raises.
+    Raises CorruptFileError if index and shards contradict each other, and what the reader of a single file raises.
     """
     folder, index, file = folder_file.find(source, binaries=True)
     if index is None:
@@ -60,36 +61,36 @@ def read(source: Source | Folder) -> Checkpoint:
         checkpoint.findings = (*checkpoint.findings, *modules_beside.told(folder))
         return checkpoint
     parts = {name: _read_shard(shard) for name, shard in shards.open_shards(folder, index).items()}
-    wholes = {name: _wholes(part) for name, part in parts.items()}
+    wholes = {name: _wrapper_names(part) for name, part in parts.items()}
     listed = {name: dict.fromkeys(wholes[name].get(tensor, tensor) for tensor in part) for name, part in parts.items()}
     order, findings = shards.cross_check(folder, index, listed)
-    whole = _Whole()
+    joined = _Joined()
     for part in parts.values():
-        whole.add(part)
+        joined.add(part)
     findings += [*(finding for part in parts.values() for finding in part.findings)]
-    findings += shards.check_total(index, _sums(whole.tensors.values()))
+    findings += shards.check_total(index, _sums(joined.tensors.values()))
     held: dict[str, list[str]] = {name: [] for name in order}
     for name, part in parts.items():
         for tensor in part:
             held[wholes[name].get(tensor, tensor)].append(tensor)
-    stored = {tensor: whole.tensors[tensor] for tensors in held.values() for tensor in tensors}
+    stored = {tensor: joined.tensors[tensor] for tensors in held.values() for tensor in tensors}
     strings = index.strings
-    if strings is None or not strings.get(records.KEY, "").startswith("{") or whole.plain:
-        if strings is not None and whole.plain:
+    if strings is None or not strings.get(records.KEY, "").startswith("{") or joined.plain:
+        if strings is not None and joined.plain:
             message = "the shards hold more than tensors, so our record in the index is passed over"
             findings.append(Finding("record", "warning", index.path, message))
-        root = add_strings(whole.state_dict, index.values if index.values != {"format": records.FORMAT} else {})
-        notes = replace(whole.notes, source="torch")
+        root = add_strings(joined.state_dict, index.values if index.values != {"format": records.FORMAT} else {})
+        notes = replace(joined.notes, source="torch")
         return Checkpoint(stored, root=root, format=NAME, notes=notes, findings=tuple(findings), file=folder)
     record = records.parse(strings[records.KEY])
     root = restore(take_edits(record, strings), stored, findings)
-    opened = recorded_checkpoint(record, root, stored, findings, format=NAME, file=folder)
-    opened.notes = replace(opened.notes, globals=whole.notes.globals)
-    return opened
+    checkpoint = recorded_checkpoint(record, root, stored, findings, format=NAME, file=folder)
+    checkpoint.notes = replace(checkpoint.notes, globals=joined.notes.globals)
+    return checkpoint
 
 
-def _wholes(part: Checkpoint) -> dict[str, str]:
-    """By the names of tensors that others wrap, those of the others: an index lists these alone."""
+def _wrapper_names(part: Checkpoint) -> dict[str, str]:
+    """The name of the whole for each tensor inside a wrapped one; an index lists only the whole."""
     if not isinstance(part.root, StateDict):
         return {}
     return {
@@ -101,9 +102,9 @@ def _wholes(part: Checkpoint) -> dict[str, str]:
 
 
 def _read_shard(source: Source) -> Checkpoint:
-    """One shard. Raises UnsupportedError where it is not a bare state_dict, and whatever the file itself raises."""
+    """Read a shard. Raises UnsupportedError if it is not a bare state_dict, and what its reader raises."""
     with located(source.path):
-        part = single.opened(source)
+        part = single.open_archive(source)
         if part.extras or (not isinstance(part.root, StateDict) and (part.all_tensors or part.root)):
             raise UnsupportedError(
                 "this shard is not a dict of tensors alone", hint=f"ckptconv inspect {source.path} shows what it is"
@@ -112,8 +113,8 @@ def _read_shard(source: Source) -> Checkpoint:
 
 
 @dataclass(slots=True)
-class _Whole:
-    """What the shards say together."""
+class _Joined:
+    """The contents of all shards."""
 
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
     plain: list[tuple[int, str, MetaNode]] = field(default_factory=list)
@@ -122,12 +123,12 @@ class _Whole:
     notes: Notes = field(default_factory=Notes)
 
     def add(self, part: Checkpoint) -> None:
-        hole = part.root
-        if isinstance(hole, StateDict):
+        root = part.root
+        if isinstance(root, StateDict):
             entries = len(self.tensors) + len(self.plain)
-            self.plain += [(entries + position, key, value) for position, key, value in hole.plain]
-            self.versions |= hole.versions if isinstance(hole.versions, dict) else {}
-            self.container = self.container or hole.container
+            self.plain += [(entries + position, key, value) for position, key, value in root.plain]
+            self.versions |= root.versions if isinstance(root.versions, dict) else {}
+            self.container = self.container or root.container
         self.tensors |= part
         ours, notes = self.notes, part.notes
         self.notes = Notes(
@@ -144,7 +145,7 @@ class _Whole:
 
 
 def _sums(tensors: Iterable[LazyTensor]) -> list[int]:
-    """What writers count: every tensor, ties once, or each storage once."""
+    """The totals that writers put into an index: of all tensors, of tensors with ties once, of storages."""
     listed = list(tensors)
     ties = {tensor.alias: tensor.info.nbytes for tensor in listed}
     storages = {tensor.placement.storage.key: tensor.placement.storage for tensor in listed if tensor.placement}

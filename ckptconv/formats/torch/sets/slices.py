@@ -1,21 +1,21 @@
-"""Models released in slices, a file for each process that held a part of every matrix, as Meta releases Llama.
+"""Models released in slices, as Meta releases Llama: a file for each process, with a part of every matrix.
 
     consolidated.00.pth   consolidated.01.pth …   each a torch.save archive of a state_dict, all with the same names
     params.json           how many heads there are; checklist.chk, tokenizer.model: not needed
 
-    matrix                       cut by    class of fairscale's
+    matrix                       cut by    fairscale class
     wq wk wv  w1 w3  output      rows      ColumnParallelLinear
     wo  w2                       columns   RowParallelLinear
-    tok_embeddings               columns   ParallelEmbedding, of Llama 1 and 2
-                                 rows      VocabParallelEmbedding, from Llama 3 on; the length of norm.weight tells
-    norms, rope.freqs            not       each file has all of them, and they have to be equal
+    tok_embeddings               columns   ParallelEmbedding, in Llama 1 and 2
+                                 rows      VocabParallelEmbedding, since Llama 3; the length of norm.weight tells which
+    norms, rope.freqs            not cut   each file has all of them, and they have to be equal
 
-The slices of a matrix are of one size, and those of wq have ``dim`` rows together, which tells how many there are. A
-folder with one such file alone is that file.
+The slices of a matrix have the same size. Those of wq have ``dim`` rows together, which tells how many files there are.
+A folder with a single such file is read as that file.
 
-Refused: a slice that is missing or one too many, names that one file lacks, shapes and element types that do not go
-together, values that should be equal and are not (found while they are read). By name: tensors of which nothing is
-known, as in the releases of Llama 3.2 Vision and Llama 4; 8-bit weights whose scales are in files of their own.
+Refused: a slice that is missing or one too many, names that one file lacks, shapes and element types that do not fit
+together, values that should be equal and are not (found while they are read). Refused by name: tensors that are not in
+the table, as in the releases of Llama 3.2 Vision and Llama 4; 8-bit weights with scales in separate files.
 
 Sources: meta-llama/llama and meta-llama/llama3, llama/model.py; meta-llama/llama-models, models/checkpoint.py
 (`reshard_mp`); fairscale/nn/model_parallel/layers.py; transformers' convert_llama_weights_to_hf.py.
@@ -61,22 +61,22 @@ _AXES: dict[str, int | None] = {
     **dict.fromkeys(("attention_norm.weight", "ffn_norm.weight", "attention.inner_attention.rope.freqs"), None),
     **dict.fromkeys(("norm.weight", "rope.freqs"), None),
 }  # fmt: skip
-"""Along which axis a tensor is cut, by its name or that in its layer; None: it is not."""
+"""The axis along which a tensor is cut, by its name, or by its name within a layer; None if it is not cut."""
 
 _IN_LAYER = re.compile(r"layers\.\d+\.(.+)")
 _SCALES = re.compile(r"fp8_scales_\d+\.pt")
 
 
 def claims(folder: Folder) -> bool:
-    """Whether there is a file in it that is called like a slice, and no other checkpoint that stands for the folder."""
+    """Whether the folder has a file named like a slice, and no file that is a whole checkpoint."""
     return bool(slices_in(folder)) and not folder_file.holds_one(folder)
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open every slice: its directory and its pickle; no tensor byte.
+    """Open every slice. Reads its directory and its pickle, but no tensor byte.
 
-    Raises CorruptFileError where slices are missing or contradict each other, UnsupportedError for tensors of which
-    nothing is known, and what a slice alone raises.
+    Raises CorruptFileError if slices are missing or contradict each other, UnsupportedError for tensors that are not
+    known, and what the reader of a single file raises.
     """
     names = slices_in(folder)
     if not names:
@@ -84,7 +84,7 @@ def read(folder: Folder) -> Checkpoint:
     _check_numbers(folder, names)
     if len(names) == 1:
         alone = single.read(folder.open(names[0]))
-        alone.findings += _slice_of_more(alone)
+        alone.findings += _missing_slices(alone)
         return alone
     if scales := [name for name in folder.names if _SCALES.fullmatch(name)]:
         raise UnsupportedError(
@@ -92,15 +92,15 @@ def read(folder: Folder) -> Checkpoint:
             hint="the release in BF16 is put together",
         )
     parts = {name: _read_slice(folder.open(name)) for name in names}
-    whole = _Set(folder, parts)
-    whole.check()
-    return whole.joined()
+    slices = _Slices(folder, parts)
+    slices.check()
+    return slices.join()
 
 
-def _slice_of_more(part: Checkpoint) -> tuple[Finding, ...]:
-    """A warning where the model is several times as wide as its wq has rows: others may be missing."""
+def _missing_slices(part: Checkpoint) -> tuple[Finding, ...]:
+    """A warning if the model is several times as wide as its wq has rows: other slices may be missing."""
     norm, wq = part.get("norm.weight"), next((part[name] for name in part if name.endswith(_WQ)), None)
-    width, rows = (one.info.shape[0] if one is not None and one.info.shape else 0 for one in (norm, wq))
+    width, rows = (tensor.info.shape[0] if tensor is not None and tensor.info.shape else 0 for tensor in (norm, wq))
     if not rows or rows == width or width % rows:
         return ()
     message = (
@@ -119,22 +119,22 @@ def _check_numbers(folder: Folder, names: Sequence[str]) -> None:
 
 
 def _read_slice(source: Source) -> Checkpoint:
-    """One slice. Raises CorruptFileError where it is not an archive, UnsupportedError where it is not a bare
-    state_dict, and whatever the file itself raises.
+    """Read a slice. Raises CorruptFileError if it is not an archive, UnsupportedError if it is not a bare state_dict,
+    and what its reader raises.
     """
     what_it_is = f"ckptconv inspect {source.path} says what it is"
     with located(source.path):
         if source.size < 4 or bytes(source.read_at(0, 2)) != b"PK":
             raise CorruptFileError("this slice is not a torch.save archive", hint=what_it_is)
-        part = single.opened(source)
+        part = single.open_archive(source)
         if part.extras or part.composites or not isinstance(part.root, StateDict) or part.root.plain or not len(part):
             raise UnsupportedError("this slice is not a dict of tensors alone", hint=what_it_is)
     return part
 
 
 @dataclass(frozen=True)
-class _Set:
-    """The slices by the names of their files."""
+class _Slices:
+    """All slices, by file name."""
 
     folder: Folder
     parts: Mapping[str, Checkpoint]
@@ -158,22 +158,24 @@ class _Set:
         raise CorruptFileError(problem, path=self.folder.path / file, hint=COPY_ALL_AGAIN)
 
     def check(self) -> None:
-        """Whether they are slices of one model, and all of them. Raises CorruptFileError, UnsupportedError."""
-        one = next(iter(self.parts))
+        """Check that these are all slices of one model. Raises CorruptFileError, UnsupportedError."""
+        first = next(iter(self.parts))
         for file, part in self.parts.items():
             if gone := [name for name in self.first if name not in part]:
-                self.fail(file, f"it lacks {gone[0]!r}, which {one} has: they are not slices of one model")
+                self.fail(file, f"it lacks {gone[0]!r}, which {first} has: they are not slices of one model")
             if more := [name for name in part if name not in self.first]:
-                self.fail(file, f"it has {more[0]!r}, which {one} lacks: they are not slices of one model")
+                self.fail(file, f"it has {more[0]!r}, which {first} lacks: they are not slices of one model")
             for name, tensor in part.items():
                 own, other = tensor.info, self.first[name].info
                 if own != other:
                     mine, others = (f"{info.dtype} {list(info.shape)}" for info in (own, other))
-                    self.fail(file, f"{name!r} is {mine}, and in {one} {others}: slices are of one size")
+                    self.fail(file, f"{name!r} is {mine}, and in {first} {others}: slices are of one size")
         self._check_count()
 
     def _check_count(self) -> None:
-        """The model's code has as many rows in wq as the model is wide: ``n_heads * (dim // n_heads)``."""
+        """Check the number of slices by wq, which has as many rows as the model is wide: ``n_heads * (dim //
+        n_heads)``.
+        """
         dim, count = self.dim, len(self.parts)
         name, tensor = next(item for item in self.first.items() if item[0].endswith(_WQ))
         rows = tensor.info.shape[0] if tensor.info.shape else 0
@@ -189,7 +191,8 @@ class _Set:
             path=self.folder.path, hint="leave the slices of one model in the folder, and no others",
         )  # fmt: skip
 
-    def joined(self) -> Checkpoint:
+    def join(self) -> Checkpoint:
+        """The checkpoint that the slices make up."""
         notes = self.first.notes
         used = (use for part in self.parts.values() for use in part.notes.globals)
         return Checkpoint(
@@ -217,7 +220,7 @@ class _Set:
         return LazyTensor(TensorInfo.of(info.dtype, whole), reader, None, alias, depends)
 
     def _axis(self, name: str, info: TensorInfo) -> int | None:
-        """Along which axis it is cut; None where every file has all of it. Raises UnsupportedError."""
+        """The axis along which a tensor is cut; None if every file has all of it. Raises UnsupportedError."""
         dim = self.dim
         inside = _IN_LAYER.fullmatch(name)
         module = inside[1] if inside else name

@@ -1,4 +1,4 @@
-"""The last step of every reader of torch's containers: planted tensors and their bytes become a checkpoint."""
+"""The last step of every reader of torch files: a tree of tensor stubs becomes a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ckptconv.errors import LimitError
 from ckptconv.formats.torch.tree.composites import check_parts, unfold
 from ckptconv.formats.torch.tree.names import no_name, with_names
 from ckptconv.formats.torch.tree.roots import plant_attributes, plant_versions
-from ckptconv.formats.torch.values.dtensor import parts_told
+from ckptconv.formats.torch.values.dtensor import local_part_findings
 from ckptconv.io.limits import MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def assemble(
     own: Callable[[str], bool] = no_name,
     within: Sequence[tuple[Machine, Collection[str]]] = (),
 ) -> Checkpoint:
-    """Place every tensor of the tree, and write down the bookkeeping, with what the pickles of `machines` name;
-    `own` as in `with_names`. `within`: pickles in these, each with the names that are its own.
+    """Place every tensor of the tree, and collect the notes, with the names in the pickles that `machines` have run.
+
+    own:    as in `with_names`.
+    within: machines of pickles inside these, each with the names that need not be reported.
 
     Raises CorruptFileError and UnsupportedError, which name the tensor, and LimitError.
     """
@@ -71,35 +73,37 @@ def assemble(
         notes=notes,
         findings=(
             *findings,
-            *_optimizer_alone(tree),
-            *parts_told(thing for thing, _ in tree.objects),
+            *_optimizer_findings(tree),
+            *local_part_findings(obj for obj, _ in tree.objects),
             *(unreadable(name, kind) for name, kind in tree.refused.items()),
             *lost,
-            *_retyped(tensors),
-            *_without_shape(tree, notes),
+            *_retyped_findings(tensors),
+            *_uninitialized_findings(tree, notes),
         ),
         file=file,
     )
 
 
-def _optimizer_alone(tree: Tree) -> list[Finding]:
-    """A word where the file is what an optimizer's `state_dict` gives, as trainers save it beside the model."""
-    if not _is_of_optimizers(tree.root):
+def _optimizer_findings(tree: Tree) -> list[Finding]:
+    """A finding if the file is an optimizer's state_dict, which trainers save beside the model."""
+    if not _is_optimizer_state(tree.root):
         return []
     return [Finding("optimizer", "info", "", "this is the state of an optimizer; the model is in another file")]
 
 
-def _is_of_optimizers(node: MetaNode) -> bool:
-    """Whether it is the state of one, or nothing but such states: nanochat keeps a list of two."""
+def _is_optimizer_state(node: MetaNode) -> bool:
+    """Whether a tree is an optimizer's state_dict, or only contains such: nanochat saves a list of two."""
     if isinstance(node, dict) and node.keys() == {"state", "param_groups"}:
         return True
     if isinstance(node, dict):
         node = list(node.values())
-    return isinstance(node, (list, tuple)) and bool(node) and all(map(_is_of_optimizers, node))
+    return isinstance(node, (list, tuple)) and bool(node) and all(map(_is_optimizer_state, node))
 
 
-def _without_shape(tree: Tree, notes: Notes) -> list[Finding]:
-    """A word where layers that learn their width from their first input, as ``LazyLinear``, have had none."""
+def _uninitialized_findings(tree: Tree, notes: Notes) -> list[Finding]:
+    """A finding for lazy layers such as ``LazyLinear``, which learn their width from their first input, without a
+    shape.
+    """
     if not any(use.name in _UNINITIALIZED for use in notes.globals):
         return []
     found = [
@@ -112,8 +116,8 @@ def _without_shape(tree: Tree, notes: Notes) -> list[Finding]:
     return [Finding("uninitialized", "warning", found[0], message)]
 
 
-def _retyped(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
-    """A word for each storage that tensors view as several element types: they are tensors by themselves here."""
+def _retyped_findings(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
+    """A finding for each storage that tensors view as different element types; here these do not share it."""
     first: dict[tuple[SpanFile, int], str] = {}
     found: dict[str, Finding] = {}
     for name, tensor in tensors.items():
@@ -145,18 +149,18 @@ def _strides(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _attributes(stubs: Mapping[str, TensorStub], budget: Budget) -> tuple[dict[str, MetaNode], list[Finding]]:
-    """What was set on tensors as Python attributes; tensors among them are left out, with a finding each."""
+    """Python attributes that were set on tensors; those that hold tensors are left out, with a finding each."""
     attributes: dict[str, MetaNode] = {}
     findings = []
     for name, stub in stubs.items():
         if stub.attributes:
             kept, lost = plant_attributes(stub.attributes, budget)
-            findings += [_lost(name, key) for key in lost]
+            findings += [_lost_attribute(name, key) for key in lost]
             if kept:
                 attributes[name] = kept
     return attributes, findings
 
 
-def _lost(name: str, key: str) -> Finding:
+def _lost_attribute(name: str, key: str) -> Finding:
     message = f"the attribute {key!r} of {name!r} holds a tensor and is left out"
     return Finding("attribute", "warning", name, message)

@@ -1,4 +1,4 @@
-"""Quantized and sparse tensors in the tree: their parts, each under a name, and what these make together."""
+"""Quantized and sparse tensors in the tree: each of their parts gets a name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def unfold(tree: Tree) -> dict[str, Composite]:
-    """Put the parts of quantized and sparse tensors into the tree, each under a name; gives what they make, by name."""
+    """Put the parts of quantized and sparse tensors into the tree, each under its own name; the composites, by name."""
     composites: dict[str, Composite] = {}
     moved: dict[str, str] = {}
     taken = tree.model.keys() | tree.extras.keys()
@@ -37,22 +37,22 @@ def unfold(tree: Tree) -> dict[str, Composite]:
                 continue
             stubs: dict[str, TensorStub] = {VALUES: stub} if stub.named else {**stub.others, VALUES: stub}
             stubs |= stub.others
-            names = {role: _free(name, role, taken, stub) for role in stubs}
+            names = {role: _part_name(name, role, taken, stub) for role in stubs}
             group.update({names[role]: part for role, part in stubs.items()})
             assert stub.make is not None
             composites[name] = stub.make(names)
             moved[name] = names[VALUES]
 
-    def followed(node: MetaNode) -> MetaNode:
+    def renamed(node: MetaNode) -> MetaNode:
         return TensorRef(moved[node.name]) if isinstance(node, TensorRef) and node.name in moved else node
 
     if any(old != new for old, new in moved.items()):
-        tree.root = rebuilt(tree.root, followed)
+        tree.root = rebuilt(tree.root, renamed)
     return composites
 
 
-def _free(name: str, role: str, taken: set[str], stub: CompositeStub) -> str:
-    """A name for a part that nothing has: the whole's for quantized integers, else ``w.scale``."""
+def _part_name(name: str, role: str, taken: set[str], stub: CompositeStub) -> str:
+    """A free name for a part: the whole's name for quantized integers, otherwise one like ``w.scale``."""
     if stub.named and role == VALUES:
         return name
     free = numbered(f"{name}.{role}", taken)
@@ -61,7 +61,7 @@ def _free(name: str, role: str, taken: set[str], stub: CompositeStub) -> str:
 
 
 def check_parts(composites: Mapping[str, Composite], tensors: Mapping[str, LazyTensor]) -> None:
-    """Refuse parts whose headers contradict what they are said to make. Raises CorruptFileError, naming the tensor."""
+    """Refuse parts whose types or shapes do not fit their composite. Raises CorruptFileError with the name."""
     infos = infos_of(tensors)
     for name, one in composites.items():
         if (wrong := problem(one, infos)) is not None:

@@ -1,10 +1,10 @@
-"""Which tensors of a pickled object are the model's, and what they are called.
+"""Which tensors of a pickled object are the model's, and their names.
 
 A well-known key (`WELL_KNOWN`, in that order) wins, and the names under it are bare; other tensors are extras, named by
-their path. Without one, a root that holds tensors itself is the state_dict; else a single dict of tensors, wherever it
-stands, is; and where several stand side by side, each keeps its path as prefix. The state of an optimizer beside these
-is not the model's: Ultralytics' epochs are ``{"model": None, "ema": …, "optimizer": …}``. A whole pickled module counts
-as the dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own
+their path. Without one, a root that holds tensors itself is the state_dict; otherwise a single dict of tensors is,
+wherever it stands; and if there are several side by side, each keeps its path as prefix. The state of an optimizer
+beside them is not the model's: Ultralytics' epochs are ``{"model": None, "ema": …, "optimizer": …}``. A whole pickled
+module counts as the dict that its ``state_dict()`` would be (`modules`). Trees of Flax have rules of their own
 (`formats.trees.nested`).
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.names import Names
-from ckptconv.formats.torch.pickle import Thing, Value
+from ckptconv.formats.torch.pickle import UnbuiltObject, Value
 from ckptconv.formats.torch.tree.modules import ModuleState, Path, is_module
 from ckptconv.formats.torch.values.stubs import RefusedTensor, TensorStub, WrappedTensor
 from ckptconv.formats.trees.nested import Nested, are_clear
@@ -27,39 +27,38 @@ WELL_KNOWN = (
     "state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params_ema", "params",
     "weights",
 )  # fmt: skip
-"""Of BasicSR's two, `params_ema` is what those who upscale load: Real-ESRGAN, spandrel."""
+"""BasicSR has both `params_ema` and `params`; upscalers (Real-ESRGAN, spandrel) load the first."""
 
 FITTED = "module_"
-"""What skorch's nets call the module that was fitted, beside `module`, of which it was made."""
-
+"""skorch's attribute with the fitted module; `module` has what it was made from."""
 
 _OPTIMIZER = {"state", "param_groups"}
 """Keys of what the ``state_dict()`` of torch's optimizers gives."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
-    """A mapping that is (part of) the state_dict: where it stands, and what its names are prefixed with."""
+class StateMapping:
+    """A mapping that is the state_dict or a part of it: its path in the object, and the prefix of its names."""
 
     path: Path
-    mapping: dict[str, Value]
+    tensors: dict[str, Value]
     prefix: str
 
 
-def find_state_dicts(root: Value) -> tuple[list[Hole], bool]:
-    """The mappings that hold the model's tensors, and whether tensors outside of them are the model's as well.
+def find_state_dicts(root: Value) -> tuple[list[StateMapping], bool]:
+    """The mappings that hold the model's tensors, and whether all other tensors are the model's as well.
 
-    No mapping where no dict in the file has tensors under string keys, or where names would not tell them apart.
+    There is no mapping if no dict in the file has tensors under string keys, or if names would be ambiguous.
     """
     nested = Nested(root, lambda value: isinstance(value, TensorStub))
     if nested.is_of_flax() and nested.is_clear():
-        return [Hole(path, mapping, prefix) for path, (mapping, prefix) in nested.holes.items()], False
+        return [StateMapping(path, mapping, prefix) for path, (mapping, prefix) in nested.holes.items()], False
     base, found, whole = _locate(root, ())
     if len(found) == 1:
         path, mapping = found[0]
-        return [Hole(path, mapping, "")], False
-    holes = [Hole(path, mapping, "".join(f"{key}." for key in path[len(base) :])) for path, mapping in found]
-    return (holes if _prefixes_are_clear(holes) else []), whole
+        return [StateMapping(path, mapping, "")], False
+    mappings = [StateMapping(path, mapping, "".join(f"{key}." for key in path[len(base) :])) for path, mapping in found]
+    return (mappings if _prefixes_are_clear(mappings) else []), whole
 
 
 def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, Value]]], bool]:
@@ -88,7 +87,9 @@ def _is_in_an_optimizer(node: Any, way: tuple[Any, ...]) -> bool:
 
 
 def _is_itself_the_state_dict(node: dict[str, Value], found: list[tuple[Path, dict[str, Value]]]) -> bool:
-    """A dict with tensors of its own *and* dicts of tensors in it: dotted names, or more tensors, decide."""
+    """Whether a dict with tensors *and* dicts of tensors in it is the state_dict: if its names have dots, or if it has
+    at least as many tensors as the dicts in it.
+    """
     own = [key for key, value in node.items() if isinstance(value, TensorStub)]
     nested = sum(isinstance(value, TensorStub) for _, mapping in found[1:] for value in mapping.values())
     return any("." in key for key in own) or len(own) >= nested
@@ -117,7 +118,7 @@ def _tensor_dicts(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[Pat
 
 
 def _modules_within(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[Path, dict[str, Value]]]:
-    """The modules that other objects hold, as a trainer holds its model."""
+    """The modules inside other objects, such as the model in a trainer."""
     if is_module(node):
         yield from _tensor_dicts(node, path, set())
         return
@@ -125,9 +126,9 @@ def _modules_within(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[P
         below = list(node.items())
     elif isinstance(node, (list, tuple)):
         below = list(enumerate(node))
-    elif isinstance(node, Thing) and isinstance(node.state, dict) and is_module(node.state.get(FITTED)):
+    elif isinstance(node, UnbuiltObject) and isinstance(node.state, dict) and is_module(node.state.get(FITTED)):
         below = [("state", {FITTED: node.state[FITTED]})]
-    elif isinstance(node, Thing):
+    elif isinstance(node, UnbuiltObject):
         below = [("state", node.state)]
     else:
         return
@@ -144,13 +145,13 @@ def _holds_tensors(node: dict[Value, Value]) -> bool:
     )
 
 
-def _prefixes_are_clear(holes: list[Hole]) -> bool:
-    """Whether a name's longest matching prefix always says which mapping it came from, and no name comes twice."""
+def _prefixes_are_clear(mappings: list[StateMapping]) -> bool:
+    """Whether each name's longest matching prefix is that of its own mapping, and no name comes twice."""
     counted = Names()
     names = [
-        (counted.made(hole.prefix + key), hole.prefix)
-        for hole in holes
-        for key, value in hole.mapping.items()
+        (counted.made(mapping.prefix + key), mapping.prefix)
+        for mapping in mappings
+        for key, value in mapping.tensors.items()
         if isinstance(value, TensorStub)
     ]
-    return are_clear(names, [hole.prefix for hole in holes])
+    return are_clear(names, [mapping.prefix for mapping in mappings])

@@ -1,6 +1,6 @@
-"""Which names in a pickle are no news: those that are built here, and those that stand for a value or a class of torch.
+"""Which names in a pickle need not be reported: those that are built here, and torch's values and tensor classes.
 
-Any other name makes `pickle` import its module, which runs that module's code, called or not.
+Any other name makes `pickle` import its module, which runs that module's code even if the name is never called.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CLASSES = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "numpy.nda
 
 
 def is_known(name: Global) -> bool:
-    """Whether naming it is what a file of plain tensors and values does."""
+    """Whether a file of plain tensors and values mentions such a name."""
     if name in CONSTRUCTORS or any(str(name) in known for known in (_CLASSES, FACTORIES, ELEMENT_CLASSES, MEMMAPS)):
         return True
     if name.module == "torch" and name.name in _VALUES:
@@ -38,25 +38,25 @@ def is_known(name: Global) -> bool:
 
 
 def no_name(name: str) -> bool:
-    """For containers that have no names of their own."""
+    """The `own` of containers that have no names of their own."""
     return False
 
 
-def told_once(uses: Iterable[GlobalUse]) -> tuple[GlobalUse, ...]:
-    """The names that several pickles mention, each once."""
-    found: dict[str, GlobalUse] = {}
+def merge_uses(uses: Iterable[GlobalUse]) -> tuple[GlobalUse, ...]:
+    """The names in several pickles, each once: called if any pickle calls it, known if it is known in all."""
+    merged: dict[str, GlobalUse] = {}
     for use in uses:
-        known = found.setdefault(use.name, use)
-        found[use.name] = replace(known, called=known.called or use.called, known=known.known and use.known)
-    return tuple(found.values())
+        other = merged.setdefault(use.name, use)
+        merged[use.name] = replace(other, called=other.called or use.called, known=other.known and use.known)
+    return tuple(merged.values())
 
 
 def with_names(
     notes: Notes, machine: Machine, tree: Tree, budget: Budget, own: Callable[[str], bool] = no_name
 ) -> Notes:
-    """The notes with what a finished machine has met besides the tree.
+    """The notes, with the names and the unbuilt objects that a finished machine has met and that are not in the tree.
 
-    own: whether a name is one that the container gives its own parts, so that it is no news.
+    own: whether the container itself uses a name, so that it need not be reported.
 
     Raises LimitError, UnsupportedError.
     """
@@ -64,6 +64,6 @@ def with_names(
         GlobalUse(str(name), called, is_known(name) or own(str(name)) or (str(name) in PARTS and not called))
         for name, called in machine.globals.items()
     )
-    things = [thing for thing in machine.things if not own(thing.name) and not is_part(thing)]
-    unseen = plant_unseen(tree, things, budget)
+    unbuilt = [obj for obj in machine.unbuilt if not own(obj.name) and not is_part(obj)]
+    unseen = plant_unseen(tree, unbuilt, budget)
     return replace(notes, globals=(*notes.globals, *uses), unseen=(*notes.unseen, *unseen))

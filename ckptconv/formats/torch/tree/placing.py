@@ -1,6 +1,6 @@
-"""Putting pickled tensors onto the bytes that they view, whatever container the bytes lie in.
+"""Finding the bytes that a pickled tensor views, in any container.
 
-A container says where each storage lies (`Records`); every number of the pickle is checked against that here.
+A container says where each storage is (`Records`); every number in the pickle is checked against that here.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 
 class Records(Protocol):
-    """Where a container keeps its storages. `identity` is equal to itself alone, as long as the file is open."""
+    """Where a container keeps its storages. `identity` is unique among open files."""
 
     @property
     def identity(self) -> Hashable: ...
 
     def span(self, key: str) -> ByteSpan:
-        """The bytes of the storage `key`. Raises CorruptFileError where the container has none."""
+        """The bytes of the storage `key`. Raises CorruptFileError if the container has no such storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZipRecords:
-    """Storages that are entries of one folder of a zip archive."""
+    """Storages that are entries in a folder of a zip archive."""
 
     archive: ZipArchive
     folder: str
@@ -59,7 +59,7 @@ class ZipRecords:
 
 @dataclass(slots=True)
 class StorageSlice(StorageStub):
-    """A storage that is a part of another, as containers before torch 1.6 may have them: from element `start` on."""
+    """A storage that is a part of another (`root`), from element `start` on; only in files before torch 1.6."""
 
     root: StorageStub
     start: int
@@ -67,9 +67,9 @@ class StorageSlice(StorageStub):
 
 @dataclass(slots=True)
 class Placer:
-    """Puts pickled tensors onto their records. `swapped`: the elements of all storages are big-endian.
+    """Makes tensors from stubs. `swapped`: the elements of all storages are big-endian.
 
-    Tensors of two element types on one record view two storages, of the same bytes.
+    If tensors of two element types view the same record, each type gets a storage of its own, on the same bytes.
     """
 
     records: Records
@@ -77,7 +77,7 @@ class Placer:
     storages: dict[tuple[str, DType], Storage] = field(default_factory=dict)
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
-        """The tensor of that name; costs one small read for each new storage. Raises CkptconvError that names it."""
+        """The tensor for a stub. Costs one small read for each new storage. Raises CkptconvError with the name."""
         try:
             return self._place(stub)
         except CkptconvError as error:
@@ -90,21 +90,21 @@ class Placer:
             return stub.tensor(self.records.identity)
         dtype, shape, strides = stub.dtype, stub.shape, stub.strides
         view = _view(dtype, shape, strides)
-        storage, offset = self._viewed(stub, view.reach)
+        storage, offset = self._storage_of(stub, view.reach)
         placement = Placement(storage, offset, shape, strides, stub.conj, stub.neg)
         alias = (storage.key, offset, shape, strides, dtype, stub.conj, stub.neg)
-        as_it_lies = not (stub.conj or stub.neg) and (
+        stored_as_is = not (stub.conj or stub.neg) and (
             not self.swapped or (storage.unit == 1 and dtype not in COMPONENT)
         )
-        if not as_it_lies or not view.contiguous:
+        if not stored_as_is or not view.contiguous:
             return LazyTensor(view.info, Gather(placement, dtype), None, alias, (storage.span,), placement)
         span, nbytes = storage.span, view.info.nbytes
         if nbytes != span.length:
             span = ByteSpan(span.file, span.offset + offset * storage.unit * (nbytes > 0), nbytes)
         return LazyTensor(view.info, SpanReader(span), span, alias, (storage.span,), placement)
 
-    def _viewed(self, stub: TensorStub, reach: int) -> tuple[Storage, int]:
-        """The storage that holds the tensor's elements, and the offset in it."""
+    def _storage_of(self, stub: TensorStub, reach: int) -> tuple[Storage, int]:
+        """The storage that holds a tensor's elements, and the offset of the first one in it."""
         named = stub.storage
         if not isinstance(named, StorageSlice):
             storage = self._storage(named, stub.dtype)
@@ -140,7 +140,12 @@ def _check_reach(offset: int, reach: int, numel: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What dtype, shape and strides say: the header, how many elements the view reaches over, whether it is one run."""
+    """What follows from dtype, shape and strides.
+
+    info:       the tensor's header.
+    reach:      elements from the first to the last, including those that the view skips.
+    contiguous: whether the view is one run of elements.
+    """
 
     info: TensorInfo
     reach: int
@@ -149,8 +154,8 @@ class _View:
 
 @lru_cache(maxsize=4096)
 def _view(dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]) -> _View:
-    """Remembered, since layers repeat their shapes. Raises CorruptFileError on numbers that no view can have, and
-    UnsupportedError for a packed type without dimensions.
+    """Cached, because layers repeat their shapes. Raises CorruptFileError for numbers that no view can have, and
+    UnsupportedError for a 0-d tensor of a packed type.
     """
     if len(shape) != len(strides) or len(shape) > MAX_RANK:
         raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides")
@@ -175,30 +180,32 @@ Place = Callable[[str, TensorStub], LazyTensor]
 
 @dataclass(slots=True, eq=False)
 class PlacedStub(TensorStub):
-    """What stands in a tree for a tensor that is placed already."""
+    """A stub for a tensor that is placed already."""
 
     tensor: LazyTensor = field(kw_only=True)
 
 
 @dataclass(slots=True)
 class Places:
-    """What places the tensors of several pickles in one tree, by the identity of their storages, which are kept."""
+    """Places the tensors of several pickles in one tree, each with its own pickle's placer. Storages are told apart by
+    `id`, and kept alive for that.
+    """
 
     found: dict[int, tuple[StorageStub, Place]] = field(default_factory=dict)
 
     def add(self, storages: Iterable[StorageStub], place: Place) -> None:
-        """Tensors of these storages are placed so."""
+        """Use `place` for the tensors of these storages."""
         self.found |= {id(storage): (storage, place) for storage in storages}
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
-        """As `Placer.place`. Raises CorruptFileError, UnsupportedError."""
+        """Like `Placer.place`. Raises CorruptFileError, UnsupportedError."""
         if isinstance(stub, PlacedStub):
             return stub.tensor
         return self.found[id(stub.storage)][1](name, stub)
 
 
-def adopted(tensor: LazyTensor, shape: tuple[int, ...] | None = None) -> PlacedStub:
-    """A stub for a tensor that is placed already; of that shape, as torch counts it, where it is another."""
+def placed_stub(tensor: LazyTensor, shape: tuple[int, ...] | None = None) -> PlacedStub:
+    """A stub for a tensor that is placed already. `shape` is torch's shape, if it differs from the tensor's."""
     info = tensor.info
     storage = StorageStub("", info.dtype, "cpu", info.numel)
     return PlacedStub(storage, info.dtype, 0, info.shape if shape is None else shape, (), tensor=tensor)

@@ -1,4 +1,4 @@
-"""The tree of a pickled object: its tensors by name, the model's apart (`find`), and all the rest as metadata."""
+"""A pickled object as a tree: tensors by name, those of the model apart (`find`), and everything else as metadata."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ckptconv.core.metadata import (
 )
 from ckptconv.core.names import ALONE, Names, numbered
 from ckptconv.errors import LimitError, UnsupportedError
-from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, Thing, Value
-from ckptconv.formats.torch.tree.find import Hole, find_state_dicts
+from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, UnbuiltObject, Value
+from ckptconv.formats.torch.tree.find import StateMapping, find_state_dicts
 from ckptconv.formats.torch.tree.modules import ModuleState, Path
 from ckptconv.formats.torch.tree.refused_calls import refuse_call
 from ckptconv.formats.torch.values.numpy_values import NumpyDType, NumpyStub
@@ -35,36 +35,38 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Tree:
-    """What became of a pickled object: tensors by name, and the metadata tree around them.
+    """A pickled object as tensors by name, and the metadata tree around them.
 
-    refused:  tensors that are not read, by their path: what kind they are of.
-    versions: what other state_dicts than the model's have as ``_metadata``, by the path to each.
+    root:     the metadata tree, with references to the tensors.
+    model:    the model's tensors, by their names in the state_dict.
+    extras:   all other tensors, by their path.
+    objects:  unbuilt objects, each with its node in the tree.
+    refused:  the kinds of tensors that are not read, by their path.
+    versions: the ``_metadata`` of state_dicts other than the model's, by their path.
     """
 
     root: MetaNode = None
     model: dict[str, TensorStub] = field(default_factory=dict)
     extras: dict[str, TensorStub] = field(default_factory=dict)
-    objects: list[tuple[Thing, Opaque]] = field(default_factory=list)
+    objects: list[tuple[UnbuiltObject, Opaque]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     versions: dict[Path, Value] = field(default_factory=dict)
 
 
 def plant(value: Value, budget: Budget) -> Tree:
-    """Turn what the pickle left into a tree. Raises UnsupportedError, UnsafeError, LimitError, naming the place."""
+    """Turn an unpickled object into a tree. Raises UnsupportedError, UnsafeError, LimitError, with the path in them."""
     return _Planter(*find_state_dicts(value), budget).plant(value)
 
 
 def plant_state_dict(tensors: OrderedDict[str, Value], beside: dict[Value, Value], budget: Budget) -> Tree:
-    """A tree with these tensors as the model's, under these names, and the values beside them, if there are any."""
+    """A tree whose model is `tensors`, under their own names, with the values in `beside` next to the state_dict."""
     path: Path = ("state_dict",) if beside else ()
     value = {"state_dict": tensors, **beside} if beside else tensors
-    return _Planter([Hole(path, tensors, "")], False, budget).plant(value)
+    return _Planter([StateMapping(path, tensors, "")], False, budget).plant(value)
 
 
 def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
-    """Add entries to what stands beside a state_dict, under their keys, which are no other's; a file's may be called as
-    ours are.
-    """
+    """Add entries to the values beside a state_dict. A key that is taken already gets a number."""
     for key, value in entries.items():
         free, number = key, 2
         while free in beside or free == "state_dict":
@@ -73,15 +75,15 @@ def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
 
 
 def plant_attributes(attributes: dict[str, Value], budget: Budget) -> tuple[dict[str, MetaNode], list[str]]:
-    """What was set on a tensor as Python attributes, and the names of those that hold tensors, which are left out."""
+    """The Python attributes that were set on a tensor, and the names of those left out because they hold tensors."""
     trees = {str(key): _Planter([], False, budget).plant(value) for key, value in attributes.items()}
     kept = {key: tree.root for key, tree in trees.items() if not tree.extras}
     return kept, [key for key in trees if key not in kept]
 
 
 def plant_versions(tree: Tree, budget: Budget) -> dict[tuple[str | int, ...], MetaNode]:
-    """The module versions of other state_dicts than the model's, by the path to each, as far as they are plain values
-    and the path is one of plain keys.
+    """The module versions of state_dicts other than the model's, by their path. Only those that are plain values, under
+    a path of strings and ints.
     """
     kept: dict[tuple[str | int, ...], MetaNode] = {}
     for path, value in tree.versions.items():
@@ -94,56 +96,63 @@ def plant_versions(tree: Tree, budget: Budget) -> dict[tuple[str | int, ...], Me
     return kept
 
 
-def plant_unseen(tree: Tree, things: list[Thing], budget: Budget) -> tuple[Opaque, ...]:
-    """The objects that stand nowhere in the tree: thrown away, overwritten, attributes of what does not keep them.
+def plant_unseen(tree: Tree, unbuilt: list[UnbuiltObject], budget: Budget) -> tuple[Opaque, ...]:
+    """The unbuilt objects that are nowhere in the tree: dropped, overwritten, or attributes of something that does not
+    keep them.
 
-    Loading the file makes them all the same. One that is part of another is told with that one alone.
+    Loading the file creates them all the same. One that is part of another is not listed again.
     """
-    if not things:
+    if not unbuilt:
         return ()
     shown = {id(node) for node in nodes_of(tree.root, Opaque)}
-    seen = {id(thing) for thing, opaque in tree.objects if id(opaque) in shown}
+    seen = {id(obj) for obj, opaque in tree.objects if id(opaque) in shown}
     unseen: list[Opaque] = []
-    for thing in reversed(things):  # a whole is mostly made after its parts
-        if id(thing) not in seen:
-            planted = _Planter([], False, budget).plant(thing)
+    for obj in reversed(unbuilt):  # an object is mostly made after its parts
+        if id(obj) not in seen:
+            planted = _Planter([], False, budget).plant(obj)
             seen.update(id(part) for part, _ in planted.objects)
             unseen.append(cast("Opaque", planted.root))
     return tuple(reversed(unseen))
 
 
 class _Planter:
-    def __init__(self, holes: list[Hole], all_are_the_models: bool, budget: Budget) -> None:
-        self._holes = {hole.path: hole for hole in holes}
+    """Builds one tree.
+
+    mappings:  the mappings that hold the model's tensors.
+    all_model: whether tensors outside these mappings are the model's as well.
+    """
+
+    def __init__(self, mappings: list[StateMapping], all_model: bool, budget: Budget) -> None:
+        self._mappings = {mapping.path: mapping for mapping in mappings}
         self._tree = Tree()
-        self._strays = self._tree.model if all_are_the_models else self._tree.extras
+        self._strays = self._tree.model if all_model else self._tree.extras
         self._open: dict[int, Path] = {}
         self._spelled: dict[int, str] = {}
         self._names = Names()
         self._budget = budget
         self._named: dict[Path, str] = {}
         self._modules: set[Path] = set()
-        # Names of the model first: an extra whose path reads the same has to give way.
-        for hole in holes:
-            paths = hole.mapping.paths if isinstance(hole.mapping, ModuleState) else {}
+        # Names of the model come first: an extra with the same name gets a number.
+        for mapping in mappings:
+            paths = mapping.tensors.paths if isinstance(mapping.tensors, ModuleState) else {}
             places = {name: path for path, name in paths.items()}
-            for key, value in hole.mapping.items():
+            for key, value in mapping.tensors.items():
                 if isinstance(value, TensorStub):
-                    self._tree.model[self._names.made(hole.prefix + key)] = value
+                    self._tree.model[self._names.made(mapping.prefix + key)] = value
                 elif isinstance(value, WrappedTensor) or _is_packed(key, value):
-                    self._open_wrapped(hole.prefix + key, (*hole.path, *places.get(key, (key,))), value)
-            if isinstance(hole.mapping, ModuleState):
-                self._open_module(hole, hole.mapping)
+                    self._open_wrapped(mapping.prefix + key, (*mapping.path, *places.get(key, (key,))), value)
+            if isinstance(mapping.tensors, ModuleState):
+                self._open_module(mapping, mapping.tensors)
 
-    def _open_module(self, hole: Hole, state: ModuleState) -> None:
-        """Remember where a module's tensors stand, so that they get their names there."""
+    def _open_module(self, mapping: StateMapping, state: ModuleState) -> None:
+        """Remember the paths of a module's tensors, so that they get their state_dict names there."""
         for key, value in state.items():
             refuse_call(key, value)
-        self._named |= {(*hole.path, *path): hole.prefix + name for path, name in state.paths.items()}
-        self._modules |= {(*hole.path, *path) for path in state.modules}
+        self._named |= {(*mapping.path, *path): mapping.prefix + name for path, name in state.paths.items()}
+        self._modules |= {(*mapping.path, *path) for path in state.modules}
 
     def _open_wrapped(self, whole: str, path: Path, value: Value) -> None:
-        """The tensors that one of the model's is made of are the model's as well."""
+        """Add the tensors inside a wrapped tensor of the model to the model."""
         for steps, words, stub in _wrapped(value, (), (), set()):
             name = self._free(".".join((whole, *words)))
             self._tree.model[name] = stub
@@ -163,7 +172,7 @@ class _Planter:
             return value
         if isinstance(value, TensorStub):
             return self._ref(value, path)
-        if id(value) in self._open:  # a child that knows its parent, as in OmegaConf's trees
+        if id(value) in self._open:  # a child that refers to its parent, as in OmegaConf's trees
             spelled = self._spelled.get(id(value))
             if spelled is None:
                 spelled = self._spelled[id(value)] = self._names.made(spell_path(self._open[id(value)]))
@@ -178,8 +187,8 @@ class _Planter:
 
     def _container(self, value: Value, path: Path) -> MetaNode:
         match value:
-            case dict() if path in self._holes:
-                return self._hole(self._holes[path], value, path)
+            case dict() if path in self._mappings:
+                return self._state_dict(self._mappings[path], value, path)
             case dict() if any(isinstance(key, TensorStub) for key in value):
                 return self._keyed_by_tensors(value, path)
             case dict():
@@ -210,7 +219,7 @@ class _Planter:
                 return dict(items)
 
     def _keyed_by_tensors(self, value: dict[Value, Value], path: Path) -> Opaque:
-        """The state of a pickled optimizer: parameters are its keys, which a dict of data cannot have."""
+        """The state of a pickled optimizer: a dict with parameters as keys, which becomes a list of pairs."""
         pairs = []
         for i, (key, item) in enumerate(value.items()):
             node = self._node(key, (*path, i, "key")) if isinstance(key, TensorStub) else self._key(key, path)
@@ -218,14 +227,14 @@ class _Planter:
         return Opaque(_class_of(value), "constructed", pairs=pairs)
 
     def _key(self, key: Value, path: Path) -> Any:
-        """A key or a member of a set: plain values and tuples of them."""
+        """A key, or a member of a set: a plain value or a tuple of these."""
         if isinstance(key, (TensorStub, RefusedTensor, NumpyStub, StorageStub)):
             raise UnsupportedError(
                 f"{spell_path(path) or 'the root'} uses a tensor as a key", hint="save plain metadata"
             )
         return self._node(key, (*path, "key"))
 
-    def _hole(self, hole: Hole, value: dict[str, Value], path: Path) -> StateDict:
+    def _state_dict(self, mapping: StateMapping, value: dict[str, Value], path: Path) -> StateDict:
         plain = []
         for position, (key, item) in enumerate(value.items()):
             refuse_call(key, item)
@@ -236,7 +245,7 @@ class _Planter:
         if isinstance(state, dict) and "_metadata" in state:
             versions = self._node(state["_metadata"], (*path, "_metadata"))
         return StateDict(
-            hole.prefix, "OrderedDict" if isinstance(value, OrderedDict) else "dict", tuple(plain), versions
+            mapping.prefix, "OrderedDict" if isinstance(value, OrderedDict) else "dict", tuple(plain), versions
         )
 
     def _ref(self, stub: TensorStub, path: Path) -> TensorRef:
@@ -248,11 +257,13 @@ class _Planter:
         return TensorRef(free)
 
     def _free(self, name: str) -> str:
-        """The name, or the first with a number behind it that no tensor has."""
+        """The name itself, or the first one with a number appended that no tensor has."""
         return numbered(self._names.made(name), self._tree.model, self._tree.extras)
 
     def _without_plumbing(self, path: Path) -> list[str]:
-        """A path as people would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
+        """A path as the names that a person would use: without the internal dicts in which a pickled module keeps its
+        tensors.
+        """
         names = [str(key) for key in path]
         inside = [i for i, (a, b) in enumerate(pairwise(names)) if a == "state" and b in _PLUMBING]
         left_out = {
@@ -268,7 +279,7 @@ class _Planter:
             case RefusedTensor(kind=kind):
                 self._tree.refused[self._names.made(".".join(str(key) for key in path))] = kind
                 return self._opaque(value, path)
-            case Thing():
+            case UnbuiltObject():
                 return self._opaque(value, path)
             case Global():
                 return Opaque(str(value), "named")
@@ -283,31 +294,33 @@ class _Planter:
             case _:
                 raise UnsupportedError(f"{spell_path(path)} is a {type(value).__name__}", hint="save plain metadata")
 
-    def _opaque(self, thing: Thing, path: Path) -> Opaque:
+    def _opaque(self, obj: UnbuiltObject, path: Path) -> Opaque:
         opaque = Opaque(
-            thing.name,
-            thing.how,
-            tuple(self._node(arg, (*path, f"args[{i}]")) for i, arg in enumerate(thing.args)),
-            {str(key): self._node(arg, (*path, key)) for key, arg in thing.kwargs.items()},
-            self._node(thing.state, (*path, "state")),
-            [self._node(item, (*path, f"items[{i}]")) for i, item in enumerate(thing.items)],
-            [(self._node(key, (*path, "key")), self._node(item, (*path, key))) for key, item in thing.pairs],
+            obj.name,
+            obj.how,
+            tuple(self._node(arg, (*path, f"args[{i}]")) for i, arg in enumerate(obj.args)),
+            {str(key): self._node(arg, (*path, key)) for key, arg in obj.kwargs.items()},
+            self._node(obj.state, (*path, "state")),
+            [self._node(item, (*path, f"items[{i}]")) for i, item in enumerate(obj.items)],
+            [(self._node(key, (*path, "key")), self._node(item, (*path, key))) for key, item in obj.pairs],
         )
-        self._tree.objects.append((thing, opaque))
+        self._tree.objects.append((obj, opaque))
         return opaque
 
 
 def _wrapped(
     value: Value, steps: Path, words: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[Path, tuple[str, ...], TensorStub]]:
-    """The tensors in a wrapped one's state: the steps from it to each, those that people would name, the tensor."""
+    """The tensors in the state of a wrapped tensor: for each its path (`steps`), the part of that path that makes up
+    its name (`words`), and the stub.
+    """
     if isinstance(value, TensorStub):
         yield steps, words, value
     if id(value) in seen or len(steps) > MAX_DEPTH or isinstance(value, TensorStub):
         return
     seen.add(id(value))
     if isinstance(value, WrappedTensor):
-        # Where a class has slots, the state is a pair: what is in its dict, and what is in them.
+        # The state of a class with slots is a pair: its __dict__, and its slots.
         for i, part in enumerate(value.state) if isinstance(value.state, tuple) else ((None, value.state),):
             yield from _wrapped(part, (*steps, "state", *(() if i is None else (i,))), words, seen)
     elif isinstance(value, dict):
@@ -319,15 +332,15 @@ def _wrapped(
 
 
 def _is_packed(key: str, value: Value) -> bool:
-    """Whether an entry of a state_dict is a quantized layer's weight and bias, which stand in a tuple
+    """Whether an entry of a state_dict is a quantized layer's weight and bias, stored as a tuple
     (torch/ao/nn/quantized/modules/linear.py, `LinearPackedParams._save_to_state_dict`).
     """
     return key.rpartition(".")[2] == "_packed_params" and isinstance(value, tuple)
 
 
 def _class_of(value: Value) -> str:
-    """What an object would be an instance of."""
-    if isinstance(value, Thing):
+    """The name of an object's class."""
+    if isinstance(value, UnbuiltObject):
         return value.name
     kind = OrderedDict if isinstance(value, OrderedDict) else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,11 +1,11 @@
-"""What of torch's and numpy's a pickle may build: data that says what stood there, none of which is theirs.
+"""Our stand-ins for the torch and numpy objects that a pickle may build. They are data; neither library is used.
 
-Begin with `construct`, the list of names that build something; a tensor becomes a stub (`stubs`), whose storage is not
-looked for yet.
+Begin with `construct`, the table of names that build something. A tensor becomes a stub (`stubs`), whose storage is
+looked up later.
 
     construct     which names build what
     stubs         tensors and storages
     composites    quantized and sparse tensors
-    dtensor       tensors that several processes hold together
+    dtensor       tensors that are distributed over several processes
     numpy_values  numpy's scalars, arrays and dtypes
 """

@@ -1,15 +1,15 @@
-"""Quantized and sparse tensors in a torch pickle: our versions of the functions that rebuild them.
+"""Quantized and sparse tensors in a torch pickle: our versions of torch's functions that rebuild them.
 
     _rebuild_qtensor(storage, offset, size, stride, PARAMS, requires_grad, hooks)
         PARAMS   (per_tensor_affine, scale, zero point)
-                 (per_channel_affine, scales, zero points, axis)     tensors, or lists in old files; where the zero
-                                                                     points are floats, it is ..._float_qparams
+                 (per_channel_affine, scales, zero points, axis)     tensors, or lists in old files; with float zero
+                                                                     points it is ..._float_qparams
     _rebuild_sparse_tensor(layout, PARTS)
         PARTS    sparse_coo: (indices, values, size, is_coalesced), without the last in old files
                  the others: (compressed indices, plain indices, values, size)
 
-What the pickle makes is the stub of the values, which knows the other parts (`CompositeStub`); once its place in the
-tree is known, it becomes tensors of their own and a `Composite` (`tree.composites`).
+The result is a stub for the values, which also has the other parts (`CompositeStub`). Once its place in the tree is
+known, each part becomes a tensor of its own, and together they are a `Composite` (`tree.composites`).
 
 Sources: torch/_utils.py, torch/_tensor.py (`_reduce_ex_internal`).
 """
@@ -60,21 +60,26 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class ValueStub(TensorStub):
-    """A tensor whose elements stand in the pickle itself, `beside` others that lie in `storage`."""
+    """A tensor whose elements are in the pickle itself. `beside` is the offset, shape and strides of the integers in
+    `storage` that it belongs to.
+    """
 
     data: bytes = b""
     beside: tuple[int, tuple[int, ...], tuple[int, ...]] = (0, (), ())
 
     def tensor(self, archive: Hashable) -> LazyTensor:
-        """The tensor; its alias is that of its like beside the very same integers."""
+        """The tensor. Its alias is equal for equal elements that belong to the same integers."""
         alias = (archive, self.storage.key, self.beside, self.dtype, self.data)
         return in_memory(TensorInfo.of(self.dtype, self.shape), self.data, alias)
 
 
 @dataclass(slots=True, eq=False)
 class CompositeStub(TensorStub):
-    """The values of a quantized or sparse tensor. `others` are its other parts by role, in torch's order; `make` takes
-    the parts' names and gives the `Composite`. `named` is whether the values go by the name of the whole.
+    """The values of a quantized or sparse tensor.
+
+    others: the other parts by role, in torch's order.
+    make:   makes the `Composite` from the parts' names.
+    named:  whether the values have the name of the whole.
     """
 
     others: dict[str, TensorStub] = field(default_factory=dict)
@@ -83,7 +88,7 @@ class CompositeStub(TensorStub):
 
 
 def rebuild_from_numpy(data: Value, dtype: Value, device: Value, requires_grad: Value) -> Value:
-    """``torch._utils._rebuild_device_tensor_from_numpy``: how tensors of devices without storages are saved (XLA's)."""
+    """``torch._utils._rebuild_device_tensor_from_numpy``: tensors on devices without storages (XLA)."""
     if holds_objects((data, dtype, device)):
         return NotImplemented
     parts = data.parts if isinstance(data, NumpyStub) else None
@@ -141,7 +146,7 @@ _TYPES = {"d": DType.F64, "q": DType.I64, "f": DType.F32}
 
 
 def _values(beside: TensorStub, code: str, shape: tuple[int, ...], *values: float) -> ValueStub:
-    """A part with elements of its own. It keeps the place of the integers, by which ties are recognised."""
+    """A part with its elements in the pickle. It keeps the place of the integers, so that ties are recognised."""
     try:
         data = pack(f"<{len(values)}{code}", *values)
     except StructError as error:

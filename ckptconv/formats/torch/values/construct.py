@@ -1,8 +1,8 @@
-"""What a torch pickle may build: an exact list of names, each with a constructor of ours.
+"""What a torch pickle may build: an exact list of names, each with our own constructor.
 
-None of torch's or numpy's functions runs. A tensor becomes a `TensorStub`: its storage's key and four numbers.
+No function of torch or numpy runs. A tensor becomes a `TensorStub`: its storage's key, offset, shape and strides.
 
-Source: torch/_weights_only_unpickler.py (which names torch itself lets through).
+Source: torch/_weights_only_unpickler.py (the names that torch itself allows).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.calls.capable import could_run
 from ckptconv.formats.torch.calls.harmless import is_harmless, runs_when_named
 from ckptconv.formats.torch.calls.new_objects import only_hashes, only_keeps, only_makes, only_reconstructs
-from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.pickle import Global, StateOrderedDict, UnbuiltObject, Value
 from ckptconv.formats.torch.values.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.values.dtensor import whole_of
 from ckptconv.formats.torch.values.numpy_values import (
@@ -56,7 +56,9 @@ Args = tuple[Value, ...]
 
 
 def _container(kind: Callable[[Value], Value]) -> Callable[..., Value]:
-    """A container of the values of another. Of anything else (what a call gave: map, filter) it is a call itself."""
+    """A constructor of a container from another container. From anything else it would be a call: consuming an iterator
+    (map, filter) runs code.
+    """
 
     def made(values: Value = ()) -> Value:
         return kind(values) if isinstance(values, (list, tuple, set, frozenset)) else NotImplemented
@@ -65,7 +67,7 @@ def _container(kind: Callable[[Value], Value]) -> Callable[..., Value]:
 
 
 def _encode(text: Value, encoding: Value = "latin1") -> bytes:
-    """Python 3's protocol 2 spells bytes as text in Latin-1."""
+    """``_codecs.encode``: with protocol 2, Python 3 pickles bytes as Latin-1 text."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise TypeError("bytes are spelled in another encoding than Latin-1")
     return text.encode("latin-1")
@@ -92,7 +94,7 @@ def _defaultdict(*args: Value) -> Value:
 
 def _ordered(items: Value = ()) -> Value:
     if items == ():
-        return StateOrderedDict()  # every tensor's hooks
+        return StateOrderedDict()  # the hooks of every tensor
     if not isinstance(items, (dict, list, tuple)):
         return NotImplemented
     return StateOrderedDict(items if isinstance(items, dict) else [(key, value) for key, value in items])
@@ -117,7 +119,9 @@ def _layout(name: Value) -> TorchValue:
 
 
 def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
-    """A tensor subclass, or a tensor with Python attributes: torch wraps how the plain tensor is made."""
+    """``torch._tensor._rebuild_from_type_v2``: a tensor subclass, or a tensor with Python attributes. It wraps the call
+    that rebuilds the plain tensor.
+    """
     constructor = CONSTRUCTORS.get(function) if isinstance(function, Global) else None
     attributes = attributes_of(state)
     if constructor is None or attributes is None or not isinstance(cls, Global):
@@ -130,7 +134,7 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
             made.set_state(state)
     if isinstance(made, (RefusedTensor, WrappedTensor)):
         return made
-    if not isinstance(made, TensorStub):  # of an OrderedDict torch would set the attributes as well
+    if not isinstance(made, TensorStub):  # torch would set the attributes on anything, such as an OrderedDict
         return NotImplemented
     if str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
         attributes["__class__"] = cls
@@ -139,9 +143,11 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
 
 
 def _array(cls: Value, *args: Value) -> Value:
-    """``numpy._core.multiarray._reconstruct(class, shape, code)``: it asks an object for its items, or what it is."""
-    is_object = isinstance(cls, Thing) and not is_memmap(cls)
-    return NotImplemented if is_object or any(isinstance(arg, Thing) for arg in args) else NumpyStub()
+    """``numpy._core.multiarray._reconstruct(class, shape, code)``. With objects as arguments it would call their
+    methods.
+    """
+    is_object = isinstance(cls, UnbuiltObject) and not is_memmap(cls)
+    return NotImplemented if is_object or any(isinstance(arg, UnbuiltObject) for arg in args) else NumpyStub()
 
 
 def _complex(real: Value, imag: Value = 0.0) -> complex:
@@ -192,25 +198,25 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     "numpy._core.numeric._frombuffer": numpy_frombuffer,
 }
 CONSTRUCTORS = {Global(*path.rpartition(".")[::2]): constructor for path, constructor in _BY_PATH.items()}
-"""The whole list of what is built, by exact module and name."""
+"""Everything that is built, by exact module and name."""
 
 
 @dataclass(slots=True)
 class TorchConstructors:
-    """The `Constructors` of torch's files.
+    """The `Constructors` of torch files.
 
-    storages: by key. retyped: those that are named once more as bytes without a type, or of one, which torch.save
-              writes for views of another element type; by key and class.
-    memmap:   what stands for numpy's class of arrays in a mapped file, which makes a file where it is called: an object
-              that can not be.
+    storages: by key.
+    retyped:  storages that are named a second time with another type, or without one, which torch.save does for views
+              as another element type; by key and class.
+    memmap:   the stand-in for numpy's memmap class, which creates a file if it is called, and so cannot be called here.
     """
 
     storages: dict[str, StorageStub] = field(default_factory=dict)
     retyped: dict[tuple[str, str], StorageStub] = field(default_factory=dict)
-    memmap: Thing = field(default_factory=lambda: Thing(MEMMAP, "object", given=True))
+    memmap: UnbuiltObject = field(default_factory=lambda: UnbuiltObject(MEMMAP, "object", given=True))
 
     def value(self, name: Global) -> Value:
-        """dtypes, quantisation schemes and memory formats are values; every other name stays a name."""
+        """Dtypes, quantization schemes and memory formats are values; any other name stays a Global."""
         if str(name) in MEMMAPS:
             return self.memmap
         if name.module == "torch":
@@ -246,7 +252,7 @@ class TorchConstructors:
         return runs_when_named(name) or (self.constructor(name) is None and could_run(name))
 
     def handed(self, names: Collection[Global], values: Iterable[Value]) -> str | None:
-        """The class of mapped files, which arrays name, where it is in one of the values, or was changed."""
+        """The memmap class, which arrays legitimately name, if it is also in one of the values, or was changed."""
         if all(str(name) not in MEMMAPS for name in names):
             return None
         return MEMMAP if not is_memmap(self.memmap) or self._is_held(self.memmap, values) else None
@@ -254,16 +260,16 @@ class TorchConstructors:
     def _is_held(self, value: Value, values: Iterable[Value]) -> bool:
         waiting, seen = list(values), set[int]()
         while waiting:
-            one = waiting.pop()
-            if one is value:
+            other = waiting.pop()
+            if other is value:
                 return True
-            if id(one) not in seen:
-                seen.add(id(one))
-                waiting += self.inside(one)
+            if id(other) not in seen:
+                seen.add(id(other))
+                waiting += self.inside(other)
         return False
 
     def inside(self, value: Value) -> Iterable[Value]:
-        """What a value holds."""
+        """The values inside a value."""
         match value:
             case StateOrderedDict():
                 return [*value, *value.values(), value.state]
@@ -271,7 +277,7 @@ class TorchConstructors:
                 return [*value, *value.values()]
             case list() | tuple() | set() | frozenset():
                 return value
-            case Thing():
+            case UnbuiltObject():
                 return value.args, value.kwargs, value.state, value.items, value.pairs
             case NumpyStub():
                 return (value.state,)
@@ -283,10 +289,10 @@ class TorchConstructors:
                 instance.order = state[1] if state[1] in ("<", ">", "|", "=") else "|"
                 instance.plain = state[2] is None and state[3] is None and state[4] is None
                 if instance.code[:1] in "mM" and instance.element is None:
-                    instance.plain = False  # the unit of a datetime64 stands in a ninth field
+                    instance.plain = False  # a datetime64 has its unit in a ninth field
             case NumpyStub():
                 instance.set_state(state)
-            # of torch before 0.4: grad, volatile, hooks
+            # torch before 0.4: grad, volatile, hooks
             case TensorStub() if isinstance(state, tuple) and len(state) == 3:
                 instance.requires_grad = exact_flag(state[0])
             case TensorStub() if isinstance(state, dict) and (attributes := attributes_of(state)) is not None:
@@ -322,7 +328,9 @@ class TorchConstructors:
 
 
 def _is_retyped(one: StorageStub, other: StorageStub) -> bool:
-    """Whether both are the same bytes, for one of them without an element type, or no bytes at all."""
+    """Whether two descriptions of a storage are compatible: the same bytes, with an element type in one of them only,
+    or no bytes at all.
+    """
     quantized = isinstance(one, QuantizedStorageStub) or isinstance(other, QuantizedStorageStub)
     untyped = one.dtype is None or other.dtype is None or not one.nbytes
     return untyped and not quantized and one.device == other.device and one.nbytes == other.nbytes

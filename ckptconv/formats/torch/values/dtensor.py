@@ -1,12 +1,12 @@
-"""DTensors in a pickle: a tensor that several processes hold together, as each of them saves it.
+"""DTensors in a pickle: a tensor that is distributed over several processes, as one of them has saved it.
 
-    DTensor            made by torch._utils._rebuild_wrapper_subclass, whose size is that of the whole
-      _local_tensor    what this process has of it
+    DTensor            made by torch._utils._rebuild_wrapper_subclass, with the size of the whole tensor
+      _local_tensor    this process's part
       _spec            a DTensorSpec: placements, one for each dimension of the mesh; the DeviceMesh; shape and type
 
-Where a process has all of it (a mesh of one, Replicate), what it has is the tensor, and how it lay on devices is not
-kept, as of any tensor. Else it is a part, under its own name (`w._local_tensor`), which is said: the other processes
-saved theirs elsewhere.
+If the process has the whole tensor (a mesh of one, Replicate), that is read as a plain tensor; its placement on devices
+is not kept, as for any tensor. Otherwise it is a part, named as such (`w._local_tensor`), with a warning: the other
+processes have saved their parts elsewhere.
 
 Source: torch/distributed/tensor/_api.py, _dtensor_spec.py, placement_types.py; torch/distributed/device_mesh.py.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural
-from ckptconv.formats.torch.pickle import Thing
+from ckptconv.formats.torch.pickle import UnbuiltObject
 from ckptconv.formats.torch.values.stubs import TensorStub, WrappedTensor, exact_flag
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _D = "torch.distributed."
 CLASSES = frozenset(f"{_D}{module}.DTensor" for module in ("tensor", "tensor._api", "_tensor", "_tensor.api"))
 
 _PLACED = frozenset(["Shard", "_StridedShard", "Replicate"])
-"""Placements with which a process has elements of the tensor. With ``Partial`` it has a summand of each."""
+"""Placements with which a process has elements of the tensor. With ``Partial`` it has summands instead."""
 
 PARTS = CLASSES | {
     f"{_D}{module}.{name}" for module, names in {
@@ -42,11 +42,13 @@ PARTS = CLASSES | {
         "tensor.placement_types": "Replicate Shard _StridedShard",
     }.items() for name in names.split()
 }  # fmt: skip
-"""The classes that a DTensor is made of, in torch 2.2 to 2.13: records of numbers."""
+"""The classes that make up a DTensor in torch 2.2 to 2.13. They hold only numbers."""
 
 
 def whole_of(made: WrappedTensor, attributes: Mapping[str, Value]) -> TensorStub | None:
-    """The tensor itself, where it is a DTensor of which the process has all; `attributes` are those of the wrapper."""
+    """The plain tensor, if `made` is a DTensor that the process has as a whole; otherwise None. `attributes` are those
+    of the wrapper.
+    """
     local = attributes.get("_local_tensor")
     if made.name not in CLASSES or not isinstance(local, TensorStub) or len(made.args) != 7:
         return None
@@ -56,22 +58,23 @@ def whole_of(made: WrappedTensor, attributes: Mapping[str, Value]) -> TensorStub
 
 
 def _are_placed(spec: Value) -> bool:
-    """Whether a ``_spec`` says that what a process has are elements of the whole."""
-    state = spec.state if isinstance(spec, Thing) else None
+    """Whether, by a ``_spec``, the process has elements of the tensor."""
+    state = spec.state if isinstance(spec, UnbuiltObject) else None
     placements = state.get("placements") if isinstance(state, dict) else None
     return isinstance(placements, (tuple, list)) and all(
-        isinstance(one, Thing) and one.name in PARTS and one.name.rpartition(".")[2] in _PLACED for one in placements
+        isinstance(one, UnbuiltObject) and one.name in PARTS and one.name.rpartition(".")[2] in _PLACED
+        for one in placements
     )
 
 
-def is_part(thing: Thing) -> bool:
-    """Whether an object is one that a DTensor is made of, and nothing that is called."""
-    return thing.name in PARTS and thing.how != "called"
+def is_part(obj: UnbuiltObject) -> bool:
+    """Whether an object is a harmless part of a DTensor."""
+    return obj.name in PARTS and obj.how != "called"
 
 
-def parts_told(things: Iterable[Thing]) -> list[Finding]:
-    """A warning where the file has a part alone of tensors."""
-    found = [thing for thing in things if isinstance(thing, WrappedTensor) and thing.name in CLASSES]
+def local_part_findings(unbuilt: Iterable[UnbuiltObject]) -> list[Finding]:
+    """A warning if the file has only parts of distributed tensors."""
+    found = [obj for obj in unbuilt if isinstance(obj, WrappedTensor) and obj.name in CLASSES]
     if not found:
         return []
     size = found[0].args[1] if len(found[0].args) > 1 else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_CODED, NUMPY_NAMES
 from ckptconv.core.metadata import NumpyArray, NumpyScalar
-from ckptconv.formats.torch.pickle import Elided, Global, Thing
+from ckptconv.formats.torch.pickle import Elided, Global, UnbuiltObject
 from ckptconv.formats.torch.values.stubs import exact_sizes
 
 if TYPE_CHECKING:
@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 ELEMENT_CLASSES = {
     name: dtype for dtype, name in NUMPY_NAMES.items() if name.startswith("ml_dtypes.") and dtype.bits >= 8
 }
-"""Classes that are element types of numpy's. Smaller ones take a byte each there, and are packed in every file."""
+"""Classes that are element types in numpy. numpy stores narrower ones in a byte each, unlike files, which pack them."""
 
 MEMMAP = "numpy.memmap"
 MEMMAPS = frozenset([MEMMAP, "numpy.core.memmap.memmap", "numpy._core.memmap.memmap"])
-"""Where numpy had the class of arrays in a mapped file. Their pickles have the elements in them, and name the class for
-`_reconstruct`, which makes an array of it and no file.
+"""numpy's class of memory-mapped arrays, in its various modules. Their pickles contain the elements, and name the class
+for `_reconstruct`, which makes an ordinary array and no file.
 """
 
 
 @dataclass(slots=True, eq=False)
 class NumpyDType:
-    """``numpy.dtype(code)``, still without its byte order, which comes as state.
+    """``numpy.dtype(code)``. Its byte order comes later, as its state.
 
-    code: numpy's, such as ``f4``, or the class of an element type that ml_dtypes brings, ``ml_dtypes.bfloat16``.
+    code:  numpy's code, such as ``f4``, or a class from ml_dtypes, such as ``ml_dtypes.bfloat16``.
+    order: numpy's mark for the byte order.
+    plain: whether it has neither fields nor a subarray, and no datetime unit.
     """
 
     code: str
@@ -43,7 +45,7 @@ class NumpyDType:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element; 0 where numpy alone has no spelling for it."""
+        """Bytes of an element; 0 if numpy has no code for the type."""
         digits = self.code[1:]
         if not self.plain or self.code[:1] not in "biufcSUVmM" or not digits.isdigit():
             return 0
@@ -51,7 +53,7 @@ class NumpyDType:
 
     @property
     def element(self) -> DType | None:
-        """The element type of a tensor, if it is one."""
+        """The same as a tensor's element type; None if a tensor cannot have it."""
         return (NUMPY_CODED.get(self.code) or ELEMENT_CLASSES.get(self.code)) if self.plain else None
 
     @property
@@ -61,7 +63,7 @@ class NumpyDType:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayParts:
-    """An array's header and its elements, in C order, or in Fortran order if `fortran`; maybe still in their file."""
+    """An array's header and its elements, in C order, or in Fortran order if `fortran`. `data` may be `Elided`."""
 
     dtype: NumpyDType
     shape: tuple[int, ...]
@@ -73,7 +75,7 @@ class ArrayParts:
         return self.data.span.length if isinstance(self.data, Elided) else len(self.data)
 
     def value(self) -> NumpyArray | None:
-        """The array as metadata; None for element types that numpy alone has no spelling for. May read it."""
+        """The array as metadata; None if numpy has no code for its element type. May read the file."""
         if not self.dtype.itemsize:
             return None
         return NumpyArray(self.dtype.spelled, self.shape, whole_bytes(self.data), self.fortran and len(self.shape) > 1)
@@ -81,8 +83,11 @@ class ArrayParts:
 
 @dataclass(slots=True, eq=False)
 class NumpyStub:
-    """A pickled array, before and after it is given its state; `parts` is None while it has none, or holds objects.
-    `name` is what the framework that it was a tensor of called it.
+    """A pickled array.
+
+    parts: its header and elements; None before it gets its state, or if it is an array of objects.
+    state: the pickled state.
+    name:  the name of the tensor that it was, if its framework recorded one.
     """
 
     parts: ArrayParts | None = None
@@ -90,7 +95,7 @@ class NumpyStub:
     name: str | None = None
 
     def set_state(self, state: Value) -> None:
-        """``ndarray.__setstate__``. Raises ValueError where the data has not the size of the shape."""
+        """``ndarray.__setstate__``. Raises ValueError if the data does not have the size of the shape."""
         self.state = state
         match state:
             case (int(), shape, NumpyDType() as dtype, fortran, bytes() | str() as data) if width(dtype):
@@ -100,23 +105,23 @@ class NumpyStub:
 
 
 def is_memmap(value: Value) -> bool:
-    """Whether it is what stands for numpy's class of arrays in a mapped file, and nothing has changed that."""
-    return isinstance(value, Thing) and value.name == MEMMAP and value.how == "object"
+    """Whether a value is the stand-in for numpy's memmap class, unchanged."""
+    return isinstance(value, UnbuiltObject) and value.name == MEMMAP and value.how == "object"
 
 
 def width(dtype: NumpyDType) -> int:
-    """Bytes of an element, 0 where that is not known."""
+    """Bytes of an element; 0 if that is not known."""
     return dtype.element.bits // 8 if dtype.element else dtype.itemsize
 
 
 def whole_bytes(data: Value) -> bytes:
-    """The bytes themselves, also where they were left in their file; Python 2's str is bytes."""
+    """The bytes themselves, read from the file if they are `Elided`. A Python 2 str is bytes."""
     value = data.whole() if isinstance(data, Elided) else data
     return value.encode("utf-8") if isinstance(value, str) else bytes(value)
 
 
 def numpy_dtype(code: Value, align: Value = False, copy: Value = True) -> Value:
-    """``numpy.dtype(code)``; NotImplemented for classes that are not of ml_dtypes."""
+    """``numpy.dtype(code)``; NotImplemented for classes other than those of ml_dtypes."""
     if isinstance(code, Global) and str(code) in ELEMENT_CLASSES:
         return NumpyDType(str(code))
     if isinstance(code, Global) or not isinstance(align, int) or not isinstance(copy, int):
@@ -136,7 +141,7 @@ def numpy_scalar(dtype: Value, data: Value = None) -> Value:
 
 
 def numpy_frombuffer(buffer: Value, dtype: Value, shape: Value, order: Value) -> Value:
-    """How protocol 5 spells an array; NotImplemented for dtypes that are not plain."""
+    """``numpy._core.numeric._frombuffer``, for arrays in protocol 5; NotImplemented for dtypes that are not plain."""
     if not isinstance(dtype, NumpyDType) or not width(dtype) or not isinstance(buffer, (bytes, bytearray)):
         return NotImplemented
     data = bytes(buffer) if isinstance(buffer, bytearray) else buffer
@@ -144,10 +149,10 @@ def numpy_frombuffer(buffer: Value, dtype: Value, shape: Value, order: Value) ->
 
 
 def _array_parts(dtype: NumpyDType, shape: tuple[int, ...], data: bytes | str, fortran: bool) -> ArrayParts:
-    """An array from its parts. Raises ValueError where its data has not the size of its shape.
+    """An array from its parts. Raises ValueError if its data does not have the size of its shape.
 
-    Text is Python 2's str. Where it could be read as UTF-8 it has been, else numpy would take it as Latin-1; only one
-    of the two gives the right size.
+    A str is a Python 2 str that happened to be valid UTF-8. numpy would read it as Latin-1; the size tells which
+    encoding gives the array's bytes.
     """
     nbytes = prod(shape) * width(dtype)
     if isinstance(data, str):

@@ -1,4 +1,4 @@
-"""A pickled tensor before it is placed on its storage, and our versions of torch's ``_rebuild_*`` functions.
+"""Pickled tensors whose bytes are not located yet, and our versions of torch's ``_rebuild_*`` functions.
 
 Sources: torch/_utils.py, torch/_tensor.py (`_reduce_ex_internal`).
 """
@@ -12,7 +12,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TorchValue
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.calls.new_objects import holds_objects
-from ckptconv.formats.torch.pickle import Global, Thing, answers_unasked, attributes_among
+from ckptconv.formats.torch.pickle import Global, UnbuiltObject, attributes_among, has_implicit_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class StorageStub:
-    """A persistent id: which record holds the elements. `dtype` is None where the tensor says it (UntypedStorage)."""
+    """A storage, from a persistent id: `key` is the record that holds its elements. `dtype` is None for an
+    UntypedStorage, where the tensor has the type.
+    """
 
     key: str
     dtype: DType | None
@@ -31,13 +33,13 @@ class StorageStub:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the record; `numel` counts them where there is no element type."""
+        """Bytes of the record. Without an element type, `numel` counts bytes."""
         return self.numel if self.dtype is None else self.numel * max(1, self.dtype.bits // 8)
 
 
 @dataclass(slots=True)
 class QuantizedStorageStub(StorageStub):
-    """A storage of quantized integers: `dtype` is what holds them, `quantized` what they are."""
+    """A storage of quantized integers: `quantized` is their type, `dtype` the type that carries them."""
 
     quantized: DType
 
@@ -59,9 +61,7 @@ class TensorStub:
 
 
 def as_tensor(storage: StorageStub) -> tuple[str, TensorStub]:
-    """The class of a storage that stands by itself, without a tensor to view it, and its elements: bytes, where no
-    tensor says what they are.
-    """
+    """The class of a storage that no tensor views, and its elements as a tensor: bytes, if it has no type."""
     if storage.dtype is None:
         name = f"torch.storage.{dtypes.UNTYPED}"
     elif isinstance(storage, QuantizedStorageStub):
@@ -72,19 +72,19 @@ def as_tensor(storage: StorageStub) -> tuple[str, TensorStub]:
 
 
 @dataclass(slots=True, eq=False)
-class WrappedTensor(Thing):
-    """A tensor of a class that wraps others (torchao's, DTensor), as an object with these in its state."""
+class WrappedTensor(UnbuiltObject):
+    """A tensor of a class that wraps other tensors (torchao's, DTensor), which are in its state."""
 
 
 @dataclass(slots=True, eq=False)
-class RefusedTensor(Thing):
-    """A tensor of a kind that is not read, as an object: `kind` says which, for what is said of it."""
+class RefusedTensor(UnbuiltObject):
+    """A tensor of a kind that is not read. `kind` describes it in messages."""
 
     kind: str = ""
 
 
 def refused(kind: str, *args: Value) -> RefusedTensor:
-    """A tensor of that kind, made of `args`."""
+    """A tensor of a kind that is not read, with the arguments that it was made from."""
     return RefusedTensor("torch.Tensor", "unread", args, kind=kind)
 
 
@@ -142,16 +142,16 @@ def rebuild_tensor_v3(
 
 
 _CALLED = frozenset(["__setstate__", "as_subclass", "detach", "requires_grad_", "to"])
-"""Methods of a tensor that torch's functions, and BUILD, call while it is loaded: no honest attribute is called so."""
+"""Methods of a tensor that torch's functions, and BUILD, call during loading: no honest attribute has such a name."""
 
 
 def attributes_of(state: Value) -> dict[str, Value] | None:
-    """The attributes that torch gives a tensor (``torch._utils._set_obj_state``); None where this would call what the
-    pickle says: an object's ``items``, or later one of the attributes.
+    """The attributes that torch sets on a tensor (``torch._utils._set_obj_state``); None if that would call something
+    that the pickle chose: an object's ``items``, or later one of the attributes.
     """
     attributes: dict[str, Value] = {}
     for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
-        if isinstance(part, Thing) or attributes_among(_CALLED, part) or answers_unasked(part):
+        if isinstance(part, UnbuiltObject) or attributes_among(_CALLED, part) or has_implicit_calls(part):
             return None
         attributes |= part if isinstance(part, dict) else {}
     return attributes
@@ -162,7 +162,7 @@ def rebuild_parameter(data: Value, requires_grad: bool, hooks: Value, state: Val
     attributes = attributes_of(state)
     if attributes is not None and isinstance(data, (RefusedTensor, WrappedTensor)):
         return data
-    if attributes is None or isinstance(data, Thing):
+    if attributes is None or isinstance(data, UnbuiltObject):
         return NotImplemented
     if not isinstance(data, TensorStub):
         raise TypeError("a Parameter holds no tensor")
@@ -172,28 +172,28 @@ def rebuild_parameter(data: Value, requires_grad: bool, hooks: Value, state: Val
 
 
 def refused_kind(kind: str) -> Callable[..., Value]:
-    """A constructor of tensors that are refused by name once it is known where they stand. With objects among its
-    arguments it is a call: torch asks them for ``__torch_function__``.
+    """A constructor for tensors that are not read, and refused once their name is known. With objects among its
+    arguments it would be a call: torch looks up ``__torch_function__`` in them.
     """
     return lambda *args: NotImplemented if holds_objects(args) else refused(kind, *args)
 
 
 def _is_object(value: Value) -> bool:
-    return isinstance(value, Thing) and not isinstance(value, (RefusedTensor, WrappedTensor))
+    return isinstance(value, UnbuiltObject) and not isinstance(value, (RefusedTensor, WrappedTensor))
 
 
 def rebuild_wrapper(cls: Value, *args: Value) -> Value:
     """``torch._utils._rebuild_wrapper_subclass(cls, dtype, size, stride, offset, layout, device, requires_grad)``."""
     if not isinstance(cls, Global):
         raise TypeError("a tensor's class is none")
-    if holds_objects(args):  # a size of torch's SymInt is asked what it is
+    if holds_objects(args):  # torch calls methods of a size that is an object (SymInt)
         return NotImplemented
     return WrappedTensor(str(cls), "object", args)
 
 
 def rebuild_jagged(kwargs: Value) -> Value:
-    """``torch.nested._internal.nested_tensor._rebuild_njt``: a nested tensor of the jagged layout, by what it is made
-    of. What it caches of these is left out.
+    """``torch.nested._internal.nested_tensor._rebuild_njt``: a nested tensor of the jagged layout, by its parts,
+    without the values that it caches.
     """
     if holds_objects((kwargs,)):
         return NotImplemented
@@ -207,7 +207,7 @@ def rebuild_jagged(kwargs: Value) -> Value:
 
 def rebuild_on_device(data: Value, dtype: Value, device: Value, requires_grad: Value) -> Value:
     """``torch._utils._rebuild_device_tensor_from_cpu_tensor``: a tensor that is loaded onto another device."""
-    if any(map(_is_object, (data, dtype, device))):  # its method ``to`` is called
+    if any(map(_is_object, (data, dtype, device))):  # torch calls its method ``to``
         return NotImplemented
     if not isinstance(data, TensorStub):
         return refused("of another device", data, dtype, device)

@@ -1,10 +1,10 @@
-"""The writer of torch.save's archive, without torch.
+"""Writing torch.save's archive without torch.
 
 Begin with `write`.
 
     write     the archive
-    storages  which storages it gets, and how each tensor views one
+    storages  which storages the archive gets, and how each tensor views one
     emit      the metadata tree as a pickle
     spell     …and the tensors in it
-    notices   what a person should know of what is written
+    notices   findings about the file that is written
 """

@@ -1,4 +1,4 @@
-"""What a person should know about a .pth that is written, although nothing is lost."""
+"""What the user should know about a .pth that is written, although nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
 
 _REFUSED = {frozenset: "frozenset", defaultdict: "defaultdict", NumpyArray: "numpy array", NumpyScalar: "numpy scalar"}
-"""Types that torch's `weights_only` unpickler has no constructor for (torch 2.13, _weights_only_unpickler.py)."""
+"""Types that torch's `weights_only` unpickler refuses (torch 2.13, _weights_only_unpickler.py)."""
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
-    """One finding for the values that torch.load takes with ``weights_only=False`` alone, with the first one's name."""
+    """A finding if torch.load needs ``weights_only=False`` for some values; it names the first."""
     refused = [(path, _REFUSED[type(node)]) for path, node in _written(checkpoint.root, ()) if type(node) in _REFUSED]
     if not refused:
         return []

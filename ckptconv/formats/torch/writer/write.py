@@ -1,11 +1,12 @@
-"""Writer of torch.save's zip archive, without torch.
+"""Writer for torch.save's zip archive, without torch.
 
     archive/data.pkl, archive/.format_version, archive/.storage_alignment, archive/byteorder,
     archive/data/0 …, archive/version                        as torch.save writes them
-    archive/ckptconv/notes.json                              {"version": 1, "arch": …}, where there is an arch note
+    archive/ckptconv/notes.json                              {"version": 1, "arch": …}, if there is an arch note
 
 The folder is always called "archive", so that equal checkpoints give equal bytes under any file name. Storages are
-tagged "cpu" whatever device they were on: the file loads on any machine, and onto any device with ``map_location``.
+tagged "cpu" whatever device they were on, so that the file loads on any machine, and with ``map_location`` onto any
+device.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ ROOT = "archive/"
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint.
 
-    Raises DamagedTensorError where a source's tensor fails its checksum, CorruptFileError for bad indices.
+    Raises DamagedTensorError if a source's tensor fails its checksum, CorruptFileError for bad indices.
     """
     check_composites(checkpoint)
     views, storages = plan_storages(checkpoint, in_the_pickle(checkpoint))
@@ -85,7 +86,7 @@ def _records(
 
 
 def _node_at(node: MetaNode, path: tuple[str | int, ...]) -> MetaNode:
-    """What stands there in the tree; None where nothing does."""
+    """The node at a path in the tree; None if there is none."""
     for key in path:
         match node:
             case dict():
@@ -98,7 +99,7 @@ def _node_at(node: MetaNode, path: tuple[str | int, ...]) -> MetaNode:
 
 
 class _Pickler:
-    """Spells the checkpoint's tree, with its tensors in their places."""
+    """Pickles the checkpoint's tree, with its tensors in their places."""
 
     def __init__(self, checkpoint: Checkpoint, views: dict[str, View], storages: list[Stored]) -> None:
         self._checkpoint = checkpoint
@@ -113,24 +114,24 @@ class _Pickler:
         return emitter.finish()
 
     def _versions(self) -> dict[int, MetaNode]:
-        """Module versions by the identity of the state_dict in the tree; one that is not where it was gets none."""
-        said = self._checkpoint.notes.versions.items()
-        return {id(_node_at(self._checkpoint.root, path)): versions for path, versions in said}
+        """Module versions, by the `id` of their state_dict in the tree. They are dropped if that is no longer there."""
+        versions = self._checkpoint.notes.versions.items()
+        return {id(_node_at(self._checkpoint.root, path)): value for path, value in versions}
 
-    def _state_dict(self, emitter: Emitter, hole: StateDict) -> None:
+    def _state_dict(self, emitter: Emitter, node: StateDict) -> None:
         items: list[tuple[MetaNode, MetaNode]] = [
-            (key.removeprefix(hole.prefix), TensorRef(name)) for key, name in self._members.get(hole.prefix, [])
+            (key.removeprefix(node.prefix), TensorRef(name)) for key, name in self._members.get(node.prefix, [])
         ]
-        for position, key, value in hole.plain:
+        for position, key, value in node.plain:
             items.insert(position, (key, value))
-        if hole.container == "OrderedDict":
+        if node.container == "OrderedDict":
             emitter.call("collections", "OrderedDict")
         else:
             emitter.op(b"}")
         if items:
             emitter.pairs(items)
-        if hole.versions is not None:
-            emitter.attributes({"_metadata": hole.versions})
+        if node.versions is not None:
+            emitter.attributes({"_metadata": node.versions})
 
     def _tensor(self, emitter: Emitter, name: str) -> None:
         note = self._checkpoint.notes.tensors.get(name)
@@ -193,8 +194,9 @@ class _Pickler:
 
 
 def members_by_prefix(checkpoint: Checkpoint, composites: Mapping[str, Composite]) -> dict[str, list[tuple[str, str]]]:
-    """The model's tensors by the prefix of the state_dict that they stand in, the longest that fits: for each the name
-    of what stands there, and its own; of one of `composites`, quantized or sparse, the values stand for all of it.
+    """The model's tensors by the prefix of their state_dict, which is the longest that fits. For each (the name under
+    which it is in the state_dict, its own name). Of a quantized or sparse tensor in `composites` only the values are
+    listed, under the name of the whole.
     """
     prefixes = {node.prefix for node in nodes_of(checkpoint.root, StateDict)}
     lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)

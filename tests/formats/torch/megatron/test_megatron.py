@@ -16,7 +16,7 @@ import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UnsupportedError
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry
-from ckptconv.formats.torch.megatron.dist import _layers
+from ckptconv.formats.torch.megatron.dist import _unstacked
 from ckptconv.formats.torch.megatron.slices import cut_of
 from tests.cli.conftest import run as run  # the fixture
 
@@ -326,4 +326,4 @@ def test_zarrs_folders_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_stacked_tensor_of_very_many_layers_takes_no_memory() -> None:
     chunk = Chunk((0, 0), (1, 0), None)
     entry = Entry("decoder.layers.mlp.weight", ("decoder.layers.mlp.weight",), (chunk,), DType.F32, (1 << 60, 0))
-    assert list(_layers(entry)) == [entry]
+    assert list(_unstacked(entry)) == [entry]

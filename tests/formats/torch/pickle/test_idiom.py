@@ -43,7 +43,7 @@ def outcome(pickle: bytes) -> tuple[object, ...]:
         result = machine.run()
     except CkptconvError as error:
         return type(error), re.sub(r"at byte \d+", "", error.message)
-    return repr(result), repr(machine._memo), repr(constructors.storages), repr(machine.globals), repr(machine.things)
+    return repr(result), repr(machine._memo), repr(constructors.storages), repr(machine.globals), repr(machine.unbuilt)
 
 
 def both(pickle: bytes) -> tuple[object, object]:
