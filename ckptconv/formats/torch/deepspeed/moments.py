@@ -1,7 +1,7 @@
-"""The optimizer's state by parameter: what it keeps for the flat tensors, as if it had kept it for each parameter.
+"""The optimizer's state by parameter, split from its state for the flat tensors.
 
-The result is the optimizer's own state_dict with names in the place of numbers, as torch.distributed's
-``get_optimizer_state_dict`` and FSDP have it:
+The result is the optimizer's own state_dict with names in place of numbers, as in torch.distributed's
+``get_optimizer_state_dict`` and in FSDP:
 
     {"state": {name: {"exp_avg": …}}, "param_groups": [{"lr": …, "params": [name …]}]}
 """
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from ckptconv.formats.torch.pickle import Budget, Value
 
 KEYS = ("base_optimizer_state", "optimizer_state_dict")
-"""Where it stands, in stages 1 and 2, and in stage 3."""
+"""The keys of the optimizer's state, in stages 1 and 2, and in stage 3."""
 
 States = list[dict["Value", "Value"]]
-"""Of each rank, what is kept for one flat tensor."""
+"""The states that a rank keeps, one for each flat tensor."""
 
 
 class NotByParameterError(Exception):
-    """The state is kept in a way that does not say which of it is which parameter's."""
+    """The state cannot be split by parameter."""
 
 
 class Moments:
-    """Joins the ranks' states of an optimizer. `place` makes a tensor of a stub."""
+    """Joins the ranks' optimizer states. `place` makes a tensor from a stub."""
 
     def __init__(self, groups: Sequence[Group], place: Callable[[str, TensorStub], LazyTensor], budget: Budget) -> None:
         self._groups = groups
@@ -42,7 +42,7 @@ class Moments:
         self._budget = budget
 
     def join(self, ranks: Sequence[Value]) -> dict[str, Value]:
-        """Raises NotByParameterError where the states are not those of flat tensors like the weights'."""
+        """The state_dict. Raises NotByParameterError if the states are not those of flat tensors like the weights'."""
         states, param_groups = _by_group(ranks, len(self._groups))
         if not all(same(param_groups[0], other, self._budget) for other in param_groups[1:]):
             raise NotByParameterError
@@ -60,7 +60,7 @@ class Moments:
         return {"state": joined, "param_groups": named(param_groups[0], names)}
 
     def _column(self, group: Group, values: Sequence[Value]) -> Callable[[str], Value]:
-        """What a parameter of the group gets of one kind of state."""
+        """A function from a parameter's name to its share of one kind of state, such as ``exp_avg``."""
         first = values[0]
         if all(isinstance(value, TensorStub) for value in values):
             parts = [self._place("the optimizer's state", value) for value in values]
@@ -68,7 +68,7 @@ class Moments:
                 stubs = {name: placed_stub(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
                 return stubs.__getitem__
             if all(value.shape == () and value.dtype is first.dtype for value in values):  # the count of steps
-                number = replace(parts[0], alias=None)  # each parameter has its own, which are not ties
+                number = replace(parts[0], alias=None)  # each parameter has its own; they are not tied
                 return lambda name: placed_stub(number)
         elif all(same(first, value, self._budget) for value in values[1:]):
             return lambda name: first
@@ -76,9 +76,9 @@ class Moments:
 
 
 def named(param_groups: Value, names: Sequence[Sequence[str]]) -> list[Value]:
-    """Groups of hyperparameters with the names of parameters in the place of their flat tensors' numbers.
+    """The hyperparameter groups, with parameter names in place of their flat tensors' numbers.
 
-    Raises NotByParameterError where these are others.
+    Raises NotByParameterError if these numbers are not consecutive.
     """
     made, seen = [], 0
     if not isinstance(param_groups, list) or not all(isinstance(group, dict) for group in param_groups):
@@ -95,7 +95,7 @@ def named(param_groups: Value, names: Sequence[Sequence[str]]) -> list[Value]:
 
 
 def _by_group(ranks: Sequence[Value], count: int) -> tuple[list[States], list[Value]]:
-    """Of each rank the states of each group, and the groups of hyperparameters, where it has these."""
+    """For each rank the states of each group, and the hyperparameter groups if there are any."""
     if all(isinstance(rank, list) for rank in ranks):  # an elastic checkpoint
         if any(len(rank) != count or not all(isinstance(state, dict) for state in rank) for rank in ranks):
             raise NotByParameterError

@@ -1,4 +1,4 @@
-"""Puts the ranks' files together: the weights, what the optimizer keeps for them, and what is said besides."""
+"""Joins the ranks' files: the weights, the optimizer's state, and the other metadata."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Ranks:
-    """The files of all ranks, in their order; `models` are one alone, but for stage 3."""
+    """The files of all ranks, in order. There is only one in `models`, except in stage 3."""
 
     reading: Reading
     models: Sequence[ModelStates]
     ranks: Sequence[OptimizerStates]
 
     def join(self) -> tuple[dict[str, Value], dict[Value, Value]]:
-        """The model's tensors, and what stands beside them. Raises CkptconvError, with the path of the file."""
+        """The model's tensors, and everything else in the files. Raises CkptconvError with the file's path."""
         _check_together(self.models, self.ranks)
         place = self.reading.place
         parts = [
@@ -47,26 +47,28 @@ class Ranks:
         return members(self.reading, self.models[0], held), self._beside(made)
 
     def _beside(self, made: Sequence[Group]) -> dict[str, Value]:
-        """What the files say besides the weights, the same things once; another rank's own under its file's name."""
+        """Everything in the files except the weights. Equal values are kept once; where another rank differs from rank
+        0, its values are under its file's name.
+        """
         model, first, budget = self.models[0], self.ranks[0], self.reading.budget
         key, joined = self._moments(made)
         beside: dict[Value, Value] = {}
         put(beside, model.rest)
         if not joined:
-            put(beside, {"param_shapes": model.file.entries["param_shapes"]})  # which parameters are in a flat tensor
+            put(beside, {"param_shapes": model.file.entries["param_shapes"]})  # needed to read the flat tensors
         put(beside, {OPTIMIZER: {at: value for at, value in first.inner.items() if at != key} | joined})
         put(beside, differing(model.rest, first.rest, budget))
         for other in self.models[1:]:
-            put(beside, _of(other.file, differing(model.rest, other.rest, budget)))
+            put(beside, _under_file_name(other.file, differing(model.rest, other.rest, budget)))
         for states in self.ranks[1:]:
             kept = {at: value for at, value in states.inner.items() if at != key}
             inner = differing(first.inner, kept, budget)
             rest = differing(first.rest, states.rest, budget)
-            put(beside, _of(states.file, rest | ({OPTIMIZER: inner} if inner else {})))
+            put(beside, _under_file_name(states.file, rest | ({OPTIMIZER: inner} if inner else {})))
         return beside
 
     def _moments(self, made: Sequence[Group]) -> tuple[str, dict[str, Value]]:
-        """Under which key the optimizer's state is, and it by parameter; nothing where it is kept rank by rank."""
+        """The key of the optimizer's state, and the state by parameter; ("", {}) if it cannot be split."""
         key = next((key for key in KEYS if all(key in states.inner for states in self.ranks)), "")
         if not key:
             return "", {}
@@ -79,12 +81,12 @@ class Ranks:
             return "", {}
 
 
-def _of(file: File, entries: Mapping[Value, Value]) -> dict[str, Value]:
+def _under_file_name(file: File, entries: Mapping[Value, Value]) -> dict[str, Value]:
     return {file.name.removesuffix(".pt"): dict(entries)} if entries else {}
 
 
 def _check_together(models: Sequence[ModelStates], ranks: Sequence[OptimizerStates]) -> None:
-    """The files have to be of one checkpoint, and all of it. Raises CorruptFileError."""
+    """Check that the files are all those of one checkpoint. Raises CorruptFileError."""
     model, first = models[0], ranks[0]
     check_alike(models)
     for states in ranks:

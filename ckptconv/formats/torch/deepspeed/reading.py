@@ -1,4 +1,4 @@
-"""What every checkpoint of DeepSpeed's is opened with: the files that are followed, and where their tensors are."""
+"""Reading a DeepSpeed checkpoint's files, and keeping track of where their tensors are."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ OPTIMIZER = "optimizer_state_dict"
 
 @dataclass(slots=True)
 class Reading:
-    """Follows files and places their tensors, those that are put together as well.
+    """Reads files and places their tensors, and those that are joined from several.
 
-    folder: what is closed with the checkpoint.
+    folder: the folder, which is closed with the checkpoint.
     size:   bytes of all pickles.
+    budget: the values that all pickles together may expand to.
+    opened: the files that were read.
     """
 
     folder: Folder
@@ -47,7 +49,7 @@ class Reading:
     findings: list[Finding] = field(default_factory=list)
 
     def open(self, folder: Folder, name: str) -> File:
-        """Follow the pickle of a file. Raises CkptconvError, with its path."""
+        """Read a file's pickle. Raises CkptconvError with its path."""
         file = open_file(folder, name)
         self.opened.append(file)
         self.size += file.saved.size
@@ -56,23 +58,23 @@ class Reading:
         return file
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
-        """A planted tensor: one that was put together, or one of a file's own. Raises CkptconvError, with its path."""
+        """The tensor for a stub: a joined one, or one in a file. Raises CkptconvError with its path."""
         return self.places.place(name, stub)
 
     def alias(self, name: str) -> Hashable:
-        """What the names of one parameter have in common."""
+        """The alias of a parameter's tensor, which all of its names share."""
         return id(self), name
 
     def finish(self, tensors: OrderedDict[str, Value], beside: dict[Value, Value]) -> Checkpoint:
-        """The checkpoint of these tensors, and of what is said besides."""
+        """The checkpoint with these tensors as the model's, and the values beside them."""
         tree = plant_state_dict(tensors, beside, self.budget)
         machines = [file.saved.machine for file in self.opened]
-        made = assemble(
+        checkpoint = assemble(
             tree, self.place, self.budget, format=NAME, machines=machines, file=self.folder,
             findings=tuple(self.findings),
         )  # fmt: skip
-        made.notes = _said_once(made.notes, made.root)
-        return made
+        checkpoint.notes = _without_repeats(checkpoint.notes, checkpoint.root)
+        return checkpoint
 
 
 def _placed_in(file: File) -> Callable[[str, TensorStub], LazyTensor]:
@@ -85,17 +87,17 @@ def _placed_in(file: File) -> Callable[[str, TensorStub], LazyTensor]:
 
 def state_dict(module: Mapping[Value, Value], members: Mapping[Value, Value]) -> OrderedDict[str, Value]:
     """The members as a state_dict, with the module's versions."""
-    made = StateOrderedDict(members)
-    made.state = module.state if isinstance(module, StateOrderedDict) else None
-    return made
+    result = StateOrderedDict(members)
+    result.state = module.state if isinstance(module, StateOrderedDict) else None
+    return result
 
 
-def _said_once(notes: Notes, root: MetaNode) -> Notes:
-    """The ranks name the same classes, and make objects of them that say nothing new; calls are all told."""
-    told = {node.name for node in nodes_of(root, Opaque)}
+def _without_repeats(notes: Notes, root: MetaNode) -> Notes:
+    """The notes with one object of each class, because the ranks repeat the same objects. Calls are all kept."""
+    known = {node.name for node in nodes_of(root, Opaque)}
     unseen = []
-    for one in notes.unseen:
-        if one.how in RUNS or one.name not in told:
-            unseen.append(one)
-        told.add(one.name)
+    for node in notes.unseen:
+        if node.how in RUNS or node.name not in known:
+            unseen.append(node)
+        known.add(node.name)
     return replace(notes, globals=merge_uses(notes.globals), unseen=tuple(unseen))

@@ -1,14 +1,14 @@
-"""The machine for joblib's pickles, between whose opcodes arrays stand.
+"""The machine for joblib's pickles, which have arrays between the opcodes.
 
-    opcodes     … make a NumpyArrayWrapper, and BUILD gives it its state
-    1 byte      n, from 1 to 16, and n bytes 0xff, since joblib 1.2: where the state has numpy_array_alignment_bytes
-    bytes       the elements of shape and dtype, in order "C" or "F"; of a dtype with objects a pickle of the array
-    opcodes     go on, with the array in the place of the wrapper
+    opcodes     … create a NumpyArrayWrapper, and BUILD gives it its state
+    1 byte      n, from 1 to 16, and n bytes 0xff, since joblib 1.2: if the state has numpy_array_alignment_bytes
+    bytes       the elements of shape and dtype, in order "C" or "F"; for a dtype with objects, a pickle of the array
+    opcodes     go on, with the array in place of the wrapper
 
 The wrapper's state is {"subclass", "shape", "order", "dtype", "allow_mmap"}, and "numpy_array_alignment_bytes".
-joblib reads an array where a frame of the pickle ends, and its writer ends one before each; a frame that goes on is
-refused. So is whatever makes it uncertain which bytes joblib takes for an array: the class under any other name, a
-wrapper that is given a state twice, a dtype whose size is not what its code says.
+joblib reads an array where a frame of the pickle ends, and its writer ends a frame before each array; a frame that goes
+on is refused. So is anything that leaves it uncertain which bytes joblib would read as an array: the class under any
+other name, a wrapper that gets a state twice, a dtype with another size than its code says.
 
 Source: joblib/numpy_pickle.py (`NumpyArrayWrapper`, `NumpyUnpickler`).
 """
@@ -46,14 +46,14 @@ _LENGTHS = {ord("T"): 4, ord("B"): 4, 0x8E: 8, 0x96: 8}
 
 @dataclass(slots=True, eq=False)
 class NumpyArrayWrapper:
-    """joblib's object of that name; `layout` is what it says of the array that follows."""
+    """joblib's object of that name; `layout` describes the array that follows."""
 
     layout: Layout | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An array in the file. `objects`: it is a pickle. `padded`: padding stands before it."""
+    """An array in the file. `objects`: it is stored as a pickle. `padded`: there is padding in front of it."""
 
     dtype: NumpyDType
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class Layout:
 class JoblibConstructors(BareConstructors):
     """What a joblib file may build: what a bare pickle may, and the wrappers.
 
-    padded: whether padding stood before every array, at which pickle.load fails.
+    padded: whether there was padding in front of every array, at which pickle.load fails.
     """
 
     padded: bool = True
@@ -75,25 +75,25 @@ class JoblibConstructors(BareConstructors):
     _states: dict[int, tuple[NumpyDType, tuple[Value, ...]]] = field(default_factory=dict)
 
     def counts_when_named(self, name: Global) -> bool:
-        """As everywhere. Raises UnsupportedError for a wrapper that is not read."""
+        """As for bare pickles. Raises UnsupportedError for a wrapper that is not read."""
         self._is_wrapper(name)
         return BareConstructors.counts_when_named(self, name)
 
     def constructor(self, name: Global) -> Callable[..., Value] | None:
-        """Ours, and the wrapper's."""
+        """Our constructor for a name, including the wrapper's."""
         if self._is_wrapper(name):
             return self._recorded(name, NumpyArrayWrapper)
         made = BareConstructors.constructor(self, name)
         return self._reconstructor(made) if name == _RECONSTRUCTOR else made
 
     def only_makes(self, cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
-        """As everywhere, and never a wrapper."""
+        """As for bare pickles, but never true for a wrapper."""
         if self._is_wrapper(cls):
             raise _bad("a NumpyArrayWrapper is made with arguments")
         return BareConstructors.only_makes(self, cls, args, kwargs)
 
     def build(self, instance: Value, state: Value) -> bool:
-        """As everywhere; a wrapper gets its layout."""
+        """As for bare pickles; a wrapper gets its layout."""
         if isinstance(instance, NumpyArrayWrapper):
             if instance.layout is not None:
                 raise _bad("a NumpyArrayWrapper is given a state twice")
@@ -106,7 +106,7 @@ class JoblibConstructors(BareConstructors):
         return BareConstructors.build(self, instance, state)
 
     def _is_wrapper(self, name: Global) -> bool:
-        """Raises UnsupportedError where it is one that is not read, or of a second joblib."""
+        """Whether a name is joblib's wrapper. Raises UnsupportedError for a kind that is not read."""
         if not is_wrapper(name):
             return False
         if name.name in ("NDArrayWrapper", "ZNDArrayWrapper"):
@@ -122,7 +122,7 @@ class JoblibConstructors(BareConstructors):
         return True
 
     def _reconstructor(self, otherwise: Callable[..., Value] | None) -> Callable[..., Value]:
-        """How protocols 0 and 1 spell a new object."""
+        """``copyreg._reconstructor``, with which protocols 0 and 1 create objects, extended to wrappers."""
 
         def made(*args: Value) -> Value:
             if args and isinstance(args[0], Global) and self._is_wrapper(args[0]):
@@ -154,7 +154,7 @@ class JoblibConstructors(BareConstructors):
         return Layout(dtype, shape, order == "F", objects, padded, nbytes)
 
     def _has_objects(self, dtype: NumpyDType, depth: int) -> bool:
-        """Whether elements of it are, or have, objects. Raises CorruptFileError where its flags say otherwise."""
+        """Whether elements are, or contain, objects. Raises CorruptFileError if the dtype's flags say otherwise."""
         if dtype.code[:1] == "O":
             return True
         _, state = self._states.get(id(dtype), (dtype, ()))
@@ -172,7 +172,7 @@ class JoblibConstructors(BareConstructors):
         return found
 
     def _itemsize(self, dtype: NumpyDType) -> int:
-        """Bytes of an element, whatever it is; the state has it too where numpy goes by that."""
+        """Bytes of an element, which must be the size in the dtype's state if numpy uses that."""
         digits = dtype.code[1:]
         known = dtype.code[:1] in tuple("biufcSUVmM") and digits.isascii() and digits.isdigit() and len(digits) < 10
         size = width(dtype) or (int(digits) * (4 if dtype.code[0] == "U" else 1) if known else 0)
@@ -185,10 +185,10 @@ class JoblibConstructors(BareConstructors):
 
 
 class JoblibMachine(Machine):
-    """One run over the pickle at a stream's position, with the arrays in it; `outer` is the machine in whose pickle
-    this one is an array of objects, where no wrapper stands for an array.
+    """Runs the pickle at a stream's position, once, with the arrays in it.
 
-    kept: bytes of opcodes so far.
+    outer: the machine whose pickle contains this one as an array of objects; in such a pickle no wrapper is an array.
+    kept:  bytes of opcodes so far.
     """
 
     def __init__(
@@ -200,8 +200,8 @@ class JoblibMachine(Machine):
         self._charge = Budget(min(stream.left, MAX_PICKLE_BYTES)).take
         self._builds = 0
         self._kept: list[Callable[[], None]] = []
-        self._behind = 0  # bytes that long runs of this piece have more in the file than here, as far as they are ahead
-        self._end = 0  # of this piece, without a STOP that joblib's pickle does not have
+        self._behind = 0  # bytes of long runs still ahead in this piece, which are in the file but not in its data
+        self._end = 0  # the end of this piece, without a STOP that was added to it
         self._frame_end = 0
         if outer is not None:
             self.globals, self.unbuilt = outer.globals, outer.unbuilt
@@ -210,23 +210,23 @@ class JoblibMachine(Machine):
         return CorruptFileError(f"the pickle cannot be followed at byte {self._place():,}: {why}")
 
     def _place(self) -> int:
-        """Where in the file it is."""
+        """The position in the file."""
         return self._stream.position - (self._end - self._pos) - self._behind
 
     def _handlers(self) -> list[Callable[[], None]]:
-        """As everywhere, kept from one piece to the next."""
+        """As for other machines, but kept from one piece to the next."""
         return self._kept or super()._handlers()
 
     def _run_opcodes(self) -> None:
-        """Piece by piece, each as far as a BUILD, since array bytes may follow that."""
+        """Execute the opcodes in pieces that end with a BUILD, because array bytes may follow one."""
         self._kept = super()._handlers()
         try:
-            self._follow_pieces()
+            self._run_pieces()
         finally:
-            self._kept = []  # which refer to this
+            self._kept = []  # breaks the reference cycle
         self._check_frame("a pickle")
 
-    def _follow_pieces(self) -> None:
+    def _run_pieces(self) -> None:
         while True:
             data, self._elided = self._stream.elided(MAX_PICKLE_BYTES - self.kept, to_build=True)
             self._pos, self._end = 0, len(data)
@@ -258,7 +258,7 @@ class JoblibMachine(Machine):
             raise self._bad(f"a frame goes on behind {what}, where joblib would read elsewhere")
 
     def _array(self, wrapper: NumpyArrayWrapper) -> Value:
-        """What the wrapper stands for, from the bytes behind it."""
+        """The array that a wrapper describes, from the bytes after it."""
         layout = wrapper.layout
         if layout is None or self._outer is not None:
             raise self._bad("a NumpyArrayWrapper stands where joblib reads no array")
@@ -285,7 +285,7 @@ class JoblibMachine(Machine):
 
 
 def _left_out(run: Elided) -> int:
-    """How many bytes more a long run takes in the file than `ELIDED` and its index."""
+    """How many more bytes a long run takes in the file than `ELIDED` and its index."""
     return run.span.length + _LENGTHS[run.opcode] - 4
 
 

@@ -1,16 +1,16 @@
-"""Reader of torch.export archives (.pt2), of two layouts. From torch 2.8 on, a zip with one folder:
+"""Reader for torch.export archives (.pt2), in two layouts. Since torch 2.8, a zip with one folder:
 
     NAME/archive_format                                "pt2"; NAME/archive_version, "0"
     NAME/models/MODEL.json                             the graph, which stays behind
     NAME/data/weights/MODEL_weights_config.json        {"config": {name: payload}}: the state_dict
-    NAME/data/weights/weight_0 …                       the elements of a storage each
-    NAME/data/constants/MODEL_constants_config.json    the same for constants, non-persistent buffers among them
+    NAME/data/weights/weight_0 …                       a storage each
+    NAME/data/constants/MODEL_constants_config.json    the same for constants, including non-persistent buffers
     NAME/data/constants/tensor_0 …, custom_obj_0 …, opaque_obj_0 …
     NAME/data/sample_inputs/MODEL.pt                   a torch.save
     NAME/byteorder
 
-`payloads` reads the configurations. Some releases had ``data/weights/MODEL.pt`` and ``data/constants/MODEL.pt`` in
-their place, each a torch.save of a dict. Before torch 2.8, a zip without a folder:
+`payloads` reads the configurations. Some releases have ``data/weights/MODEL.pt`` and ``data/constants/MODEL.pt``
+instead, each a torch.save of a dict. Before torch 2.8, a zip without a folder:
 
     version                            of the schema
     serialized_exported_program.json   the graph
@@ -20,11 +20,11 @@ their place, each a torch.save of a dict. Before torch 2.8, a zip without a fold
 
 Source: torch/export/pt2_archive/_package.py, torch/export/__init__.py (`load`).
 
-The model's tensors are the state_dict's; of several models, each has its name before its tensors'. Constants are
-extras. torch unpickles sample inputs, custom and opaque objects as well: what these would call is shown with the rest.
-Compiled code beside them (``data/aotinductor``) is a library that torch loads with the file, so that it counts as a
-call; so does Python that stands in a graph as text (`graph_code`). Refused by name: archives that hold compiled code
-alone, sparse tensors, other versions of the archive.
+The model's tensors are those of the state_dict; if there are several models, names begin with the model's name.
+Constants are extras. torch also unpickles sample inputs, custom and opaque objects: what these would call is shown with
+the rest. Compiled code (``data/aotinductor``) is a library that torch loads with the file, so that it counts as a call,
+and so does Python text in a graph (`graph_code`). Refused by name: archives with nothing but compiled code, sparse
+tensors, other versions of the archive.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ OLD_GRAPH = "serialized_exported_program.json"
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive that says so, or has the older layout's records."""
+    """Whether this is a zip archive that states this format, or has the records of the older layout."""
     try:
         archive = ZipArchive.of(source)
         root = root_of(archive, "archive_format")
@@ -77,13 +77,13 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory, its JSON and its pickles; no tensor byte.
+    """Open the archive. Reads its directory, its JSON and its pickles, but no tensor byte.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model depends on a call).
     """
     archive = ZipArchive.of(source)
     refuse_npz(archive, source)
-    archive.check_names()  # torch reads those of all entries
+    archive.check_names()  # torch reads the local names of all entries
     if OLD_GRAPH in archive.entries and any(name.endswith("/archive_format") for name in archive.entries):
         raise CorruptFileError("the archive is of two layouts at once", hint="do not trust it")
     export = _Export(archive, root_of(archive, "archive_format") or "")
@@ -106,12 +106,13 @@ def read(source: Source) -> Checkpoint:
 
 @dataclass(slots=True)
 class _Export:
-    """What is found in an archive.
+    """The contents of an archive.
 
-    weights:   the models' tensors; `constants`: everything that the graphs refer to besides.
-    other:     what torch would unpickle besides and that makes objects, by entry.
-    programs:  what torch would run of the graphs.
-    places:    how the tensors of a storage are placed, by the id of its stub.
+    weights:   the models' tensors.
+    constants: everything else that the graphs refer to.
+    other:     further values that torch would unpickle and that contain objects, by entry.
+    programs:  code in the graphs that torch would run.
+    places:    the function that places a storage's tensors, by the `id` of its stub.
     size:      bytes of all pickles and configurations.
     """
 
@@ -127,7 +128,7 @@ class _Export:
     size: int = 0
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
-        """The tensor on its bytes, in this archive or in one in it."""
+        """The tensor for a stub, whose bytes are in this archive or in an archive inside it."""
         return self.places[id(stub.storage)](name, stub)
 
     def read_models(self) -> None:
@@ -174,7 +175,7 @@ class _Export:
             self._look_at("serialized_example_inputs.pt")
 
     def compiled(self) -> Iterator[Program]:
-        """The models of compiled code in it: torch loads each as a library, whichever is asked for."""
+        """The compiled models: torch loads each as a library, whichever model is asked for."""
         start = f"{self.root}data/aotinductor/"
         names = (name.removeprefix(start).partition("/")[0] for name in self.archive.entries if name.startswith(start))
         for model in dict.fromkeys(names):
@@ -207,7 +208,7 @@ class _Export:
         return self._saved(entry)
 
     def _pickle(self, entry: str) -> Value:
-        """What a bare pickle leaves."""
+        """The value of a bare pickle."""
         data = self.archive.read(entry, MAX_PICKLE_BYTES)
         machine = Machine(data, TorchConstructors())
         self.machines.append(machine)

@@ -1,13 +1,13 @@
-"""What torch runs of the JSON of an exported graph: Python that stands in it as text. Here it stays text.
+"""Code in the JSON of an exported graph, which torch runs: Python as text. Here it stays text.
 
     "expr_str": "Mul(Integer(2), Symbol('s0', positive=True))"     a size, which sympy.sympify evaluates as Python
-    "guards_code": ["L['x'].size()[0] >= 2", …]                    conditions on inputs, which exec makes a function of
+    "guards_code": ["L['x'].size()[0] >= 2", …]                    conditions on inputs, compiled to a function by exec
     "in_spec": '[1, {"type": "collections.defaultdict", "context": {"default_factory_module": …}, …}]'
                                                                    how inputs are nested; the module is imported
     {"target": "torch.ops.aten.from_file.default"}                 an operator that opens a file by its name
 
-torch.export.load evaluates sizes, and the module that it gives checks the guards when it is made; nothing asks for
-consent. What torch writes there is arithmetic on symbols and sizes; anything else is told.
+torch.export.load evaluates sizes, and the module that it returns checks the guards when it is created, all without
+asking. torch itself writes only arithmetic on symbols and sizes; anything else is reported.
 
 Sources: torch/_export/serde/serialize.py (`_parse_sym_expr`), torch/export/_unlift.py (`_convert_guards_code_to_fn`),
 torch/utils/_pytree.py (`_defaultdict_deserialize`, `enum_object_hook`).
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 BY = "torch.export"
 
-MOST_CHARACTERS = 1 << 16
-"""Of an expression that is parsed; torch's have some hundred."""
+MAX_CHARACTERS = 1 << 16
+"""Characters of an expression that is parsed; torch's have a few hundred."""
 
-MOST_DEEP = 100
-"""Operations in each other, in one that is looked at; Python's own parser stops at 200 brackets."""
+MAX_DEPTH = 100
+"""Nested operations in an expression; Python's own parser stops at 200 brackets."""
 
 _EVALUATES, _EXECUTES = "sympy.sympify", "builtins.exec"
 
@@ -47,10 +47,10 @@ _FUNCTIONS = frozenset(
         "sign", "sin", "sinh", "sqrt", "tan", "tanh",
     ]
 )  # fmt: skip
-_ASKED = frozenset(["size", "stride", "storage_offset", "shape", "dim", "ndim", "numel", "item"])
-"""What a guard asks a tensor for."""
+_TENSOR_ATTRIBUTES = frozenset(["size", "stride", "storage_offset", "shape", "dim", "ndim", "numel", "item"])
+"""Attributes and methods of a tensor that guards use."""
 
-_OF_MODULES = re.compile(r"math\.[a-z]\w*|torch\.(_?sym_\w+|(u?int|b?float)\d+|bool)")
+_MODULE_FUNCTIONS = re.compile(r"math\.[a-z]\w*|torch\.(_?sym_\w+|(u?int|b?float)\d+|bool)")
 _CLASS = re.compile(r"[A-Z]\w+")
 _WORD = re.compile(r"[\w.+ -]*")
 _OPENS_FILES = re.compile(r"torch\.ops\.aten\.(from_file|save|load)\b.*")
@@ -62,7 +62,7 @@ _NODES = (
 
 
 def programs_in(program: Any, entry: str) -> Iterator[Program]:
-    """What the JSON in an entry of the archive has of that, each text once."""
+    """The programs in the JSON of an entry, each text once."""
     seen: set[tuple[str, str]] = set()
     for key, text in _texts(program):
         if (key, text) in seen:
@@ -81,12 +81,12 @@ def programs_in(program: Any, entry: str) -> Iterator[Program]:
 
 
 def unread(entry: str, size: int) -> Program:
-    """What is said of a graph that is too large to be looked at, and that torch would evaluate nevertheless."""
+    """A `Program` for a graph that is too large to be examined, but that torch would evaluate all the same."""
     return Program(entry, Opaque(_EVALUATES, "called", (f"{size:,} bytes, which are too many to be looked at",)), BY)
 
 
 def _texts(document: Any) -> Iterator[tuple[str, str]]:
-    """Every text in it, with the key that it, or the list that it is in, stands under."""
+    """Every string in a document, with its key, or the key of the list that it is in."""
     waiting: list[tuple[str, Any]] = [("", document)]
     while waiting:
         key, node = waiting.pop()
@@ -99,8 +99,8 @@ def _texts(document: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_arithmetic(text: str) -> bool:
-    """Whether it is a formula of sizes and symbols. Python's parser reads it, and runs nothing."""
-    if len(text) > MOST_CHARACTERS:
+    """Whether a text is a formula of sizes and symbols. It is only parsed, not run."""
+    if len(text) > MAX_CHARACTERS:
         return False
     try:
         tree = ast.parse(text.strip(), mode="eval")
@@ -109,7 +109,7 @@ def _is_arithmetic(text: str) -> bool:
     waiting: list[tuple[ast.AST, int]] = [(tree, 0)]
     while waiting:
         node, depth = waiting.pop()
-        if depth > MOST_DEEP or not _is_harmless(node):
+        if depth > MAX_DEPTH or not _is_harmless(node):
             return False
         waiting += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
     return True
@@ -124,16 +124,16 @@ def _is_harmless(node: ast.AST) -> bool:
         case ast.Call(func=ast.Name(id=name)):
             return name in _FUNCTIONS or _CLASS.fullmatch(name) is not None
         case ast.Call(func=ast.Attribute()) | ast.Subscript():
-            return True  # what is called, and what it is of, is looked at by itself
+            return True  # the attribute and its object are nodes of their own
         case ast.Attribute(value=ast.Name(id="math" | "torch" as module), attr=name):
-            return _OF_MODULES.fullmatch(f"{module}.{name}") is not None
+            return _MODULE_FUNCTIONS.fullmatch(f"{module}.{name}") is not None
         case ast.Attribute(attr=name):
-            return name in _ASKED
+            return name in _TENSOR_ATTRIBUTES
     return isinstance(node, _NODES)
 
 
 def _imported(spec: str) -> Iterator[str]:
-    """The names that a nesting of inputs makes torch import: factories of defaultdicts, and enums as keys."""
+    """The names that a spec of nested inputs makes torch import: factories of defaultdicts, and enums as keys."""
     try:
         waiting = [json.loads(spec)]
     except (ValueError, RecursionError):

@@ -1,9 +1,9 @@
-"""The JSON of a torch.export archive: what lies in which entry, and what the graph is.
+"""The JSON files of a torch.export archive: which tensor is in which entry, and the graph.
 
     {"config": {NAME: {
         "path_name":   the entry, in the configuration's folder
         "is_param":    bool
-        "use_pickle":  bool; true: the entry is not a storage, but a pickle
+        "use_pickle":  bool; if true, the entry is a pickle instead of a storage
         "tensor_meta": {"dtype": 7, "sizes": [{"as_int": 2}…], "strides": [{"as_int": 1}…],
                         "storage_offset": {"as_int": 0}, "requires_grad": bool,
                         "device": {"type": "cpu", "index": null}, "layout": 7} or null
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ckptconv.io.zip import ZipArchive
 
 MAX_JSON_BYTES = 1 << 26
-"""One JSON file: 30,000 tensors take 9 MB, and Python needs some ten times that."""
+"""Bytes of a JSON file: 30,000 tensors take 9 MB, and Python needs about ten times that."""
 
 DTYPES = {
     code: DTYPE_BY_NAME[name]
@@ -49,19 +49,19 @@ DTYPES = {
 STRIDED = 7
 
 CUSTOM, OPAQUE = OBJECTS = ("custom_obj_", "opaque_obj_")
-"""How the entries of objects start."""
+"""The prefixes of entries that are objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a name stands for: an entry, and the tensor that views it; None where the entry is a pickle."""
+    """An entry of the archive, and the tensor that views it; None if the entry is a pickle."""
 
     entry: str
     stub: TensorStub | None
 
 
 def payloads(archive: ZipArchive, name: str, folder: str) -> dict[str, Payload]:
-    """What the configuration `name` lists, whose entries are in `folder`. Raises CorruptFileError, LimitError."""
+    """The payloads in the configuration `name`; their entries are in `folder`. Raises CorruptFileError, LimitError."""
     config = _parsed(archive, name)
     listed = config.get("config") if isinstance(config, dict) else None
     if not isinstance(listed, dict):
@@ -82,7 +82,7 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
         raise TypeError("an entry's name is none")
     if exact_flag(payload["use_pickle"]):
         return Payload(entry, None)
-    if entry.startswith(OBJECTS):  # torch goes by the name among constants, and unpickles them
+    if entry.startswith(OBJECTS):  # torch goes by the entry's name, and would unpickle it
         raise ValueError("an object is said to be a tensor")
     if meta["layout"] != STRIDED:
         raise UnsupportedError("a sparse tensor of an export is not read", hint="export it with dense tensors")
@@ -116,7 +116,7 @@ def _device(value: Any) -> str:
 
 
 def graph_of(archive: ZipArchive, name: str) -> MetaNode:
-    """What `inspect` shows of a graph: who made it, and its operators; not those of a file of many megabytes."""
+    """What `inspect` shows of a graph: its producer, and its operators, unless the file is too large."""
     if name in archive.entries and archive.entries[name].size > MAX_JSON_BYTES:
         return {"producer": "torch.export"}
     program = _parsed(archive, name)
@@ -131,7 +131,7 @@ def graph_of(archive: ZipArchive, name: str) -> MetaNode:
 
 
 def programs_of(archive: ZipArchive, name: str) -> Iterator[Program]:
-    """What torch would run of a graph. Raises CorruptFileError."""
+    """The code in a graph that torch would run. Raises CorruptFileError."""
     if archive.entries[name].size > MAX_JSON_BYTES:
         yield graph_code.unread(name, archive.entries[name].size)
     else:

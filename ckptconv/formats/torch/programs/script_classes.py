@@ -1,4 +1,5 @@
-"""Which attributes of a TorchScript module are parameters and buffers: what its class says in ``code/``, read as text.
+"""Which attributes of a TorchScript module are parameters and buffers, by its class in ``code/``, which is read as
+text.
 
     class Linear(Module):
       __parameters__ = ["weight", "bias", ]
@@ -7,13 +8,13 @@
       bias : Tensor
       __annotations__["0"] = …
 
-The class ``__torch__.a.b.Name`` stands in ``code/__torch__/a/b.py``. Modules derive from `Module`; parameters and
-buffers are listed by name, and every attribute is declared with its type. Nothing of it is run or compiled: these lines
-are matched, all others passed over. Archives of old releases have no list of buffers.
+The class ``__torch__.a.b.Name`` is in ``code/__torch__/a/b.py``. Modules derive from `Module`; parameters and buffers
+are listed by name, and every attribute is declared with its type. No code is run or compiled: these lines are matched,
+all others are skipped. Archives from old releases have no list of buffers.
 
-torch.jit.load runs one thing of it: ``__setstate__`` of classes that have one, as quantized modules do, and what that
-calls. The language can do no more than its operators; but ``torch.save`` and ``torch.from_file`` are two of them, and
-programs bring others (``ops.image.write_file``).
+torch.jit.load runs only one part of the code: the ``__setstate__`` of classes that have one, such as quantized modules,
+and what it calls. The language can do nothing but call operators; but ``torch.save`` and ``torch.from_file`` are among
+these, and programs can register others (``ops.image.write_file``).
 
 Source: torch/csrc/jit/serialization/python_print.cpp (`printNamedType`), import_source.cpp (`importClass`), import.cpp
 (`obj_loader`), api/module.h (`ParameterPolicy`, `BufferPolicy`).
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ckptconv.io.zip import ZipArchive
 
 MAX_CODE_BYTES = MAX_PICKLE_BYTES >> 4
-"""One file of code; those of the largest models have some megabytes."""
+"""Bytes of a code file; those of the largest models have a few megabytes."""
 
 _RUN_BY_LOADING = re.compile(r"\bdef\s+__setstate__\b")
 _OUTSIDE = re.compile(
@@ -42,8 +43,9 @@ _OUTSIDE = re.compile(
     r"ops\b(?!\.(?:mkldnn_prepacked|prepacked|quantized|sparse|xnnpack)\.)|"
     r"classes\b(?!\.(?:mkldnn|quantized|sparse|xnnpack)\.))\b"
 )
-"""What reaches out of the language, or may: files, other programs' operators and classes."""
-_OF_MOBILE = (b"aten::save", b"aten::from_file")
+"""What has, or may have, effects outside the language: files, operators and classes of other programs."""
+
+_MOBILE_OUTSIDE = (b"aten::save", b"aten::from_file")
 """The same in ``bytecode.pkl``, which PyTorch Mobile runs instead."""
 
 _CLASS = re.compile(r"^class (\w+)(?:\((\w*)\))?:$")
@@ -53,7 +55,7 @@ _DECLARED = re.compile(r'^  (?:(\w+) : |__annotations__\["([^"]*)"\] = )(.+)$')
 
 @dataclass(slots=True)
 class ScriptClass:
-    """A class of the archive's code. `buffers` is None where it has no list of them."""
+    """A class in the archive's code. `buffers` is None if it has no list of them. `declared` has the types."""
 
     is_module: bool
     parameters: frozenset[str] = frozenset()
@@ -61,7 +63,9 @@ class ScriptClass:
     declared: dict[str, str] = field(default_factory=dict)
 
     def is_buffer(self, name: str) -> bool:
-        """Whether the attribute is one that ``state_dict()`` lists: declared a Tensor, not merely an optional one."""
+        """Whether ``state_dict()`` has the attribute as a buffer: it must be declared as a Tensor, not as an optional
+        one.
+        """
         if self.declared.get(name) != "Tensor":
             return False
         return name not in self.parameters if self.buffers is None else name in self.buffers
@@ -69,14 +73,14 @@ class ScriptClass:
 
 @dataclass(slots=True)
 class ScriptClasses:
-    """The classes of an archive, looked up by name; a file of code is read once, when the first of its classes is."""
+    """The classes of an archive, by name. A code file is read when one of its classes is first looked up."""
 
     archive: ZipArchive
     root: str
     _files: dict[str, dict[str, ScriptClass]] = field(default_factory=dict)
 
     def find(self, name: str) -> ScriptClass | None:
-        """The class of that qualified name; None where the code has none. Raises CorruptFileError, LimitError."""
+        """The class with this qualified name; None if the code has none. Raises CorruptFileError, LimitError."""
         module, _, short = name.rpartition(".")
         path = f"{self.root}code/{module.replace('.', '/')}.py"
         if path not in self._files:
@@ -86,7 +90,7 @@ class ScriptClasses:
         return self._files[path].get(short)
 
     def reached_by_loading(self) -> str | None:
-        """What the code reaches outside where loading it runs a part of it, None where there is none.
+        """What the code would use outside the language, if loading runs a part of it; None if it does neither.
 
         Reads all of the code. Raises CorruptFileError, LimitError.
         """
@@ -98,20 +102,20 @@ class ScriptClasses:
         code = self.archive.read(mobile, MAX_PICKLE_BYTES) if mobile in self.archive.entries else b""
         if b"__setstate__" not in code and not any(map(_RUN_BY_LOADING.search, texts)):
             return None
-        texts += [name.decode() for name in _OF_MOBILE if name in code]
+        texts += [name.decode() for name in _MOBILE_OUTSIDE if name in code]
         return next((found[0] for found in map(_OUTSIDE.search, texts) if found), None)
 
 
 def _classes(text: str) -> Iterator[tuple[str, ScriptClass]]:
-    """The classes that stand at the left margin, each with what the lines below it say."""
+    """The top-level classes of a code file, by name."""
     current: ScriptClass | None = None
     for line in text.split("\n"):
         if line[:1] not in (" ", ""):
-            found = _CLASS.match(line)
+            heading = _CLASS.match(line)
             current = None
-            if found:
-                current = ScriptClass(found[2] == "Module")
-                yield found[1], current
+            if heading:
+                current = ScriptClass(heading[2] == "Module")
+                yield heading[1], current
         elif current is not None and current.is_module:
             _note(current, line)
 

@@ -1,7 +1,7 @@
-"""Spelling a metadata tree as a pickle that torch.load takes, with globals from a fixed list alone.
+"""Pickling a metadata tree for torch.load, using only globals from a fixed list.
 
-Protocol 2, as torch.save writes by default and as ``weights_only`` reads. Globals and strings are memoised, so that
-30,000 tensors do not repeat ``torch._utils._rebuild_tensor_v2`` as many times.
+Protocol 2, as torch.save writes by default and ``weights_only`` reads. Globals and strings are memoised, so that 30,000
+tensors do not repeat ``torch._utils._rebuild_tensor_v2`` as many times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ckptconv.formats.torch import dtypes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-_BUILTINS = "__builtin__"  # what protocol 2 calls `builtins`
+_BUILTINS = "__builtin__"  # the name of `builtins` in protocol 2
 
 GLOBALS = frozenset(
     ["collections OrderedDict", "collections defaultdict", "collections Counter", "_codecs encode",
@@ -43,7 +43,7 @@ GLOBALS = frozenset(
     + [f"{_BUILTINS} {name}" for name in
        ("set", "frozenset", "bytearray", "complex", "list", "dict", "tuple", "int", "float", "str", "bool")]
 )  # fmt: skip
-"""Every "module name" that may be emitted, but for torch's constants and storage classes (`Emitter.constant`)."""
+"""Every "module name" that may be emitted, except torch's constants and storage classes (`Emitter.constant`)."""
 
 DCP_GLOBALS = frozenset(
     [f"torch.distributed.checkpoint.metadata {name}" for name in
@@ -51,7 +51,7 @@ DCP_GLOBALS = frozenset(
       "MetadataIndex", "_MEM_FORMAT_ENCODING")]
     + ["torch.distributed.checkpoint.filesystem _StorageInfo"]
 )  # fmt: skip
-"""What the listing of a distributed checkpoint names besides: plain records of sizes, places and names."""
+"""Further globals in the listing of a distributed checkpoint: plain records of sizes, places and names."""
 
 CONSTANTS = frozenset(
     [
@@ -67,7 +67,7 @@ CONSTANTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class StorageRef:
-    """A storage in the archive: its class, its key and how many elements it has."""
+    """A storage in the archive: its class, its key and its number of elements."""
 
     cls: tuple[str, str]
     key: str
@@ -75,10 +75,12 @@ class StorageRef:
 
 
 class Emitter:
-    """Builds one pickle. `tensor` emits a tensor by name, `state_dict` a `StateDict`: both are the writer's.
+    """Builds one pickle.
 
-    `allowed`:  the globals that this kind of pickle may name.
-    `versions`: the ``_metadata`` that some of the tree's OrderedDicts get, by their identity.
+    tensor:     the writer's function that emits a tensor by name.
+    state_dict: the writer's function that emits a `StateDict`.
+    allowed:    the globals that this kind of pickle may name.
+    versions:   the ``_metadata`` of OrderedDicts in the tree, by their `id`.
     """
 
     def __init__(
@@ -100,11 +102,11 @@ class Emitter:
         return bytes(self._out + b".")
 
     def op(self, code: bytes) -> None:
-        """Emit an opcode that stands alone."""
+        """Emit an opcode without an argument."""
         self._out += code
 
     def _memoised(self, piece: bytes) -> None:
-        """Emit `piece`, or fetch what it made the first time."""
+        """Emit `piece`, or if it was emitted before, get its value from the memo."""
         known = self._memo.get(piece)
         if known is not None:
             self._out += known
@@ -116,25 +118,25 @@ class Emitter:
         self._memo[piece] = get[:1] + number
 
     def named(self, module: str, name: str) -> None:
-        """Emit a global of the fixed list."""
+        """Emit a global from the fixed list."""
         if f"{module} {name}" not in self._allowed:
             raise AssertionError(f"{module}.{name} is not on the list of globals that may be written")
         self._memoised(f"c{module}\n{name}\n".encode("ascii"))
 
     def constant(self, name: str, module: str = "torch") -> None:
         """Emit one of torch's dtypes, schemes, formats or storage classes: a plain name, never a call."""
-        if name not in CONSTANTS:  # a record that someone else wrote may say anything
+        if name not in CONSTANTS:  # a forged record could contain any name
             raise CorruptFileError(f"{name!r} is not a constant of torch", hint="do not trust it")
         self._memoised(f"c{module}\n{name}\n".encode("ascii"))
 
     def call(self, module: str, name: str, *args: MetaNode) -> None:
-        """Emit a call of a global of the fixed list."""
+        """Emit a call of a global from the fixed list."""
         self.named(module, name)
         self.node(args)
         self.op(b"R")
 
     def instance(self, module: str, name: str, state: MetaNode) -> None:
-        """Emit an object of a class of the fixed list, made without a call of its own, and given its state."""
+        """Emit a new object of a class from the fixed list, and its state."""
         self.named(module, name)
         self.op(b")\x81")
         if state is not None:
@@ -210,7 +212,7 @@ class Emitter:
             case list():
                 self._list(node)
             case set() | frozenset():
-                # A set iterates in an order that differs from process to process; the file must not.
+                # The iteration order of a set differs between processes; the file must not.
                 self.call(_BUILTINS, type(node).__name__, sorted(map(_as_key, node), key=canonical))
             case dict():
                 self._mapping(node)
@@ -273,7 +275,7 @@ class Emitter:
         self.op(b"\x85R")
 
     def _storage(self, cls: tuple[str, str], key: str, numel: int) -> None:
-        """A persistent id; "cpu" whatever the device was, so that the file loads on any machine."""
+        """A persistent id. The device is always "cpu", so that the file loads on any machine."""
         self.op(b"(")
         self.text("storage")
         self.constant(cls[1], cls[0])
@@ -283,7 +285,7 @@ class Emitter:
         self.op(b"tQ")
 
     def _numpy_dtype(self, spelled: str) -> None:
-        """A dtype and its state, field by field as numpy's ``__reduce__`` has them."""
+        """A dtype and its state, with the fields of numpy's ``__reduce__``."""
         order, code = spelled[0], spelled[1:]
         sized = code[0] in "USV"
         width = int(code[1:]) * (4 if code[0] == "U" else 1)
@@ -309,7 +311,7 @@ class Emitter:
 
 
 def _as_key(node: MetaNode) -> MetaNode:
-    """A key or a member of a set: an object in it becomes a string, since a dict cannot be one."""
+    """A key, or a member of a set. An object in it becomes a string, because a dict cannot be a key."""
     match node:
         case TorchSize():
             return node

@@ -1,4 +1,4 @@
-"""Tensors as a pickle that torch.load takes; how quantized and sparse ones look there stands in `values.composites`."""
+"""Pickling tensors for torch.load. `values.composites` describes how quantized and sparse ones are pickled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_composites(checkpoint: Checkpoint) -> None:
-    """Refuse what torch would take unchecked: parts that do not go together, indices that point outside.
+    """Refuse what torch would accept unchecked: parts that do not fit together, indices out of range.
 
     Reads all indices. Raises CorruptFileError.
     """
@@ -43,7 +43,7 @@ def check_composites(checkpoint: Checkpoint) -> None:
 
 
 def _check_storages(checkpoint: Checkpoint) -> None:
-    """Quantized integers lie on storages of a class of their own, where no other tensor can lie."""
+    """Refuse quantized integers that share a storage with other tensors: their storages have a class of their own."""
     integers = {one.parts[VALUES]: one.dtype for one in checkpoint.composites.values() if isinstance(one, Quantized)}
     known: dict[Hashable, tuple[DType | None, str]] = {}
     for name, tensor in checkpoint.all_tensors.items() if integers else ():
@@ -71,12 +71,12 @@ def in_the_pickle(checkpoint: Checkpoint) -> set[str]:
 
 
 def dense_function(dtype: DType) -> str:
-    """What in ``torch._utils`` makes a plain tensor of that type."""
+    """The function in ``torch._utils`` that rebuilds a dense tensor of this type."""
     return "_rebuild_tensor_v2" if dtype in STORAGE_CLASS_BY_DTYPE else "_rebuild_tensor_v3"
 
 
 def spell_dense(emitter: Emitter, view: View, nbytes: int, *, requires_grad: bool = False) -> None:
-    """The arguments of `dense_function`; `view` is on a storage of `nbytes`."""
+    """Emit the arguments of `dense_function`; `view` is on a storage of `nbytes`."""
     cls = STORAGE_CLASS_BY_DTYPE.get(view.dtype)
     emitter.op(b"(")
     if cls is not None:
@@ -98,9 +98,9 @@ def spell_dense(emitter: Emitter, view: View, nbytes: int, *, requires_grad: boo
 def spell_quantized(
     emitter: Emitter, one: Quantized, tensors: Mapping[str, LazyTensor], view: View, nbytes: int, part: Part
 ) -> None:
-    """The arguments of ``_rebuild_qtensor``; `view` is that of the integers, on a storage of `nbytes`.
+    """Emit the arguments of ``_rebuild_qtensor``; `view` is that of the integers, on a storage of `nbytes`.
 
-    Reads a scale and a zero point.
+    Reads the scale and the zero point if there is only one of each.
     """
     packed = one.dtype.bits < 8
     strides = contiguous_strides(one.shape) if packed else view.strides
@@ -116,7 +116,7 @@ def spell_quantized(
         emitter.node((TorchValue("qscheme", PER_TENSOR), scale, zero_point))
     else:
         emitter.op(b"(")
-        emitter.constant(PER_CHANNEL)  # torch writes this for float zero points too, and knows them by their type
+        emitter.constant(PER_CHANNEL)  # torch writes this for float zero points too, and tells them by their type
         part(emitter, one.parts["scale"])
         part(emitter, one.parts["zero_point"])
         emitter.node(one.axis)
@@ -127,7 +127,7 @@ def spell_quantized(
 
 
 def spell_sparse(emitter: Emitter, one: Sparse, part: Part) -> None:
-    """The arguments of ``_rebuild_sparse_tensor``."""
+    """Emit the arguments of ``_rebuild_sparse_tensor``."""
     emitter.op(b"(")
     emitter.node(TorchValue("layout", one.layout))
     emitter.op(b"(")

@@ -1,8 +1,8 @@
 """Which storages a .pth gets, and how each tensor views one.
 
-Tensors that shared a storage in the source share one again, with their offsets and strides; what no tensor reaches at
-a storage's ends is left out, and a storage of which most is out of reach is not kept: its views become contiguous.
-Every other tensor gets a storage of its own, tied ones one together.
+Tensors that share a storage in the source share one again, with their offsets and strides. What no tensor reaches at
+a storage's ends is left out. A storage that is mostly unreachable is not kept; its views become contiguous tensors.
+Every other tensor gets its own storage, or one together with those that it is tied to.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
 
 MOSTLY_DEAD = 2
-"""A storage is kept while it has at most this many times the elements that its views reach."""
+"""A storage is kept if it has at most this many times the elements that its views reach."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A tensor as the pickle will describe it; `offset` and `strides` count elements of `dtype`."""
+    """A tensor as the pickle describes it. `key` is its storage's; `offset` and `strides` count elements of `dtype`."""
 
     key: int
     dtype: DType
@@ -44,14 +44,14 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A storage to be written: `image` reads as its bytes. `name` is what an error calls it."""
+    """A storage to be written. `image` gives its bytes; `name` is for errors."""
 
     name: str
     image: LazyTensor
 
 
 def plan_storages(checkpoint: Checkpoint, without: Container[str] = ()) -> tuple[dict[str, View], list[Stored]]:
-    """A view for every tensor but those `without`, and the storages that they view, in their first tensors' order."""
+    """A view for every tensor except those in `without`, and the storages, in the order of their first tensors."""
     tensors = {name: writable(tensor) for name, tensor in checkpoint.all_tensors.items() if name not in without}
     kept = _kept_storages(tensors)
     views: dict[str, View] = {}
@@ -79,14 +79,16 @@ def plan_storages(checkpoint: Checkpoint, without: Container[str] = ()) -> tuple
 
 
 def writable(tensor: LazyTensor) -> LazyTensor:
-    """The tensor, or its bytes as U8 where torch has no such element type (a loss that was agreed to)."""
+    """The tensor, or its bytes as U8 if torch has no such element type (a loss that the user has agreed to)."""
     if tensor.info.dtype in TORCH_NAMES:
         return tensor
     return replace(tensor, info=TensorInfo.of(DType.U8, (tensor.info.nbytes,)), placement=None)
 
 
 def torch_shape(info: TensorInfo) -> tuple[int, ...]:
-    """The shape as torch counts it, which packs elements under a byte. Raises UnsupportedError where they fill none."""
+    """The shape in torch's elements, which pack several logical ones narrower than a byte. Raises UnsupportedError if
+    the last dimension does not fill whole elements.
+    """
     packed = PACKED.get(info.dtype)
     if packed is None:
         return info.shape
@@ -99,7 +101,7 @@ def torch_shape(info: TensorInfo) -> tuple[int, ...]:
 
 
 def _kept_storages(tensors: Mapping[str, LazyTensor]) -> dict[Hashable, tuple[int, int]]:
-    """The storages that are worth keeping, each with the range of its units that anyone reaches."""
+    """The storages that are worth keeping, each with the range of its units that its views reach."""
     places: dict[Hashable, list[tuple[Placement, Hashable]]] = defaultdict(list)
     for tensor in tensors.values():
         if tensor.placement is not None:
@@ -116,7 +118,7 @@ def _kept_storages(tensors: Mapping[str, LazyTensor]) -> dict[Hashable, tuple[in
 
 
 def _distinct(place: Placement) -> int:
-    """Elements that a view reaches, those of an expanded dimension counted once."""
+    """The number of elements that a view reaches; those of an expanded dimension count once."""
     return prod(n if stride else min(n, 1) for n, stride in zip(place.shape, place.strides, strict=True))
 
 
@@ -153,7 +155,7 @@ def _own_strides(tensor: LazyTensor, noted: tuple[int, ...] | None) -> tuple[int
 
 
 def _order(tensor: LazyTensor, strides: tuple[int, ...]) -> tuple[int, ...] | None:
-    """How to permute a contiguous tensor so that it lies with these strides; None where that cannot be done."""
+    """The permutation that gives a contiguous tensor these strides; None if there is none."""
     if tensor.span is None or tensor.info.dtype in PACKED or tensor.info.dtype.bits < 8:
         return None
     if len(strides) != len(tensor.info.shape):
@@ -162,7 +164,7 @@ def _order(tensor: LazyTensor, strides: tuple[int, ...]) -> tuple[int, ...] | No
 
 
 def _own_image(tensor: LazyTensor, noted: tuple[int, ...] | None) -> LazyTensor:
-    """The tensor's own storage: its image, or the image of the permutation that gives it its noted strides."""
+    """The bytes of a tensor's own storage: its elements, permuted if that gives it the strides in the notes."""
     order = _order(tensor, noted) if noted is not None else None
     if order is None or tensor.span is None or noted == contiguous_strides(tensor.info.shape):
         return tensor
