@@ -1,4 +1,4 @@
-"""What the files of one rank say: model states and optimizer states, as checked values; tensors are still stubs."""
+"""The contents of one rank's files, model states and optimizer states, as checked values. Tensors are still stubs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LAYOUT_OF_OPTIMIZER = (
     "single_partition_of_fp32_groups", "fp32_flat_groups", "partition_count", "group_paddings",
     "param_alignment_paddings", "param_slice_mappings",
 )  # fmt: skip
-"""Keys that say where tensors lie, which is not what they are."""
+"""Keys that only describe where tensors are, and are not kept as metadata."""
 
 
 @dataclass(slots=True, eq=False)
 class Fragment:
-    """A ``fragment_address``: `numel` elements of a parameter lie from `start` on in a rank's partition."""
+    """A ``fragment_address``: `numel` elements of a parameter are in a rank's partition, from `start` on."""
 
     numel: Value = None
     start: Value = None
@@ -52,7 +52,7 @@ _OWN: Mapping[str, Callable[..., Value]] = {FRAGMENT: Fragment, str(ZERO_STAGE):
 
 @dataclass(slots=True)
 class DeepSpeedConstructors(TorchConstructors):
-    """Those of torch's files, and two of DeepSpeed's classes."""
+    """The constructors of torch files, and two of DeepSpeed's classes."""
 
     def constructor(self, name: Global) -> Callable[..., Value] | None:
         return _OWN.get(str(name)) or super(DeepSpeedConstructors, self).constructor(name)
@@ -68,7 +68,7 @@ class DeepSpeedConstructors(TorchConstructors):
 
 @dataclass(slots=True)
 class File:
-    """A file of the checkpoint, its pickle followed; `error` makes one that names it."""
+    """A file of the checkpoint, and its unpickled contents. `error` makes an error with its path."""
 
     name: str
     folder: Folder
@@ -80,7 +80,7 @@ class File:
 
     @property
     def entries(self) -> dict[Value, Value]:
-        """The dict that it holds. Raises CorruptFileError where it holds something else."""
+        """The dict in the file. Raises CorruptFileError if it holds something else."""
         if not isinstance(self.saved.value, dict):
             raise self.error("it does not hold a dict, as DeepSpeed's files do")
         return self.saved.value
@@ -90,17 +90,18 @@ class File:
 
 
 def open_file(folder: Folder, name: str) -> File:
-    """Follow the pickle of a file. Raises CkptconvError, with its path."""
+    """Read a file's pickle. Raises CkptconvError with its path."""
     return File(name, folder, saved_in(folder.open(name), DeepSpeedConstructors()))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStates:
-    """What a model_states file says. `shapes` is None where no parameter is the optimizer's.
+    """A model_states file.
 
     part:    its mp_rank.
-    divided: whether its parameters are divided among the ranks, so that each has a file of its own (stage 3).
-    rest:    everything that says nothing of where tensors lie.
+    divided: whether parameters are divided among the ranks, so that each rank has such a file (stage 3).
+    shapes:  the param_shapes of each group; None if no parameter is in the optimizer.
+    rest:    the metadata: everything except the keys that describe where tensors are.
     """
 
     file: File
@@ -116,7 +117,7 @@ class ModelStates:
 
 
 def model_states(file: File) -> ModelStates:
-    """Raises CorruptFileError, UnsupportedError."""
+    """Parse a model_states file. Raises CorruptFileError, UnsupportedError."""
     entries = file.entries
     if "module" not in entries:
         raise file.error("it has no 'module', which a model_states file has")
@@ -195,14 +196,15 @@ def _names(file: File, what: str, names: Value) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerStates:
-    """What an optim_states file says, of one rank.
+    """A rank's optim_states file.
 
-    stage:      None where it says none, as BF16_Optimizer does, whose layout is that of stage 1.
+    stage:      None if it states none, like BF16_Optimizer's files, whose layout is that of stage 1.
     partitions: this rank's flat tensor of each group.
-    paddings:   elements that each of them leaves out at its end; None where it does not say.
-    between:    elements after each parameter of each group that are none's; None where there are none.
-    fragments:  where the parameters lie, by group, as far as it says.
-    inner:      what ``optimizer_state_dict`` says besides; rest: what stands beside that.
+    paddings:   elements of padding that each partition leaves out at its end; None if it does not say.
+    between:    elements of padding after each parameter of each group; None if there are none.
+    fragments:  where parameters are in the partitions, by group, if it says.
+    inner:      the remaining entries of ``optimizer_state_dict``.
+    rest:       the entries beside ``optimizer_state_dict``.
     """
 
     file: File
@@ -217,7 +219,7 @@ class OptimizerStates:
 
 
 def optimizer_states(file: File) -> OptimizerStates:
-    """Raises CorruptFileError, UnsupportedError."""
+    """Parse an optim_states file. Raises CorruptFileError, UnsupportedError."""
     inner = file.entries.get("optimizer_state_dict")
     if not isinstance(inner, dict):
         raise file.error("it has no 'optimizer_state_dict', which an optim_states file has")
@@ -249,7 +251,7 @@ def optimizer_states(file: File) -> OptimizerStates:
 
 
 def _count(file: File, count: Value) -> int:
-    """How many ranks the groups are partitioned among."""
+    """The number of ranks among which the groups are partitioned."""
     counts = count if isinstance(count, list) else [count]
     if not counts or not all(type(n) is int and 0 < n <= MAX_FILES for n in counts):
         raise file.error("its partition_count is not a number of ranks")

@@ -1,12 +1,12 @@
-"""Universal checkpoints, which ds_to_universal.py makes: a folder for each parameter, and in it a file for each tensor.
+"""Universal checkpoints, made by ds_to_universal.py: a folder for each parameter, with a file for each tensor.
 
-    TAG/[zero_pp_rank_R_]mp_rank_00_model_states.pt    as they were
+    TAG/[zero_pp_rank_R_]mp_rank_00_model_states.pt    as in the original checkpoint
     TAG/zero/NAME/fp32.pt, exp_avg.pt, exp_avg_sq.pt   {"param": the whole tensor, "cat_dim": …}; a flat
-                                                       tensor where it was of stage 3
-    TAG/zero/NAME/step.pt                              a tensor of one number, or the number
-    TAG/zero/optimizer_state.pt                        what the optimizer keeps besides: hyperparameters, …
+                                                       tensor if the original was of stage 3
+    TAG/zero/NAME/step.pt                              a tensor with one number, or the number
+    TAG/zero/optimizer_state.pt                        the rest of the optimizer's state: hyperparameters, …
 
-Copies of buffers and of frozen parameters are there as well, cast to fp32: those of the module are taken.
+There are also copies of buffers and frozen parameters, cast to fp32; instead, the module's own are read.
 
 Source: deepspeed/checkpoint/ds_to_universal.py.
 """
@@ -45,14 +45,16 @@ STATE = "optimizer_state.pt"
 
 @dataclass(slots=True)
 class Universal:
-    """`models` are the model_states of all ranks; several mp_ranks have the same parameters, cut."""
+    """Reads a universal checkpoint. `models` are the model_states of all ranks; if there are several mp_ranks, each has
+    a slice of the parameters.
+    """
 
     reading: Reading
     models: Sequence[ModelStates]
     folder: Folder
 
     def join(self) -> tuple[dict[str, Value], dict[Value, Value]]:
-        """The model's tensors, and what stands beside them. Raises CkptconvError, with the path of the file."""
+        """The model's tensors, and everything else in the files. Raises CkptconvError with the file's path."""
         first = self.models[0]
         shapes = {name: shape for model in self.models for group in model.shapes or () for name, shape in group.items()}
         cut = len({model.part for model in self.models}) > 1
@@ -85,7 +87,7 @@ class Universal:
     def _tensors(
         self, parameters: Folder, shapes: Shapes, cut: bool
     ) -> tuple[dict[str, LazyTensor], dict[str, dict[Value, Value]]]:
-        """Of each parameter the weights, and what the optimizer keeps."""
+        """The weights of each parameter, and its optimizer state."""
         weights: dict[str, LazyTensor] = {}
         state: dict[str, dict[Value, Value]] = {}
         for name in parameters.folders:
@@ -95,10 +97,10 @@ class Universal:
                 raise CorruptFileError(f"there is no {WEIGHTS} in this folder", path=folder.path, hint=COPY_ALL_AGAIN)
             opened = {file: self.reading.open(folder, file) for file in files}
             if name not in shapes:
-                continue  # the module has it as it was
+                continue  # a copy of one of the module's own tensors
             shape = None if cut else shapes[name]
             weights[name] = self._tensor(opened.pop(WEIGHTS), shape, name)
-            state[name] = {file.removesuffix(".pt"): self._state(each, shape) for file, each in opened.items()}
+            state[name] = {key.removesuffix(".pt"): self._state(file, shape) for key, file in opened.items()}
         for name in shapes:
             if name not in weights:
                 raise CorruptFileError(
@@ -107,7 +109,7 @@ class Universal:
         return weights, state
 
     def _state(self, file: File, shape: tuple[int, ...] | None) -> Value:
-        """What a file has of the optimizer's state; a number stays one."""
+        """A value of the optimizer's state: a number, or a tensor."""
         value = file.saved.value
         if isinstance(value, (int, float)):
             return value
@@ -116,7 +118,7 @@ class Universal:
         return placed_stub(replace(tensor, alias=None))
 
     def _tensor(self, file: File, shape: tuple[int, ...] | None, name: str | None) -> LazyTensor:
-        """The tensor that a file holds, flat ones in their shape. `shape` is None where it is the tensor's own."""
+        """The tensor in a file; a flat one gets its shape. `shape` is None if the tensor's own is right."""
         value = file.saved.value
         stub = value.get("param") if isinstance(value, dict) else value
         if not isinstance(stub, TensorStub):
@@ -131,7 +133,7 @@ class Universal:
         return run(tensor, 0, replace(tensor.info, shape=shape), alias)
 
     def _optimizer(self, parameters: Folder, state: dict[str, dict[Value, Value]]) -> dict[Value, Value]:
-        """What the optimizer keeps, by parameter, and besides."""
+        """The optimizer's state by parameter, and its other values."""
         if STATE not in parameters.names:
             return {"state": state}
         file = self.reading.open(parameters, STATE)
@@ -150,7 +152,9 @@ class Universal:
         return rest | {"state": state, "param_groups": param_groups}
 
     def _spread(self, key: Value, value: Value, states: Sequence[dict[Value, Value]]) -> None:
-        """What stage 3 keeps for a group alone: the count of steps. Its flat tensors are in the parameters' files."""
+        """Give a value that stage 3 keeps only for a group, such as the step count, to each of its parameters. Flat
+        tensors are skipped: they are in the parameters' files.
+        """
         if isinstance(value, TensorStub):
             if value.shape != ():
                 return

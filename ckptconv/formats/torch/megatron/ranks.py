@@ -32,7 +32,7 @@ from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, Uns
 from ckptconv.formats.torch.containers.saved import saved_in
 from ckptconv.formats.torch.containers.slice_files import RANK, rank_file, ranks_in
 from ckptconv.formats.torch.containers.zip_archive import open_archive
-from ckptconv.formats.torch.megatron.slices import Parts, joined
+from ckptconv.formats.torch.megatron.slices import Parts, join_slices
 from ckptconv.formats.torch.pickle import Budget, UnbuiltObject
 from ckptconv.formats.torch.sets.same import differing
 from ckptconv.formats.torch.tree.assemble import assemble
@@ -282,4 +282,4 @@ def _whole(name: str, stage: Sequence[Rank]) -> LazyTensor:
         parts[rank.name] = _placed(rank)(name, rank.model[name])
     if len(parts) == 1:
         return parts[stage[0].name]
-    return joined(name, parts, {key: stub.shape for key, stub in stage[0].model.items()}, _ONE_RANK)
+    return join_slices(name, parts, {key: stub.shape for key, stub in stage[0].model.items()}, _ONE_RANK)

@@ -1,4 +1,4 @@
-"""Which folder of Megatron's is meant, and of which kind it is."""
+"""Finding Megatron's checkpoint in a folder, and choosing the reader for its kind."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ if TYPE_CHECKING:
 
 LATEST, BACKEND = "latest_checkpointed_iteration.txt", "metadata.json"
 
-_MOST = 1 << 12
+_MAX_SIZE = 1 << 12
 _TAG = re.compile(r"\d{1,12}|release")
 
 
 def claims(folder: Folder) -> bool:
-    """Whether it is a checkpoint of Megatron's, or the folder above several."""
+    """Whether the folder is a Megatron checkpoint, or the folder above several."""
     if LATEST in folder.names or ranks_in(folder):
         return True
-    return _is_distributed(folder) or _is_of_zarr(folder)
+    return _is_distributed(folder) or _is_zarr(folder)
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the checkpoint that is this folder, or the newest in it: listings and pickles; no byte of a tensor.
+    """Open the checkpoint in this folder, or the newest one below it. Reads listings and pickles, but no byte of a
+    tensor.
 
-    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError, which name the file.
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError, with the file's path.
     """
     if LATEST not in folder.names:
-        return _opened(folder, folder)
-    text = folder.open(LATEST).read_all(_MOST).decode("utf-8", "replace").strip()
+        return _open_checkpoint(folder, folder)
+    text = folder.open(LATEST).read_all(_MAX_SIZE).decode("utf-8", "replace").strip()
     if not _TAG.fullmatch(text):
         raise CorruptFileError(
             f"{LATEST!r} says {text[:40]!r}, which is not an iteration", path=folder.path,
@@ -46,15 +47,15 @@ def read(folder: Folder) -> Checkpoint:
             f"{LATEST!r} says {text!r}, and there is no folder {name!r}", path=folder.path,
             hint="name the folder of an iteration, or copy that one too",
         )  # fmt: skip
-    return _opened(folder, folder.inside(name))
+    return _open_checkpoint(folder, folder.inside(name))
 
 
-def _opened(outer: Folder, folder: Folder) -> Checkpoint:
-    """`outer` is what is closed with the checkpoint."""
-    from ckptconv.formats.torch.megatron import dist, ranks  # every folder is asked whether it is one of Megatron's
+def _open_checkpoint(outer: Folder, folder: Folder) -> Checkpoint:
+    """Read the checkpoint in `folder`; `outer` is closed with it."""
+    from ckptconv.formats.torch.megatron import dist, ranks  # `claims` is called for every folder, and needs neither
 
     with located(folder.path):
-        if _is_of_zarr(folder):
+        if _is_zarr(folder):
             raise UnsupportedError(
                 "its tensors are stored by zarr, as older releases of Megatron-Core did",
                 hint="load it with that, and save it with the backend torch_dist",
@@ -66,16 +67,16 @@ def _is_distributed(folder: Folder) -> bool:
     return MAIN in folder.names and _backend(folder) == "torch_dist"
 
 
-def _is_of_zarr(folder: Folder) -> bool:
+def _is_zarr(folder: Folder) -> bool:
     return MAIN not in folder.names and _backend(folder) == "zarr"
 
 
 def _backend(folder: Folder) -> object:
-    """How its tensors are stored, by its own word; None where it does not say."""
+    """The storage backend that the folder states; None if it states none."""
     if BACKEND not in folder.names:
         return None
     try:
-        said = strict_json.loads(folder.open(BACKEND).read_all(_MOST))
+        document = strict_json.loads(folder.open(BACKEND).read_all(_MAX_SIZE))
     except (CkptconvError, ValueError):
         return None
-    return said.get("sharded_backend") if isinstance(said, dict) else None
+    return document.get("sharded_backend") if isinstance(document, dict) else None

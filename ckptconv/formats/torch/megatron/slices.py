@@ -1,4 +1,4 @@
-"""The slices that tensor-parallel ranks have of a tensor, as one; see `ranks` for which is cut how."""
+"""Joining the slices that tensor-parallel ranks have of a tensor; `ranks` has the table of how each one is cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Parts = dict[str, LazyTensor]
-"""A tensor's slices, by the names of the ranks, in their order."""
+"""A tensor's slices, by the names of the ranks, in order."""
 
 ROWS, COLUMNS, GATED, WHOLE = "rows", "columns", "gated", "whole"
 
@@ -28,17 +28,18 @@ _NORMS = ("layernorm", "_norm")
 _EMBEDDINGS = ("position_embeddings", "tokentype_embeddings")
 
 
-def joined(name: str, parts: Parts, shapes: Mapping[str, tuple[int, ...]], hint: str) -> LazyTensor:
-    """The tensor; `shapes` are those of all tensors of a rank.
+def join_slices(name: str, parts: Parts, shapes: Mapping[str, tuple[int, ...]], hint: str) -> LazyTensor:
+    """The whole tensor. `shapes` are those of all tensors of a rank.
 
-    Raises UnsupportedError where nothing is known of how it is cut, CorruptFileError where slices do not go together.
+    Raises UnsupportedError if it is not known how the tensor is cut, CorruptFileError if the slices do not fit
+    together.
     """
-    (one, first), *others = parts.items()
+    (first_rank, first), *others = parts.items()
     for other, tensor in others:
         if tensor.info != first.info:
             mine, its = (f"{info.dtype} {list(info.shape)}" for info in (tensor.info, first.info))
             raise CorruptFileError(
-                f"{other}: {name!r} is {mine}, and in {one} {its}: slices are of one size",
+                f"{other}: {name!r} is {mine}, and in {first_rank} {its}: slices are of one size",
                 hint="the ranks are not of one model",
             )
     how = cut_of(name, shapes)
@@ -56,7 +57,7 @@ def joined(name: str, parts: Parts, shapes: Mapping[str, tuple[int, ...]], hint:
 
 
 def cut_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """How a tensor is cut, by its name; whether a layer is gated the shapes tell. None where nothing is known."""
+    """How a tensor is cut, by its name, and for gated layers by the shapes; None if that is not known."""
     module, _, kind = name.rpartition(".")
     last = module.rpartition(".")[2]
     if kind in ("layer_norm_weight", "layer_norm_bias"):
@@ -73,7 +74,7 @@ def cut_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def _first_of_mlp(module: str, last: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Of as many rows as the second layer has columns, or twice as many: a gate comes first."""
+    """How the first layer of an MLP is cut. It is gated if it has twice as many rows as the second has columns."""
     home = module.removesuffix(last)
     first, second = shapes.get(f"{module}.weight", ()), shapes.get(home + _SECOND[_FIRST.index(last)] + ".weight", ())
     if len(first) != 2 or len(second) != 2:
@@ -82,11 +83,12 @@ def _first_of_mlp(module: str, last: str, shapes: Mapping[str, tuple[int, ...]])
 
 
 def _halves(name: str, tensors: Sequence[LazyTensor], which: int) -> list[LazyTensor]:
-    found = []
+    """The first (0) or second (1) half of each rank's rows."""
+    halves = []
     for tensor in tensors:
         half = tensor.info.shape[0] // 2
         part = sliced(tensor, 0, which * half, (which + 1) * half)
         if part is None:
             raise UnsupportedError(f"{name!r} is of {tensor.info.dtype}, which is not cut", hint="name one rank's file")
-        found.append(part)
-    return found
+        halves.append(part)
+    return halves
