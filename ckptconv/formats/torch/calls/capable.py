@@ -1,12 +1,12 @@
-"""Names that a pickle has no need of and that can run anything: to mention one counts as a call.
+"""Names that no honest pickle needs and that can run anything: mentioning one counts as a call.
 
-What an object does when it is compared, hashed, written as text, asked for its items or thrown away is code of its
-class, and may call what the pickle gave it: a ``ChainMap`` the factory of a ``defaultdict`` in it, a stream its
-``close``. No list of such classes is ever whole. But each of them needs something that is worth calling, and that has a
-name, too. So of Python's own library, numpy and torch those names are known that are harmless in anyone's hands:
-classes of which an object is made and no more (`new_objects`), and functions that compute and touch nothing. Any other
-counts, and so does what stands for a module, since its functions need only be asked for. Names of other packages are
-told as what they are: not known here.
+When an object is compared, hashed, converted to text, iterated or destroyed, its class's code runs, and may call what
+the pickle put into it: a ``ChainMap`` calls the factory of a ``defaultdict`` in it, a stream its ``close``. No list of
+such classes is ever complete. But each of them needs something that is worth calling, and that has a name too. So for
+the standard library, numpy and torch, this lists the names that are harmless whoever calls them: classes whose objects
+can be created without side effects (`new_objects`), and functions that only compute. Any other name counts, and so does
+a name that stands for a module, because its functions are only an attribute away. Names of other packages are reported
+as unknown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MATHS = (
     "collections.abc _collections_abc _bisect _heapq"
 )
 _COMPUTE = frozenset(_MATHS.split())
-"""Modules all of whose functions and classes are harmless."""
+"""Modules in which all functions and classes are harmless."""
 
 _BUILTIN = (
     "Ellipsis NotImplemented abs all any ascii bin callable chr classmethod divmod enumerate format getattr hasattr "
@@ -49,13 +49,13 @@ _FUNCTIONS = frozenset(
 _READERS = "DataSource from_file fromfile fromregex genfromtxt load loads loadtxt memmap open_memmap"
 _WRITERS = "save savetxt savez savez_compressed"
 _FILES = frozenset([*_READERS.split(), *_WRITERS.split()])
-"""Functions of numpy's and torch's that touch files, wherever they stand."""
+"""Functions of numpy and torch that touch files, in any module."""
 
 _NUMPY = (
     "numpy.", "numpy._core.", "numpy.core.", "numpy.dtypes.", "numpy.fft.", "numpy.linalg.", "numpy.ma.",
     "numpy.matrixlib.", "numpy.polynomial.", "numpy.random.", "numpy.rec.",
 )  # fmt: skip
-"""Where numpy has its functions on arrays, by the starts of modules' names; of ``numpy.`` the module itself alone."""
+"""Modules with numpy's functions on arrays, by prefix; of ``numpy.`` only the module itself."""
 
 _NUMPYS = (
     "char compat core ctypeslib distutils dtypes emath exceptions f2py fft lib linalg ma matlib matrixlib polynomial "
@@ -67,13 +67,13 @@ _TORCHS = (
     "profiler quantization rpc serialization signal sparse special storage testing torch utils xpu"
 )
 _MODULES = (sys.stdlib_module_names | {*_NUMPYS.split(), *_TORCHS.split()}) - {"select", "copy", "statistics"}
-"""Names that stand for modules wherever one is an attribute of another; the last three are functions as well."""
+"""Names that stand for modules if they are an attribute of another; the three left out are also functions."""
 
 _ON_TENSORS = (
     "torch", "torch._C._fft", "torch._C._linalg", "torch._C._nn", "torch._C._special", "torch.functional",
     "torch.nn.functional", "torch.nn.init", "torch.utils.data._utils.collate",
 )  # fmt: skip
-"""Modules of torch's functions on tensors; they start with a small letter."""
+"""Modules with torch's functions on tensors, whose names begin with a lowercase letter."""
 
 _STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 _STORAGES = frozenset([*dtypes.STORAGE_CLASSES, *dtypes.QUANTIZED_STORAGES, dtypes.UNTYPED])
@@ -82,52 +82,53 @@ _COMPILES = ("compile", "import_ir_module", "vmap", "thread_safe_generator")
 
 
 def is_storage(name: Global) -> bool:
-    """Whether it is a class of storages, which stands for an element type."""
+    """Whether a name is a storage class, which stands for an element type."""
     return name.module in _STORAGE_MODULES and name.name in _STORAGES
 
 
 def _is_tensor(name: Global) -> bool:
-    """Whether it is a class of tensors, of which torch makes one by none of its own methods."""
+    """Whether a name is a tensor class, whose objects torch creates without calling methods of the class."""
     return name.name.endswith("Tensor") and name.name.isidentifier()
 
 
 def could_run(name: Global) -> bool:
-    """Whether a name is worth an alarm although it is called by nothing that is seen here."""
+    """Whether a name must be reported as a call although no opcode calls it."""
     if name.module.partition(".")[0] == "torch":
-        return not _is_torchs(name)
-    return is_of_library(name) and not _is_librarys(name)
+        return not _is_harmless_in_torch(name)
+    return is_of_library(name) and not _is_harmless_in_library(name)
 
 
-def _is_librarys(name: Global) -> bool:
+def _is_harmless_in_library(name: Global) -> bool:
+    """The same for the standard library and numpy."""
     if str(name) in KNOWN or str(name) in _FUNCTIONS:
         return True
     outer, _, inner = name.name.rpartition(".")
-    if outer:  # a method or a member of an enum
-        return not is_dunder(inner) and _is_owners(Global(name.module, outer), inner)
+    if outer:  # a method, or an enum member
+        return not is_dunder(inner) and _is_harmless_attribute(Global(name.module, outer), inner)
     if name.name.startswith("_") or (name.name in _MODULES and name.name != name.module):
         return name.module == "numpy.random._pickle" or name.name.startswith("__pyx_unpickle_SeedSequence")
     if name.module == "builtins":
         return name.name.endswith(("Error", "Exception", "Exit", "Interrupt", "Iteration", "Warning"))
     if name.module == "typing":
         return name.name[0].isupper()
-    return name.module in _COMPUTE or _is_numpys(name)
+    return name.module in _COMPUTE or _is_numpy_function(name)
 
 
-def _is_owners(owner: Global, attribute: str) -> bool:
-    """Whether a class's attribute is as harmless as those of its kind are: but for paths, files and arrays."""
+def _is_harmless_attribute(owner: Global, attribute: str) -> bool:
+    """Whether a class's attribute is harmless: a constant, or a method of a known class other than paths and arrays."""
     if attribute.isupper():
         return owner.name.lstrip("_")[:1].isupper()
     return str(owner) in KNOWN and owner.module.partition(".")[0] not in ("configparser", "numpy", "pathlib")
 
 
-def _is_numpys(name: Global) -> bool:
+def _is_numpy_function(name: Global) -> bool:
     module = f"{name.module}."
     if name.name in _FILES or not (module == "numpy." or module.startswith(_NUMPY[1:])):
         return False
     return name.module != "numpy" or name.name.isidentifier()
 
 
-def _is_torchs(name: Global) -> bool:
+def _is_harmless_in_torch(name: Global) -> bool:
     if is_storage(name) or _is_tensor(name):
         return True
     head, *rest = name.name.split(".")

@@ -1,6 +1,7 @@
-"""Calls in a pickle that make a plain value and do nothing else: they are not made here either, and are worth no alarm.
+"""Calls in a pickle that only make a plain value. They are not made here either, but need not be reported.
 
-By exact name, and only with arguments that leave them harmless. What makes new objects of a class is `new_objects`.
+They are listed by exact name, and count as harmless only with harmless arguments. `new_objects` covers the creation of
+objects.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ _KEPT = {
     "numpy.dtype": 1, **{f"numpy.{name}": 1 for name in ("core.multiarray.scalar", "_core.multiarray.scalar")},
     **{f"numpy.{name}": 2 for name in ("core.numeric._frombuffer", "_core.numeric._frombuffer")},
 }  # fmt: skip
-"""How many of the first arguments of these may be classes or objects: they are kept, or asked what they are. Any other
-call would take their items or call their methods, which an object's attributes may be, also where they stand within a
-tuple: ``IPv4Network`` makes a text of the first of two, and numpy's ``scalar`` gave back what it was given.
+"""How many of the first arguments may be classes or objects: these calls store them, or only check their type. Any
+other call would iterate them or call their methods, which may be attributes that the pickle chose, even inside a tuple:
+``IPv4Network`` converts the first of two arguments to text, and numpy's ``scalar`` returned the object it was given.
 """
 
 _ITERATED = (list, tuple, dict, set, frozenset, str, bytes, bytearray)
-"""Containers of Python's own, by which an iterator is pickled, with how far it has come as its state."""
+"""Python's own containers, from which a pickled iterator is rebuilt; its state is its position."""
 
 _TIME_ZONES = ("datetime.timezone", "zoneinfo.ZoneInfo", "zoneinfo.ZoneInfo._unpickle")
-"""Any other has Python of its own, which a time asks for its offset when it is hashed, and attributes."""
+"""Harmless time zones. Any other class has Python code, which a time calls for its offset when it is hashed."""
 
 _LOADERS = frozenset(["cdll", "pydll", "windll", "oledll"])
-"""Objects of ctypes, which load the library that an attribute of them is called: its code runs."""
+"""ctypes objects that load a library when an attribute with its name is accessed, and so run its code."""
 
 
 _GENERATORS = frozenset(
@@ -66,7 +67,7 @@ _GENERATORS = frozenset(
     + [f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")]
     + ["numpy.random._pcg64.PCG64DXSM"]
 )
-"""What numpy's constructors of generators may be handed, and call."""
+"""What numpy's constructors of generators may get as arguments, and call."""
 
 
 def _takes(name: Global, args: Args) -> bool:
@@ -89,14 +90,14 @@ def _takes(name: Global, args: Args) -> bool:
     if name.name in ("scalar", "_frombuffer") and any(one != "numpy.dtype" for one in objects):
         return False
     others = args[_KEPT.get(str(name), 0) :]
-    if name.name == "deque":  # what is in a list is kept as well
+    if name.name == "deque":  # it stores the items of a list
         return not any(isinstance(arg, (Global, UnbuiltObject)) for arg in others)
     return not holds_things(others)
 
 
 def _is_generic(name: Global) -> bool:
-    """Whether a subscript of it makes a type and no more: of anyone's class it would call ``__class_getitem__``, and of
-    ``typing.sys.modules`` give a module, which the pickle could then change.
+    """Whether subscripting a name only makes a generic type. For other classes it would call ``__class_getitem__``, and
+    for ``typing.sys.modules`` return a module, which the pickle could then change.
     """
     if name.module == "typing":
         return name.name.isidentifier() and name.name[0].isupper()
@@ -104,10 +105,10 @@ def _is_generic(name: Global) -> bool:
 
 
 def _names_types(what: Value) -> bool:
-    """Whether a subscript is of names and other subscripts: typing compares and hashes it."""
+    """Whether a subscript consists of names and other subscripts. typing compares and hashes it."""
     if isinstance(what, UnbuiltObject):
         return named(what.name) in _SUBSCRIPTS or (what.how == "constructed" and not holds_objects(what.args))
-    if isinstance(what, (dict, set, frozenset)):  # none of these is a type: it would be shown in an error
+    if isinstance(what, (dict, set, frozenset)):  # not a type: typing would put its repr into an error
         return False
     return not isinstance(what, (list, tuple)) or all(map(_names_types, what))
 
@@ -144,14 +145,14 @@ _ENUMS = frozenset(
         "torchao.prototype.mx_formats.config": "ScaleCalculationMode",
     }.items() for name in names.split()
 )  # fmt: skip
-"""Enums of libraries: called with a number or a text they give the member that has it, and do nothing else."""
+"""Enums of libraries. Calling one with a number or a string only looks up the member with that value."""
 
 _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
 
 
 def runs_when_named(name: Global) -> bool:
-    """Whether the mere look-up of a name runs more than the definitions of a module: a dotted one loads a library, as
-    ``ctypes.cdll.x`` does, or its module is a program (``unittest.__main__`` runs the tests in the working folder).
+    """Whether merely looking up a name runs more than a module's definitions: a dotted name that loads a library, such
+    as ``ctypes.cdll.x``, or a module that is a program (``unittest.__main__`` runs the tests in the working folder).
     """
     if not _LOADERS.isdisjoint(name.name.split(".")[:-1]):
         return True
@@ -159,12 +160,12 @@ def runs_when_named(name: Global) -> bool:
 
 
 _METHODS_OF = ("numpy.random._pickle.__generator_ctor", "numpy.random._pickle.__randomstate_ctor", "random.Random")
-"""Objects whose methods a pickle may have: ``random.choice`` is one."""
+"""Objects whose methods may be pickled: ``random.choice`` is a method."""
 
 
 def _gives_attribute(args: Args) -> bool:
-    """Whether ``getattr`` gives an attribute of a class, as Python 3.11 pickles an enum's member, or a method of a
-    module, of a random generator, or of an object of somebody's own class, as Python pickles it.
+    """Whether ``getattr`` returns an attribute of a class, which is how Python 3.11 pickles an enum member, or a
+    pickled method: of a torch module, of a random generator, or of an object of an unknown class.
     """
     if len(args) != 2 or type(args[1]) is not str:
         return False
@@ -187,9 +188,9 @@ def is_harmless(name: Global, args: Args) -> bool:
     """Whether a call only makes a plain value."""
     if name == Global("builtins", "getattr"):
         return _gives_attribute(args)
-    if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
+    if name == Global("builtins", "type"):  # type(None), type(...); with three arguments it would create a class
         return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
-    if str(name) == ITER:  # of two arguments it calls the first
+    if str(name) == ITER:  # with two arguments it would call the first
         return len(args) == 1 and (type(args[0]) in _ITERATED or _is_range(args[0]))
     if str(name) in _ENUMS:
         return "." not in name.name and len(args) == 1 and type(args[0]) in (int, str)

@@ -1,7 +1,8 @@
-"""Calls by which scikit-learn, pandas, numpy and tensordict pickle objects of their own, and that do nothing else.
+"""Calls with which scikit-learn, pandas, numpy and tensordict reconstruct their own pickled objects, and that do
+nothing else.
 
-Each is known by its exact name, or as a class of one of their compiled modules, and is harmless with plain values,
-arrays, and what is of its own package: ``_new_Index(cls, …)`` makes whatever class it is handed.
+Each is known by its exact name, or is a class in one of their compiled modules. It is harmless only if its arguments
+are plain values, arrays, and objects of its own package: ``_new_Index(cls, …)`` constructs any class that it is given.
 
 Sources: sklearn/neighbors/_binary_tree.pxi.tp (`newObj`), sklearn/tree/_tree.pyx (`Tree.__reduce__`),
 pandas/core/indexes/base.py (`_new_Index`), pandas/_libs/internals.pyx (`_unpickle_block`), numpy/ma/core.py
@@ -39,12 +40,12 @@ _COMPILED = (
     "pandas._libs.tslibs.offsets", "sklearn._loss._loss", "sklearn.linear_model._sgd_fast",
     "sklearn.neighbors._quad_tree", "sklearn.tree._criterion", "sklearn.tree._splitter", "sklearn.tree._tree",
 )  # fmt: skip
-"""Modules all of whose classes may be called, and what Cython calls to make them."""
+"""Modules in which all classes may be called, and the functions that Cython calls to create them."""
 
 _BESIDE = frozenset(
     ["builtins.slice", "collections.deque", "datetime.timedelta", "datetime.timezone", "zoneinfo.ZoneInfo"]
 )
-"""What they hold that is of Python's own library."""
+"""Classes of the standard library whose objects they contain."""
 
 _CYTHON = "__pyx_unpickle_"
 
@@ -52,7 +53,7 @@ _MASKED = frozenset(f"numpy.ma{module}.{name}" for module in ("", ".core") for n
 
 
 def makes_its_own(name: Global, args: tuple[Value, ...]) -> bool:
-    """Whether a call only makes an object of its own package."""
+    """Whether a call only creates an object of its own package."""
     if name == Global("numpy.ma.core", "_mareconstruct"):
         return [str(arg) for arg in args[:1]] != [] and str(args[0]) in _MASKED and _are_of("numpy", args)
     if str(name) == tensordicts.MAKES:
@@ -64,7 +65,7 @@ def makes_its_own(name: Global, args: tuple[Value, ...]) -> bool:
 
 
 def _makes_tensordict(args: tuple[Value, ...]) -> bool:
-    """Whether the class is one of those that keep a state, and the state one that they keep."""
+    """Whether the class only stores its state, and the state is an honest one."""
     match args:
         case Global() as cls, dict() as state if str(cls) in tensordicts.CLASSES:
             hooks = tensordicts.HOOKS.intersection(state)
@@ -75,12 +76,12 @@ def _makes_tensordict(args: tuple[Value, ...]) -> bool:
 
 
 def _are_of(package: str, args: tuple[Value, ...]) -> bool:
-    """Whether the classes and objects among the arguments are of that package, or numpy's, or plain values."""
-    for one in leaves(args, MOST_OF_STATE):
-        if isinstance(one, UnbuiltObject):
-            if one.how == "called" or not (one.name in _BESIDE or one.name.startswith((f"{package}.", "numpy."))):
+    """Whether all classes and objects among the arguments are from this package or numpy, or are plain values."""
+    for leaf in leaves(args, MOST_OF_STATE):
+        if isinstance(leaf, UnbuiltObject):
+            if leaf.how == "called" or not (leaf.name in _BESIDE or leaf.name.startswith((f"{package}.", "numpy."))):
                 return False
-        elif isinstance(one, Global) and not (_is_class(one) and one.module.partition(".")[0] in (package, "numpy")):
+        elif isinstance(leaf, Global) and not (_is_class(leaf) and leaf.module.partition(".")[0] in (package, "numpy")):
             return False
     return True
 

@@ -1,17 +1,18 @@
-"""New objects in a pickle, by NEWOBJ or ``copyreg._reconstructor``: of which classes they are made and no more.
+"""New objects in a pickle, created by NEWOBJ or ``copyreg._reconstructor``: for which classes that is all that happens.
 
-What a class does when an object of it is made, compared, written as text or thrown away is code that somebody wrote: it
-is asked with the state that the pickle gives. Of Python's own library and numpy, which are there wherever a pickle is
-loaded, whole families run what they are handed: a ``weakref.ref`` its callback, a stream of ``io`` its ``close``, a
-metaclass what its classes have; ``numpy.memmap`` makes a file. So that their classes are known by exact name, and any
-other is worth an alarm. torch has some, too, such as a data pipe's wrapper, whose state is a pickle that it loads: what
-checkpoints have are modules, optimizers and their like. Some packages that torch brings with it count as its own: sympy
-evaluates text. Classes of other packages are told as what they are: not known here.
+When an object is created, compared, converted to text or destroyed, its class's code runs, on a state that the pickle
+chose. In the standard library and numpy, which are installed wherever a pickle is loaded, whole families of classes run
+what they are given: a ``weakref.ref`` its callback, an ``io`` stream its ``close``, a metaclass what its classes
+define; ``numpy.memmap`` creates a file. So harmless classes are listed by exact name, and any other is reported. torch
+has such classes too, for example a data pipe's wrapper, which loads a pickle in its state; checkpoints contain modules,
+optimizers and the like. Some packages that torch depends on count as its own: sympy evaluates text. Classes of other
+packages are reported as unknown.
 
-What is made is known with a state that is no more than values: a ``ChainMap`` asks what it holds, ``random.Random``
-takes its state apart. Some keep anything.
+Most harmless classes are so only with a state of plain values: a ``ChainMap`` asks the mappings in it,
+``random.Random`` unpacks its state. Some just store any state.
 
-A class has its own module and name, as pickle writes them; ``weakref.ref`` in ``torch.nn.modules.module`` is another's.
+A class must have its own module and name, as pickle writes them: ``weakref.ref``, imported in
+``torch.nn.modules.module``, is not a class of that module.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _LIBRARIES = frozenset(
     [*sys.stdlib_module_names, *_GONE.split(), "numpy", "pip", "setuptools", "pkg_resources", "_distutils_hack", "test",
      "filelock", "fsspec", "jinja2"]
 )  # fmt: skip
-"""Top-level packages that come with Python, whichever release, numpy's, and some that come with torch."""
+"""Top-level packages that come with any release of Python, numpy, and some that come with torch."""
 
 _POLYNOMIALS = ("Chebyshev", "Hermite", "Laguerre", "Legendre", "Polynomial")
 
@@ -60,7 +61,7 @@ KNOWN = frozenset(
         "types": "SimpleNamespace", "urllib.parse": "ParseResult SplitResult", "uuid": "SafeUUID UUID",
     }.items() for name in names.split()
 )  # fmt: skip
-"""Classes of these of which an object is made and no more, whatever its state."""
+"""Classes of these whose objects can be created without side effects, whatever their state."""
 
 _TORCH = (
     "torch._C._distributed.", "torch.amp.", "torch.ao.", "torch.cuda.amp.", "torch.distributed._shard.metadata.",
@@ -70,40 +71,41 @@ _TORCH = (
     "torch.storage.", "torch.utils.data.dataset.", "torch.utils.data.distributed.", "torch.utils.data.sampler.",
     "torch.utils.hooks.",
 )  # fmt: skip
-"""Where torch has classes of which checkpoints have objects."""
+"""Modules with torch classes whose objects are in checkpoints."""
 
 _IDENTICAL = ("torch.nn.", "torch.optim.")
-"""Where its classes are hashed and compared by identity."""
+"""Modules whose classes are hashed and compared by identity."""
 
 _OF_OTHERS = ("ABCMeta", "EnumMeta", "EnumType", "KeyedRef", "ReferenceType", "WeakMethod", "ref", "type")
-"""What modules have from others under its own name, and what runs something as soon as an object of it is made."""
+"""Names that modules import from elsewhere, of classes that run something as soon as an object is created."""
 
 _ASKING = ("Buffer", "PackedSequence", "Parameter", "Storage", "Tensor", "TorchVersion")
 """How torch's classes end that call methods of what they are made of."""
 
 _NAMES = ("Dummy", "Float", "Str", "Symbol", "Wild")
-"""Classes of sympy's that take text for what it is. All others evaluate it."""
+"""sympy classes that take text literally. All others evaluate it."""
 
 _KEEP = ("argparse.Namespace", "functools.partial")
-"""Those that take no look at their arguments."""
+"""Classes that store their arguments without looking at them."""
 
 _HOLD = frozenset([
     *_KEEP, "contextlib.nullcontext", "dataclasses.Field", "numpy.vectorize", "optparse.Values",
     "types.SimpleNamespace",
 ])  # fmt: skip
-"""Those of the library that keep any state, and ask nothing of what is in it when they are hashed or compared."""
+"""Library classes that store any state, and do not use what is in it when they are hashed or compared."""
 
 _PARSERS = frozenset(["builtins.dict", "builtins.str", "collections.OrderedDict", "re._compile"])
-"""What configparser's objects hold beside one another."""
+"""What configparser's objects contain besides one another."""
 
 _ANSWERS = ("collections.ChainMap", "collections.defaultdict")
-"""Those that call something, or ask others, for what they lack; of the latter those whose factory is somebody's own."""
+"""Classes that call something, or ask other mappings, for a missing key. An unbuilt defaultdict has an unknown factory.
+"""
 
 _HANDLE = "torch.utils.hooks.RemovableHandle"
 
 _SCRIPTED = "torch.ScriptObject"
 _PACKED = tuple(f"__torch__.torch.classes.{name}." for name in ["mkldnn", "quantized", "sparse", "xnnpack"])
-"""torch's own classes in C++ of which modules have objects: packed weights."""
+"""torch's own C++ classes whose objects are in modules: packed weights."""
 
 _CONTAINERS = frozenset(f"builtins.{name}" for name in ["dict", "frozenset", "list", "set", "tuple"])
 _VALUES = frozenset(f"builtins.{name}" for name in ["bytes", "float", "int", "str"])
@@ -111,14 +113,14 @@ ITER = "builtins.iter"
 _DICT, _OBJECT = "builtins.dict", "builtins.object"
 
 MOST = 100
-"""Values among arguments that are looked at; nobody's have more."""
+"""Values among arguments that are checked; honest calls have fewer."""
 
 MOST_OF_STATE = 10_000
-"""The same of the state of an object of the library's; a random generator's has some hundred."""
+"""Values in a library object's state that are checked; a random generator has a few hundred."""
 
 
 def only_makes(cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
-    """Whether a new object of `cls` is made and nothing else. What a class of somebody's own does is not known."""
+    """Whether ``cls.__new__`` only creates an object. Classes of unknown packages get the benefit of the doubt."""
     if not is_known(cls):
         return False
     if is_of_torch(cls) and cls.name.endswith(_ASKING):
@@ -131,7 +133,7 @@ def only_makes(cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -
 
 
 def only_reconstructs(args: tuple[Value, ...]) -> bool:
-    """The same of ``copyreg._reconstructor``, of a class, a base and a state: the base takes its items."""
+    """The same for ``copyreg._reconstructor(class, base, state)``, which calls the base with the state."""
     if len(args) != 3 or type(args[0]) is not Global or not is_known(args[0]):
         return False
     base, state = str(args[1]), args[2]
@@ -143,9 +145,9 @@ def only_reconstructs(args: tuple[Value, ...]) -> bool:
 
 
 def only_keeps(cls: str, state: Value) -> bool:
-    """Whether an object of a class keeps its state and asks nothing of what is in it, then or later."""
+    """Whether an object of a class only stores its state, and calls nothing in it, then or later."""
     owner = named(cls)
-    if cls == _HANDLE:  # makes weak references of dicts, which it takes from a list
+    if cls == _HANDLE:  # makes weak references to dicts in its state
         parts = state if isinstance(state, tuple) else (state,)
         return not any(isinstance(one, UnbuiltObject) for part in parts for one in (part, *_listed(part)))
     if cls == ITER:
@@ -155,7 +157,7 @@ def only_keeps(cls: str, state: Value) -> bool:
     if isinstance(state, UnbuiltObject):
         of = named(state.name)
         return not (is_of_library(of) or is_of_torch(of)) or not _holds_any(state)
-    if is_of_torch(owner):  # a recurrent layer looks up what is not there
+    if is_of_torch(owner):  # a recurrent layer looks up keys that may be missing
         return not any(
             isinstance(one, UnbuiltObject) and one.name in _ANSWERS for one in leaves((state,), MOST_OF_STATE)
         )
@@ -167,8 +169,8 @@ def only_keeps(cls: str, state: Value) -> bool:
 
 
 def only_hashes(key: Value) -> bool:
-    """Whether a key is hashed, and compared with others, by no method of what it holds: torch's distributions compare
-    so. A key of somebody's own class is what its parts are.
+    """Whether hashing a key, and comparing it with others, calls no method of what is in it, as torch's distributions
+    do. A key of an unknown class is judged by its parts.
     """
     waiting, left = [key], MOST_OF_STATE
     while waiting:
@@ -188,12 +190,12 @@ def only_hashes(key: Value) -> bool:
 
 
 def holds_things(values: tuple[Value, ...]) -> bool:
-    """Whether there are classes or objects among the values, however deep, or too many of them to say."""
+    """Whether there are classes or objects anywhere in the values, or too many values to check."""
     return any(isinstance(one, (Global, UnbuiltObject)) for one in leaves(values, MOST))
 
 
 def holds_objects(values: tuple[Value, ...]) -> bool:
-    """The same of objects alone, of which those that are tensors are none."""
+    """The same for objects only, not counting tensors."""
     return any(
         one is _TOO_MANY or (isinstance(one, UnbuiltObject) and one.how != "unread") for one in leaves(values, MOST)
     )
@@ -210,7 +212,9 @@ _TOO_MANY = Global("", "")
 
 
 def leaves(values: tuple[Value, ...], most: int) -> Iterator[Value]:
-    """What is in the values, however deep, but for what is in objects; `_TOO_MANY` where there is more than `most`."""
+    """The values inside containers, at any depth, but not those inside objects; `_TOO_MANY` once there are more than
+    `most`.
+    """
     waiting = list(values)
     while waiting:
         value = waiting.pop()
@@ -230,7 +234,7 @@ def leaves(values: tuple[Value, ...], most: int) -> Iterator[Value]:
 
 
 def _belongs(owner: Global, one: Global | UnbuiltObject) -> bool:
-    """Whether what an object of the library's holds is what its like always hold."""
+    """Whether an object inside a library object is one that its class always has."""
     name = one.name if isinstance(one, UnbuiltObject) else str(one)
     if owner.module == "configparser":
         return name.startswith("configparser.") or name in _PARSERS
@@ -242,13 +246,13 @@ def _listed(value: Value) -> Iterable[Value]:
 
 
 def named(cls: str) -> Global:
-    """The name of a class that is spelled with a dot."""
+    """A dotted class name as a Global."""
     module, _, name = cls.rpartition(".")
     return Global(module, name)
 
 
 def is_known(cls: Global) -> bool:
-    """Whether it is one of these, or of a package of somebody's own."""
+    """Whether a class is known to be harmless, or from an unknown package."""
     *outer, last = cls.name.split(".")
     if last in _OF_OTHERS or any(map(is_dunder, (*outer, last))) or any(one[:1].islower() for one in outer):
         return False
@@ -258,15 +262,15 @@ def is_known(cls: Global) -> bool:
 
 
 def is_dunder(name: str) -> bool:
-    """Whether Python itself keeps something under a name: a class's class, a function's globals."""
+    """Whether a name is one of Python's special attributes, such as a class's class, or a function's globals."""
     return name[:2] == "__" == name[-2:]
 
 
 def is_of_torch(cls: Global) -> bool:
-    """Whether it is torch's own."""
+    """Whether a class is torch's."""
     return cls.module.partition(".")[0] == "torch"
 
 
 def is_of_library(cls: Global) -> bool:
-    """Whether it comes with Python, numpy or torch. A module that is called ``test`` is somebody's script."""
+    """Whether a class comes with Python, numpy or torch. A module named ``test`` is somebody's script."""
     return cls.module.partition(".")[0] in _LIBRARIES and cls.module != "test"
