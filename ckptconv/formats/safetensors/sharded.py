@@ -53,8 +53,8 @@ def read(source: Source | Folder) -> Checkpoint:
     if isinstance(source, Folder) and not folder_file.holds_one(source) and (names := whole_set(source.names)):
         opened = {name: source.open(name) for name in names}
         headers = _headers(opened)
-        index, finding = unindexed.index_of(source, {name: header.slots for name, header in headers.items()})
-        return _assemble_shards(source, index, opened, headers, [finding])
+        rebuilt, finding = unindexed.index_of(source, {name: header.slots for name, header in headers.items()})
+        return _assemble_shards(source, rebuilt, opened, headers, [finding])
     folder, index, file = folder_file.find(source, binaries=False)
     chosen = folder_file.chosen_file_findings(folder, file) if isinstance(source, Folder) else []
     if index is None:
