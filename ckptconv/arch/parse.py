@@ -187,7 +187,7 @@ class SpecReader(Rows):
         fitting = (item_type,) if item_type in ("str", "bool") else (item_type, "int")  # an integer is a float, too
         is_list = isinstance(value, list)
         if is_list != (kind in ("ints", "strs")) or any(type(item).__name__ not in fitting for item in items):
-            self.fail(path, f"the default is no {kind}")
+            self.fail(path, f"the default is not of type {kind}")
         return None, value
 
     def loop(self, name: str, value: Toml, path: Sequence[str]) -> Loop:

@@ -197,7 +197,7 @@ def _quantized_problem(one: Quantized, parts: Mapping[str, TensorInfo]) -> str |
         fits = one.axis is None and scale.dtype is DType.F64 and zero_point.dtype is DType.I64
     elif one.scheme in _ZERO_POINTS:
         if one.axis is None or not 0 <= one.axis < len(one.shape):
-            return f"it has no dimension {one.axis}, along which it is said to be quantized"
+            return f"it has no dimension {one.axis}, along which it is declared as quantized"
         sizes = (one.shape[one.axis],)
         fits = scale.dtype in _SCALES and zero_point.dtype in _ZERO_POINTS[one.scheme]
     else:

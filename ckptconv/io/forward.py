@@ -94,7 +94,7 @@ class Forward:
         if count > MAX_TENSORS:
             raise LimitError(f"it claims {count:,} {what}; the limit is {MAX_TENSORS:,}")
         if count * least > self.left:
-            raise self.bad(f"it claims {count:,} {what}, more than fit into it")
+            raise self.bad(f"it claims {count:,} {what}, more than it can hold")
         return count
 
     def real(self) -> float:

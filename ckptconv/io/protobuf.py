@@ -45,7 +45,7 @@ FIRST_BLOCK, MAX_BLOCK = 4 << 10, 256 << 10
 """After a jump a small block is read, since another jump may follow. Blocks that are read in a row double in size."""
 
 
-PAST = "a field reaches past its message's end, or is none"
+PAST = "a field reaches past the end of its message, or is malformed"
 LONG = "a number has more than 64 bits"
 
 

@@ -122,7 +122,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
     if not all(digit in b"01234567" for digit in digits):
-        raise _damaged("a header has a number that is none")
+        raise _damaged("a header has a malformed number")
     return int(digits or b"0", 8)
 
 

@@ -116,7 +116,7 @@ class Target:
         """
         if access.leads_elsewhere(os.fspath(path)):
             raise FileAccessError(
-                f"{os.fspath(path)!r} is no name of a file on this system", path=self.path, hint=_RENAME
+                f"{os.fspath(path)!r} is not a valid file name on this system", path=self.path, hint=_RENAME
             )
         other = Target(self.path.parent / path, replace=self.replace, folders=folders)
         if other._real == self._real:

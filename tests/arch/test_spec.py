@@ -44,7 +44,7 @@ HEAD = 'spec = 1\nname = "x"\n'
         ('[params]\na = "str"\nb = "str"\n[tensors]\n"{a}.{b}" = "1"', 7, "two texts", None),
         ('[params]\na = "int"\n[let]\na = "3"', 6, "two meanings", None),
         ('[params]\nlen = "int"', 4, "no word of the language", None),
-        ('[params]\na = { type = "int", default = 1.5 }', 4, "the default is no int", None),
+        ('[params]\na = { type = "int", default = 1.5 }', 4, "the default is not of type int", None),
         ('[params]\na = { type = "str", choices = ["x"], default = "y" }', 4, "none of the choices", None),
         ('[let]\na = "b"\nb = "a"', 4, "defined by itself: a → b → a", None),
         ('[constraints]\n"even" = "1 +"', 4, "column 4", None),

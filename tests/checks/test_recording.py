@@ -124,13 +124,13 @@ def test_arrays_that_are_none_are_refused_by_what_is_wrong(tmp_path: Path, sourc
         bad[name] = (tmp_path / "made.npz").read_bytes()
     for data in bad.values():
         (tmp_path / "bad.npz").write_bytes(data)
-        with pytest.raises(UsageError, match=r"is no \.npz of arrays"):
+        with pytest.raises(UsageError, match=r"is not an \.npz of arrays"):
             ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "bad.npz")
         with pytest.raises(CorruptFileError, match="not saved outputs"):
             ckptconv.read_recording(tmp_path / "bad.npz")
     with (tmp_path / "one.npy").open("wb") as file:
         np.save(file, rows)
-    with pytest.raises(UsageError, match=r"is no \.npz of arrays"):
+    with pytest.raises(UsageError, match=r"is not an \.npz of arrays"):
         ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "one.npy")
     np.savez(tmp_path / "words.npz", x=np.array(["a"]), y=np.array(["b"]))
     with pytest.raises(UsageError, match=r"'x' in .* is text"):

@@ -193,7 +193,7 @@ def test_of_a_model_with_pictures_there_is_a_second_file(run: Run, tmp_path: Pat
     assert "what llama.cpp has for pictures or sounds beside a language model (mmproj)" in validated.output
     again = run(*typed, "--force", "--meta", "clip.vision.image_std=3")
     assert again.exit_code == 2
-    assert "--meta clip.vision.image_std: '3' is no float32[], which llama.cpp takes there" in again.output
+    assert "--meta clip.vision.image_std: '3' is not a float32[], which llama.cpp expects there" in again.output
     pair = run(*typed, "--force", "--meta", "clip.vision.image_std=[1, 2]")
     assert pair.exit_code == 2
     assert "[1.0, 2.0] are not 3 numbers, one for each colour" in pair.output

@@ -109,7 +109,7 @@ def _load_batch(path: PathText, names: Sequence[str]) -> Arrays:
         arrays, _ = read_arrays(path)
     except (CorruptFileError, UnsupportedError) as error:
         raise UsageError(
-            f"{fspath(path)} is no .npz of arrays: {error.message}", hint="numpy.savez(FILE, x=array)"
+            f"{fspath(path)} is not an .npz of arrays: {error.message}", hint="numpy.savez(FILE, x=array)"
         ) from error
     if words := [name for name, array in arrays.items() if array.dtype.kind == "U"]:
         raise UsageError(f"{words[0]!r} in {fspath(path)} is text", hint="networks are run on numbers: leave it out")

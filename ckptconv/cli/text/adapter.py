@@ -45,7 +45,7 @@ def _kind(found: Summary) -> str:
     more = ["DoRA"] * found.dora + ["rsLoRA"] * found.rslora + ["inside the model that it changes"] * found.inside
     owner = f"{found.maker}'{'' if found.maker.endswith('s') else 's'}" if found.maker else ""
     peft = f"type {printable(found.peft)}" if found.peft and not found.kinds else ""
-    return ", ".join(part for part in (f"{owner} {kinds or peft}".strip(), *more) if part) or "not made out"
+    return ", ".join(part for part in (f"{owner} {kinds or peft}".strip(), *more) if part) or "unknown kind"
 
 
 def _merging(found: Summary, path: str) -> str:

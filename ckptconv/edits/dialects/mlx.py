@@ -255,7 +255,7 @@ class _Translation:
         whole = f"{before}.kv_b_proj.weight"
         sources = self.parts(name, whole, f"{before}.", ".weight", ("embed_q", "unembed_out"))
         if any(len(self.tensors[source].shape) != 3 for source in sources):
-            raise EditError(f"{name!r} of shape {list(self.tensors[name].shape)} is no head's", hint=_HINT)
+            raise EditError(f"{name!r} of shape {list(self.tensors[name].shape)} has no matrix per head", hint=_HINT)
         axes = (0, 2, 1) if part == "embed_q" else None
         return Change(names=(name,), axes=axes, into=Join(whole, sources, "concat", 1, merge=0))
 

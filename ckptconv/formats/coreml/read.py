@@ -274,9 +274,7 @@ class _Reader:
     def _blob(self, name: str, constant: Constant, info: TensorInfo) -> ByteSpan:
         file = self._open(name, constant.file)
         if constant.offset % BLOB_BYTES or constant.offset > file.size - BLOB_BYTES:
-            raise bad(
-                f"{name!r} is said to be at byte {constant.offset:,} of {file.path.name!r}, which has {file.size:,}"
-            )
+            raise bad(f"{name!r} should be at byte {constant.offset:,} of {file.path.name!r}, which has {file.size:,}")
         sentinel, kind, size, offset, _ = BLOB.unpack(file.read_at(constant.offset, BLOB.size))
         if sentinel != SENTINEL or kind != BLOB_TYPES.get(constant.code):
             raise bad(f"there is no blob of its type for {name!r} at byte {constant.offset:,} of {file.path.name!r}")
@@ -293,7 +291,7 @@ class _Reader:
         if path not in self.blobs:
             if not path.startswith(HOME):
                 raise UnsupportedError(
-                    f"{name!r} is said to be in {path[:200]!r}, which is not inside of the package",
+                    f"{name!r} should be in {path[:200]!r}, which is not inside the package",
                     hint="do not trust this model: it names files elsewhere",
                 )
             folder, file = _follow_path(self.home, path.removeprefix(HOME))

@@ -65,7 +65,7 @@ def read(folder: Folder) -> Checkpoint:
     pipeline = _Pipeline()
     for name in _component_names(folder):
         if "." in name or name not in folder.folders:
-            why = "which is no component's" if "." in name else "and there is no such folder"
+            why = "which cannot be a component" if "." in name else "and there is no such folder"
             raise CorruptFileError(f"{INDEX} names {name!r}, {why}", path=folder.path, hint=COPY_ALL_AGAIN)
         inside = folder.inside(name)
         with located(inside.path):

@@ -127,7 +127,7 @@ def _read_header(source: Source) -> Header:
 def _check_count(count: int, width: int, limit: int, source: Source, what: str) -> None:
     """Raise an error if `count` items, of at least `width` bytes each, don't fit into the file, or exceed the limit."""
     if count * width > source.size:
-        raise bad(f"it claims {count:,} {what}, more than fit into the file")
+        raise bad(f"it claims {count:,} {what}, more than the file can hold")
     if count > limit:
         raise LimitError(f"the header has {count:,} {what}; the limit is {limit:,}")
 

@@ -45,9 +45,11 @@ def coerce(key: str, type_name: str, value: MetaNode, hint: str) -> MetaNode:
     elif type_name == "string" and type(value) in (int, float, bool):
         value = readable(value)
     if key == ALIGNMENT_KEY and not is_alignment(value):
-        raise EditError(f"--meta {key}: {str(value)[:40]!r} is not a power of two, which an alignment is", hint=hint)
+        raise EditError(f"--meta {key}: {str(value)[:40]!r} is not a power of two, as an alignment must be", hint=hint)
     if not fits(type_name, value) and not fits(f"{type_name}[]", value):  # one number for all layers, or one for each
-        raise EditError(f"--meta {key}: {str(value)[:40]!r} is no {type_name}, which llama.cpp takes there", hint=hint)
+        raise EditError(
+            f"--meta {key}: {str(value)[:40]!r} is not a {type_name}, which llama.cpp expects there", hint=hint
+        )
     return value
 
 

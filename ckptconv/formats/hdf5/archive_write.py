@@ -48,7 +48,7 @@ def lacking(checkpoint: Checkpoint) -> str:
         return f"the source has no {missing[0]} of Keras', which says what the model is"
     for name in checkpoint:
         if name.split("/")[-2:-1] != [_VARIABLES]:
-            return f"{name!r} is no path of Keras' weights, such as 'layers/dense/{_VARIABLES}/0'"
+            return f"{name!r} is not a path of Keras weights, such as 'layers/dense/{_VARIABLES}/0'"
     return ""
 
 

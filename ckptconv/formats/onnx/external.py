@@ -109,6 +109,6 @@ def _bad(name: str, what: str) -> CorruptFileError:
 
 def _unsafe(name: str, location: str) -> UnsupportedError:
     return UnsupportedError(
-        f"the data of {name!r} is said to be in {location[:200]!r}, which is not inside the model's folder",
+        f"the data of {name!r} should be in {location[:200]!r}, which is not inside the model's folder",
         hint="put the data file itself, not a link, into the model's folder, if you trust the model",
     )

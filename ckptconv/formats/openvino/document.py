@@ -215,7 +215,7 @@ class _Builder:
         """Note an entry of the converter's: a name with a value, or with further entries."""
         self._rt_info_count += 1
         if self._rt_info_count > MAX_RT_INFO:
-            raise LimitError(f"the converter says more than {MAX_RT_INFO:,} things")
+            raise LimitError(f"its rt_info has more than {MAX_RT_INFO:,} entries")
         key, entries = attributes.get("name", tag), dict[str, "MetaNode"]()
         parent = self._rt_info[-1] if self._rt_info else self.net.rt_info
         if key in parent:

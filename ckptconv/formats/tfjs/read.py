@@ -104,7 +104,7 @@ class _Reader:
             for weight in group.weights:
                 self._add_weight(weight, data)
             if data.left:
-                message = f"{quoted(group.files, 3)}: {plural(data.left, 'byte')} behind the last weight belong to none"
+                message = f"{quoted(group.files, 3)}: {plural(data.left, 'byte')} belong to no tensor"
                 self.findings.append(Finding("unused-bytes", "warning", "", message))
         graph, metadata = _graph_and_metadata(manifest.other_entries)
         self._add_findings(graph)

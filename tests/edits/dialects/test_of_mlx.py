@@ -105,7 +105,7 @@ STACK = {f"l.switch_mlp.{word}_proj.weight": torch.ones(2, 3, 2) for word in ("g
          UnsupportedError, "a tower for pictures as mlx-vlm has it"),
         ({"l.embed_q.weight": torch.ones(2, 3, 4)}, {"model_type": "deepseek_v3"}, EditError, "no 'l.unembed_out.weig"),
         ({"l.embed_q.weight": torch.ones(2, 3), "l.unembed_out.weight": torch.ones(2, 3)},
-         {"model_type": "deepseek_v3"}, EditError, "is no head's"),
+         {"model_type": "deepseek_v3"}, EditError, "has no matrix per head"),
         ({"l.switch_mlp.gate_proj.weight": torch.ones(2, 3, 2)}, {"model_type": "granitemoe"}, EditError,
          "no 'l.switch_mlp.up_proj.weight'"),
         ({"l.switch_mlp.gate_proj.weight": torch.ones(3)}, {"model_type": "mixtral"}, EditError, "not a stack of"),

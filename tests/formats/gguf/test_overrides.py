@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
     ("llama.block_count", "abc", "uint32"), ("llama.rope.freq_base", "far", "float32"),
 ])  # fmt: skip
 def test_a_value_of_another_type_is_refused(key: str, value: Any, kind: str, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(EditError, match=f"^--meta {key}: .* is no {kind}, which llama.cpp takes there"):
+    with pytest.raises(EditError, match=f"^--meta {key}: .* is not a {kind}, which llama.cpp expects there"):
         ckptconv.convert(model, tmp_path / "out.gguf", metadata={key: value})
     assert not (tmp_path / "out.gguf").exists()
 
@@ -57,7 +57,7 @@ def test_a_value_of_the_type_is_what_the_gguf_package_reads(
 
 def test_keys_of_the_specification_are_checked_on_the_way_from_another_format(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(4, 32)}, tmp_path / "w.pth")
-    with pytest.raises(EditError, match="is no uint32"):
+    with pytest.raises(EditError, match="is not a uint32"):
         ckptconv.convert(tmp_path / "w.pth", tmp_path / "out.gguf", metadata={"general.file_type": "abc"})
     ckptconv.convert(tmp_path / "w.pth", tmp_path / "out.gguf", metadata={"epoch": "abc"})
     assert GGUFReader(tmp_path / "out.gguf").fields["epoch"].contents() == "abc"

@@ -278,7 +278,7 @@ def test_slots_of_the_first_interface_are_no_part_of_the_model(tmp_path: Path) -
         ({b"": HEADER, b"w": entry(7, (), 0, 8)}, CorruptFileError, "its texts ask for"),
         ({b"": HEADER, b"w": entry(1, (2,), 0, 0, more=field(7, field(1, b"")))}, CorruptFileError, "is missing"),
         ({b"": HEADER, b"w": b"\x0b"}, CorruptFileError, "wire type 3"),
-        ({b"": HEADER, b"w": b"\x12\x05\x01"}, CorruptFileError, "reaches past its message's end"),
+        ({b"": HEADER, b"w": b"\x12\x05\x01"}, CorruptFileError, "reaches past the end of its message"),
         ({b"": HEADER, b"w": b"\xff" * 11}, CorruptFileError, "64 bits"),
     ],
     ids=range(23),

@@ -73,6 +73,6 @@ class TowerConfigs:
         sides = self.tower.get(key)
         if isinstance(sides, list) and sides:
             if any(side != sides[0] for side in sides):
-                raise self.unsupported(key, sides, "pictures and patches are square")
+                raise self.unsupported(key, sides, "it takes square images and patches")
             return Config({key: sides[0]}).positive(key)
         return self.tower.positive(key)

@@ -222,7 +222,7 @@ def _pixtral(configs: TowerConfigs) -> Entries:
 def _check_rotary(configs: TowerConfigs) -> None:
     base = configs.tower.rope().get("rope_theta", _ROTARY_BASE)
     if base != _ROTARY_BASE:
-        raise configs.unsupported("rope_theta", base, f"heads are turned by {_ROTARY_BASE:,.0f}")
+        raise configs.unsupported("rope_theta", base, f"it computes with {_ROTARY_BASE:,.0f}")
 
 
 def _qwen(configs: TowerConfigs) -> Entries:

@@ -118,7 +118,7 @@ def tokens(count: str = "", *, scored: bool = False) -> Step:
         most = min(MAX_NODES, stream.left // (8 if scored else 4))
         total = head.number(count) if count else stream.count("the number of tokens", most)
         if total > most:  # usual when another model's layout is tried
-            raise bad(f"it claims {total:,} tokens, more than fit into it")
+            raise bad(f"it claims {total:,} tokens, more than the file can hold")
         vocabulary: list[str] = []
         scores: list[float] = []
         for _ in range(total):

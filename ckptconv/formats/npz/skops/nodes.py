@@ -56,7 +56,7 @@ def parse_key(kind: str, key: str, path: Path) -> object:
     try:
         return _KEYS.get(kind, str)(key)
     except ValueError as error:
-        raise bad(path, f"has a key {key[:40]!r} that is no {kind.rpartition('.')[2]}") from error
+        raise bad(path, f"has a key {key[:40]!r} that is not of type {kind.rpartition('.')[2]}") from error
 
 
 def where(path: Path) -> str:

@@ -128,7 +128,7 @@ def _storages(stream: PickleStream, source: Source, odd: list[Machine]) -> tuple
             case (int() as key, int() as root, int() as start, int() as numel) if key not in storages and numel >= 0:
                 whole = storages.get(root)
             case _:
-                raise CorruptFileError("the member 'storages' lists a part that is none")
+                raise CorruptFileError("the member 'storages' has a malformed entry")
         if not isinstance(whole, StorageStub):
             raise CorruptFileError(f"a part of storage {root} is listed, which is not there")
         storages[key] = _part(whole, str(key), start, numel)
@@ -158,7 +158,7 @@ def _part(whole: StorageStub, key: str, start: int, numel: int) -> StorageSlice:
     if isinstance(whole, StorageSlice):
         root, start = whole.root, whole.start + start
     if not 0 <= start <= whole.numel - numel:
-        raise CorruptFileError(f"storage {key} is said to be a part of another and reaches out of it")
+        raise CorruptFileError(f"storage {key} is declared as part of another and reaches past its end")
     return StorageSlice(key, root.dtype, root.device, numel, root, start)
 
 

@@ -123,7 +123,7 @@ def _is_own(name: str) -> bool:
 
 def _as_list(values: Value) -> Value:
     if not isinstance(values, list):
-        raise TypeError("a list is made of something that is none")
+        raise TypeError("a list is built from something that is not a list")
     return values
 
 

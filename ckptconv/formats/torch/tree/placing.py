@@ -113,7 +113,7 @@ class Placer:
         storage = self._storage(named.root, stub.dtype)
         if not 0 <= named.start <= storage.numel - named.numel:
             raise CorruptFileError(
-                f"its storage is said to be elements {named.start:,} to {named.start + named.numel:,} of another, "
+                f"its storage is declared as elements {named.start:,} to {named.start + named.numel:,} of another, "
                 f"which has {storage.numel:,}"
             )
         _check_reach(stub.offset, reach, named.numel)

@@ -138,9 +138,9 @@ def test_what_a_person_says_gets_the_type_that_llama_cpp_takes(folder: Path, tmp
         "llama.context_length": ("UINT32", 32), "my.own": ("UINT32", 1),
         "llama.rope.scaling.factor": ("FLOAT32", 4.0),
     }  # fmt: skip
-    with pytest.raises(EditError, match=r"--meta llama\.context_length: 'long' is no uint32"):
+    with pytest.raises(EditError, match=r"--meta llama\.context_length: 'long' is not a uint32"):
         made(folder, tmp_path / "b.gguf", metadata={"llama.context_length": "long"})
-    with pytest.raises(EditError, match="is no float32"):
+    with pytest.raises(EditError, match="is not a float32"):
         made(folder, tmp_path / "b.gguf", metadata={"llama.rope.freq_base": 10**400})
 
 

@@ -57,8 +57,8 @@ def test_with_any_bit_changed_it_is_read_or_an_error() -> None:
         (b"\x08\x01", "a known field has the wire type 0"),
         (b"\x0b", "wire type 3"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "more than 64 bits"),
-        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "reaches past its message's end"),
-        (b"\x02\x00", "reaches past its message's end, or is none"),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "reaches past the end of its message"),
+        (b"\x02\x00", "reaches past the end of its message, or is malformed"),
     ],
 )
 def test_what_is_no_model_is_said(data: bytes, words: str) -> None:
