@@ -1,6 +1,6 @@
 """Sharded .bin and .pth sets. `ckptconv.formats.sets.shards` describes the index; each shard is a bare state_dict.
 
-The index lists a tensor of a class that wraps others under the name of the whole.
+The index lists a quantized or sparse tensor, and one of a class that wraps others, under the name of the whole.
 
 Tensors that share a storage, such as tied ones, stay in one shard, where they still share it. Parameters, strides and
 attributes are kept in the shards. Everything outside the state_dict (metadata, optimizer state) is in our record, a map
@@ -35,6 +35,7 @@ from ckptconv.formats.torch.writer.write import write as write_single
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ckptconv.core.composite import Composite
     from ckptconv.core.metadata import MetaNode, StateDictType
     from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
@@ -61,7 +62,7 @@ def read(source: Source | Folder) -> Checkpoint:
         checkpoint.findings = (*checkpoint.findings, *modules_beside.told(folder))
         return checkpoint
     parts = {name: _read_shard(shard) for name, shard in shards.open_shards(folder, index).items()}
-    wholes = {name: _wrapper_names(part) for name, part in parts.items()}
+    wholes = {name: _whole_names(part) for name, part in parts.items()}
     listed = {name: dict.fromkeys(wholes[name].get(tensor, tensor) for tensor in part) for name, part in parts.items()}
     order, findings = shards.cross_check(folder, index, listed)
     joined = _Joined()
@@ -81,7 +82,10 @@ def read(source: Source | Folder) -> Checkpoint:
             findings.append(Finding("record", "warning", index.path, message))
         root = add_strings(joined.state_dict, index.values if index.values != {"format": records.FORMAT} else {})
         notes = replace(joined.notes, source="torch")
-        return Checkpoint(stored, root=root, format=NAME, notes=notes, findings=tuple(findings), file=folder)
+        return Checkpoint(
+            stored, root=root, format=NAME, notes=notes, composites=joined.composites, findings=tuple(findings),
+            file=folder,
+        )  # fmt: skip
     record = records.parse(strings[records.KEY])
     root = restore(take_edits(record, strings), stored, findings)
     checkpoint = recorded_checkpoint(record, root, stored, findings, format=NAME, file=folder)
@@ -89,11 +93,12 @@ def read(source: Source | Folder) -> Checkpoint:
     return checkpoint
 
 
-def _wrapper_names(part: Checkpoint) -> dict[str, str]:
-    """The name of the whole for each tensor inside a wrapped one; an index lists only the whole."""
+def _whole_names(part: Checkpoint) -> dict[str, str]:
+    """The name of the whole for each tensor that is a part of one; an index lists only the whole."""
+    composite = {tensor: name for name, whole in part.composites.items() for tensor in whole.parts.values()}
     if not isinstance(part.root, StateDict):
-        return {}
-    return {
+        return composite
+    return composite | {
         ref.name: part.root.prefix + key
         for _, key, value in part.root.plain
         for ref in nodes_of(value, TensorRef)
@@ -119,6 +124,7 @@ class _Joined:
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
     plain: list[tuple[int, str, MetaNode]] = field(default_factory=list)
     versions: dict[MetaNode, MetaNode] = field(default_factory=dict)
+    composites: dict[str, Composite] = field(default_factory=dict)
     container: str = ""
     notes: Notes = field(default_factory=Notes)
 
@@ -130,6 +136,7 @@ class _Joined:
             self.versions |= root.versions if isinstance(root.versions, dict) else {}
             self.container = self.container or root.container
         self.tensors |= part
+        self.composites |= part.composites
         ours, notes = self.notes, part.notes
         self.notes = Notes(
             tensors={**ours.tensors, **notes.tensors},

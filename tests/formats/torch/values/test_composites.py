@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
@@ -126,6 +127,19 @@ def test_a_bare_safetensors_keeps_what_its_tensors_need(tmp_path: Path) -> None:
     back = loaded(tmp_path / "c.pth")
     assert back.keys() == tensors.keys()
     assert all(same_tensor(back[name], tensor) for name, tensor in tensors.items())
+
+
+def test_shards_hold_them_whole(tmp_path: Path) -> None:
+    tensors = {f"{kind}.weight": make() for kind, make in MAKERS.items()} | {"bias": torch.ones(3)}
+    weight_map = {name: f"pytorch_model-0000{at % 2 + 1}-of-00002.bin" for at, name in enumerate(tensors)}
+    for file in set(weight_map.values()):
+        torch.save({name: tensors[name] for name in tensors if weight_map[name] == file}, tmp_path / file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    ckptconv.convert(tmp_path, tmp_path / "whole.pth")
+    found = loaded(tmp_path / "whole.pth")
+    assert found.keys() == tensors.keys()
+    assert all(same_tensor(found[name], tensors[name]) for name in tensors)
 
 
 def test_the_parts_are_what_any_reader_of_safetensors_finds(tmp_path: Path) -> None:
