@@ -69,6 +69,9 @@ SOME = 0.1
 NEAR = 0.25
 """The share of names from which on the nearest spec is mentioned when none fits."""
 
+FEW = 4
+"""With fewer tensors, no spec is mentioned: an embedding, or a single layer, has names in common with many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -272,7 +275,7 @@ def _no_spec_error(tensors: Mapping[str, TensorInfo]) -> UsageError:
     hint = ARCH_HINT
     nearest = rate([load_spec(name) for name in shortlist.by_names(tensors, NEAR)], tensors)[:1]
     why = f"the library has none with such names ({quoted(tensors, 2)})"
-    if nearest and nearest[0].share >= NEAR:
+    if nearest and nearest[0].share >= NEAR and len(tensors) >= FEW:
         share, spec, _ = nearest[0]
         why = f"the nearest in the library, {spec.name}, has {share:.0%} of the names in common"
         hint = f"--arch {spec.name} says what differs; {hint}"

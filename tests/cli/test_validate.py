@@ -205,6 +205,10 @@ def test_a_python_class_is_called_with_the_metadata(run: Run, save: Callable[...
             {**{name: tuple(tensor.shape) for name, tensor in state().items()}, **{f"x{i}": 2 for i in range(25)}},
             f"{_UNKNOWN}the library has none with such names ('hidden_layers.0.weight', ", "--arch takes a name",
         ),
+        (
+            {"embedding.weight": (100, 16)}, f"{_UNKNOWN}the library has none with such names ('embedding.weight')",
+            "--arch takes a name",
+        ),
         ({}, "there are no tensors in the model", "ckptconv inspect says what is in the file"),
         (
             {**{name: tuple(tensor.shape) for name, tensor in state().items()}, **{f"x{i}": 2 for i in range(9)}},
@@ -212,7 +216,7 @@ def test_a_python_class_is_called_with_the_metadata(run: Run, save: Callable[...
             "--arch mlp says what differs; ",
         ),
     ],
-    ids=["strangers", "too few of one", "nothing", "some of one"],
+    ids=["strangers", "too few of one", "one layer", "nothing", "some of one"],
 )  # fmt: skip
 def test_no_evidence_is_trouble_and_says_what_the_names_say(
     run: Run, save: Callable[..., Path], more: dict[str, Any], why: str, hint: str
