@@ -33,6 +33,7 @@ class Difference:
     values:   the figures behind the findings about values and casts.
     metadata: the values behind the findings about metadata.
     partners: for each name in `expected`, in its order, the name of the tensor that it is compared with, or None.
+    extras:   names of tensors that are not the model's on either side, such as an optimizer's.
     tensors:  the number of tensors on each side.
     nbytes:   the size of the tensors of `expected`, in bytes.
     headers:  whether only headers were compared.
@@ -50,6 +51,7 @@ class Difference:
     headers: bool = False
     bare: bool = False
     partners: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    extras: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __repr__(self) -> str:
         result = "equal" if self.equal else f"{len(errors_among(self.findings))} findings, {len(self.edits)} edits"
@@ -134,6 +136,7 @@ def diff(
             found=Path(found),
             findings=[*translated, *differences.findings],
             edits=differences.edits,
+            extras=frozenset({*left.extras, *right.extras} - {*left, *right}),
             values=differences.values,
             metadata=differences.metadata,
             tensors=(len(left.all_tensors), len(right.all_tensors)),

@@ -218,6 +218,22 @@ def test_layers_have_bars_and_the_hottest_is_first(run: Run, tmp_path: Path) -> 
     assert " ".join(rows[-1]) == "… and 18 more; --json has all"
 
 
+def test_the_model_comes_before_its_optimizer(run: Run, tmp_path: Path) -> None:
+    for name, change in (("a", 0.0), ("b", 0.5)):
+        weights = {f"{i}.{part}": torch.ones(3) + change for i in range(3) for part in ("w", "b")}
+        state = {i: {"step": torch.tensor(1 + 100 * change), "exp_avg": torch.ones(3)} for i in range(6)}
+        optimizer = {"state": state, "param_groups": []}
+        torch.save({"optimizer": optimizer, "model": weights}, tmp_path / f"{name}.pth")
+    lines = run("diff", str(tmp_path / "a.pth"), str(tmp_path / "b.pth")).stdout.splitlines()
+    values = lines.index("values")
+    assert [line.split()[0] for line in lines[values + 2 : values + 5]] == [
+        "{0-2}.w", "{0-2}.b", "optimizer.state.{0-5}.step"
+    ]  # fmt: skip
+    layers = lines.index("layers")
+    assert [line.split()[0] for line in lines[layers + 2 : layers + 5]] == ["0", "1", "2"]
+    assert len(lines) == layers + 5
+
+
 def test_rows_of_single_tensors_need_no_list_of_layers(run: Run, tmp_path: Path) -> None:
     a = save(tmp_path / "a.pth", network())
     b = save(tmp_path / "b.pth", {name: t + 1 for name, t in network().items()})

@@ -162,7 +162,10 @@ def _strip(group: Group) -> str:
 
 
 def _layers(groups: Sequence[Group]) -> list[str]:
-    """A bar for each layer, the largest change first; nothing where every tensor has had a row of its own."""
+    """A bar for each of the model's layers, the largest change first; nothing where every tensor has had a row of its
+    own. Where the model stayed as it was, of what is beside it.
+    """
+    groups = [group for group in groups if not group.extra] or groups
     changed = [(name, values) for group in groups for name, values in zip(group.names, group.values, strict=True)]
     layers = changed_layers(changed)
     if len(layers) < 2 or len(changed) == len(groups):

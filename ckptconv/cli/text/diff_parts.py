@@ -148,10 +148,14 @@ def _cast_text(values: Values | None) -> str:
 
 @dataclass(slots=True)
 class Group:
-    """Tensors whose names differ in numbers alone and whose values changed, in the order of their names."""
+    """Tensors whose names differ in numbers alone and whose values changed, in the order of their names.
+
+    extra: whether they are outside of the model.
+    """
 
     names: list[str]
     values: list[Values | None]
+    extra: bool = False
 
     @property
     def change(self) -> float:
@@ -172,7 +176,9 @@ def change_of(values: Values | None) -> float:
 
 
 def value_groups(result: Difference) -> tuple[list[Group], int]:
-    """What changed beyond the tolerance, the largest change first; and how many tensors changed within it."""
+    """What changed beyond the tolerance, the model first, the largest change first; and how many tensors changed within
+    it.
+    """
     groups: dict[str, Group] = {}
     within = 0
     for finding in result.findings:
@@ -181,10 +187,10 @@ def value_groups(result: Difference) -> tuple[list[Group], int]:
         if finding.severity != "error":
             within += 1
             continue
-        group = groups.setdefault(open_numbers(finding.where), Group([], []))
+        group = groups.setdefault(open_numbers(finding.where), Group([], [], finding.where in result.extras))
         group.names.append(finding.where)
         group.values.append(result.values.get(finding))
-    return sorted(groups.values(), key=lambda group: -group.change), within
+    return sorted(groups.values(), key=lambda group: (group.extra, -group.change)), within
 
 
 def heat(change: float) -> int:
