@@ -160,6 +160,7 @@ def infer_architecture(
 
     Reads only headers. Raises UsageError, UnsupportedError if no rule describes these checkpoints, TargetExistsError.
     """
+    from ckptconv.api.evidence import refuse_optimizer_state
     from ckptconv.arch.infer import infer
     from ckptconv.arch.load import parse_text
 
@@ -172,6 +173,7 @@ def infer_architecture(
     tensors = []
     for path in paths:
         with open(path, format=format) as checkpoint:
+            refuse_optimizer_state(checkpoint, Path(path), "infer the spec from the model's own file")
             tensors.append(infos_of(checkpoint))
     stem = "" if target is None else Path(target).stem
     name = stem if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", stem) else "inferred"

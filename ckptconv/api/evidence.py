@@ -16,7 +16,7 @@ from ckptconv.arch.statements import (
 )
 from ckptconv.core.report import Finding
 from ckptconv.edits.quantized.config import MLX, mlx_settings
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import CkptconvError, UsageError
 from ckptconv.formats.trees.omegaconf import is_settings, plain_settings
 from ckptconv.io.documents import read_object
 from ckptconv.io.folder import folder_of
@@ -97,6 +97,12 @@ def check_config(checkpoint: Checkpoint) -> None:
     if checkpoint.path is None:
         return
     read_object(config_beside(checkpoint.path), "the configuration beside the weights", hint="download it again")
+
+
+def refuse_optimizer_state(checkpoint: Checkpoint, path: Path, hint: str) -> None:
+    """Raise UsageError if the file holds nothing but the state of optimizers."""
+    if any(finding.code == "optimizer" for finding in checkpoint.findings):
+        raise UsageError("this is the state of an optimizer, which no architecture describes", path=path, hint=hint)
 
 
 def config_beside(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.api.evidence import refuse_optimizer_state
 from ckptconv.api.fitting.causes import foreign_name_causes, overall_causes
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
@@ -121,11 +122,8 @@ def _refuse_unrelated(request: Request, checkpoint: Checkpoint, chosen: Resolved
 
 
 def _refuse_optimizers(request: Request, checkpoint: Checkpoint) -> None:
-    if request.arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
-        raise UsageError(
-            "this is the state of an optimizer, which no architecture describes", path=request.path,
-            hint="validate the model's own file; --arch says what differs",
-        )  # fmt: skip
+    if request.arch is None:
+        refuse_optimizer_state(checkpoint, request.path, "validate the model's own file; --arch says what differs")
 
 
 def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are saved with torch.save")
 
+from ckptconv.api.architectures import infer_architecture  # noqa: E402
 from ckptconv.api.validate import validate  # noqa: E402
 from ckptconv.errors import UsageError  # noqa: E402
 from tests.checks.support import codes  # noqa: E402
@@ -160,5 +161,7 @@ def test_the_state_of_an_optimizer_is_no_model(model: Path, kept: str) -> None:
     optimizer.step()
     state = optimizer.state_dict()
     torch.save([state, state] if kept == "in a list" else state, model)
+    with pytest.raises(UsageError, match="the state of an optimizer"):
+        infer_architecture([model])
     with pytest.raises(UsageError, match="the state of an optimizer"):
         validate(model)
