@@ -248,13 +248,9 @@ class LossError(CkptconvError):
     code = "loss"
 
     def __init__(
-        self,
-        losses: Sequence[Finding],
-        *,
-        path: str | PathLike[str] | None = None,
-        hint: str | None = None,
+        self, losses: Sequence[Finding], *, path: str | PathLike[str] | None = None, hint: str | None = None,
         told: Sequence[Finding] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         count = len(losses)
         super().__init__(
             f"the target cannot hold everything: {count} loss{'es' if count != 1 else ''}, none agreed to",

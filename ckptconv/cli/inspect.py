@@ -119,6 +119,7 @@ class _View:
         from ckptconv.checks.stats import stats
         from ckptconv.cli.text import inspect as text
         from ckptconv.cli.text import tensor
+        from ckptconv.cli.text.columns import statistics
         from ckptconv.core.spelling import to_json
 
         with ckptconv.open(inspection.path, format=self.from_format) as checkpoint:
@@ -126,7 +127,7 @@ class _View:
             figures = stats(checkpoint.all_tensors[name]) if self.stats else None
             if not as_json:
                 _warn_of_code(inspection)
-                extra_rows = text.statistics(figures) if self.stats else []
+                extra_rows = statistics(figures) if self.stats else []
                 extra_rows += text.digest(inspection) if self.digest else []
                 return {}, tensor.view(checkpoint, name, extra_rows)
             first, last = tensor.ends(checkpoint.all_tensors[name])
@@ -151,7 +152,7 @@ def _json_document(inspection: Inspection) -> dict[str, Json]:
 
 def _warn_of_code(inspection: Inspection) -> None:
     """Report a bad verdict on standard error, for output that does not include the page with the verdict."""
-    from ckptconv.cli.text.inspect import verdict
+    from ckptconv.cli.text.loading import verdict
 
     if inspection.verdict == "would run code":
         output.complain([f"ckptconv: warning: {output.printable(str(inspection.path))}: {verdict(inspection)}"])

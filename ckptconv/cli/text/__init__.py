@@ -4,6 +4,7 @@ Begin with `common`. Each command imports the module of its own name once it has
 
     common                         numbers, sections, tables, findings
     inspect                        a checkpoint: header, tensors, metadata, notes; its parts:
+    columns  loading               …what is shown of each tensor; what loading the file would run
     tree  metadata                 …tensors with repeated layers folded; values in Python's spelling
     composite  graph  adapter      …tensors made of several, the graph around the weights, an adapter
     tensor                         ``inspect --tensor``

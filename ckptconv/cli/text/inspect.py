@@ -9,71 +9,26 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.text import adapter, composite
+from ckptconv.cli.text.columns import kind_of, kind_without_shape, list_columns, short_tied_name, tree_columns
 from ckptconv.cli.text.common import approximately, fields, findings, section, size, table
 from ckptconv.cli.text.graph import graph_rows
+from ckptconv.cli.text.loading import MAX_OBJECTS, name_lines, object_lines, optional_lines, verdict
 from ckptconv.cli.text.metadata import attributes, entries, shortened, spelled
-from ckptconv.cli.text.tree import Columns, flat, tree
-from ckptconv.core.metadata import RUNS, StateDict, TensorRef, nodes_of
-from ckptconv.core.text import cut, listed, plural
+from ckptconv.cli.text.tree import flat, tree
+from ckptconv.core.metadata import StateDict, TensorRef, nodes_of
+from ckptconv.core.text import listed, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Mapping
 
     from ckptconv.api.inspect import Inspection
-    from ckptconv.api.inspecting.uses import OpaqueUse
-    from ckptconv.checks.stats import Stats
-    from ckptconv.cli.text.tree import Kind
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.metadata import Opaque
     from ckptconv.core.tensor import LazyTensor
-
-STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
-"""The columns that --stats adds."""
-
-MAX_OBJECTS = 20
-"""The most opaque objects and calls to list; --json has all."""
 
 MAX_TIED = 8
 """The most names of a tie to list."""
 
-MAX_NAME_LENGTH = 80
-"""The most characters of such a name to show."""
-
-MAX_CALL_LENGTH = 500
-"""The most characters of a call to show."""
-
-_FATES = {"called": "a call, not made", "handed": "may be called"}
-"""What became of an object, by how the file would have made it; all others are kept as data."""
-
 _HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
-
-
-def verdict(inspection: Inspection) -> str:
-    """What the verdict means, in a sentence."""
-    uses = inspection.opaque
-    options = listed(list(dict.fromkeys(use.only_if for use in inspection.runs_if)), 2)
-    unless_asked = f" but with {options}" if options else ""
-    match inspection.verdict:
-        case "plain" if inspection.absent is not None:
-            return f"nothing in it was found to run{unless_asked}"
-        case "plain":
-            return f"tensors and plain data, nothing that runs{unless_asked}"
-        case "opaque":
-            what = plural(len(uses), "object") if uses else "names"
-            whose = "an unknown class" if len(uses) == 1 else "unknown classes"
-            return f"{what} of {whose}, shown as data; nothing was found to run{unless_asked}"
-        case _:
-            return _call_summary([use for use in uses if use.runs])
-
-
-def _call_summary(uses: list[OpaqueUse]) -> str:
-    """What loading would call, or may call, and which library would do so."""
-    loaders = listed(list(dict.fromkeys(use.by for use in uses)), 3)
-    calls = [use for use in uses if use.node.how == "called"]
-    named = listed([printable(name) for name in dict.fromkeys(use.node.name for use in calls or uses)], 3)
-    if calls:
-        return f"loading it with {loaders} would make {plural(len(calls), 'call')} ({named}); none was made here"
-    return f"loading it with {loaders} may call {named}, which can run anything and which no data needs"
 
 
 def page(inspection: Inspection) -> list[str]:
@@ -87,11 +42,11 @@ def page(inspection: Inspection) -> list[str]:
         [finding for finding in inspection.findings if not (has_graph_section and finding.code == "graph")]
     )
     composites = checkpoint.composites
-    columns, kind = _tree_columns(checkpoint, tied, stats), _kind(checkpoint)
+    columns, kind = tree_columns(checkpoint, tied, stats), kind_of(checkpoint)
     states = any(finding.code == "optimizer" for finding in checkpoint.findings)
     for title, tensors, loose_kind in (
-        ("tensors", dict(checkpoint), _kind_without_shape(checkpoint) if states else None),
-        ("tensors outside of the model", checkpoint.extras, _kind_without_shape(checkpoint)),
+        ("tensors", dict(checkpoint), kind_without_shape(checkpoint) if states else None),
+        ("tensors outside of the model", checkpoint.extras, kind_without_shape(checkpoint)),
     ):
         if tensors:
             names = composite.with_wholes(tensors, composites)
@@ -101,22 +56,15 @@ def page(inspection: Inspection) -> list[str]:
     values = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
     lines += section("metadata", entries(values))
     lines += section("what the object holds", attributes(checkpoint.root) if not checkpoint.all_tensors else [])
-    lines += section("objects that were not built", _objects(inspection))
-    lines += section("what runs only if it is asked for", _runs_if(inspection))
+    lines += section("objects that were not built", object_lines(inspection))
+    lines += section("what runs only if it is asked for", optional_lines(inspection))
     if inspection.verdict != "plain":
         heading = "names that the pickles mention" if inspection.beside.globals else "names that the pickle mentions"
-        lines += section(heading, _globals(inspection))
+        lines += section(heading, name_lines(inspection))
     lines += section("members of the archive", _members(checkpoint))
     lines += section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
     lines += section("notes", fields(_notes(inspection), indent=""))
     return lines
-
-
-def _name(name: str) -> str:
-    """The name, or both ends of one that would fill a line: Lightning's callbacks have their settings in it."""
-    name = printable(name)
-    half = MAX_NAME_LENGTH // 2
-    return name if len(name) <= MAX_NAME_LENGTH else f"{name[:half]}…{name[-half:]}"
 
 
 def _more_names(names: list[str]) -> list[str]:
@@ -126,7 +74,7 @@ def _more_names(names: list[str]) -> list[str]:
 def listing(inspection: Inspection) -> list[str]:
     """One line for each tensor, including extras."""
     tensors, stats = inspection.checkpoint.all_tensors, inspection.stats
-    columns = _list_columns(inspection, stats)
+    columns = list_columns(inspection, stats)
     return flat(list(tensors), columns)
 
 
@@ -154,7 +102,7 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
         rows.append(("quantized", f"{kinds}; {how}"))
     rows += adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
-        groups = [" = ".join([*map(_name, names[:MAX_TIED]), *_more_names(names)]) for names in ties]
+        groups = [" = ".join([*map(short_tied_name, names[:MAX_TIED]), *_more_names(names)]) for names in ties]
         rows.append(("ties", listed(groups, 2)))
     return [*rows, verdict_row, *digest(inspection)]
 
@@ -187,112 +135,6 @@ def digest(inspection: Inspection) -> list[tuple[str, str]]:
     return [("digest", f"{inspection.digest} ({mismatch}: the file says {printable(str(recorded))})")]
 
 
-def _shape(shape: Iterable[int], comma: str = ", ") -> str:
-    return f"[{comma.join(map(str, shape))}]"
-
-
-def _tree_columns(checkpoint: Checkpoint, tied: Mapping[str, str], stats: Mapping[str, Stats | None] | None) -> Columns:
-    tensors, composites = checkpoint.all_tensors, checkpoint.composites
-
-    def cells(name: str) -> list[str]:
-        whole = composites.get(name)
-        info = whole or tensors[name].info
-        note = [composite.how(whole)] if whole else []
-        note += [f"= {_name(tied[name])}"] if name in tied else []
-        figures = _figures(stats, name) if name in tensors else ["" for _ in _heads(stats)]
-        return [info.dtype.name, _shape(info.shape), *figures, *note]
-
-    return Columns(["DTYPE", "SHAPE", *_heads(stats)], frozenset(range(2, 2 + len(_heads(stats)))), cells)
-
-
-def _kind(checkpoint: Checkpoint) -> Kind:
-    tensors, composites = checkpoint.all_tensors, checkpoint.composites
-
-    def kind(name: str) -> Hashable:
-        if name in composites:
-            return composites[name].summary
-        info = tensors[name].info
-        return info.dtype.name, info.shape
-
-    return kind
-
-
-def _kind_without_shape(checkpoint: Checkpoint) -> Kind:
-    """Like `_kind`, but without the shape: an optimizer's states are alike for parameters of any shape."""
-    tensors, composites = checkpoint.all_tensors, checkpoint.composites
-    return lambda name: composites[name].summary if name in composites else tensors[name].info.dtype.name
-
-
-def _list_columns(inspection: Inspection, stats: Mapping[str, Stats | None] | None) -> Columns:
-    tensors, extras, tied = (
-        inspection.checkpoint.all_tensors, inspection.checkpoint.extras, inspection.checkpoint.tied_to,
-    )  # fmt: skip
-    parts = composite.notes(inspection.checkpoint)
-
-    def cells(name: str) -> list[str]:
-        info = tensors[name].info
-        notes = [f"({parts[name]})"] if name in parts else []
-        notes += [f"={printable(tied[name])}"] if name in tied else []
-        notes += ["extra"] if name in extras else []
-        return [info.dtype.name, _shape(info.shape, ","), str(info.nbytes), *_figures(stats, name), *notes]
-
-    heads = ["DTYPE", "SHAPE", "BYTES", *_heads(stats)]
-    return Columns(heads, frozenset(range(2, len(heads))), cells)
-
-
-def _heads(stats: Mapping[str, Stats | None] | None) -> list[str]:
-    return [] if stats is None else [name.upper() for name in STATS]
-
-
-def _figures(stats: Mapping[str, Stats | None] | None, name: str) -> list[str]:
-    return [] if stats is None else [text for _, text in statistics(stats[name])]
-
-
-def statistics(stats: Stats | None) -> list[tuple[str, str]]:
-    """A tensor's statistics as text, by name."""
-    values = {} if stats is None else stats.to_dict()
-    return [(name, number(values.get(name))) for name in STATS]
-
-
-def number(value: float | int | None) -> str:
-    """A statistic with four significant digits; counts and other integers in full."""
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
-
-
-def _objects(inspection: Inspection) -> list[str]:
-    wholes = [use for use in inspection.opaque if not use.part]
-    uses = sorted(wholes, key=lambda use: use.node.how not in RUNS)
-    rows = []
-    for use in uses[:MAX_OBJECTS]:
-        where = shortened(printable(use.where)) or "the root"
-        what = _FATES.get(use.node.how, "kept as data")
-        rows.append([where, what, _object_text(use.node)])
-    lines = table(rows)
-    if (more := len(inspection.opaque) - len(rows)) > 0:
-        rest = f"{more:,} of their parts" if len(uses) <= MAX_OBJECTS else f"{more:,} more"
-        lines.append(f"… and {rest}; --json lists all")
-    return lines
-
-
-def _runs_if(inspection: Inspection) -> list[str]:
-    uses = inspection.runs_if
-    rows = [
-        [shortened(printable(use.where)), shortened(printable(use.node.name)), f"by {use.by}, if {use.only_if}"]
-        for use in uses[:MAX_OBJECTS]
-    ]
-    more = [f"… and {len(uses) - MAX_OBJECTS:,} more; --json lists all"] if len(uses) > MAX_OBJECTS else []
-    return [*table(rows), *more]
-
-
-def _object_text(node: Opaque) -> str:
-    """The object, shortened. A call gets more room, as its arguments show what it would do."""
-    if node.how != "called":
-        return shortened(spelled(node))
-    return cut(spelled(node, MAX_CALL_LENGTH), MAX_CALL_LENGTH)
-
-
 def _members(checkpoint: Checkpoint) -> list[str]:
     """The archive's members, those that were used first."""
     members = sorted(checkpoint.notes.members, key=lambda member: not member.use)
@@ -301,23 +143,6 @@ def _members(checkpoint: Checkpoint) -> list[str]:
     ]
     more = [f"… and {len(members) - MAX_OBJECTS:,} more; --json lists all"] if len(members) > MAX_OBJECTS else []
     return [*table(rows), *more]
-
-
-def _globals(inspection: Inspection) -> list[str]:
-    """Every name that is not known here, and whether it would or may be called."""
-    uses = sorted((use for use in inspection.globals if not use.known), key=lambda use: not use.called)
-    calls = {use.node.name for use in inspection.opaque if use.node.how == "called"}
-    values = {use.node.name for use in inspection.opaque if use.node.how == "constructed"} - calls
-    handed = {use.node.name for use in inspection.opaque if use.node.how == "handed"}
-    rows = []
-    for use in uses[:MAX_OBJECTS]:
-        called = "makes a plain value" if use.name in values else "would be called"
-        unasked = "may be called" if use.name in handed else "named"
-        rows.append([printable(use.name), called if use.called else unasked])
-    lines = table(rows)
-    if len(uses) > MAX_OBJECTS:
-        lines.append(f"… and {len(uses) - MAX_OBJECTS:,} more; --json lists all")
-    return lines
 
 
 def _notes(inspection: Inspection) -> list[tuple[str, str]]:
