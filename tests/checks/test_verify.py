@@ -290,7 +290,7 @@ def test_what_cannot_be_verified_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match="no CUDA device"):
         ckptconv.verify(source, source, arch="lenet", device="cuda")
     (tmp_path / "x.npz").write_bytes(b"no zip")
-    with pytest.raises(UsageError, match=r"no \.npz"):
+    with pytest.raises(UsageError, match=r"not an \.npz"):
         ckptconv.verify(other, other, arch="mlp", arrays=tmp_path / "x.npz")
     ckptconv.convert(other, tmp_path / "b.onnx", arch="mlp")
     for missing in ("onnxruntime", "torch"):

@@ -182,7 +182,7 @@ def test_an_index_that_names_no_model_leaves_the_folders_to_choose_from(text: st
 @pytest.mark.parametrize("name", ["..", "../pipe/unet", "/etc", "unet/../unet", "", "a\0b", "pipe"])
 def test_a_name_that_is_no_folder_in_it_is_refused(name: str, folder: Path) -> None:
     with_index(folder, json.dumps({name: ["diffusers", "X"]}))
-    with pytest.raises(CorruptFileError, match=r"no such folder|no component's"):
+    with pytest.raises(CorruptFileError, match=r"no such folder|cannot be a component"):
         ckptconv.open(folder)
 
 
@@ -198,7 +198,7 @@ def test_a_folder_that_is_itself_a_component_is_refused_at_once(folder: Path) ->
 def test_a_folder_whose_name_has_a_dot_is_no_component(folder: Path) -> None:
     (folder / "unet").rename(folder / "unet.x")
     with_index(folder, json.dumps({"unet.x": ["diffusers", "X"]}))
-    with pytest.raises(CorruptFileError, match="no component's"):
+    with pytest.raises(CorruptFileError, match="cannot be a component"):
         ckptconv.open(folder)
 
 

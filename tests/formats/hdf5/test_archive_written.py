@@ -97,7 +97,11 @@ def test_without_a_configuration_the_way_to_the_weights_alone_is_told(tmp_path: 
     ("how", "what", "hint"),
     [
         ({"bare": True}, "config.json", "leave --bare out"),
-        ({"edits": ckptconv.Edits(names=[NameRule("translate", "keras")])}, "no path of Keras' weights", ".weights.h5"),
+        (
+            {"edits": ckptconv.Edits(names=[NameRule("translate", "keras")])},
+            "not a path of Keras weights",
+            ".weights.h5",
+        ),
     ],
 )
 def test_what_keras_could_not_load_is_refused(how: dict[str, Any], what: str, hint: str, tmp_path: Path) -> None:
