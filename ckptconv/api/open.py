@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.core.text import quoted
-from ckptconv.edits.quantized.torchao.stated import with_weights
+from ckptconv.edits.quantized.torchao.marks import mentions_torchao
 from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
 from ckptconv.formats.detect import detect, find_format, refuse_disguised_pickle
@@ -35,7 +35,12 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
     source = source_of(path, progress)
     with located(path):
         try:
-            return with_weights(_read(source, format))
+            checkpoint = _read(source, format)
+            if not mentions_torchao(checkpoint):
+                return checkpoint
+            from ckptconv.edits.quantized.torchao.stated import with_weights
+
+            return with_weights(checkpoint)
         except BaseException:
             source.close()
             raise

@@ -1,5 +1,6 @@
 """Weights that torchao quantized: tensors of classes that wrap others, told by what a file says of these classes.
 
+    marks     whether a file speaks of torchao at all
     wrapped   what a pickle says of such an object, or the strings of a safetensors file
     classes   which of its tensors are which part, and what its class and attributes say besides
     stated    both, noted of a checkpoint; and what is no longer said once the weights are plain

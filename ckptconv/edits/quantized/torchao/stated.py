@@ -9,15 +9,8 @@ from ckptconv.core.metadata import Opaque, StateDict, TensorRef
 from ckptconv.core.notes import UNREAD, VALUES, QuantizedWeight
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.quantized.torchao.classes import SCHEME, UnknownLayout, described
-from ckptconv.edits.quantized.torchao.wrapped import (
-    NAMES,
-    PACKAGE,
-    is_tensor,
-    listed_names,
-    objects_in,
-    of_object,
-    texts_in,
-)
+from ckptconv.edits.quantized.torchao.marks import NAMES
+from ckptconv.edits.quantized.torchao.wrapped import is_tensor, listed_names, objects_in, of_object, texts_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -29,14 +22,9 @@ if TYPE_CHECKING:
 
 
 def with_weights(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, with torchao's weights in its notes if it has any."""
+    """A checkpoint that mentions torchao (`marks`), with torchao's weights in its notes if it has any."""
     metadata = checkpoint.root
-    if isinstance(metadata, dict) and NAMES in metadata:
-        found = dict(texts_in(metadata))
-    elif any(use.name.startswith(PACKAGE) for use in checkpoint.notes.globals):
-        found = dict(objects_in(metadata))
-    else:
-        return checkpoint
+    found = dict(texts_in(metadata) if isinstance(metadata, dict) and NAMES in metadata else objects_in(metadata))
     infos, notes = infos_of(checkpoint), checkpoint.notes
     known = {one.values for one in notes.quantized}
     weights, beside = list(notes.quantized), list(notes.between)

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque, TensorRef, TorchValue, children
+from ckptconv.edits.quantized.torchao.marks import NAMES, PACKAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckptconv.core.metadata import MetaNode
-
-PACKAGE = "torchao."
-NAMES = "tensor_names"
-"""The key of the metadata under which the names of all tensors stand, as a text in JSON."""
 
 _ARGUMENTS = 7
 """Of torch's `_rebuild_wrapper_subclass`: dtype, size, strides, offset, layout, device, requires_grad."""
