@@ -1,4 +1,4 @@
-"""Tensor names: the module that a name belongs to, and names that are free."""
+"""Tensor names: the module that a name belongs to, names that are free, and a bound on their total length."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-class Names:
-    """Bounds the characters of all names that are made of paths: a long key stands in the file once, but in the name
-    of everything below it.
+class NameBudget:
+    """Bounds the total length of all names that are made from paths: a long key is in the file once, but in the name of
+    everything below it.
     """
 
     def __init__(self) -> None:
-        self._count = 0
+        self._characters = 0
 
-    def made(self, name: str) -> str:
-        """Count the name, and return it. Raises LimitError."""
-        self._count += len(name)
-        if self._count > MAX_NAMES:
+    def counted(self, name: str) -> str:
+        """The name, after its characters are counted. Raises LimitError if there are too many."""
+        self._characters += len(name)
+        if self._characters > MAX_NAMES:
             raise LimitError(f"the names of what is in it have more than {MAX_NAMES:,} characters")
         return name
 

@@ -32,17 +32,18 @@ def rebuild_tree(
 
     Raises EditError where a name is taken by a plain value, and where metadata and tensors cannot be separated.
     """
-    holes = list(nodes_of(checkpoint.root, StateDict))
+    state_dicts = list(nodes_of(checkpoint.root, StateDict))
     single = {node.name for node in nodes_of(checkpoint.root, TensorRef) if node.name in checkpoint}
-    plain = {hole.prefix + key for hole in holes for _, key, _ in hole.plain}
+    plain = {node.prefix + key for node in state_dicts for _, key, _ in node.plain}
     if twice := [name for name in names if name in plain]:
         raise EditError(f"{twice[0]!r} is the name of a plain value in the state_dict", hint="choose another name")
-    stay = all(moved.get(name) == name for name in single) and not (in_one and len(holes) > 1)
-    if stay and all(name in single or any(name.startswith(hole.prefix) for hole in holes) for name in names):
-        if len(holes) != 1:
+    stay = all(moved.get(name) == name for name in single) and not (in_one and len(state_dicts) > 1)
+    if stay and all(name in single or any(name.startswith(node.prefix) for node in state_dicts) for name in names):
+        if len(state_dicts) != 1:
             return checkpoint.root
-        return _replaced(checkpoint.root, holes[0], replace(holes[0], versions=_versions(holes[0].versions, moved)))
-    return _in_one_state_dict(checkpoint, holes, bare=bare)
+        old = state_dicts[0]
+        return _replaced(checkpoint.root, old, replace(old, versions=_versions(old.versions, moved)))
+    return _in_one_state_dict(checkpoint, state_dicts, bare=bare)
 
 
 def _versions(old: MetaNode, moved: Mapping[str, str]) -> MetaNode:
@@ -65,21 +66,21 @@ def _versions(old: MetaNode, moved: Mapping[str, str]) -> MetaNode:
 
 
 def _replaced(node: MetaNode, old: StateDict, new: StateDict) -> MetaNode:
-    """The tree with the hole `old` replaced by `new`; the containers around it are copied."""
+    """The tree with the node `old` replaced by `new`; the containers around it are copied."""
     if node is old:
         return new
     if isinstance(node, dict):
-        made = node.copy()
-        made.update({key: _replaced(value, old, new) for key, value in node.items()})
-        return made
+        copied = node.copy()
+        copied.update({key: _replaced(value, old, new) for key, value in node.items()})
+        return copied
     if type(node) is list or type(node) is tuple:
         return type(node)(_replaced(item, old, new) for item in node)
     return node
 
 
-def _in_one_state_dict(checkpoint: Checkpoint, holes: list[StateDict], *, bare: bool) -> MetaNode:
+def _in_one_state_dict(checkpoint: Checkpoint, state_dicts: list[StateDict], *, bare: bool) -> MetaNode:
     """A tree with one state_dict for all tensors, and the metadata beside it."""
-    hole = StateDict(container=holes[0].container if holes else "OrderedDict")
+    state_dict = StateDict(container=state_dicts[0].container if state_dicts else "OrderedDict")
     metadata = checkpoint.metadata
     key = next((key for key in _KEYS if key not in metadata), None)
     in_lists = any(
@@ -88,7 +89,7 @@ def _in_one_state_dict(checkpoint: Checkpoint, holes: list[StateDict], *, bare: 
         if node is not checkpoint.root
     )
     if not metadata or (bare and (in_lists or key is None)):
-        return hole
+        return state_dict
     if in_lists or key is None:
         raise EditError(
             "tensors of the model lie in lists, where they have places and no names, and so can be given none"
@@ -96,4 +97,4 @@ def _in_one_state_dict(checkpoint: Checkpoint, holes: list[StateDict], *, bare: 
             else "the metadata has all the keys already under which the renamed tensors could stand as a state_dict",
             hint="--bare takes the model's tensors alone",
         )
-    return {**metadata, key: hole}
+    return {**metadata, key: state_dict}

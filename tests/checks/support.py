@@ -41,8 +41,8 @@ def checkpoint(
         )
         for name, shape in shapes.items()
     }
-    hole = StateDict(plain=tuple((len(shapes) + i, key, 1) for i, key in enumerate(plain)), versions=versions)
-    return Checkpoint(tensors, root=hole if metadata is None else {**metadata, "state_dict": hole})
+    state_dict = StateDict(plain=tuple((len(shapes) + i, key, 1) for i, key in enumerate(plain)), versions=versions)
+    return Checkpoint(tensors, root=state_dict if metadata is None else {**metadata, "state_dict": state_dict})
 
 
 def table(shapes: Mapping[str, Sequence[int | None]], **more: Mapping[str, Any]) -> Table:

@@ -30,7 +30,7 @@ from ckptconv.core.metadata import objects_in
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.npz.skops.schema import _LOADERS
 from ckptconv.formats.torch.pickle import Budget, Machine
-from ckptconv.formats.torch.tree.roots import plant
+from ckptconv.formats.torch.tree.build import build_tree
 from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
@@ -84,7 +84,7 @@ class Score:
 def follow(path: Path, data: bytes, chance: random.Random) -> None:
     """The pickle machine by itself."""
     del path, chance
-    plant(Machine(data, TorchConstructors()).run(), Budget(len(data)))
+    build_tree(Machine(data, TorchConstructors()).run(), Budget(len(data)))
 
 
 def packed(path: Path, data: bytes, chance: random.Random) -> None:

@@ -68,7 +68,7 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
     note = {"name": result.spec.name, "params": dict(result.params), "digest": result.spec.digest}
     return GraphPlan(
         model,
-        {hole.name: Filling(hole.name) for hole in model.graph.initializer},
+        {tensor.name: Filling(tensor.name) for tensor in model.graph.initializer},
         (*result.findings, *(_assumption(name, result) for name in assumed), *findings),
         note,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
-from ckptconv.core.names import Names
+from ckptconv.core.names import NameBudget
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
 from ckptconv.formats.code import evaluated, trainer_settings
@@ -118,9 +118,10 @@ def uses_of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:
 
 def _unbuilt_objects(root: MetaNode) -> list[OpaqueUse]:
     """Every object in the tree that was not built, in the tree's order."""
-    wholes, names = {id(node) for _, node in opaque_wholes(root)}, Names()
+    wholes = {id(node) for _, node in opaque_wholes(root)}
+    name_budget = NameBudget()
     return [
-        OpaqueUse(names.made(spell_path(path)), node, part=id(node) not in wholes)
+        OpaqueUse(name_budget.counted(spell_path(path)), node, part=id(node) not in wholes)
         for path, node in walk(root)
         if isinstance(node, Opaque) and node.how not in ("enclosing", "unread")
     ]

@@ -72,7 +72,7 @@ class GraphBuilder(GraphNodes):
             self.shapes[operation.output] = operation.shape
         graph = helper.make_graph(
             self.nodes, self.program.table.spec.name, [self.value(self.program.input)],
-            [self.value(self.program.output)], list(self.holes.values()),
+            [self.value(self.program.output)], list(self.initializers.values()),
         )  # fmt: skip
         opset = OperatorSetIdProto(domain="", version=self.opset)
         model = helper.make_model(graph, producer_name="ckptconv", opset_imports=[opset])

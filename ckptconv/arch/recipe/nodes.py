@@ -29,17 +29,17 @@ _ELEMENTS = {DType.F32: "FLOAT", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", D
 class GraphNodes:
     """Collects the nodes of one program's graph.
 
-    holes:  the initializers, without data.
-    shapes: the shapes of the program's values, by name.
-    values: the names of the program's values in the graph.
-    casts:  the outputs of the Casts, by the name of the weight.
+    initializers: by name; they have no data yet.
+    casts:        the outputs of the Casts, by the name of the weight.
+    shapes:       the shapes of the program's values, by name.
+    values:       the names of the program's values in the graph.
     """
 
     def __init__(self, program: Program, infos: Mapping[str, TensorInfo], same: Mapping[str, str], opset: int) -> None:
         self.program, self.infos, self.same, self.opset = program, infos, same, opset
         self.names = {name for operation in program.operations for name in operation.weights.values()}
         self.nodes: list[NodeProto] = []
-        self.holes: dict[str, TensorProto] = {}
+        self.initializers: dict[str, TensorProto] = {}
         self.casts: dict[str, str] = {}
         self.numbers: dict[str, count[int]] = {}
         self.constants: dict[tuple[int, ...], str] = {}
@@ -124,8 +124,8 @@ class GraphNodes:
 
         name = self.same.get(name, name)
         info = self.infos[name]
-        if name not in self.holes:
-            self.holes[name] = TensorProto(name=name, dims=info.shape, data_type=self.element(info.dtype))
+        if name not in self.initializers:
+            self.initializers[name] = TensorProto(name=name, dims=info.shape, data_type=self.element(info.dtype))
         if info.dtype is self.dtype:
             return name
         if name not in self.casts:

@@ -150,8 +150,8 @@ class _Pipeline:
 
     def checkpoint(self, folder: Folder) -> Checkpoint:
         """The checkpoint of the whole pipeline."""
-        hole = StateDict(versions=self.versions or None)
-        root = {**self.metadata, free_key("state_dict", self.metadata): hole} if self.metadata else hole
+        state_dict = StateDict(versions=self.versions or None)
+        root = {**self.metadata, free_key("state_dict", self.metadata): state_dict} if self.metadata else state_dict
         return Checkpoint(
             self.tensors, extras=self.extras, composites=self.composites, root=root, format=NAME, notes=self.notes,
             findings=tuple(self.findings), file=folder,

@@ -63,11 +63,11 @@ class _TreeBuilder:
             raise InexactError
         return tensor
 
-    def _state_dict(self, hole: StateDict) -> Value:
+    def _state_dict(self, node: StateDict) -> Value:
         entries: list[tuple[Any, Value]] = [
-            (_key(name[len(hole.prefix) :]), self._tensors[name]) for name in self._members.get(hole.prefix, ())
+            (_key(name[len(node.prefix) :]), self._tensors[name]) for name in self._members.get(node.prefix, ())
         ]
-        for position, key, child in hole.plain:
+        for position, key, child in node.plain:
             entries.insert(position, (_key(key), self.value(child, in_list=False)))
         if len(dict(entries)) != len(entries):
             raise InexactError

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import record as records
-from ckptconv.core.names import Names, numbered
+from ckptconv.core.names import NameBudget, numbered
 from ckptconv.core.tensor import LazyTensor
 from ckptconv.formats.flax.arrays import CHUNKED
 
@@ -54,9 +54,9 @@ def _path(name: str, taken: Mapping[str, LazyTensor]) -> list[str]:
 
 def flatten(root: Mapping[str, Value]) -> tuple[dict[str, LazyTensor], dict[str, Value]]:
     """The tensors of a tree by name, and other values by name."""
-    names, tensors, others = Names(), dict[str, LazyTensor](), dict[str, Any]()
+    name_budget, tensors, others = NameBudget(), dict[str, LazyTensor](), dict[str, Any]()
     for path, value in _leaves(root):
-        name = numbered(names.made(".".join(map(str, path))), tensors, others)
+        name = numbered(name_budget.counted(".".join(map(str, path))), tensors, others)
         if isinstance(value, LazyTensor):
             tensors[name] = value
         else:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
-from ckptconv.core.names import Names, numbered
+from ckptconv.core.names import NameBudget, numbered
 from ckptconv.core.tensor import LazyTensor
-from ckptconv.formats.trees.nested import Nested, Path
+from ckptconv.formats.trees.nested import NestedModel, Path, StateMapping
 
 if TYPE_CHECKING:
     from ckptconv.formats.flax.msgpack import Value
@@ -25,8 +25,8 @@ class Tree:
 
 def split_tree(value: Value) -> Tree:
     """Split an unpacked tree."""
-    nested = Nested(value, lambda child: isinstance(child, LazyTensor))
-    return _Splitter(nested if nested.is_clear() else None).split(value)
+    model = NestedModel(value, lambda child: isinstance(child, LazyTensor))
+    return _Splitter(model if model.is_clear() else None).split(value)
 
 
 def split_extra_tree(value: Value) -> Tree:
@@ -38,9 +38,9 @@ def split_extra_tree(value: Value) -> Tree:
 class _Splitter:
     """Makes the metadata tree. Without a `model`, all tensors are the model's, named by their full paths."""
 
-    def __init__(self, model: Nested | None) -> None:
-        self._holes = model.holes if model else {}
-        self._names = Names()
+    def __init__(self, model: NestedModel | None) -> None:
+        self._mappings = {mapping.path: mapping for mapping in model.mappings} if model else {}
+        self._name_budget = NameBudget()
         self._tree = Tree(model=dict(model.tensors) if model else {})
         self._others = self._tree.extras if model else self._tree.model
 
@@ -52,8 +52,8 @@ class _Splitter:
         match value:
             case LazyTensor():
                 return self._ref(value, path)
-            case dict() if path in self._holes:
-                return self._hole(value, path)
+            case dict() if path in self._mappings:
+                return self._state_dict(self._mappings[path])
             case dict():
                 return {key: self._node(child, (*path, key)) for key, child in value.items()}
             case list():
@@ -63,17 +63,16 @@ class _Splitter:
             case _:
                 return value
 
-    def _hole(self, value: dict[str, Value], path: Path) -> StateDict:
+    def _state_dict(self, mapping: StateMapping) -> StateDict:
         plain = tuple(
-            (position, key, self._node(child, (*path, key)))
-            for position, (key, child) in enumerate(value.items())
+            (position, key, self._node(child, (*mapping.path, key)))
+            for position, (key, child) in enumerate(mapping.tensors.items())
             if not isinstance(child, LazyTensor)
         )
-        _, prefix = self._holes[path]
-        return StateDict(prefix, "dict", plain)
+        return StateDict(mapping.prefix, "dict", plain)
 
     def _ref(self, tensor: LazyTensor, path: Path) -> TensorRef:
-        name = self._names.made(".".join(map(str, path)) or "tensor")
+        name = self._name_budget.counted(".".join(map(str, path)) or "tensor")
         free = numbered(name, self._tree.model, self._tree.extras)
         self._others[free] = tensor
         return TensorRef(free)

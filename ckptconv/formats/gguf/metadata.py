@@ -86,9 +86,9 @@ def needs_no_record(checkpoint: Checkpoint) -> bool:
     if type(root) is not dict or ARCHITECTURE_KEY not in root:
         return False
     plain = {key: value for key, value in root.items() if not isinstance(value, StateDict)}
-    holes = {key: value for key, value in root.items() if key not in plain}
-    hole = {free_key("state_dict", plain): StateDict()}
-    return holes == hole and all(_is_exact_entry(*item, notes.types) for item in plain.items())
+    state_dicts = {key: value for key, value in root.items() if key not in plain}
+    as_read = {free_key("state_dict", plain): StateDict()}
+    return state_dicts == as_read and all(_is_exact_entry(*item, notes.types) for item in plain.items())
 
 
 def _is_exact_entry(key: Hashable, value: MetaNode, types: Mapping[str, str]) -> bool:

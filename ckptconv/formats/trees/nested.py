@@ -1,15 +1,16 @@
 """Decides which arrays in JAX's nested dicts are the model's, and names them.
 
-A name is the path of keys to an array, joined by dots, from the start of the model's tree:
+A name is the path of keys to an array, joined by dots, from where the model's tree starts. The first of these that
+applies:
 
-- at ``params``, the key that has a meaning in Flax. Names below it are bare (``Dense_0.kernel``), as in a
-  ``TrainState``. Other arrays (``opt_state``, ``ema_params``) are not the model's;
-- if linen's other collections (`COLLECTIONS`, such as ``batch_stats``) are beside it, a model computes with them, so
-  they are the model's as well, and all names start with their collection: ``params.BatchNorm_0.scale``;
-- at the only other entry with trees beside an optimizer's (`OPTIMIZERS`), as in NNX's ``{"model": …, "optimizer": …}``;
-  numbers beside these are not the model's;
-- in the only entry with arrays, if it has ``params``: ``{"epoch": 3, "state": {"params": …}}``;
-- otherwise at the root: all arrays are the model's, as in the hub's ``flax_model.msgpack``.
+- ``params``, the key that has a meaning in Flax. Names below it are bare (``Dense_0.kernel``), as in a ``TrainState``.
+  Other arrays (``opt_state``, ``ema_params``) are not the model's;
+- if linen's other collections (`COLLECTIONS`, such as ``batch_stats``) are beside ``params``, a model computes with
+  them, so they are the model's as well, and all names start with their collection: ``params.BatchNorm_0.scale``;
+- the only entry with trees beside an optimizer's (`OPTIMIZERS`), as in NNX's ``{"model": …, "optimizer": …}``; numbers
+  beside these are not the model's;
+- ``params`` in the only entry with arrays: ``{"epoch": 3, "state": {"params": …}}``;
+- the root: all arrays are the model's, as in the hub's ``flax_model.msgpack``.
 
 Keys that torch users give a model (``model``, ``net``) have no meaning here: they are modules, as in ``{"model": …,
 "lm_head": …}``.
@@ -17,9 +18,9 @@ Keys that torch users give a model (``model``, ``net``) have no meaning here: th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptconv.core.names import Names
+from ckptconv.core.names import NameBudget
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -44,39 +45,49 @@ FLAX_KEYS = ("kernel", "embedding")
 """Flax's names for what torch's layers call ``weight``."""
 
 
-class Nested:
-    """The model's tensors in a tree.
+class StateMapping(NamedTuple):
+    """A dict that is the model's state_dict, or a part of it: its path in the tree, and the prefix of its tensors'
+    names.
+    """
 
-    tensors: by name; those of a dict come before those of inner dicts.
-    holes:   the dicts that directly hold the model's tensors, by path, with the prefix of their tensors' names.
+    path: Path
+    tensors: dict[str, Value]
+    prefix: str
+
+
+class NestedModel:
+    """The model's tensors in a nested tree.
+
+    tensors:  by name; those of a dict come before those of inner dicts.
+    mappings: the dicts that directly hold them, outermost first.
     """
 
     def __init__(self, root: Value, is_tensor: Callable[[Value], bool]) -> None:
         self.tensors: dict[str, Value] = {}
-        self.holes: dict[Path, tuple[dict[str, Value], str]] = {}
+        self.mappings: list[StateMapping] = []
         self._is_tensor = is_tensor
-        self._names = Names()
+        self._name_budget = NameBudget()
         self._holds: dict[int, bool] = {}
         self._seen: set[int] = set()
         self._prefix_of: list[tuple[str, str]] = []
-        self._all_in_dicts = True
+        self._is_in_dicts_only = True
         if self._holds_tensors(root, 0):
             self._starts = self._find_starts(root, ()) or {(): ""}
-            self._find(root, (), None)
+            self._collect(root, (), None)
 
     def is_of_flax(self) -> bool:
-        """Whether the keys are those of Flax's layers, which tell such a tree in a file that could hold any."""
-        holders = [holder for holder, _ in self.holes.values()]
-        return any(key in holder for holder in holders for key in FLAX_KEYS) and not any(
-            "." in key for holder in holders for key in holder
-        )
+        """Whether the keys are those of Flax's layers. This is how a file that could hold any tree shows that its tree
+        is Flax's.
+        """
+        keys = {key for mapping in self.mappings for key in mapping.tensors}
+        return any(key in keys for key in FLAX_KEYS) and not any("." in key for key in keys)
 
     def is_clear(self) -> bool:
-        """Whether each tensor is in exactly one hole, which is always the one with the longest prefix of its name.
+        """Whether each tensor is in exactly one mapping, and that is the one with the longest prefix of its name.
 
-        It may not be so with lists, and keys with dots.
+        Lists of tensors, and keys with dots, can break this.
         """
-        return self._all_in_dicts and are_clear(self._prefix_of, [prefix for _, prefix in self.holes.values()])
+        return self._is_in_dicts_only and are_clear(self._prefix_of, [mapping.prefix for mapping in self.mappings])
 
     def _holds_tensors(self, value: Value, depth: int) -> bool:
         """Whether the value is or contains a tensor. Remembers the answer for each container."""
@@ -111,29 +122,38 @@ class Nested:
             return self._find_starts(node[others[0]], below) or {below: ""}
         return self._find_starts(node[inside[0]], (*path, inside[0])) if len(inside) == 1 else {}
 
-    def _find(self, value: Value, path: Path, prefix: str | None) -> None:
+    def _collect(self, value: Value, path: Path, prefix: str | None) -> None:
         """Collect the model's tensors below `path`, where names start with `prefix`; None outside of the model."""
         prefix = self._starts.get(path, prefix)
         if self._is_tensor(value):
-            self._all_in_dicts &= prefix is None
+            self._is_in_dicts_only &= prefix is None
         if not self._holds.get(id(value)) or len(path) > MAX_DEPTH:
             return
-        self._all_in_dicts &= id(value) not in self._seen or prefix is None
         if id(value) in self._seen:
+            self._is_in_dicts_only &= prefix is None
             return
         self._seen.add(id(value))
-        hole = prefix if isinstance(value, dict) and self._is_hole(value) else None
-        if hole is not None:
-            own = {self._names.made(hole + key): child for key, child in value.items() if self._is_tensor(child)}
-            self.holes[path] = value, hole
-            self.tensors |= own
-            self._prefix_of += [(name, hole) for name in own]
+        mapping = StateMapping(path, value, prefix) if prefix is not None and self._is_state_dict(value) else None
+        if mapping is not None:
+            self._add(mapping)
         for key, child in _entries(value):
-            if hole is None or not self._is_tensor(child):
-                self._find(child, (*path, key), None if prefix is None else f"{prefix}{key!s}.")
+            if mapping is None or not self._is_tensor(child):
+                self._collect(child, (*path, key), None if prefix is None else f"{prefix}{key!s}.")
 
-    def _is_hole(self, node: dict[Any, Value]) -> bool:
-        return any(map(self._is_tensor, node.values())) and all(type(key) is str for key in node)
+    def _add(self, mapping: StateMapping) -> None:
+        self.mappings.append(mapping)
+        for key, child in mapping.tensors.items():
+            if self._is_tensor(child):
+                name = self._name_budget.counted(mapping.prefix + key)
+                self.tensors[name] = child
+                self._prefix_of.append((name, mapping.prefix))
+
+    def _is_state_dict(self, node: Value) -> bool:
+        return (
+            isinstance(node, dict)
+            and any(map(self._is_tensor, node.values()))
+            and all(type(key) is str for key in node)
+        )
 
 
 def are_clear(prefix_of: list[tuple[str, str]], prefixes: list[str]) -> bool:

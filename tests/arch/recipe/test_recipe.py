@@ -53,8 +53,8 @@ def session(run: Program, state: Mapping[str, torch.Tensor], opset: int = 18) ->
     """The graph with the state_dict in it, as the onnx package checks it and onnxruntime runs it."""
     infos = {name: TensorInfo.of(DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}
     model, _ = build_graph(run, infos, opset=opset)
-    for hole in model.graph.initializer:
-        hole.raw_data = state[hole.name].contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    for tensor in model.graph.initializer:
+        tensor.raw_data = state[tensor.name].contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     onnx.checker.check_model(model, full_check=True)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -322,7 +322,7 @@ steps = ["embedding embed", ["residual", "linear block", "relu"], "linear head"]
     close(run, shuffled(Model()), torch.randint(0, 9, (2, 5)))
     model, _ = build_graph(run, {n: TensorInfo.of(DType.F32, tuple(t.shape)) for n, t in Model().state_dict().items()},
                            same={"head.weight": "embed.weight"})  # fmt: skip
-    assert [hole.name for hole in model.graph.initializer] == ["embed.weight", "block.weight", "block.bias"]
+    assert [tensor.name for tensor in model.graph.initializer] == ["embed.weight", "block.weight", "block.bias"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -339,7 +339,7 @@ def test_weights_of_other_types_are_cast_in_the_graph_and_that_is_said(dtype: to
         return
     assert len(casts) == 4
     assert [finding.code for finding in findings] == ["cast"]
-    assert {hole.data_type for hole in model.graph.initializer} == {
+    assert {tensor.data_type for tensor in model.graph.initializer} == {
         {torch.bfloat16: onnx.TensorProto.BFLOAT16, torch.float64: onnx.TensorProto.DOUBLE}[dtype]
     }
     x = torch.rand(7, 8)

@@ -26,7 +26,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, NumpyScalar, Opaque, TensorRef, is_too_deep
-from ckptconv.core.names import ALONE, Names, free_name
+from ckptconv.core.names import ALONE, NameBudget, free_name
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.core.text import quoted
@@ -119,7 +119,7 @@ class _Files:
         self._headers: dict[bytes, Npy | Text] = {}
         self._used = {SCHEMA}
         self._kept_bytes = 0
-        self._names = Names()
+        self._name_budget = NameBudget()
         self.tensors: dict[str, LazyTensor] = {}
         self.findings: list[Finding] = []
 
@@ -171,7 +171,7 @@ class _Files:
         return Opaque(type_, "unread", (file,))
 
     def _name(self, path: Path) -> str:
-        return self._names.made(".".join(map(str, path)) or ALONE)
+        return self._name_budget.counted(".".join(map(str, path)) or ALONE)
 
     def _header(self, file: str) -> Npy | Text:
         self._use(file)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.collisions import Collisions
 from ckptconv.core.metadata import FACTORIES, MetaNode, Opaque, spell_path
-from ckptconv.core.names import Names
+from ckptconv.core.names import NameBudget
 from ckptconv.core.notes import Program
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.npz.skops.nodes import bad, parse_key, text, type_of, where
@@ -62,7 +62,7 @@ class Schema:
         self._nodes_by_id: dict[object, Node] = {}
         self._building: set[object] = set()
         self._depth = 0
-        self._names = Names()
+        self._name_budget = NameBudget()
         self.programs: dict[tuple[str, str], Program] = {}
 
     def build(self, given: object, path: Path) -> MetaNode:
@@ -121,7 +121,7 @@ class Schema:
 
     def _add_program(self, name: str, by: str, only_if: str, path: Path) -> None:
         if (name, only_if) not in self.programs:
-            where = self._names.made(spell_path(path))
+            where = self._name_budget.counted(spell_path(path))
             self.programs[name, only_if] = Program(where, Opaque(name, "called"), by, only_if)
 
     def _items(self, node: Node, path: Path) -> list[MetaNode]:

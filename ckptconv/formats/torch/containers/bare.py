@@ -22,7 +22,7 @@ from ckptconv.formats.torch.containers.embedded import unfold_embedded
 from ckptconv.formats.torch.containers.pickled import follow
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, Value
 from ckptconv.formats.torch.tree.assemble import assemble
-from ckptconv.formats.torch.tree.roots import plant
+from ckptconv.formats.torch.tree.build import build_tree
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint, OpenFile
@@ -99,7 +99,7 @@ def checkpoint_of(
     budget = Budget(size + embedded.size)
     findings = (*findings, *embedded.findings, *legacy.trailing(stream, "opcode"))
     return assemble(
-        plant(value, budget), embedded.place(constructors.place), budget, format=format,
+        build_tree(value, budget), embedded.place(constructors.place), budget, format=format,
         machines=[machine, *polyglot.following(stream, legacy.LegacyConstructors)], file=file, findings=findings,
         own=lambda name: name in constructors.answered, within=embedded.machines,
     )  # fmt: skip

@@ -33,9 +33,9 @@ from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.containers import polyglot
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
 from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.build import build_tree
 from ckptconv.formats.torch.tree.names import is_known
 from ckptconv.formats.torch.tree.placing import Placer, StorageSlice
-from ckptconv.formats.torch.tree.roots import plant
 from ckptconv.formats.torch.values.construct import TorchConstructors
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def read(source: Source) -> Checkpoint:
     polyglot.refuse_zip(source, stream)
     budget, findings = Budget(stack.size), trailing(stream)
     return assemble(
-        plant(stack.value, budget),
+        build_tree(stack.value, budget),
         Placer(stack.storages).place,
         budget,
         format="torch-legacy",

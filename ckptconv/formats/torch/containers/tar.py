@@ -33,8 +33,8 @@ from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.containers.legacy import MAX_SMALL, Spans, read_plain
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
 from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.build import build_tree
 from ckptconv.formats.torch.tree.placing import Placer, StorageSlice
-from ckptconv.formats.torch.tree.roots import plant
 from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.formats.torch.values.stubs import StorageStub, TensorStub
 from ckptconv.io.limits import MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
@@ -77,7 +77,7 @@ def read(source: Source) -> Checkpoint:
     data = _stream(source, found["pickle"]).pickle()
     machine = Machine(data, TarConstructors(objects={**storages, **tensors}))
     budget = Budget(len(data))
-    tree = plant(machine.run(), budget)
+    tree = build_tree(machine.run(), budget)
     return assemble(tree, Placer(spans).place, budget, format="torch-tar", machines=[machine, *odd], file=source)
 
 

@@ -26,7 +26,7 @@ from ckptconv.formats.torch.containers.saved import is_unfinished, open_saved, r
 from ckptconv.formats.torch.containers.slice_files import others_beside
 from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.tree.assemble import assemble
-from ckptconv.formats.torch.tree.roots import plant
+from ckptconv.formats.torch.tree.build import build_tree
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.zip import ZipArchive
 
@@ -69,7 +69,7 @@ def open_archive(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoi
     embedded = unfold_embedded(saved.value, saved.machine)
     budget = Budget(saved.size + embedded.size)
     return assemble(
-        plant(saved.value, budget), embedded.place(saved.placer.place), budget, format="torch",
+        build_tree(saved.value, budget), embedded.place(saved.placer.place), budget, format="torch",
         machines=[saved.machine], within=embedded.machines, file=source, arch=_arch(archive, saved.root),
         findings=(*findings, *embedded.findings),
     )  # fmt: skip

@@ -26,9 +26,9 @@ from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, par
 from ckptconv.formats.torch.dcp.tree import nested, restored
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.pickle import Budget, Machine, Value
+from ckptconv.formats.torch.tree.build import build_tree
 from ckptconv.formats.torch.tree.names import with_names
 from ckptconv.formats.torch.tree.placing import Places, placed_stub
-from ckptconv.formats.torch.tree.roots import plant
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
 from ckptconv.io.window import Window
@@ -92,7 +92,7 @@ class Entries:
         record = parse_record(listing.record) if listing.record is not None else None
         budget = Budget(self.size)
         root = restored(record.root, entries, values) if record else nested(entries, values, budget)
-        tree = plant(root, budget)
+        tree = build_tree(root, budget)
         if len(tree.model) + len(tree.extras) > MAX_TENSORS:
             raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
         uses = tuple(GlobalUse(str(name), called) for name, called in listing.globals.items())

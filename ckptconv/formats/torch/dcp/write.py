@@ -169,8 +169,8 @@ class _Plan:
     def __post_init__(self) -> None:
         members = members_by_prefix(self.checkpoint, {})  # their parts are tensors here
 
-        def inside(hole: StateDict) -> list[tuple[str, MetaNode]]:
-            return [(key.removeprefix(hole.prefix), TensorRef(name)) for key, name in members.get(hole.prefix, [])]
+        def inside(node: StateDict) -> list[tuple[str, MetaNode]]:
+            return [(key.removeprefix(node.prefix), TensorRef(name)) for key, name in members.get(node.prefix, [])]
 
         flat = flatten(self.checkpoint.root, inside)
         self.leaves, self.root = flat.leaves, flat.root

@@ -13,8 +13,8 @@ from ckptconv.formats.torch.deepspeed.members import members
 from ckptconv.formats.torch.deepspeed.moments import KEYS, Moments, NotByParameterError
 from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
 from ckptconv.formats.torch.sets.same import differing
+from ckptconv.formats.torch.tree.build import add_beside
 from ckptconv.formats.torch.tree.placing import placed_stub
-from ckptconv.formats.torch.tree.roots import put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,18 +53,18 @@ class Ranks:
         model, first, budget = self.models[0], self.ranks[0], self.reading.budget
         key, joined = self._moments(made)
         beside: dict[Value, Value] = {}
-        put(beside, model.rest)
+        add_beside(beside, model.rest)
         if not joined:
-            put(beside, {"param_shapes": model.file.entries["param_shapes"]})  # needed to read the flat tensors
-        put(beside, {OPTIMIZER: {at: value for at, value in first.inner.items() if at != key} | joined})
-        put(beside, differing(model.rest, first.rest, budget))
+            add_beside(beside, {"param_shapes": model.file.entries["param_shapes"]})  # needed to read the flat tensors
+        add_beside(beside, {OPTIMIZER: {at: value for at, value in first.inner.items() if at != key} | joined})
+        add_beside(beside, differing(model.rest, first.rest, budget))
         for other in self.models[1:]:
-            put(beside, _under_file_name(other.file, differing(model.rest, other.rest, budget)))
+            add_beside(beside, _under_file_name(other.file, differing(model.rest, other.rest, budget)))
         for states in self.ranks[1:]:
             kept = {at: value for at, value in states.inner.items() if at != key}
             inner = differing(first.inner, kept, budget)
             rest = differing(first.rest, states.rest, budget)
-            put(beside, _under_file_name(states.file, rest | ({OPTIMIZER: inner} if inner else {})))
+            add_beside(beside, _under_file_name(states.file, rest | ({OPTIMIZER: inner} if inner else {})))
         return beside
 
     def _moments(self, made: Sequence[Group]) -> tuple[str, dict[str, Value]]:

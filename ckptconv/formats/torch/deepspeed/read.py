@@ -17,7 +17,7 @@ from ckptconv.formats.torch.deepspeed.ranks import Ranks
 from ckptconv.formats.torch.deepspeed.reading import Reading, state_dict
 from ckptconv.formats.torch.deepspeed.states import ModelStates, model_states, optimizer_states
 from ckptconv.formats.torch.deepspeed.universal import Universal
-from ckptconv.formats.torch.tree.roots import put
+from ckptconv.formats.torch.tree.build import add_beside
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
@@ -62,5 +62,5 @@ def _module_alone(reading: Reading, model: ModelStates) -> tuple[dict[str, Value
         message = "there are no optim_states, which have the fp32 weights: these are the module's own"
         reading.findings.append(Finding("no-optim-states", "warning", "", message))
     rest: dict[Value, Value] = {}
-    put(rest, model.rest)
+    add_beside(rest, model.rest)
     return dict(model.module), rest

@@ -10,9 +10,9 @@ from ckptconv.errors import located
 from ckptconv.formats.torch.deepspeed.states import File, open_file
 from ckptconv.formats.torch.pickle import Budget, StateOrderedDict
 from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.build import build_tree_around
 from ckptconv.formats.torch.tree.names import merge_uses
 from ckptconv.formats.torch.tree.placing import Places
-from ckptconv.formats.torch.tree.roots import plant_state_dict
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -67,7 +67,7 @@ class Reading:
 
     def finish(self, tensors: OrderedDict[str, Value], beside: dict[Value, Value]) -> Checkpoint:
         """The checkpoint with these tensors as the model's, and the values beside them."""
-        tree = plant_state_dict(tensors, beside, self.budget)
+        tree = build_tree_around(tensors, beside, self.budget)
         machines = [file.saved.machine for file in self.opened]
         checkpoint = assemble(
             tree, self.place, self.budget, format=NAME, machines=machines, file=self.folder,

@@ -27,8 +27,8 @@ from ckptconv.formats.torch.deepspeed.moments import NotByParameterError, named
 from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
 from ckptconv.formats.torch.deepspeed.states import LAYOUT_OF_OPTIMIZER
 from ckptconv.formats.torch.sets.same import differing
+from ckptconv.formats.torch.tree.build import add_beside
 from ckptconv.formats.torch.tree.placing import placed_stub
-from ckptconv.formats.torch.tree.roots import put
 from ckptconv.formats.torch.values.stubs import TensorStub
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class Universal:
         weights |= {} if cut else frozen(self.reading, self.models)
         held = {name: placed_stub(tensor) for name, tensor in weights.items()}
         beside: dict[Value, Value] = {}
-        put(beside, first.rest)
-        put(beside, {OPTIMIZER: self._optimizer(parameters, state)})
+        add_beside(beside, first.rest)
+        add_beside(beside, {OPTIMIZER: self._optimizer(parameters, state)})
         for model in self.models[1:]:
             own = differing(first.rest, model.rest, self.reading.budget)
-            put(beside, {model.file.name.removesuffix(".pt"): own} if own else {})
+            add_beside(beside, {model.file.name.removesuffix(".pt"): own} if own else {})
         return members(self.reading, first, held, whole=False), beside
 
     def _refuse_frozen(self, shapes: Shapes) -> None:

@@ -23,8 +23,8 @@ from ckptconv.formats.torch.dcp.listing import Chunk, Entry
 from ckptconv.formats.torch.dcp.read import Entries, read_listing
 from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.build import add_beside, build_tree_around
 from ckptconv.formats.torch.tree.names import merge_uses
-from ckptconv.formats.torch.tree.roots import plant_state_dict, put
 from ckptconv.io.limits import MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
     for entry in entries:
         value = reader.value(entry)
         if entry.dtype is None or _OPTIMIZER.fullmatch(entry.name):
-            put(beside, {entry.name: value})
+            add_beside(beside, {entry.name: value})
         elif model.setdefault(entry.name, value) is not value:
             raise CorruptFileError(f"it has {entry.name!r} twice", path=folder.path, hint="do not trust it")
     machines = reader.machines
@@ -62,9 +62,9 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
         reader.places.add(common.storages, common.placer.place)
         machines = [common.machine, *machines]
         reader.size += common.size
-        put(beside, common.value if isinstance(common.value, dict) else {COMMON: common.value})
+        add_beside(beside, common.value if isinstance(common.value, dict) else {COMMON: common.value})
     budget = Budget(reader.size)
-    tree = plant_state_dict(model, beside, budget)
+    tree = build_tree_around(model, beside, budget)
     checkpoint = assemble(tree, reader.places.place, budget, format=NAME, machines=machines, file=outer)
     uses = [GlobalUse(str(name), called) for name, called in listing.globals.items()]
     checkpoint.notes = replace(checkpoint.notes, globals=merge_uses((*uses, *checkpoint.notes.globals)))

@@ -36,9 +36,9 @@ from ckptconv.formats.torch.megatron.slices import Parts, join_slices
 from ckptconv.formats.torch.pickle import Budget, UnbuiltObject
 from ckptconv.formats.torch.sets.same import differing
 from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.build import add_beside, build_tree_around
 from ckptconv.formats.torch.tree.names import merge_uses
 from ckptconv.formats.torch.tree.placing import Places, placed_stub
-from ckptconv.formats.torch.tree.roots import plant_state_dict, put
 from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.limits import MAX_DEPTH
 
@@ -127,11 +127,11 @@ def _join_ranks(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoi
             tensors[name] = placed_stub(_whole(name, stage))
     first = ranks[0].rest
     beside: dict[Value, Value] = {}
-    put(beside, first)
+    add_beside(beside, first)
     for rank in ranks[1:]:
         if own := differing(first, rank.rest, budget):
-            put(beside, {rank.name: own})
-    tree = plant_state_dict(tensors, beside, budget)
+            add_beside(beside, {rank.name: own})
+    tree = build_tree_around(tensors, beside, budget)
     machines = [rank.saved.machine for rank in ranks]
     checkpoint = assemble(
         tree, places.place, budget, format=NAME, machines=machines, file=outer, findings=tuple(findings)
@@ -221,7 +221,7 @@ def _split_contents(rank: Rank, budget: Budget) -> None:
             plain[name] = value
     rank.rest = {key: value for key, value in rank.saved.value.items() if key != "model"}
     if plain:
-        put(rank.rest, {"model": plain})
+        add_beside(rank.rest, {"model": plain})
 
 
 def _leaves(node: Value, prefix: str, depth: int, budget: Budget) -> Iterator[tuple[str, Value]]:

@@ -30,9 +30,9 @@ from ckptconv.formats.torch.containers.pickled import follow
 from ckptconv.formats.torch.containers.saved import Saved, saved_in
 from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.build import build_tree, build_tree_around
 from ckptconv.formats.torch.tree.names import merge_uses, with_names
 from ckptconv.formats.torch.tree.placing import Places
-from ckptconv.formats.torch.tree.roots import plant, plant_state_dict
 from ckptconv.io.archive import Archive
 from ckptconv.io.zip import ZipArchive
 
@@ -109,7 +109,7 @@ def _assemble_files(files: Mapping[str, Saved], metadata: Mapping[Value, Value],
         places.add(saved.storages, saved.placer.place)
     others = {path.removesuffix(_SUFFIX): saved.value for path, saved in files.items() if path != POLICY}
     tensors = policy if isinstance(policy, OrderedDict) else OrderedDict(policy)
-    tree = plant_state_dict(tensors, {**others, **metadata}, budget)
+    tree = build_tree_around(tensors, {**others, **metadata}, budget)
     machines = [saved.machine for saved in files.values()]
     return assemble(tree, places.place, budget, format=NAME, machines=machines, file=source)
 
@@ -137,7 +137,7 @@ def _run_pickles(data: Mapping[str, Any], notes: Notes) -> tuple[Notes, tuple[Pr
             pickled = b64decode(serialized)
             unpickled, machine, constructors = follow(pickled)
             budget = Budget(len(pickled))
-            tree = plant(unpickled, budget)
+            tree = build_tree(unpickled, budget)
             before = len(notes.unseen)
             notes = with_names(notes, machine, tree, budget, constructors.answered.__contains__)
         except (ValueError, TypeError, CkptconvError) as error:

@@ -42,8 +42,8 @@ from ckptconv.formats.torch.pickle import Budget, Global, Machine, UnbuiltObject
 from ckptconv.formats.torch.programs.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads, programs_of
 from ckptconv.formats.torch.programs.script import ScriptConstructors, ScriptMachine
 from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.build import build_tree_around
 from ckptconv.formats.torch.tree.placing import Placer, ZipRecords
-from ckptconv.formats.torch.tree.roots import plant_state_dict
 from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.limits import MAX_PICKLE_BYTES
@@ -96,7 +96,7 @@ def read(source: Source) -> Checkpoint:
     beside = {key: part for key, part in (("constants", export.constants), ("other", export.other)) if part}
     budget = Budget(export.size)
     found = assemble(
-        plant_state_dict(export.weights, beside, budget), export.place, budget, format="torch-export",
+        build_tree_around(export.weights, beside, budget), export.place, budget, format="torch-export",
         machines=export.machines, file=source, graph=export.graph,
         findings=(stays_behind("the exported graph"),),
     )  # fmt: skip

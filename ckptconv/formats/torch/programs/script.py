@@ -33,7 +33,7 @@ from ckptconv.formats.torch.containers.saved import check_small_records, follow,
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, UnbuiltObject
 from ckptconv.formats.torch.programs.script_classes import ScriptClasses
 from ckptconv.formats.torch.tree.assemble import assemble
-from ckptconv.formats.torch.tree.roots import plant, plant_state_dict
+from ckptconv.formats.torch.tree.build import build_tree, build_tree_around
 from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.limits import MAX_DEPTH
@@ -86,7 +86,7 @@ def read(source: Source) -> Checkpoint:
     modules = _Modules(ScriptClasses(archive, root), budget)
     modules.visit(data.value, "", 1)
     rest = modules.sort(constants.value)
-    tree = plant_state_dict(modules.tensors, rest, budget)
+    tree = build_tree_around(modules.tensors, rest, budget)
     places = {id(key): pickled.placer.place for pickled in (data, constants) for key in pickled.storages}
 
     def place(name: str, stub: TensorStub) -> LazyTensor:
@@ -238,7 +238,7 @@ class _Modules:
             "producer": "TorchScript",
             "code": [name for name in code if name.endswith(".py")],
             "classes": dict(self.names),
-            "attributes": plant(self.plain, self.budget).root,
+            "attributes": build_tree(self.plain, self.budget).root,
         }
         return {key: value for key, value in found.items() if value}
 

@@ -181,9 +181,9 @@ class _Plan:
 
 def _plan(checkpoint: Checkpoint) -> _Plan:
     root, moved = move_out(checkpoint.root, checkpoint.all_tensors)
-    holes = list(nodes_of(checkpoint.root, StateDict))
-    hole = StateDict(container=holes[0].container if len(holes) == 1 else "OrderedDict")
-    flat = Checkpoint({**checkpoint.all_tensors, **moved}, root=hole, notes=checkpoint.notes)
+    state_dicts = list(nodes_of(checkpoint.root, StateDict))
+    container = state_dicts[0].container if len(state_dicts) == 1 else "OrderedDict"
+    flat = Checkpoint({**checkpoint.all_tensors, **moved}, root=StateDict(container=container), notes=checkpoint.notes)
     views, storages = plan_storages(flat)
     blocks: list[list[str]] = [[] for _ in storages]
     for name, view in views.items():

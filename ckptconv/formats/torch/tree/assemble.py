@@ -13,7 +13,7 @@ from ckptconv.core.text import quoted
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.tree.composites import check_parts, unfold
 from ckptconv.formats.torch.tree.names import no_name, with_names
-from ckptconv.formats.torch.tree.roots import plant_attributes, plant_versions
+from ckptconv.formats.torch.tree.outside import attribute_nodes, version_nodes
 from ckptconv.formats.torch.values.dtensor import local_part_findings
 from ckptconv.io.limits import MAX_TENSORS
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor, SpanFile
     from ckptconv.formats.torch.pickle import Budget, Machine
-    from ckptconv.formats.torch.tree.roots import Tree
+    from ckptconv.formats.torch.tree.build import Tree
     from ckptconv.formats.torch.values.stubs import TensorStub
 
 _UNINITIALIZED = frozenset(f"torch.nn.parameter.Uninitialized{kind}" for kind in ("Parameter", "Buffer"))
@@ -58,7 +58,7 @@ def assemble(
     tensors = {name: place(name, stub) for name, stub in stubs.items()}
     check_parts(composites, tensors)
     attributes, lost = _attributes(stubs, budget)
-    versions = plant_versions(tree, budget)
+    versions = version_nodes(tree, budget)
     notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, versions, arch=arch, graph=graph)
     for machine in machines:
         notes = with_names(notes, machine, tree, budget, own)
@@ -92,7 +92,7 @@ def _optimizer_findings(tree: Tree) -> list[Finding]:
 
 
 def _is_optimizer_state(node: MetaNode) -> bool:
-    """Whether a tree is an optimizer's state_dict, or only contains such: nanochat saves a list of two."""
+    """Whether a tree is an optimizer's state_dict, or consists of such: nanochat saves a list of two."""
     if isinstance(node, dict) and node.keys() == {"state", "param_groups"}:
         return True
     if isinstance(node, dict):
@@ -101,9 +101,7 @@ def _is_optimizer_state(node: MetaNode) -> bool:
 
 
 def _uninitialized_findings(tree: Tree, notes: Notes) -> list[Finding]:
-    """A finding for lazy layers such as ``LazyLinear``, which learn their width from their first input, without a
-    shape.
-    """
+    """A finding if lazy layers (``LazyLinear``), which take their width from their first input, have no shape yet."""
     if not any(use.name in _UNINITIALIZED for use in notes.globals):
         return []
     found = [
@@ -117,7 +115,7 @@ def _uninitialized_findings(tree: Tree, notes: Notes) -> list[Finding]:
 
 
 def _retyped_findings(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
-    """A finding for each storage that tensors view as different element types; here these do not share it."""
+    """A finding for each storage that tensors view as different element types: here they no longer share it."""
     first: dict[tuple[SpanFile, int], str] = {}
     found: dict[str, Finding] = {}
     for name, tensor in tensors.items():
@@ -154,7 +152,7 @@ def _attributes(stubs: Mapping[str, TensorStub], budget: Budget) -> tuple[dict[s
     findings = []
     for name, stub in stubs.items():
         if stub.attributes:
-            kept, lost = plant_attributes(stub.attributes, budget)
+            kept, lost = attribute_nodes(stub.attributes, budget)
             findings += [_lost_attribute(name, key) for key in lost]
             if kept:
                 attributes[name] = kept

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from ckptconv.core.composite import Composite
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.torch.tree.roots import Tree
+    from ckptconv.formats.torch.tree.build import Tree
     from ckptconv.formats.torch.values.stubs import TensorStub
 
 
 def unfold(tree: Tree) -> dict[str, Composite]:
-    """Put the parts of quantized and sparse tensors into the tree, each under its own name; the composites, by name."""
+    """Put the parts of quantized and sparse tensors into the tree, each under its own name. Gives the composites, by
+    name.
+    """
     composites: dict[str, Composite] = {}
     moved: dict[str, str] = {}
     taken = tree.model.keys() | tree.extras.keys()
@@ -63,6 +65,6 @@ def _part_name(name: str, role: str, taken: set[str], stub: CompositeStub) -> st
 def check_parts(composites: Mapping[str, Composite], tensors: Mapping[str, LazyTensor]) -> None:
     """Refuse parts whose types or shapes do not fit their composite. Raises CorruptFileError with the name."""
     infos = infos_of(tensors)
-    for name, one in composites.items():
-        if (wrong := problem(one, infos)) is not None:
+    for name, composite in composites.items():
+        if (wrong := problem(composite, infos)) is not None:
             raise CorruptFileError(f"tensor {name!r}: {wrong}")

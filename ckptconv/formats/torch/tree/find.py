@@ -10,14 +10,13 @@ module counts as the dict that its ``state_dict()`` would be (`modules`). Trees 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.names import Names
+from ckptconv.core.names import NameBudget
 from ckptconv.formats.torch.pickle import UnbuiltObject, Value
 from ckptconv.formats.torch.tree.modules import ModuleState, Path, is_module
 from ckptconv.formats.torch.values.stubs import RefusedTensor, TensorStub, WrappedTensor
-from ckptconv.formats.trees.nested import Nested, are_clear
+from ckptconv.formats.trees.nested import NestedModel, StateMapping, are_clear
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -30,39 +29,30 @@ WELL_KNOWN = (
 """BasicSR has both `params_ema` and `params`; upscalers (Real-ESRGAN, spandrel) load the first."""
 
 FITTED = "module_"
-"""skorch's attribute with the fitted module; `module` has what it was made from."""
+"""skorch's attribute for the fitted module; its `module` is what that was made from."""
 
 _OPTIMIZER = {"state", "param_groups"}
-"""Keys of what the ``state_dict()`` of torch's optimizers gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class StateMapping:
-    """A mapping that is the state_dict or a part of it: its path in the object, and the prefix of its names."""
-
-    path: Path
-    tensors: dict[str, Value]
-    prefix: str
+"""The keys of an optimizer's ``state_dict()`` in torch."""
 
 
 def find_state_dicts(root: Value) -> tuple[list[StateMapping], bool]:
-    """The mappings that hold the model's tensors, and whether all other tensors are the model's as well.
+    """The mappings that hold the model's tensors, and whether all other tensors are the model's too.
 
     There is no mapping if no dict in the file has tensors under string keys, or if names would be ambiguous.
     """
-    nested = Nested(root, lambda value: isinstance(value, TensorStub))
+    nested = NestedModel(root, lambda value: isinstance(value, TensorStub))
     if nested.is_of_flax() and nested.is_clear():
-        return [StateMapping(path, mapping, prefix) for path, (mapping, prefix) in nested.holes.items()], False
-    base, found, whole = _locate(root, ())
+        return nested.mappings, False
+    base, found, is_whole_file = _locate(root, ())
     if len(found) == 1:
         path, mapping = found[0]
         return [StateMapping(path, mapping, "")], False
     mappings = [StateMapping(path, mapping, "".join(f"{key}." for key in path[len(base) :])) for path, mapping in found]
-    return (mappings if _prefixes_are_clear(mappings) else []), whole
+    return (mappings if _prefixes_are_clear(mappings) else []), is_whole_file
 
 
 def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, Value]]], bool]:
-    """The path of the innermost well-known key, the dicts of tensors under it, and whether that is all of the file."""
+    """The path of the innermost well-known key, the dicts of tensors under it, and whether they are the whole file."""
     if isinstance(node, dict) and len(base) < MAX_DEPTH:
         for key in WELL_KNOWN:
             below = node.get(key)
@@ -71,13 +61,13 @@ def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, V
     found = list(_tensor_dicts(node, base, set())) or list(_modules_within(node, base, set()))
     if len(found) > 1 and found[0][1] is node and _is_itself_the_state_dict(node, found):
         return base, found[:1], not base
-    models = [one for one in found if not _is_in_an_optimizer(node, one[0][len(base) :])]
+    models = [(path, mapping) for path, mapping in found if not _is_in_an_optimizer(node, path[len(base) :])]
     return base, models or found, not base and len(models) in (0, len(found))
 
 
-def _is_in_an_optimizer(node: Any, way: tuple[Any, ...]) -> bool:
-    """Whether one passes what an optimizer's ``state_dict()`` gives, on the way to what is in a node."""
-    for key in way:
+def _is_in_an_optimizer(node: Any, path: tuple[Any, ...]) -> bool:
+    """Whether the path from a node leads through an optimizer's ``state_dict()``."""
+    for key in path:
         if isinstance(node, dict) and node.keys() >= _OPTIMIZER:
             return True
         if not isinstance(node, (dict, list, tuple)):
@@ -147,9 +137,9 @@ def _holds_tensors(node: dict[Value, Value]) -> bool:
 
 def _prefixes_are_clear(mappings: list[StateMapping]) -> bool:
     """Whether each name's longest matching prefix is that of its own mapping, and no name comes twice."""
-    counted = Names()
+    budget = NameBudget()
     names = [
-        (counted.made(mapping.prefix + key), mapping.prefix)
+        (budget.counted(mapping.prefix + key), mapping.prefix)
         for mapping in mappings
         for key, value in mapping.tensors.items()
         if isinstance(value, TensorStub)

@@ -8,7 +8,7 @@ Source: torch/nn/modules/module.py (`_save_to_state_dict`, `state_dict`).
 
 from __future__ import annotations
 
-from ckptconv.core.names import Names
+from ckptconv.core.names import NameBudget
 from ckptconv.errors import LimitError
 from ckptconv.formats.targets import plain
 from ckptconv.formats.torch.pickle import UnbuiltObject, Value
@@ -34,7 +34,7 @@ class ModuleState(dict[str, Value]):
         super().__init__()
         self.paths: dict[Path, str] = {}
         self.modules: list[Path] = []
-        self._names = Names()
+        self._name_budget = NameBudget()
         self._add(module, "", ())
 
     def _add(self, module: UnbuiltObject, prefix: str, path: Path) -> None:
@@ -42,7 +42,7 @@ class ModuleState(dict[str, Value]):
             raise LimitError("a module has too many modules, or they are nested too deeply")
         self.modules.append(path)
         for holder, key, value in plain.own_tensors(module.state):
-            name = self._names.made(prefix + key)
+            name = self._name_budget.counted(prefix + key)
             self[name] = value
             self.paths[(*path, "state", holder, key)] = name
         for key, child in module.state["_modules"].items():

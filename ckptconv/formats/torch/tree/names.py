@@ -12,7 +12,7 @@ from ckptconv.core.metadata import FACTORIES
 from ckptconv.core.notes import GlobalUse
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.calls.capable import is_storage
-from ckptconv.formats.torch.tree.roots import plant_unseen
+from ckptconv.formats.torch.tree.outside import unseen_objects
 from ckptconv.formats.torch.values.construct import CONSTRUCTORS
 from ckptconv.formats.torch.values.dtensor import PARTS, is_part
 from ckptconv.formats.torch.values.numpy_values import ELEMENT_CLASSES, MEMMAPS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.notes import Notes
     from ckptconv.formats.torch.pickle import Budget, Global, Machine
-    from ckptconv.formats.torch.tree.roots import Tree
+    from ckptconv.formats.torch.tree.build import Tree
 
 _VALUES = frozenset([*dtypes.ALL_DTYPE_NAMES, *dtypes.QSCHEMES, *dtypes.MEMORY_FORMATS])
 _CLASSES = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray", "builtins.object"])
@@ -54,7 +54,7 @@ def merge_uses(uses: Iterable[GlobalUse]) -> tuple[GlobalUse, ...]:
 def with_names(
     notes: Notes, machine: Machine, tree: Tree, budget: Budget, own: Callable[[str], bool] = no_name
 ) -> Notes:
-    """The notes, with the names and the unbuilt objects that a finished machine has met and that are not in the tree.
+    """The notes, with all names that a finished machine has met, and the unbuilt objects that are not in the tree.
 
     own: whether the container itself uses a name, so that it need not be reported.
 
@@ -65,5 +65,5 @@ def with_names(
         for name, called in machine.globals.items()
     )
     unbuilt = [obj for obj in machine.unbuilt if not own(obj.name) and not is_part(obj)]
-    unseen = plant_unseen(tree, unbuilt, budget)
+    unseen = unseen_objects(tree, unbuilt, budget)
     return replace(notes, globals=(*notes.globals, *uses), unseen=(*notes.unseen, *unseen))

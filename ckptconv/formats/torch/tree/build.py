@@ -1,11 +1,11 @@
-"""A pickled object as a tree: tensors by name, those of the model apart (`find`), and everything else as metadata."""
+"""Turns a pickled object into a tree: the model's tensors by name (`find`), other tensors by path, and metadata."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import (
     MetaNode,
@@ -15,22 +15,23 @@ from ckptconv.core.metadata import (
     TensorRef,
     TorchSize,
     TorchValue,
-    nodes_of,
     spell_path,
 )
-from ckptconv.core.names import ALONE, Names, numbered
+from ckptconv.core.names import ALONE, NameBudget, numbered
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, UnbuiltObject, Value
-from ckptconv.formats.torch.tree.find import StateMapping, find_state_dicts
+from ckptconv.formats.torch.tree.find import find_state_dicts
 from ckptconv.formats.torch.tree.modules import ModuleState, Path
 from ckptconv.formats.torch.tree.refused_calls import refuse_call
+from ckptconv.formats.torch.tree.wrapped import is_packed, tensors_within
 from ckptconv.formats.torch.values.numpy_values import NumpyDType, NumpyStub
 from ckptconv.formats.torch.values.stubs import RefusedTensor, StorageStub, TensorStub, WrappedTensor, as_tensor
 from ckptconv.formats.trees import tensordicts
+from ckptconv.formats.trees.nested import StateMapping
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 
 @dataclass(slots=True)
@@ -53,19 +54,24 @@ class Tree:
     versions: dict[Path, Value] = field(default_factory=dict)
 
 
-def plant(value: Value, budget: Budget) -> Tree:
-    """Turn an unpickled object into a tree. Raises UnsupportedError, UnsafeError, LimitError, with the path in them."""
-    return _Planter(*find_state_dicts(value), budget).plant(value)
+def build_tree(value: Value, budget: Budget) -> Tree:
+    """The tree of an unpickled object. Raises UnsupportedError, UnsafeError, LimitError, with the path in them."""
+    return _TreeBuilder(*find_state_dicts(value), budget).build(value)
 
 
-def plant_state_dict(tensors: OrderedDict[str, Value], beside: dict[Value, Value], budget: Budget) -> Tree:
+def build_tree_without_model(value: Value, budget: Budget) -> Tree:
+    """The tree of a value that lies beside a model: all of its tensors are extras. Raises as `build_tree` does."""
+    return _TreeBuilder([], False, budget).build(value)
+
+
+def build_tree_around(tensors: OrderedDict[str, Value], beside: dict[Value, Value], budget: Budget) -> Tree:
     """A tree whose model is `tensors`, under their own names, with the values in `beside` next to the state_dict."""
     path: Path = ("state_dict",) if beside else ()
     value = {"state_dict": tensors, **beside} if beside else tensors
-    return _Planter([StateMapping(path, tensors, "")], False, budget).plant(value)
+    return _TreeBuilder([StateMapping(path, tensors, "")], False, budget).build(value)
 
 
-def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
+def add_beside(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
     """Add entries to the values beside a state_dict. A key that is taken already gets a number."""
     for key, value in entries.items():
         free, number = key, 2
@@ -74,48 +80,7 @@ def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
         beside[free] = value
 
 
-def plant_attributes(attributes: dict[str, Value], budget: Budget) -> tuple[dict[str, MetaNode], list[str]]:
-    """The Python attributes that were set on a tensor, and the names of those left out because they hold tensors."""
-    trees = {str(key): _Planter([], False, budget).plant(value) for key, value in attributes.items()}
-    kept = {key: tree.root for key, tree in trees.items() if not tree.extras}
-    return kept, [key for key in trees if key not in kept]
-
-
-def plant_versions(tree: Tree, budget: Budget) -> dict[tuple[str | int, ...], MetaNode]:
-    """The module versions of state_dicts other than the model's, by their path. Only those that are plain values, under
-    a path of strings and ints.
-    """
-    kept: dict[tuple[str | int, ...], MetaNode] = {}
-    for path, value in tree.versions.items():
-        keys = tuple(key for key in path if isinstance(key, str) or type(key) is int)
-        if len(keys) < len(path):
-            continue
-        planted = _Planter([], False, budget).plant(value)
-        if not planted.extras and not planted.objects:
-            kept[keys] = planted.root
-    return kept
-
-
-def plant_unseen(tree: Tree, unbuilt: list[UnbuiltObject], budget: Budget) -> tuple[Opaque, ...]:
-    """The unbuilt objects that are nowhere in the tree: dropped, overwritten, or attributes of something that does not
-    keep them.
-
-    Loading the file creates them all the same. One that is part of another is not listed again.
-    """
-    if not unbuilt:
-        return ()
-    shown = {id(node) for node in nodes_of(tree.root, Opaque)}
-    seen = {id(obj) for obj, opaque in tree.objects if id(opaque) in shown}
-    unseen: list[Opaque] = []
-    for obj in reversed(unbuilt):  # an object is mostly made after its parts
-        if id(obj) not in seen:
-            planted = _Planter([], False, budget).plant(obj)
-            seen.update(id(part) for part, _ in planted.objects)
-            unseen.append(cast("Opaque", planted.root))
-    return tuple(reversed(unseen))
-
-
-class _Planter:
+class _TreeBuilder:
     """Builds one tree.
 
     mappings:  the mappings that hold the model's tensors.
@@ -125,40 +90,40 @@ class _Planter:
     def __init__(self, mappings: list[StateMapping], all_model: bool, budget: Budget) -> None:
         self._mappings = {mapping.path: mapping for mapping in mappings}
         self._tree = Tree()
-        self._strays = self._tree.model if all_model else self._tree.extras
-        self._open: dict[int, Path] = {}
-        self._spelled: dict[int, str] = {}
-        self._names = Names()
+        self._unclaimed = self._tree.model if all_model else self._tree.extras
+        self._open_containers: dict[int, Path] = {}
+        self._spelled_path: dict[int, str] = {}
+        self._name_budget = NameBudget()
         self._budget = budget
-        self._named: dict[Path, str] = {}
-        self._modules: set[Path] = set()
+        self._name_at: dict[Path, str] = {}
+        self._module_paths: set[Path] = set()
         # Names of the model come first: an extra with the same name gets a number.
         for mapping in mappings:
             paths = mapping.tensors.paths if isinstance(mapping.tensors, ModuleState) else {}
             places = {name: path for path, name in paths.items()}
             for key, value in mapping.tensors.items():
                 if isinstance(value, TensorStub):
-                    self._tree.model[self._names.made(mapping.prefix + key)] = value
-                elif isinstance(value, WrappedTensor) or _is_packed(key, value):
-                    self._open_wrapped(mapping.prefix + key, (*mapping.path, *places.get(key, (key,))), value)
+                    self._tree.model[self._name_budget.counted(mapping.prefix + key)] = value
+                elif isinstance(value, WrappedTensor) or is_packed(key, value):
+                    self._add_wrapped(mapping.prefix + key, (*mapping.path, *places.get(key, (key,))), value)
             if isinstance(mapping.tensors, ModuleState):
-                self._open_module(mapping, mapping.tensors)
+                self._locate_module(mapping, mapping.tensors)
 
-    def _open_module(self, mapping: StateMapping, state: ModuleState) -> None:
-        """Remember the paths of a module's tensors, so that they get their state_dict names there."""
+    def _locate_module(self, mapping: StateMapping, state: ModuleState) -> None:
+        """Record where a module's tensors are, so that references to them use their state_dict names."""
         for key, value in state.items():
             refuse_call(key, value)
-        self._named |= {(*mapping.path, *path): mapping.prefix + name for path, name in state.paths.items()}
-        self._modules |= {(*mapping.path, *path) for path in state.modules}
+        self._name_at |= {(*mapping.path, *path): mapping.prefix + name for path, name in state.paths.items()}
+        self._module_paths |= {(*mapping.path, *path) for path in state.modules}
 
-    def _open_wrapped(self, whole: str, path: Path, value: Value) -> None:
+    def _add_wrapped(self, whole: str, path: Path, value: Value) -> None:
         """Add the tensors inside a wrapped tensor of the model to the model."""
-        for steps, words, stub in _wrapped(value, (), (), set()):
-            name = self._free(".".join((whole, *words)))
+        for path_inside, keys, stub in tensors_within(value):
+            name = self._free_name(".".join((whole, *keys)))
             self._tree.model[name] = stub
-            self._named[(*path, *steps)] = name
+            self._name_at[(*path, *path_inside)] = name
 
-    def plant(self, value: Value) -> Tree:
+    def build(self, value: Value) -> Tree:
         self._tree.root = self._node(value, ())
         return self._tree
 
@@ -172,18 +137,22 @@ class _Planter:
             return value
         if isinstance(value, TensorStub):
             return self._ref(value, path)
-        if id(value) in self._open:  # a child that refers to its parent, as in OmegaConf's trees
-            spelled = self._spelled.get(id(value))
-            if spelled is None:
-                spelled = self._spelled[id(value)] = self._names.made(spell_path(self._open[id(value)]))
-            return Opaque(_class_of(value), "enclosing", (spelled,))
+        if id(value) in self._open_containers:  # a child that refers to its parent, as in OmegaConf's trees
+            return self._enclosing(value)
         if len(path) > MAX_DEPTH:
             raise LimitError(f"the metadata is nested deeper than {MAX_DEPTH} levels")
-        self._open[id(value)] = path
+        self._open_containers[id(value)] = path
         node = self._container(value, path)
-        del self._open[id(value)]
-        self._spelled.pop(id(value), None)
+        del self._open_containers[id(value)]
+        self._spelled_path.pop(id(value), None)
         return node
+
+    def _enclosing(self, value: Value) -> Opaque:
+        """The node for a container in which it is contained itself: its class and its path."""
+        key = id(value)
+        if key not in self._spelled_path:
+            self._spelled_path[key] = self._name_budget.counted(spell_path(self._open_containers[key]))
+        return Opaque(_class_of(value), "enclosing", (self._spelled_path[key],))
 
     def _container(self, value: Value, path: Path) -> MetaNode:
         match value:
@@ -202,7 +171,7 @@ class _Planter:
             case set():
                 return {self._key(item, path) for item in value}
             case _:
-                return self._other(value, path)
+                return self._object(value, path)
 
     def _dict(self, value: dict[Value, Value], path: Path) -> MetaNode:
         if isinstance(value, StateOrderedDict) and isinstance(value.state, dict) and "_metadata" in value.state:
@@ -219,7 +188,7 @@ class _Planter:
                 return dict(items)
 
     def _keyed_by_tensors(self, value: dict[Value, Value], path: Path) -> Opaque:
-        """The state of a pickled optimizer: a dict with parameters as keys, which becomes a list of pairs."""
+        """A dict with tensors as keys, as the state of a pickled optimizer; it becomes a list of pairs."""
         pairs = []
         for i, (key, item) in enumerate(value.items()):
             node = self._node(key, (*path, i, "key")) if isinstance(key, TensorStub) else self._key(key, path)
@@ -249,35 +218,33 @@ class _Planter:
         )
 
     def _ref(self, stub: TensorStub, path: Path) -> TensorRef:
-        if path in self._named:
-            return TensorRef(self._named[path])
-        free = self._free(".".join(self._without_plumbing(path)) or ALONE)
-        within = any(path[:i] in self._modules for i in range(len(path)))
-        (self._tree.extras if within else self._strays)[free] = stub
-        return TensorRef(free)
+        if path in self._name_at:
+            return TensorRef(self._name_at[path])
+        name = self._free_name(".".join(self._without_plumbing(path)) or ALONE)
+        in_module = any(path[:i] in self._module_paths for i in range(len(path)))
+        (self._tree.extras if in_module else self._unclaimed)[name] = stub
+        return TensorRef(name)
 
-    def _free(self, name: str) -> str:
+    def _free_name(self, name: str) -> str:
         """The name itself, or the first one with a number appended that no tensor has."""
-        return numbered(self._names.made(name), self._tree.model, self._tree.extras)
+        return numbered(self._name_budget.counted(name), self._tree.model, self._tree.extras)
 
     def _without_plumbing(self, path: Path) -> list[str]:
-        """A path as the names that a person would use: without the internal dicts in which a pickled module keeps its
-        tensors.
-        """
+        """The keys of a path, without those of the internal dicts in which modules and tensordicts keep tensors."""
         names = [str(key) for key in path]
         inside = [i for i, (a, b) in enumerate(pairwise(names)) if a == "state" and b in _PLUMBING]
         left_out = {
             *tensordicts.plumbing(names),
             *inside,
             *(i + 1 for i in inside),
-            *(i for i in range(len(path)) if path[:i] in self._modules),
+            *(i for i in range(len(path)) if path[:i] in self._module_paths),
         }
         return [name for i, name in enumerate(names) if i not in left_out]
 
-    def _other(self, value: Value, path: Path) -> MetaNode:
+    def _object(self, value: Value, path: Path) -> MetaNode:
         match value:
             case RefusedTensor(kind=kind):
-                self._tree.refused[self._names.made(".".join(str(key) for key in path))] = kind
+                self._tree.refused[self._name_budget.counted(".".join(str(key) for key in path))] = kind
                 return self._opaque(value, path)
             case UnbuiltObject():
                 return self._opaque(value, path)
@@ -306,36 +273,6 @@ class _Planter:
         )
         self._tree.objects.append((obj, opaque))
         return opaque
-
-
-def _wrapped(
-    value: Value, steps: Path, words: tuple[str, ...], seen: set[int]
-) -> Iterator[tuple[Path, tuple[str, ...], TensorStub]]:
-    """The tensors in the state of a wrapped tensor: for each its path (`steps`), the part of that path that makes up
-    its name (`words`), and the stub.
-    """
-    if isinstance(value, TensorStub):
-        yield steps, words, value
-    if id(value) in seen or len(steps) > MAX_DEPTH or isinstance(value, TensorStub):
-        return
-    seen.add(id(value))
-    if isinstance(value, WrappedTensor):
-        # The state of a class with slots is a pair: its __dict__, and its slots.
-        for i, part in enumerate(value.state) if isinstance(value.state, tuple) else ((None, value.state),):
-            yield from _wrapped(part, (*steps, "state", *(() if i is None else (i,))), words, seen)
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            yield from _wrapped(child, (*steps, key), (*words, str(key)), seen)
-    elif isinstance(value, (list, tuple)):
-        for i, child in enumerate(value):
-            yield from _wrapped(child, (*steps, i), (*words, str(i)), seen)
-
-
-def _is_packed(key: str, value: Value) -> bool:
-    """Whether an entry of a state_dict is a quantized layer's weight and bias, stored as a tuple
-    (torch/ao/nn/quantized/modules/linear.py, `LinearPackedParams._save_to_state_dict`).
-    """
-    return key.rpartition(".")[2] == "_packed_params" and isinstance(value, tuple)
 
 
 def _class_of(value: Value) -> str:
