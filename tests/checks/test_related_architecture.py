@@ -160,7 +160,7 @@ NAMES = [f"blocks.{i}.{part}" for i in range(4) for part in ("norm.weight", "gam
 EXPECTED = [*(f"blocks.{i}.norm.{part}" for i in range(4) for part in ("weight", "bias")), "out.weight", "out.bias"]
 
 
-def told(
+def difference(
     findings: list[Finding], names: list[str], explained: list[Finding] | None = None, known: tuple[str, ...] = ()
 ) -> tuple[list[str], ...]:
     return tuple(built_differently(findings, findings if explained is None else explained, names, EXPECTED, known))
@@ -170,12 +170,12 @@ def test_what_all_layers_lack_or_have_is_a_difference_and_what_some_do_is_none()
     gammas = [finding("unexpected-tensor", f"blocks.{i}.gamma") for i in range(4)]
     biases = [finding("missing-tensor", f"blocks.{i}.norm.bias") for i in range(4)]
     shapes = [finding("shape-mismatch", f"blocks.{i}.norm.weight") for i in range(4)]
-    assert told(gammas, NAMES) == (["blocks.*.gamma"], [], [])
-    assert told(gammas[:3], NAMES) == ([], [], [])
-    assert told(biases[:2], NAMES) == ([], ["blocks.*.norm.bias"], [])
-    assert told(biases, [*NAMES, "blocks.9.norm.bias"]) == ([], [], [])
-    assert told(shapes[:3], NAMES) == ([], [], ["blocks.*.norm.weight"])
-    assert told(shapes[:2], NAMES) == ([], [], [])
+    assert difference(gammas, NAMES) == (["blocks.*.gamma"], [], [])
+    assert difference(gammas[:3], NAMES) == ([], [], [])
+    assert difference(biases[:2], NAMES) == ([], ["blocks.*.norm.bias"], [])
+    assert difference(biases, [*NAMES, "blocks.9.norm.bias"]) == ([], [], [])
+    assert difference(shapes[:3], NAMES) == ([], [], ["blocks.*.norm.weight"])
+    assert difference(shapes[:2], NAMES) == ([], [], [])
 
 
 def test_what_is_renamed_in_all_layers_is_a_difference_though_it_is_explained() -> None:
@@ -184,49 +184,50 @@ def test_what_is_renamed_in_all_layers_is_a_difference_though_it_is_explained() 
         for i in range(4)
         for c, n in (("missing-tensor", "b"), ("unexpected-tensor", "gamma"))
     ]
-    assert told(both, NAMES, []) == (["blocks.*.gamma"], ["blocks.*.b"], [])
+    assert difference(both, NAMES, []) == (["blocks.*.gamma"], ["blocks.*.b"], [])
 
 
 def test_a_module_that_is_unknown_or_gone_whole_is_a_difference() -> None:
     whole = [finding("missing-tensor", f"out.{part}") for part in ("weight", "bias")]
-    assert told(whole, NAMES) == ([], ["out.weight", "out.bias"], [])
-    assert told(whole[:1], [*NAMES, "out.bias"]) == ([], [], [])
-    assert told([*whole, finding("missing-tensor", "blocks.1.gamma")], NAMES) == ([], [], [])  # damage is about
+    assert difference(whole, NAMES) == ([], ["out.weight", "out.bias"], [])
+    assert difference(whole[:1], [*NAMES, "out.bias"]) == ([], [], [])
+    assert difference([*whole, finding("missing-tensor", "blocks.1.gamma")], NAMES) == ([], [], [])  # damage is about
     other = [finding("unexpected-tensor", f"fc.{part}") for part in ("weight", "bias")]
-    assert told([*whole, *other], [*NAMES, "fc.weight", "fc.bias"], []) == (
+    assert difference([*whole, *other], [*NAMES, "fc.weight", "fc.bias"], []) == (
         ["fc.weight", "fc.bias"], ["out.weight", "out.bias"], [],
     )  # fmt: skip
 
 
 def test_one_name_more_is_a_difference_outside_of_the_layers_if_it_has_no_partner() -> None:
     token = [finding("unexpected-tensor", "token")]
-    assert told(token, [*NAMES, "token"]) == (["token"], [], [])
-    assert told(token, [*NAMES, "token"], []) == ([], [], [])  # a missing one is likely called so
+    assert difference(token, [*NAMES, "token"]) == (["token"], [], [])
+    assert difference(token, [*NAMES, "token"], []) == ([], [], [])  # a missing one is likely called so
     head = [finding("unexpected-tensor", "head.0.weight")]
-    assert told(head, [*NAMES, "head.0.weight"]) == (["head.0.weight"], [], [])
+    assert difference(head, [*NAMES, "head.0.weight"]) == (["head.0.weight"], [], [])
     other = [finding("unexpected-tensor", "out.weight_orig")]
-    assert told(other, [*NAMES, "out.weight_orig"]) == ([], [], [])  # out.weight is not there
+    assert difference(other, [*NAMES, "out.weight_orig"]) == ([], [], [])  # out.weight is not there
     stray = [finding("unexpected-tensor", "blocks.1.extra")]
-    assert told(stray, [*NAMES, "blocks.1.extra"]) == ([], [], [])
+    assert difference(stray, [*NAMES, "blocks.1.extra"]) == ([], [], [])
 
 
 def test_what_the_architecture_could_have_is_half_of_a_part_and_no_unknown_one() -> None:
     head = [finding("unexpected-tensor", "head.bias")]
-    assert told(head, [*NAMES, "head.bias"]) == (["head.bias"], [], [])
-    assert told(head, [*NAMES, "head.bias"], known=("head.bias",)) == ([], [], [])
+    assert difference(head, [*NAMES, "head.bias"]) == (["head.bias"], [], [])
+    assert difference(head, [*NAMES, "head.bias"], known=("head.bias",)) == ([], [], [])
 
 
 def test_modules_that_several_layers_lack_and_others_have_are_a_difference() -> None:
     names = [*NAMES, "blocks.0.se.weight", "blocks.0.se.bias"]
     lost = [finding("missing-tensor", f"blocks.{i}.se.{part}") for i in (1, 2) for part in ("weight", "bias")]
-    assert told(lost, names) == ([], ["blocks.*.se.weight", "blocks.*.se.bias"], [])
-    assert told(lost[:2], names) == ([], [], [])  # one layer
-    assert told([lost[0], lost[2]], [*names, "blocks.1.se.bias", "blocks.2.se.bias"]) == ([], [], [])  # half of each
+    assert difference(lost, names) == ([], ["blocks.*.se.weight", "blocks.*.se.bias"], [])
+    assert difference(lost[:2], names) == ([], [], [])  # one layer
+    halves = [lost[0], lost[2]]
+    assert difference(halves, [*names, "blocks.1.se.bias", "blocks.2.se.bias"]) == ([], [], [])
     gone = [name for name in names if not name.startswith(("blocks.1.", "blocks.2."))]
-    assert told(lost, gone) == ([], [], [])  # and with them the layers
+    assert difference(lost, gone) == ([], [], [])  # and with them the layers
 
 
 def test_other_shapes_in_many_modules_are_a_difference_whatever_their_kinds() -> None:
     shapes = [finding("shape-mismatch", f"{module}.weight") for module in ("stem", "neck", "out", "head")]
-    assert told(shapes, NAMES)[2] == [f"{module}.weight" for module in ("stem", "neck", "out", "head")]
-    assert told(shapes[:3], NAMES)[2] == []
+    assert difference(shapes, NAMES)[2] == [f"{module}.weight" for module in ("stem", "neck", "out", "head")]
+    assert difference(shapes[:3], NAMES)[2] == []

@@ -64,7 +64,7 @@ def differ(folder: Path, a: State, b: State, *, headers: bool = False) -> Differ
     return diff(folder / "a.pth", folder / "b.pth", headers=headers)
 
 
-def told(found: Difference) -> list[tuple[str, tuple[str, ...], tuple[str, ...], int]]:
+def edits_of(found: Difference) -> list[tuple[str, tuple[str, ...], tuple[str, ...], int]]:
     return [(edit.kind, edit.sources, edit.targets, len(edit.steps)) for edit in found.edits]
 
 
@@ -75,7 +75,7 @@ GATE = "model.layers.{*}.block_sparse_moe.gate.weight", "model.layers.{*}.mlp.ga
 
 def test_stacked_experts_are_told_in_five_edits(tmp_path: Path) -> None:
     found = differ(tmp_path, apart(), stacked(apart()))
-    assert told(found) == [
+    assert edits_of(found) == [
         ("rename", GATE[:1], GATE[1:], 3),
         ("concat", (f"{EXPERT}{{*}}.w1.weight", f"{EXPERT}{{*}}.w3.weight"), (f"{MADE}gate_up_proj.{{*}}",), 12),
         ("stack", (f"{EXPERT}{{0-3}}.w2.weight",), (f"{MADE}down_proj",), 3),
@@ -87,7 +87,7 @@ def test_stacked_experts_are_told_in_five_edits(tmp_path: Path) -> None:
 
 def test_and_taken_apart_again(tmp_path: Path) -> None:
     found = differ(tmp_path, stacked(apart()), apart())
-    assert [(kind, count) for kind, _, _, count in told(found)] == [
+    assert [(kind, count) for kind, _, _, count in edits_of(found)] == [
         ("rename", 3), ("unstack", 3), ("unstack", 3), ("unstack", 3), ("split", 12),
     ]  # fmt: skip
     assert {finding.code for finding in found.findings} == {"renamed", "unstacked", "split"}
@@ -156,7 +156,7 @@ def test_layers_in_one_tensor_are_unstacked(tmp_path: Path) -> None:
     """As frameworks store them that scan over layers."""
     layers = {f"layers.{i}.{name}": torch.randn(5, 3) for i in range(6) for name in ("up", "down")}
     one = {f"layers.{name}": torch.stack([layers[f"layers.{i}.{name}"] for i in range(6)]) for name in ("up", "down")}
-    assert told(differ(tmp_path, one, layers)) == [
+    assert edits_of(differ(tmp_path, one, layers)) == [
         ("unstack", (f"layers.{name}",), (f"layers.{{0-5}}.{name}",), 1) for name in ("up", "down")
     ]
 
@@ -164,12 +164,12 @@ def test_layers_in_one_tensor_are_unstacked(tmp_path: Path) -> None:
 def test_names_that_nothing_counts_are_listed(tmp_path: Path) -> None:
     parts = {name: torch.randn(5, 3) for name in ("north", "east", "south")}
     found = differ(tmp_path, parts, {"all": torch.stack(list(parts.values()))})
-    assert told(found) == [("stack", ("north", "east", "south"), ("all",), 1)]
+    assert edits_of(found) == [("stack", ("north", "east", "south"), ("all",), 1)]
 
 
 def test_headers_alone_tell_of_what_fits_one_tensor_only(tmp_path: Path) -> None:
     found = differ(tmp_path, apart(), stacked(apart(seed=1)), headers=True)
-    assert [kind for kind, _, _, _ in told(found)] == ["stack", "stack", "rename", "drop"]
+    assert [kind for kind, _, _, _ in edits_of(found)] == ["stack", "stack", "rename", "drop"]
 
 
 UNLIKE: dict[str, Callable[[State], State]] = {
@@ -189,7 +189,7 @@ def test_what_is_no_stack_is_not_told_as_one(tmp_path: Path, how: str) -> None:
 def test_an_expert_too_many_is_removed(tmp_path: Path) -> None:
     parts = {f"e.{i}.w": torch.randn(5, 3) for i in range(4)}
     found = differ(tmp_path, parts, {"all": torch.stack([parts[f"e.{i}.w"] for i in (0, 1, 3)])})
-    assert told(found) == [("stack", ("e.0.w", "e.1.w", "e.3.w"), ("all",), 1), ("drop", ("e.2.w",), (), 1)]
+    assert edits_of(found) == [("stack", ("e.0.w", "e.1.w", "e.3.w"), ("all",), 1), ("drop", ("e.2.w",), (), 1)]
 
 
 def test_many_stacks_of_zeros_take_no_quadratic_time(tmp_path: Path) -> None:

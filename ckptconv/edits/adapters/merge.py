@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.text import listed
 from ckptconv.edits.adapters.adapter import Merge, check
-from ckptconv.edits.adapters.merged import is_mergeable_type, merged
+from ckptconv.edits.adapters.merged import is_mergeable_type, merged_tensor
 from ckptconv.edits.adapters.names import SAVED, plain_module
 from ckptconv.edits.adapters.targets import find
 from ckptconv.edits.adapters.translated import merge_translated, translate
@@ -83,7 +83,7 @@ def _merge_modules(base: Mapping[str, LazyTensor], adapter: Adapter, scale: floa
 def _change(made: Merge, name: str, changes: tuple[Change, ...]) -> None:
     tensor = _as_floats(name, made.tensors)
     if changes:
-        made.tensors[name] = merged(tensor, changes)
+        made.tensors[name] = merged_tensor(tensor, changes)
         made.changed[name] = None
 
 

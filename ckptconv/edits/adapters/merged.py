@@ -274,7 +274,7 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], prod(shape[1:])) if shape else (1, 1)
 
 
-def merged(tensor: LazyTensor, changes: tuple[Change, ...]) -> LazyTensor:
+def merged_tensor(tensor: LazyTensor, changes: tuple[Change, ...]) -> LazyTensor:
     """The weight with changes made to it, after any that were made before. Reads nothing."""
     if isinstance(tensor.reader, MergedReader) and tensor.reader.source.info.shape == tensor.info.shape:
         return _tensor(tensor.reader.source, (*tensor.reader.changes, *changes), tensor.info.dtype)

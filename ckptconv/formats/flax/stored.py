@@ -13,7 +13,7 @@ from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import is_utf8
 from ckptconv.formats.flax.nesting import RESERVED
-from ckptconv.formats.targets.plan import many, other_types, replacement_name
+from ckptconv.formats.targets.plan import names_are, other_types, replacement_name
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -46,6 +46,6 @@ def notices(checkpoint: Checkpoint) -> list[Finding]:
     """What Flax will see differently: types and names."""
     found = other_types(checkpoint, stored_as, "flax")
     if odd := [name for name in checkpoint.all_tensors if not is_accepted(name)]:
-        message = f"flax cannot have every name: {many(odd)} stored under another, which the record notes"
+        message = f"flax cannot have every name: {names_are(odd)} stored under another, which the record notes"
         found.append(Finding("name", "info", odd[0], message))
     return found

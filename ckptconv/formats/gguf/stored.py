@@ -15,7 +15,7 @@ from ckptconv.core.encodings import encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.gguf.layout import CODE_BY_NAME, MAX_RANK
-from ckptconv.formats.targets.plan import is_text, many, other_types, replacement_name
+from ckptconv.formats.targets.plan import is_text, names_are, other_types, replacement_name
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -64,9 +64,9 @@ def notices(checkpoint: Checkpoint) -> list[Finding]:
     found = other_types(checkpoint, stored_as, "GGUF")
     tensors = checkpoint.all_tensors
     if long := [name for name in tensors if not is_text(name, MAX_NAME)]:
-        message = f"ggml takes names of up to {MAX_NAME} bytes: {many(long)} stored under another name"
+        message = f"ggml takes names of up to {MAX_NAME} bytes: {names_are(long)} stored under another name"
         found.append(Finding("name", "info", long[0], message))
     if deep := [name for name, tensor in tensors.items() if len(tensor.info.shape) > MAX_RANK]:
-        message = f"ggml has {MAX_RANK} dimensions: {many(deep)} stored with fewer"
+        message = f"ggml has {MAX_RANK} dimensions: {names_are(deep)} stored with fewer"
         found.append(Finding("shape", "info", deep[0], message))
     return found

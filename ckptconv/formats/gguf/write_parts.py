@@ -35,7 +35,7 @@ def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]
 
 def _split(plan: Plan, limit: int) -> list[list[str]]:
     sizes = [info.nbytes + -info.nbytes % ALIGNMENT for info in plan.infos.values()]
-    return plan.named(split_in_order(sizes, limit))
+    return plan.names_in(split_in_order(sizes, limit))
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:

@@ -16,7 +16,7 @@ from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
 from ckptconv.formats.hdf5.messages import MAX_RANK, has_datatype
 from ckptconv.formats.hdf5.tree import MODEL
-from ckptconv.formats.targets.plan import is_text, many, other_types, replacement_name
+from ckptconv.formats.targets.plan import is_text, names_are, other_types, replacement_name
 from ckptconv.io.limits import MAX_DEPTH, MAX_HDF5_PATH
 
 if TYPE_CHECKING:
@@ -74,6 +74,6 @@ def notices(checkpoint: Checkpoint) -> list[Finding]:
     """What h5py will see differently: types and names."""
     found, names = other_types(checkpoint, stored_as, "HDF5"), checkpoint.all_tensors
     if odd := [name for name in names if not is_accepted(name, names)]:
-        message = f"HDF5 cannot have every name: {many(odd)} stored under another, which the record notes"
+        message = f"HDF5 cannot have every name: {names_are(odd)} stored under another, which the record notes"
         found.append(Finding("name", "info", odd[0], message))
     return found

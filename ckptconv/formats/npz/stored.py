@@ -13,7 +13,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
 from ckptconv.formats.npz.layout import RECORD, SUFFIX
-from ckptconv.formats.targets.plan import is_text, many, other_types, replacement_name
+from ckptconv.formats.targets.plan import is_text, names_are, other_types, replacement_name
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -45,7 +45,7 @@ def bf16_stored_as_v2(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
     halves = [name for name, tensor in tensors.items() if tensor.info.dtype is DType.BF16]
     if not halves:
         return []
-    message = f"numpy.load has no BF16: {many(halves)} given as V2, to be seen as .view(ml_dtypes.bfloat16)"
+    message = f"numpy.load has no BF16: {names_are(halves)} given as V2, to be seen as .view(ml_dtypes.bfloat16)"
     return [Finding("stored-as", "info", halves[0], message, "BF16", "V2")]
 
 
@@ -53,6 +53,6 @@ def notices(checkpoint: Checkpoint) -> list[Finding]:
     """What numpy.load will give differently: types and names."""
     found = other_types(checkpoint, stored_as, "numpy") + bf16_stored_as_v2(checkpoint.all_tensors)
     if odd := [name for name in checkpoint.all_tensors if not is_accepted(name)]:
-        message = f"numpy.load cannot give every name: {many(odd)} stored under another, which {RECORD} notes"
+        message = f"numpy.load cannot give every name: {names_are(odd)} stored under another, which {RECORD} notes"
         found.append(Finding("name", "info", odd[0], message))
     return found

@@ -59,7 +59,7 @@ def read(source: Source | Folder) -> Checkpoint:
     chosen = folder_file.chosen_file_findings(folder, file) if isinstance(source, Folder) else []
     if index is None:
         checkpoint = single.read(file)
-        checkpoint.findings = (*checkpoint.findings, *chosen, *modules_beside.told(folder))
+        checkpoint.findings = (*checkpoint.findings, *chosen, *modules_beside.other_module_findings(folder))
         return checkpoint
     opened = shards.open_shards(folder, index)
     return _assemble_shards(folder, index, opened, _headers(opened), chosen)
@@ -82,13 +82,13 @@ def _assemble_shards(
     for name, header in headers.items():
         tensors |= single.tensors_of(opened[name], header)
         findings += slice_files.slice_findings(opened[name].path, header)
-    findings += modules_beside.told(folder)
+    findings += modules_beside.other_module_findings(folder)
     findings += shards.check_total(index, [sum(tensor.info.nbytes for tensor in tensors.values())])
     stored = {name: tensors[name] for name in order}
     strings: Mapping[str, MetaNode] | None = index.strings
     if strings is None:
         parts = {name: slice_files.strings_of(header) for name, header in headers.items()}
-        strings = shards.merged({**parts, index.path: index.values}, findings)
+        strings = shards.merge_metadata({**parts, index.path: index.values}, findings)
     return single.assemble(stored, strings, format=NAME, file=folder, findings=findings)
 
 
@@ -99,7 +99,7 @@ def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]
 
 
 def _split(plan: Plan, limit: int) -> list[list[str]]:
-    return plan.named(split([info.nbytes for info in plan.infos.values()], limit))
+    return plan.names_in(split([info.nbytes for info in plan.infos.values()], limit))
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:

@@ -109,7 +109,8 @@ def read(folder: Folder) -> Checkpoint:
     if len(held) > MAX_TENSORS:
         raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", path=folder.path)
     tensors = {name: _join(folder, name, slices) for name, slices in held.items()}
-    checkpoint = single.assemble(tensors, shards.merged(strings, findings), format=NAME, file=folder, findings=findings)
+    merged = shards.merge_metadata(strings, findings)
+    checkpoint = single.assemble(tensors, merged, format=NAME, file=folder, findings=findings)
     checkpoint.notes = replace(checkpoint.notes, source=NAME)
     return checkpoint
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
 
 MOST_MODULES = 64
-"""Folders in a folder that are looked into; sentence-transformers has a handful."""
+"""The most subfolders that are listed; sentence-transformers makes a handful."""
 
 
-def told(folder: Folder) -> list[Finding]:
-    """A word on the folders in it that have weights of their own. Their names are read, no file."""
+def other_module_findings(folder: Folder) -> list[Finding]:
+    """A finding if subfolders have weights of their own. Lists the subfolders, and opens no file in them."""
     if MODULES not in folder.names:
         return []
     found = [name for name in folder.folders[:MOST_MODULES] if any(map(ALONE.fullmatch, folder.inside(name).names))]

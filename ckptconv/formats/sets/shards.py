@@ -112,40 +112,41 @@ def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
 
 
 def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]]) -> tuple[list[str], list[Finding]]:
-    """Compare the index with the tensors that the shards hold (`held`), both ways.
+    """Compare the index with the names of the tensors that each shard holds (`held`, by file).
 
-    Returns all names in order, and findings. The order is the index's, unless that is sorted: then it says nothing, and
-    the order in the shards is used. Raises CorruptFileError, which lists every tensor that is missing, in another
-    shard, or in two.
+    Returns all names in order, and findings. The order is the index's, unless the index is sorted by name, which says
+    nothing: then it is the order in the shards. Raises CorruptFileError, which lists every tensor that is missing, in
+    another shard, or in two.
     """
-    places: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     wrong: list[str] = []
     for file, names in held.items():
         for name in names:
-            if name in places:
-                wrong.append(f"{name!r} is in two shards, {places[name]!r} and {file!r}")
-            places.setdefault(name, file)
+            if name in file_of:
+                wrong.append(f"{name!r} is in two shards, {file_of[name]!r} and {file!r}")
+            file_of.setdefault(name, file)
     for name, file in index.weight_map.items():
-        if name not in places:
+        if name not in file_of:
             wrong.append(f"{name!r} should be in {file!r}, and no shard has it")
-        elif places[name] != file:
-            wrong.append(f"{name!r} should be in {file!r}, and is in {places[name]!r}")
+        elif file_of[name] != file:
+            wrong.append(f"{name!r} should be in {file!r}, and is in {file_of[name]!r}")
     if wrong:
         raise CorruptFileError(
             f"the index and the shards contradict each other about {plural(len(wrong), 'tensor')}",
             path=folder.path / index.path, hint=COPY_ALL_AGAIN, details=first_of(wrong),
         )  # fmt: skip
-    unlisted = [name for name in places if name not in index.weight_map]
+    unlisted = [name for name in file_of if name not in index.weight_map]
     findings = [
-        Finding("unlisted-tensor", "warning", name, f"{name!r} is in {places[name]!r}, and the index does not list it")
+        Finding("unlisted-tensor", "warning", name, f"{name!r} is in {file_of[name]!r}, and the index does not list it")
         for name in unlisted
     ]
     listed = list(index.weight_map)
-    in_shards = [name for name in places if name in index.weight_map]
-    return [*(in_shards if listed == sorted(listed) else listed), *unlisted], [*findings, *_strays(folder, index)]
+    in_shards = [name for name in file_of if name in index.weight_map]
+    ordered = in_shards if listed == sorted(listed) else listed
+    return [*ordered, *unlisted], [*findings, *_stray_shard_findings(folder, index)]
 
 
-def _strays(folder: Folder, index: Index) -> list[Finding]:
+def _stray_shard_findings(folder: Folder, index: Index) -> list[Finding]:
     """Findings for files with the names of shards of this set that are not in its index."""
     files = set(index.files)
     ours = {(shard["stem"], shard["suffix"]) for shard in map(SHARD.fullmatch, files) if shard}
@@ -168,15 +169,17 @@ def check_total(index: Index, sums: Iterable[int]) -> list[Finding]:
     return [Finding("total-size", "warning", "total_size", message, str(sums[0]), str(stated))]
 
 
-def merged(parts: Mapping[str, Mapping[str, Json]], findings: list[Finding]) -> dict[str, Json]:
-    """The metadata of all shards (`parts`, by file) as one. Contradictory values are kept by file, with a finding."""
-    merged_values: dict[str, Json] = {}
+def merge_metadata(parts: Mapping[str, Mapping[str, Json]], findings: list[Finding]) -> dict[str, Json]:
+    """Merge the metadata of all shards (`parts`, by file). Values that contradict each other become a dict by file, and
+    add a finding to `findings`.
+    """
+    merged: dict[str, Json] = {}
     for key in dict.fromkeys(key for part in parts.values() for key in part):
         by_file = {file: part[key] for file, part in parts.items() if key in part}
         first, *others = by_file.values()
         if all(value == first for value in others):
-            merged_values[key] = first
+            merged[key] = first
             continue
-        merged_values[key] = dict(by_file)
+        merged[key] = dict(by_file)
         findings.append(Finding("shard-metadata", "warning", key, f"the shards say different things for {key!r}"))
-    return merged_values
+    return merged

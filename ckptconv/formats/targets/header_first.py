@@ -26,11 +26,11 @@ def write_behind(
 ) -> tuple[int, Hashes]:  # fmt: skip
     """Write the tensors after the header, then the header. Returns the file's size and the tensors' hashes.
 
-    header:  makes the header; called before any byte is written, and with the hashes when all tensors are written. Both
-             headers have the same length.
-    offsets: of the tensors, from the end of the header.
-    length:  bytes that follow the header.
-    content: whether to hash the tensors; without it, the hashes are "".
+    header:  makes the header. Called with None before any byte is written, and with the hashes once all tensors are
+             written; both headers have the same length.
+    offsets: where each tensor starts, from the end of the header.
+    length:  how many bytes follow the header.
+    content: whether to hash the tensors; if not, the hashes are "".
     """
     start = len(header(None))
     target.reserve(start + length)

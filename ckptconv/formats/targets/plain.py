@@ -1,8 +1,8 @@
-"""What an object of a class that is not built becomes in a target that cannot hold it, once the user agreed to that.
+"""What an object of an unknown class becomes in a target that cannot hold it, once the user has agreed to that.
 
-OmegaConf settings and a Namespace become their plain values, a path, a name and torch's version the text that they are,
-a TensorDict a dict, a pickled module what its ``state_dict()`` would be, and anything else a dict that describes it: no
-writer ever emits the name of a class that a file names.
+OmegaConf settings and a Namespace become their plain values; a path, a name and torch's version become text; a
+TensorDict becomes a dict, a pickled module what its ``state_dict()`` would be, and anything else a dict that describes
+it: no writer ever emits the name of a class that a file names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PATHS = {
     }.items()
     for name in names
 }
-"""Classes of paths, and how each joins its parts."""
+"""Classes of paths, each with the class that joins its parts here."""
 
 
 def becomes(opaque: Opaque) -> str:
@@ -77,7 +77,7 @@ def _text(opaque: Opaque) -> str | None:
     """The text that a path, the name of a class or function, or torch's version (a kind of str) is; else None."""
     if opaque.how == "named":
         return opaque.name
-    parts = [one for one in opaque.args if isinstance(one, str)]
+    parts = [arg for arg in opaque.args if isinstance(arg, str)]
     if opaque.how == "called" or opaque.kwargs or opaque.items or opaque.pairs or len(parts) < len(opaque.args):
         return None
     if opaque.name == _VERSION and len(parts) == 1:

@@ -27,10 +27,11 @@ MAX_SHOWN = 80
 
 @dataclass(slots=True)
 class Plan:
-    """What is stored, by the names in the file.
+    """What is stored.
 
-    stored: the tensors.
-    infos:  the types and shapes that they are stored as.
+    stored: the tensors, by the names in the file.
+    infos:  the types and shapes that they are stored as, by the same names.
+    record: what the file says beside them, so that they can be read back as they were.
     root:   the metadata tree that goes into the record.
     """
 
@@ -45,8 +46,8 @@ class Plan:
         record = self.record
         return bool(record.names or record.encodings or record.composites or record.notes.quantized)
 
-    def named(self, files: Iterable[Iterable[int]]) -> list[list[str]]:
-        """The stored names in each of several files, which are given as positions in the order of `infos`."""
+    def names_in(self, files: Iterable[Iterable[int]]) -> list[list[str]]:
+        """The stored names in each of several files, whose tensors are given by their positions in `infos`."""
         names = list(self.infos)
         return [[names[position] for position in file] for file in files]
 
@@ -62,7 +63,7 @@ class Plan:
 
 
 class Accepted(Protocol):
-    """Returns the name if the format accepts it, else another one that is not `taken`."""
+    """Gives the name if the format accepts it, else another one that is not in `taken`."""
 
     def __call__(self, name: str, taken: Container[str]) -> str: ...
 
@@ -73,9 +74,9 @@ def plan(
 ) -> Plan:  # fmt: skip
     """Decide what to store.
 
-    accepted:       gives the name under which a tensor is stored.
-    stored_as:      gives the type and shape as which a tensor is stored.
-    keeps_metadata: whether large metadata values become tensors, to which the record will refer.
+    accepted:       gives the name that a tensor is stored under.
+    stored_as:      gives the type and shape that a tensor is stored as.
+    keeps_metadata: whether large metadata values become tensors, which the record refers to.
     """
     tensors = checkpoint.all_tensors
     tied = checkpoint.tied_to
@@ -105,7 +106,7 @@ def plan(
 
 
 def is_unnoted(checkpoint: Checkpoint) -> bool:
-    """Whether there are no notes worth a record; the source's format alone is not."""
+    """Whether the checkpoint has no notes worth a record. What format it came from alone is not worth one."""
     return checkpoint.notes.to_dict().keys() <= {"source", "digest", "graph"}
 
 
@@ -128,7 +129,7 @@ def is_text(name: str, most: int) -> bool:
 
 
 def other_types(checkpoint: Checkpoint, stored_as: Callable[[TensorInfo], TensorInfo], format: str) -> list[Finding]:
-    """A finding for each element type that the format lacks, so that another stands in for it."""
+    """A finding for each element type that the format lacks, and that is stored as another."""
     types: dict[tuple[str, str], list[str]] = {}
     for name, tensor in checkpoint.all_tensors.items():
         stored = stored_as(tensor.info)
@@ -137,14 +138,14 @@ def other_types(checkpoint: Checkpoint, stored_as: Callable[[TensorInfo], Tensor
     return [
         Finding(
             "stored-as", "info", names[0],
-            f"{format} has no {dtype}: {many(names)} stored as {other}, with a note that other readers ignore",
+            f"{format} has no {dtype}: {names_are(names)} stored as {other}, with a note that other readers ignore",
             dtype, other,
         )
         for (dtype, other), names in types.items()
     ]  # fmt: skip
 
 
-def many(names: list[str]) -> str:
+def names_are(names: list[str]) -> str:
     """The names as the subject of a sentence, with the verb: ``'a' and 3 more are``."""
     first = cut(names[0], MAX_SHOWN)
     return f"{first!r} is" if len(names) == 1 else f"{first!r} and {len(names) - 1:,} more are"

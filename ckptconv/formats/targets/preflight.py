@@ -25,8 +25,10 @@ CODES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow"
 """The codes of all losses. Overflow is found while values are cast, the others before the first byte is written."""
 
 CALL = "a call"
+"""`Finding.found` of a loss: the object is made only by a call, which is never made here."""
+
 HANDED = "a name that can run anything"
-"""`Finding.found` of the loss of an object that only a call would make, and which is therefore not made."""
+"""`Finding.found` of a loss: the pickle hands this name to something that may call it."""
 
 
 def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:

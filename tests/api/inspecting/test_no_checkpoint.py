@@ -77,7 +77,7 @@ def test_pickles_of_any_name_are_told_by_their_files_in_a_folder_and_in_archives
     assert run("inspect", folder)[0] == 0
 
 
-def told(found: Inspection) -> list[dict[str, Any]]:
+def uses(found: Inspection) -> list[dict[str, Any]]:
     return [use.to_dict() for use in (*found.opaque, *found.runs_if)]
 
 
@@ -95,7 +95,7 @@ def test_folders_of_the_corpus_are_told_for_the_same_without_weights_in_them(tmp
             continue
         if found.absent is not None:
             looked_at += 1
-            wrong += [case.slug] if told(found) != told(expected) else []
+            wrong += [case.slug] if uses(found) != uses(expected) else []
     assert not wrong
     assert looked_at > 60
 

@@ -59,7 +59,7 @@ def read(source: Source | Folder) -> Checkpoint:
     folder, index, file = folder_file.find(source, binaries=True)
     if index is None:
         checkpoint = single.read(file)
-        checkpoint.findings = (*checkpoint.findings, *modules_beside.told(folder))
+        checkpoint.findings = (*checkpoint.findings, *modules_beside.other_module_findings(folder))
         return checkpoint
     parts = {name: _read_shard(shard) for name, shard in shards.open_shards(folder, index).items()}
     wholes = {name: _whole_names(part) for name, part in parts.items()}
