@@ -22,7 +22,7 @@ Permutation = tuple[Shape, Shape]
 """A dimension split into several, and the order in which these are merged into one again."""
 
 MOST_PARTS = 1 << 17
-"""Into how many tensors a file's may be cut in total; the largest mixtures of experts have some 70,000."""
+"""The most tensors that a file's may be cut into; the largest mixtures of experts have some 70,000."""
 
 FREE_PARTS, BYTES_PER_PART = 1 << 14, 1 << 10
 """How many parts are always allowed, even for a small file; beyond that, each part needs this many bytes on average.
@@ -57,12 +57,11 @@ class Join:
 class Change:
     """What happens to one tensor, in this order.
 
-    unpack:   it becomes F32. This is for blocks that would have to be taken apart, and for what is computed with.
+    unpack:   it becomes F32, as blocks must before they are cut, and tensors before a function is applied.
     shape:    it is reshaped to this.
     permute:  dimension `axis` is split and its parts are permuted: the rotary halves of heads, a fused q, k and v.
     axes:     its dimensions are transposed.
-    names:    its new name; several where its first dimension is taken apart, into pieces of `sizes` where they are
-              given.
+    names:    its new name; or several, for the pieces of its first dimension, which have `sizes` if these are given.
     transposed: after that, the tensors of these names have their dimensions transposed.
     function: its values become this function of them, written as in an edit of kind map.
     flips:    along these dimensions, the order of its elements is reversed.
@@ -72,11 +71,11 @@ class Change:
     zeros:    names of new tensors of its type and shape whose elements are all 0.
     joined:   by name, the tensors concatenated along the first dimension to make a new one. Parts may come from the
               changes of any tensor.
-    into:     what it becomes a part of, itself or what it was taken apart into; this happens before `joined`.
-    twin:     the tensor of which it should be a copy, going by its name. If it is one, it is dropped.
-    tied:     it must be that copy, because what reads the result has no other place for it.
-    note:     for people: why it stays as it is except for its name, or why it is dropped.
-    dropped:  it is dropped: the other framework does not have it, or makes it anew.
+    into:     the tensor that it, or its pieces, become parts of; this happens before `joined`.
+    twin:     by its name, it should be a copy of this tensor. If it is, it is dropped.
+    tied:     it must be such a copy, because readers of the result have no other place for it.
+    note:     for people: why only its name changes, or why it is dropped.
+    dropped:  it is dropped: the other framework does not have it, or computes it.
     """
 
     names: tuple[str, ...]
@@ -130,7 +129,7 @@ class Change:
 
     @classmethod
     def piece(cls, whole: str, number: int, count: int) -> Change:
-        """It becomes part `number` of `count` of the rows of `whole`."""
+        """Makes it part `number` of the `count` parts of the rows of `whole`."""
         parts = parts_of(whole, count)
         return cls(names=(parts[number],), into=Join(whole, parts, "concat", 0))
 
@@ -169,7 +168,7 @@ def check_parts(count: int, nbytes: int | None = None) -> None:
 
 
 def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> int:
-    """How many tensors are added to those that are there when all are cut as the changes say."""
+    """How many more tensors there are when all are cut as the changes say."""
     added = 0
     for name, change in changes.items():
         added += len(change.names) * change.parts - 1
@@ -184,7 +183,9 @@ def names_to_drop(changes: Mapping[str, Change], tensors: Mapping[str, LazyTenso
 
     Reads the tensors that have a twin. Raises EditError if one that is tied to its twin is not a copy of it.
     """
-    copies = {name for name, one in changes.items() if one.twin and _same_bytes(tensors[name], tensors[one.twin])}
+    copies = {
+        name for name, change in changes.items() if change.twin and _same_bytes(tensors[name], tensors[change.twin])
+    }
     for name, change in changes.items():
         if change.tied and name not in copies:
             raise EditError(
@@ -204,7 +205,7 @@ def _same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
 
 
 def edits_for(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[Edit]:
-    """The edits that carry out the changes. Reads only tensors that may be there twice, of which one is dropped."""
+    """The edits that carry out the changes. Reads only tensors that may be copies of others, which are dropped."""
     dropped = names_to_drop(changes, tensors)
     drop = [Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped))] if dropped else []
     kept = {name: change for name, change in changes.items() if name not in dropped}

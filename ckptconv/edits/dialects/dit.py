@@ -76,8 +76,8 @@ LTX = Release(
             theirs="transformer_blocks",
             parts={
                 "scale_shift_table": "scale_shift_table", "ff.net.0.proj": "ff.net.0.proj", "ff.net.2": "ff.net.2",
-                **{f"{attn}.{one}": f"{attn}.{one}" for attn in ("attn1", "attn2") for one in _BOTH},
-                **{f"{attn}.{one}_norm": f"{attn}.norm_{one}" for attn in ("attn1", "attn2") for one in "qk"},
+                **{f"{attn}.{part}": f"{attn}.{part}" for attn in ("attn1", "attn2") for part in _BOTH},
+                **{f"{attn}.{part}_norm": f"{attn}.norm_{part}" for attn in ("attn1", "attn2") for part in "qk"},
             },
         )
     },

@@ -46,10 +46,10 @@ def changes(paths: Mapping[str, Path], shapes: Mapping[str, Shape]) -> dict[str,
         for path, kind in kinds.items()
         if kind
     }
-    made: dict[str, Change] = {}
+    changed: dict[str, Change] = {}
     for path, place in places(sizes, _place).items():
-        made |= _cell_changes(modules[path], kinds[path], place)
-    return made
+        changed |= _cell_changes(modules[path], kinds[path], place)
+    return changed
 
 
 def _place(path: Path) -> Place:
@@ -60,7 +60,7 @@ def _kind(entries: _Entries, shapes: Mapping[str, Shape]) -> str:
     """The kind of cell that has exactly these tensors; "" if none does."""
     for kind, gates in _GATES.items():
         layers = {side + gate for gate in gates for side in "ih"}
-        if entries.keys() == {(layer, "kernel") for layer in layers} | {(one, "bias") for one in _BIASES[kind]}:
+        if entries.keys() == {(layer, "kernel") for layer in layers} | {(layer, "bias") for layer in _BIASES[kind]}:
             units = shapes[entries[f"h{gates[0]}", "kernel"]][-1:]
             inputs = shapes[entries[f"i{gates[0]}", "kernel"]][:1]
             wanted = {"kernel": {"i": (*inputs, *units), "h": (*units, *units)}, "bias": dict.fromkeys("ih", units)}
@@ -76,14 +76,14 @@ def _cell_changes(entries: _Entries, kind: str, place: Place) -> dict[str, Chang
         for word in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
     joined = {place(word): names for word, names in parts.items() if len(gates) > 1}
-    made: dict[str, Change] = {}
+    changed: dict[str, Change] = {}
     for i, gate in enumerate(gates):
         for side, other in (("i", "h"), ("h", "i")):
             kernel = entries[side + gate, "kernel"]
-            made[kernel] = Change(names=(parts[f"weight_{side}h"][i],), axes=(1, 0), joined=joined)
+            changed[kernel] = Change(names=(parts[f"weight_{side}h"][i],), axes=(1, 0), joined=joined)
             joined = {}
             if side + gate in _BIASES[kind]:
                 is_missing = other + gate not in _BIASES[kind]
                 zeros = (parts[f"bias_{other}h"][i],) if is_missing else ()
-                made[entries[side + gate, "bias"]] = Change(names=(parts[f"bias_{side}h"][i],), zeros=zeros)
-    return made
+                changed[entries[side + gate, "bias"]] = Change(names=(parts[f"bias_{side}h"][i],), zeros=zeros)
+    return changed

@@ -60,9 +60,9 @@ class _Place:
     def of(cls, name: str) -> _Place:
         block = _BLOCK.fullmatch(name)
         prefix, layer, rest = block.groups() if block else (ROOT, "", name)
-        one = _EXPERT.fullmatch(rest) if block else None
-        if one:
-            return cls(prefix, layer, f"{one[1]}_exps.{one[3]}", f"{one[1]}_exps", one[2])
+        expert = _EXPERT.fullmatch(rest) if block else None
+        if expert:
+            return cls(prefix, layer, f"{expert[1]}_exps.{expert[3]}", f"{expert[1]}_exps", expert[2])
         stem = without_ending(rest)
         return cls(prefix, layer, rest, stem, None)
 
@@ -79,11 +79,11 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
     """
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
-        there = isinstance(metadata.get("architectures"), list)
+        is_transformers = isinstance(metadata.get("architectures"), list)
         raise EditError(
             "--translate gguf: no general.architecture says whose names these are",
             hint="--translate to-gguf makes llama.cpp's names of transformers'"
-            if there
+            if is_transformers
             else "a GGUF has it in its metadata",
         )
     if is_gguf_adapter(metadata):
@@ -117,12 +117,14 @@ class _Translation:
         self.names = self.table.names_with(parts)
 
     def refuse_unlike(self, parts: set[str]) -> None:
-        for one in self.table.refused:
-            value = self.metadata.get(one.key) if one.key else None
-            if (value is not None and value not in one.but) or (one.needs and one.needs not in parts):
-                found = f"{one.key} {value!r}"[:120] if one.key else f"no {one.needs}"
+        """Raise UnsupportedError for a file that the table's `refused` rows describe."""
+        for refusal in self.table.refused:
+            value = self.metadata.get(refusal.key) if refusal.key else None
+            is_other = value is not None and value not in refusal.but
+            if is_other or (refusal.needs and refusal.needs not in parts):
+                found = f"{refusal.key} {value!r}"[:120] if refusal.key else f"no {refusal.needs}"
                 raise UnsupportedError(
-                    f"--translate gguf: {self.name} with {found}: {one.why}", hint="--rules FILE renames any"
+                    f"--translate gguf: {self.name} with {found}: {refusal.why}", hint="--rules FILE renames any"
                 )
 
     def changes(self) -> dict[str, Change]:

@@ -1,6 +1,4 @@
-"""What a transformers configuration says about a model that is to become llama.cpp's: its class, and the numbers on
-which layouts of tensors depend.
-"""
+"""What to-gguf takes from a transformers configuration: the class, and numbers that tensor layouts depend on."""
 
 from __future__ import annotations
 
@@ -46,8 +44,8 @@ _INSIDE: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "head_dim": 128, "num_key_value_heads": 32,
     }),
 }  # fmt: skip
-"""The language models inside these classes, by the model_type that configurations name: llama.cpp's architecture, and
-the defaults of transformers' class, which configurations leave out.
+"""The language models inside these classes, by the model_type in the configuration: llama.cpp's architecture, and the
+defaults of transformers' class, which configurations leave out.
 """
 
 
@@ -83,37 +81,37 @@ def class_of(config: Mapping[object, object], translation: str) -> str:
     return classes[0]
 
 
-def is_supported(said: Mapping[object, object]) -> bool:
+def is_supported(config: Mapping[object, object]) -> bool:
     """Whether a configuration is that of a language model that to-gguf supports."""
     try:
-        return bool(architecture(text_config(said)))
+        return bool(architecture(text_config(config)))
     except (EditError, UnsupportedError):
         return False
 
 
 def written_as(arch: str, config: Mapping[object, object]) -> str:
-    """The name in the file. It is the architecture's, except for Granite hybrids in which no layer keeps a state."""
+    """The architecture's name in the file: its own, except for Granite hybrids in which no layer keeps a state."""
     kinds = config.get("layer_types")
     if arch != "granitehybrid" or not isinstance(kinds, list) or any(kind not in ATTENDING for kind in kinds):
         return arch
     return "granitemoe" if whole_number(config, USED) else "granite"
 
 
-def text_config(said: Mapping[object, object]) -> dict[object, object]:
-    """The language model's configuration, where it is part of another's; that one decides whether it is tied."""
-    inner = next((said[key] for key in _TEXTS if isinstance(said.get(key), dict)), None)
+def text_config(config: Mapping[object, object]) -> dict[object, object]:
+    """The language model's configuration if it is part of a larger one, which decides whether embeddings are tied."""
+    inner = next((config[key] for key in _TEXTS if isinstance(config.get(key), dict)), None)
     if not isinstance(inner, dict):
-        return dict(said)
-    outer = said.get("architectures")
-    around = isinstance(outer, list) and bool(outer) and outer[0] in _AROUND
-    _, unsaid = _INSIDE.get(str(inner.get("model_type")), ("", {})) if around else ("", {})
-    own = {"architectures": inner.get("architectures") or outer}
-    ties = {_TIED: said[_TIED]} if isinstance(said.get(_TIED), bool) else {}
-    return {**said, **unsaid, **inner, **ties, **own}
+        return dict(config)
+    outer = config.get("architectures")
+    has_any_model = isinstance(outer, list) and bool(outer) and outer[0] in _AROUND
+    _, defaults = _INSIDE.get(str(inner.get("model_type")), ("", {})) if has_any_model else ("", {})
+    architectures = {"architectures": inner.get("architectures") or outer}
+    ties = {_TIED: config[_TIED]} if isinstance(config.get(_TIED), bool) else {}
+    return {**config, **defaults, **inner, **ties, **architectures}
 
 
 def falcon_groups(config: Mapping[object, object]) -> int | None:
-    """How many k and v Falcon has: one, except in its newer kind. None if the configuration does not say."""
+    """How many key and value heads Falcon has: one, except in newer models. None if the configuration does not say."""
     if config.get("new_decoder_architecture") is True:
         return whole_number(config, GROUPS)
     return 1 if config.get("multi_query", True) is True else whole_number(config, HEADS)

@@ -1,7 +1,6 @@
-"""What is known of the files that llama.cpp keeps beside a language model for pictures or sounds (mmproj): a reader of
-gguf_names/projectors.toml.
+"""Reads gguf_names/projectors.toml: llama.cpp's companion files of a language model for images or audio (mmproj).
 
-The file explains its keys. It ships with ckptconv, so a mistake in it is one of ours, and it is not checked.
+The file explains its keys. It ships with ckptconv, so it is trusted and not checked.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 VISION = "vision_config"
 CLIP = "clip"
-"""What llama.cpp calls the architecture of all of them."""
+"""llama.cpp's architecture name for all of these files."""
 
 
 @dataclass(slots=True)
@@ -66,19 +65,19 @@ class Projector:
 
 @cache
 def projectors() -> Mapping[str, Projector]:
-    """All of them, by llama.cpp's names."""
+    """All projectors, by llama.cpp's names."""
     rows = names_file("projectors")
     sets = rows.pop("sets")
     found = {name: Projector(name) for name in rows}
-    for name, one in found.items():
-        one.take(rows[name], sets, rows[name]["at"])
+    for name, projector in found.items():
+        projector.take(rows[name], sets, rows[name]["at"])
     return found
 
 
 @cache
 def _tower_classes() -> tuple[str, ...]:
     """The transformers classes that have such a file."""
-    return tuple(sorted({name for one in projectors().values() for name in one.classes}))
+    return tuple(sorted({name for projector in projectors().values() for name in projector.classes}))
 
 
 def is_mmproj(metadata: Mapping[object, object]) -> bool:
@@ -91,23 +90,23 @@ def projector_of(config: Mapping[object, object]) -> Projector:
     for one that to-mmproj does not support.
     """
     name = class_of(config, "to-mmproj")
-    named = [one for one in projectors().values() if name in one.classes]
-    if not named:
+    candidates = [projector for projector in projectors().values() if name in projector.classes]
+    if not candidates:
         raise UnsupportedError(
             f"--translate to-mmproj does not know how llama.cpp has the pictures or sounds of a {name[:80]!r}",
             hint=f"it knows {', '.join(_tower_classes())}",
         )
-    own = config.get(named[0].config)
+    own = config.get(candidates[0].config)
     if not isinstance(own, dict):
         raise EditError(
-            f"--translate to-mmproj: the configuration has no {named[0].config}",
+            f"--translate to-mmproj: the configuration has no {candidates[0].config}",
             hint="it is in the model's config.json, where the model has a tower",
         )
     tower = own.get("model_type")
-    for one in named:
-        if len(named) == 1 or one.tower == tower:
-            return one
+    for projector in candidates:
+        if len(candidates) == 1 or projector.tower == tower:
+            return projector
     raise UnsupportedError(
         f"--translate to-mmproj: llama.cpp has no {name} with a tower of {str(tower)[:40]!r}",
-        hint=f"it has {' and '.join(one.tower for one in named)}",
+        hint=f"it has {' and '.join(projector.tower for projector in candidates)}",
     )

@@ -1,6 +1,6 @@
-"""What is known of llama.cpp's architectures: a reader of gguf_names/*.toml.
+"""Reads gguf_names/*.toml: llama.cpp's architectures, and their names for tensors.
 
-The files explain their keys. They ship with ckptconv, so a mistake in them is one of ours, and they are not checked.
+The files explain their keys. They ship with ckptconv, so they are trusted and not checked.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class Refusal:
     key: str = ""
     but: tuple[object, ...] = ()
     needs: str = ""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Refusal:
+        """Read from a row of `refused`."""
+        return cls(**{**row, "but": tuple(row.get("but", ()))})
 
 
 @dataclass(slots=True)
@@ -123,7 +128,7 @@ class Architecture:
         self.whole |= row.get("whole", {})
         self.cut += tuple(map(Joining.of, row.get("cut", ())))
         self.either = row.get("either", self.either)
-        self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
+        self.refused += tuple(map(Refusal.of, row.get("refused", ())))
 
     def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:
         """The names by place, for a file that has these parts."""
@@ -137,18 +142,18 @@ class Architecture:
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    """All of them by name, in alphabetical order."""
+    """All architectures by name, in alphabetical order."""
     rows, sets = names_file("decoders") | names_file("encoders"), names_file("sets")
     found = {name: Architecture() for name in sorted(rows)}
-    for name, one in found.items():
-        one.take(rows[name], sets)
+    for name, architecture in found.items():
+        architecture.take(rows[name], sets)
     return found
 
 
 @cache
 def by_class() -> Mapping[str, str]:
     """The architectures that to-gguf supports, by the names of transformers' classes."""
-    return {name: arch for arch, one in architectures().items() for name in one.classes}
+    return {cls: name for name, architecture in architectures().items() for cls in architecture.classes}
 
 
 def names_file(name: str) -> dict[str, Any]:

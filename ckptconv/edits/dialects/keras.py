@@ -49,20 +49,20 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
     paths, twins = _paths(tensors, metadata, configuration)
     shapes = {paths[name]: info.shape for name, info in tensors.items()}
     recurrent = keras_recurrent.changes(paths, shapes, configuration)
-    made = {
+    changed = {
         name: recurrent[name] if name in recurrent else _change(paths[name], info.shape, shapes)
         for name, info in tensors.items()
     }
-    return {name: replace(change, twin=twins.get(name, "")) for name, change in made.items()}
+    return {name: replace(change, twin=twins.get(name, "")) for name, change in changed.items()}
 
 
 def _paths(
     tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object], configuration: Configuration
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """For each tensor, its modules and Keras' word for the variable; and, for some, the tensor of which it should be a
-    copy.
+    """Each tensor's path: its modules and Keras' word for the variable. And the tensors that should be copies of others
+    (twins), each with the other.
 
-    A weight that two layers share is stored under both; the second time, it keeps that layer's name before its own.
+    A weight that two layers share is stored under both. The second one's path keeps the name of its own layer.
     """
     counts = Counter(name.rpartition("/")[0] for name in tensors)
     found: dict[str, tuple[str, ...]] = {}
@@ -88,8 +88,8 @@ def _change(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...]
     *modules, word = path
     separable = word in _SEPARABLE and all((*modules, each) in shapes for each in _SEPARABLE)
     new = ".".join((*modules, word.replace("_kernel", ".weight") if separable else _WORDS.get(word, word)))
-    called_so = word == "kernel" and modules and _DEPTHWISE.fullmatch(modules[-1])
-    if (word == "depthwise_kernel" or called_so) and len(shape) > 2:
+    is_depthwise = word == "kernel" and modules and _DEPTHWISE.fullmatch(modules[-1])
+    if (word == "depthwise_kernel" or is_depthwise) and len(shape) > 2:
         *window, inputs, times = shape
         flat = (*window, 1, inputs * times)
         return Change.to(new, flat, outputs_first(len(flat)))
@@ -101,9 +101,9 @@ def _change(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...]
 
 
 def _own_name(parts: list[str]) -> tuple[str, ...]:
-    """A weight's name without the name of the layer under which a file stores it, ``dense/dense/kernel``, and without
-    that of the model, ``dense/sequential/dense/kernel``; transformers' models begin with "tf". A layer that was made
-    a second time has a number there, ``dense_1/dense_1_1/kernel``, which is removed too.
+    """A weight's path without the layer's name that a file repeats (``dense/dense/kernel``), and without the model's
+    (``dense/sequential/dense/kernel``); transformers' models begin with "tf". If a layer was created twice, the
+    repeated name has a number (``dense_1/dense_1_1/kernel``), which is removed too.
     """
     for at in (2, 1):
         if len(parts) > at + 1 and re.fullmatch(re.escape(parts[0]) + r"(_\d+)?", parts[at]):

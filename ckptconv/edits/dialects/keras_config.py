@@ -26,7 +26,7 @@ _MAX_PARENTS = 64
 
 @dataclass(slots=True)
 class Configuration:
-    """What is known under each name; several layers may share one, if they are in models of their own.
+    """What a configuration says about each name. Layers in different submodels may share a name.
 
     classes: the classes of the layers of that name.
     resets:  the values of ``reset_after`` of GRUs of that name, or inside something of that name; under "", of all
@@ -43,36 +43,37 @@ class Configuration:
     @classmethod
     def of(cls, metadata: Mapping[object, object]) -> Configuration:
         """Read from a file's metadata; it is empty if there is no configuration, or none that can be parsed."""
-        made = cls(by_name=_DOCUMENTS[0] not in metadata or any(str(key).endswith("/vars") for key in metadata))
+        has_names = _DOCUMENTS[0] not in metadata or any(str(key).endswith("/vars") for key in metadata)
+        configuration = cls(by_name=has_names)
         for key in _DOCUMENTS:
             for layer in _layers(_parsed(metadata.get(key))):
-                made._add(layer)
-        return made
+                configuration._add(layer)
+        return configuration
 
     def _add(self, layer: _Layer) -> None:
         name = layer.settings.get("name")
         if isinstance(name, str):
-            self.classes[name].add(layer.called)
-        if layer.around is not None and layer.around.called == "Bidirectional":
-            self.wrapped.add(layer.called)
-        if layer.called in ("GRU", "GRUCell"):
-            said = layer.settings.get("reset_after")
-            for around in ("", *layer.names()):
-                self.resets[around].add(said if isinstance(said, bool) else None)
+            self.classes[name].add(layer.class_name)
+        if layer.parent is not None and layer.parent.class_name == "Bidirectional":
+            self.wrapped.add(layer.class_name)
+        if layer.class_name in ("GRU", "GRUCell"):
+            reset_after = layer.settings.get("reset_after")
+            for name in ("", *layer.names()):
+                self.resets[name].add(reset_after if isinstance(reset_after, bool) else None)
 
     def class_of(self, name: str) -> str:
-        """That layer's class, written as Keras makes a name of it, ``lstm_cell``; "" if it is not certain."""
+        """The class of the layer of that name, spelled as in Keras' names, ``lstm_cell``; "" if it is not certain."""
         classes = self.classes.get(name, set())
         return _snake(next(iter(classes))) if len(classes) == 1 else ""
 
     def resets_after(self, modules: Iterable[str]) -> bool | None:
-        """Whether the innermost of these layers that is, or contains, a GRU has ``reset_after``; None if that is not
-        known, as in files from before the setting existed.
+        """Whether ``reset_after`` is set in the innermost of these layers that is, or contains, a GRU. None if the
+        configuration does not say it, as before the setting existed.
         """
         for name in ("", *modules) if self.by_name else ("",):
-            said = self.resets.get(name, set())
-            if said in ({True}, {False}):
-                return said == {True}
+            values = self.resets.get(name, set())
+            if values in ({True}, {False}):
+                return values == {True}
         return None
 
     @property
@@ -85,19 +86,19 @@ class Configuration:
 class _Layer:
     """A layer or another object, and the one that contains it."""
 
-    called: str
+    class_name: str
     settings: Mapping[object, object]
-    around: _Layer | None
+    parent: _Layer | None
 
     def names(self) -> Iterator[str]:
         """Its name, and those of the objects that contain it."""
-        one: _Layer | None = self
+        layer: _Layer | None = self
         for _ in range(_MAX_PARENTS):
-            if one is None:
+            if layer is None:
                 return
-            if isinstance(name := one.settings.get("name"), str):
+            if isinstance(name := layer.settings.get("name"), str):
                 yield name
-            one = one.around
+            layer = layer.parent
 
 
 def _parsed(document: object) -> object:
@@ -113,15 +114,15 @@ def _layers(document: object) -> Iterator[_Layer]:
     """Every object in a document that names its class."""
     waiting: list[tuple[object, _Layer | None]] = [(document, None)]
     while waiting:
-        node, around = waiting.pop()
+        node, parent = waiting.pop()
         if isinstance(node, Mapping):
             name, settings = node.get("class_name"), node.get("config")
             if isinstance(name, str) and isinstance(settings, Mapping):
-                around = _Layer(name.rpartition(">")[2], settings, around)
-                yield around
-            waiting += [(child, around) for child in node.values()]
+                parent = _Layer(name.rpartition(">")[2], settings, parent)
+                yield parent
+            waiting += [(child, parent) for child in node.values()]
         elif isinstance(node, (list, tuple)):
-            waiting += [(child, around) for child in node]
+            waiting += [(child, parent) for child in node]
 
 
 def _snake(name: str) -> str:

@@ -7,8 +7,8 @@
 The gates of an LSTM are in torch's order, those of a GRU are not. Where the name does not say which layer it is, the
 number of gates does: four, three, one. A cell in a list of cells, or by itself, stays a cell.
 
-Left as they are: a GRU with ``reset_after=False`` (it computes another function than torch's, with one bias), a GRU
-without a bias of which nothing says which kind it is, Keras 2's CuDNNLSTM and CuDNNGRU (transposed gate by gate),
+Left as they are: a GRU with ``reset_after=False`` (it has one bias, and computes something else than torch's), a GRU
+without a bias if nothing says which of the two it is, Keras 2's CuDNNLSTM and CuDNNGRU (transposed gate by gate),
 convolutional layers, and cells with other variables.
 
 Sources: keras/src/layers/rnn/lstm.py, gru.py, simple_rnn.py; Keras 2's hdf5_format.py (`_convert_rnn_weights`).
@@ -69,7 +69,7 @@ def changes(paths: Mapping[str, Path], shapes: Mapping[Path, Shape], configurati
     """The changes of the tensors of recurrent layers."""
     layers = {path: layer for path, layer in _layers(paths, shapes).items() if _RECURRENT in layer.names}
     problems = {path: _problem(layer, configuration) for path, layer in layers.items()}
-    fine = {path: layer for path, layer in layers.items() if not problems[path]}
+    translatable = {path: layer for path, layer in layers.items() if not problems[path]}
 
     def place(path: Path) -> Place:
         if not (_CELL.fullmatch(path[-1]) or configuration.class_of(path[-1]).endswith("_cell")):
@@ -77,15 +77,15 @@ def changes(paths: Mapping[str, Path], shapes: Mapping[Path, Shape], configurati
         alone = len(path) == 1 or _STACK.fullmatch(path[-2])
         return Place(path, "") if alone else Place(path[:-1], "_l0")
 
-    placed = places({path: tuple(sorted(layer.shapes.items())) for path, layer in fine.items()}, place)
-    made: dict[str, Change] = {}
+    placed = places({path: tuple(sorted(layer.shapes.items())) for path, layer in translatable.items()}, place)
+    changed: dict[str, Change] = {}
     for path, layer in layers.items():
         if path in placed:
-            made |= _layer_changes(layer, placed[path])
+            changed |= _layer_changes(layer, placed[path])
             continue
         why = f"{'.'.join(path)} stays as Keras has it: {problems[path]}"
-        made |= {name: Change(names=(".".join((*path, word)),), note=why) for word, name in layer.names.items()}
-    return made
+        changed |= {name: Change(names=(".".join((*path, word)),), note=why) for word, name in layer.names.items()}
+    return changed
 
 
 def _layers(paths: Mapping[str, Path], shapes: Mapping[Path, Shape]) -> dict[Path, _Layer]:
@@ -99,9 +99,9 @@ def _layers(paths: Mapping[str, Path], shapes: Mapping[Path, Shape]) -> dict[Pat
 def _problem(layer: _Layer, configuration: Configuration) -> str:
     """Why torch cannot have this layer; "" if it can."""
     kind, bias = layer.kind, layer.shapes.get(_BIAS)
-    called = layer.path[-1]
-    words = called.split("_") if _CELL.fullmatch(called) else []
-    named_kinds = {one for one, word in _WORD_IN_NAME.items() if word in words}
+    name = layer.path[-1]
+    words = name.split("_") if _CELL.fullmatch(name) else []
+    named_kinds = {named for named, word in _WORD_IN_NAME.items() if word in words}
     if not kind or (named_kinds and kind not in named_kinds):
         return "its variables or their shapes fit no torch layer"
     columns = layer.gates * layer.units
@@ -127,12 +127,12 @@ def _layer_changes(layer: _Layer, place: Place) -> dict[str, Change]:
         axes = (1, 0) if word != _BIAS else None
         return Change(names=names, axes=axes, parts=1 if sorted_already else len(gates), joined=joined)
 
-    made = {
+    changed = {
         layer.names[_KERNEL]: change(_KERNEL, "weight_ih"),
         layer.names[_RECURRENT]: change(_RECURRENT, "weight_hh"),
     }
     if layer.kind == "GRU" and _BIAS in layer.names:
-        made[layer.names[_BIAS]] = change(_BIAS, "bias_ih", "bias_hh")
+        changed[layer.names[_BIAS]] = change(_BIAS, "bias_ih", "bias_hh")
     elif _BIAS in layer.names:
-        made[layer.names[_BIAS]] = Change(names=(place("bias_ih"),), zeros=(place("bias_hh"),))
-    return made
+        changed[layer.names[_BIAS]] = Change(names=(place("bias_ih"),), zeros=(place("bias_hh"),))
+    return changed

@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion, Flux, Wan and other diffusion models, translated to diffusers' names.
+"""Translates single files of Stable Diffusion, Flux, Wan and other diffusion models to diffusers' names.
 
     model.diffusion_model.*                          the UNet, or the transformer     → unet.*, transformer.*
     control_model.*                                  a ControlNet                     → controlnet.*
@@ -46,8 +46,8 @@ _DIFFUSION: Mapping[tuple[str, ...], tuple[str, Translator]] = {
     ("layers.", "cap_pad_token", "final_layer."): ("transformer", dit.Z_IMAGE.translated),
     ("layers.", "cap_embedder.", "final_layer."): ("transformer", dit.LUMINA2.translated),
 }
-"""What a network's names begin with, bare or after ``model.diffusion_model.``: its folder and its translation. The
-first entry counts all of whose prefixes are there.
+"""How a network is recognized, by what its names begin with, bare or after ``model.diffusion_model.``: its folder and
+its translation. The first entry counts whose prefixes all occur.
 """
 
 _BARE: Mapping[tuple[str, ...], tuple[str, Translator]] = {
@@ -88,12 +88,12 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
     for a network that only resembles a known one.
     """
     parts = _components(tensors)
-    made: dict[str, Change] = {}
+    changed: dict[str, Change] = {}
     for name, component in parts.items():
         before = f"{name}." if len(parts) > 1 else ""
         for inner, change in component.translate(component.tensors).items():
-            made[component.prefix + inner] = change.under(before)
-    return {name: made.get(name, Change.to(name)) for name in tensors}
+            changed[component.prefix + inner] = change.under(before)
+    return {name: changed.get(name, Change.to(name)) for name in tensors}
 
 
 def known(names: Iterable[str]) -> bool:
@@ -114,9 +114,10 @@ def _components(tensors: Tensors) -> dict[str, _Component]:
         if kind is None:
             continue
         if kind[0] in found:
-            one = found[kind[0]].prefix
+            other = found[kind[0]].prefix
             raise EditError(
-                f"--translate ldm: {one!r} and {prefix!r} are both a {kind[0]}", hint=f"--drop '{prefix}*' or '{one}*'"
+                f"--translate ldm: {other!r} and {prefix!r} are both a {kind[0]}",
+                hint=f"--drop '{prefix}*' or '{other}*'",
             )
         found[kind[0]] = _Component(prefix, kind[1], inside)
     if "text_encoder_3" in found and "text_encoder_2" not in found:  # Flux has no second CLIP

@@ -225,18 +225,18 @@ class _Translation:
             names = tuple(f"{stem}.{number}.{word}.{end}" for number in range(count))
             return Change(names=names, shape=info.shape[1:] if count == 1 else None)
         if model.experts == "linear":
-            whole, down = f"{before}.input_linear.{end}", f"{before}.output_linear.{end}"
+            fused, down = f"{before}.input_linear.{end}", f"{before}.output_linear.{end}"
         else:
             tail = "_bias" if end == "bias" else ""
-            whole, down = f"{stem}.gate_up_proj{tail}", f"{stem}.down_proj{tail}"
+            fused, down = f"{stem}.gate_up_proj{tail}", f"{stem}.down_proj{tail}"
         axes = (0, 2, 1) if model.experts in ("turned", "interleaved") and end == "weight" else None
         if part == "down_proj":
             return Change.to(down, axes=axes)
-        sources = self.parts(name, whole, f"{before}.{match[2]}.", f".{end}", _UP)
+        sources = self.parts(name, fused, f"{before}.{match[2]}.", f".{end}", _UP)
         if model.experts == "interleaved":
-            join = Join(whole, sources, "stack", 2, merge=1, axes=axes)
+            join = Join(fused, sources, "stack", 2, merge=1, axes=axes)
         else:
-            join = Join(whole, sources, "concat", 1, axes=axes)
+            join = Join(fused, sources, "concat", 1, axes=axes)
         return Change(names=(name,), into=join)
 
     def layer(self, name: str, match: re.Match[str]) -> Change:
@@ -246,25 +246,25 @@ class _Translation:
             return Change.to(f"{before}.{where}.{_PARTS[part]}.weight")
         if part == "down_proj":
             return Change.to(f"{before}.shared_mlp.output_linear.weight")
-        whole = f"{before}.shared_mlp.input_linear.weight"
-        sources = self.parts(name, whole, f"{before}.{where}.", ".weight", _UP)
-        return Change(names=(name,), into=Join(whole, sources, "concat", 0))
+        fused = f"{before}.shared_mlp.input_linear.weight"
+        sources = self.parts(name, fused, f"{before}.{where}.", ".weight", _UP)
+        return Change(names=(name,), into=Join(fused, sources, "concat", 0))
 
     def latent(self, name: str, before: str, part: str) -> Change:
         """The change of one half of kv_b_proj, which makes keys and values from their compressed form."""
-        whole = f"{before}.kv_b_proj.weight"
-        sources = self.parts(name, whole, f"{before}.", ".weight", ("embed_q", "unembed_out"))
+        fused = f"{before}.kv_b_proj.weight"
+        sources = self.parts(name, fused, f"{before}.", ".weight", ("embed_q", "unembed_out"))
         if any(len(self.tensors[source].shape) != 3 for source in sources):
             raise EditError(f"{name!r} of shape {list(self.tensors[name].shape)} has no matrix per head", hint=_HINT)
         axes = (0, 2, 1) if part == "embed_q" else None
-        return Change(names=(name,), axes=axes, into=Join(whole, sources, "concat", 1, merge=0))
+        return Change(names=(name,), axes=axes, into=Join(fused, sources, "concat", 1, merge=0))
 
-    def parts(self, name: str, whole: str, start: str, end: str, words: tuple[str, str]) -> tuple[str, ...]:
-        """The names of the parts of `whole`: each of `words` between start and end. Raises EditError."""
+    def parts(self, name: str, fused: str, start: str, end: str, words: tuple[str, str]) -> tuple[str, ...]:
+        """The names of the parts of `fused`: each of `words` between start and end. Raises EditError."""
         found = tuple(start + word + end for word in words)
         if missing := [part for part in found if part not in self.tensors]:
             raise EditError(
-                f"--translate mlx: {name!r} is one part of {whole}, and there is no {missing[0]!r}", hint=_HINT
+                f"--translate mlx: {name!r} is one part of {fused}, and there is no {missing[0]!r}", hint=_HINT
             )
         return found
 

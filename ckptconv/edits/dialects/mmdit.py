@@ -75,7 +75,7 @@ FLUX = Release(
 CHROMA = Release(
     {
         **_ENDS,
-        **{f"distilled_guidance_layer.{one}": f"distilled_guidance_layer.{one}" for one in ("in_proj", "out_proj")},
+        **{f"distilled_guidance_layer.{part}": f"distilled_guidance_layer.{part}" for part in ("in_proj", "out_proj")},
     },
     {
         "distilled_guidance_layer.layers": Stack(

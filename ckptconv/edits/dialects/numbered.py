@@ -1,9 +1,9 @@
 """Keras 3's names: ``layers/dense_1/vars/0``, a group for each layer, in which its variables are numbered.
 
-A layer in a list (``layers``) is called after its class, one in another attribute after that attribute (``key_dense``).
-What the numbers mean depends on the class. The class is taken from the group's name, from the name that the layer gave
-itself, ``{"name": "dense_3"}`` in the metadata under the group's path, or from what the configuration says of a layer
-of that name. Variables keep their numbers if the class is not in `VARIABLES`, or cannot have so many variables.
+A layer in a list (``layers``) is named after its class, any other after the attribute that holds it (``key_dense``).
+What the numbers mean depends on the class, which is taken from the group's name, from the layer's own name (``{"name":
+"dense_3"}`` in the metadata under the group's path), or from what the configuration says about a layer of that name.
+Variables keep their numbers if the class is not in `VARIABLES`, or cannot have so many variables.
 Sources: keras/src/saving/saving_lib.py; keras/src/layers, `build` of each.
 """
 
@@ -53,11 +53,11 @@ out.
 def path_of(
     parts: Sequence[str], counts: Mapping[str, int], metadata: Mapping[object, object], configuration: Configuration
 ) -> tuple[str, ...] | None:
-    """Modules and Keras' word for the variable that `parts` number; None if they are no such name, or its class is not
-    known.
+    """The modules and Keras' word for the variable that `parts` name; None if they are not such a name, or if the
+    layer's class is not known.
 
     counts:   how many variables there are under each path.
-    metadata: the file's, where a layer's own name is under its group's path.
+    metadata: the file's; it has a layer's own name under the path of its group.
     """
     if len(parts) < 3 or parts[-2] != _VARS or not parts[-1].isdecimal() or len(parts[-1]) > 4:
         return None
@@ -73,7 +73,7 @@ def path_of(
 
 
 def _nameless_cell(group: Sequence[str], own: str, configuration: Configuration) -> str:
-    """The class of a recurrent layer's cell if groups have no names, as in Keras 2's archives; else ""."""
+    """The class of a recurrent layer's cell where groups have no names, as in Keras 2's archives; else ""."""
     if own or group[-1] != "cell" or len(group) < 2:
         return ""
     known = _CLASS.fullmatch(group[-2])
@@ -84,7 +84,7 @@ def _nameless_cell(group: Sequence[str], own: str, configuration: Configuration)
 
 
 def _modules(group: Sequence[str], metadata: Mapping[object, object]) -> list[str]:
-    """The names of the layers on the way to a group; those in lists go by their own names if they have some."""
+    """The names of the layers along the path to a group; layers in lists go by their own names if they have any."""
     found = []
     for i, part in enumerate(group):
         in_list = i > 0 and group[i - 1] == _LIST
@@ -96,6 +96,6 @@ def _modules(group: Sequence[str], metadata: Mapping[object, object]) -> list[st
 
 
 def _recorded_name(group: Sequence[str], metadata: Mapping[object, object]) -> str:
-    said = metadata.get("/".join((*group, _VARS)))
-    name = said.get("name") if isinstance(said, Mapping) else None
+    recorded = metadata.get("/".join((*group, _VARS)))
+    name = recorded.get("name") if isinstance(recorded, Mapping) else None
     return name if isinstance(name, str) else ""

@@ -36,16 +36,19 @@ class Place:
 def places(found: Mapping[Path, Hashable], place: Callable[[Path], Place]) -> dict[Path, Place]:
     """Where the weights under each path go in torch.
 
-    found: the kind and sizes of what is under each path; two that are equal may be the two directions of one layer.
+    found: the kind and sizes of what is under each path; if two are equal, they may be the two directions of one layer.
     """
     placed = {path: place(path) for path in found}
     siblings: dict[Path, list[Path]] = defaultdict(list)
-    for path, one in placed.items():
-        if one.end and len(one.module) > 1 and one.module[-1].startswith((_FORWARD, _BACKWARD)):
-            siblings[one.module[:-1]].append(path)
+    for path, own in placed.items():
+        if own.end and len(own.module) > 1 and own.module[-1].startswith((_FORWARD, _BACKWARD)):
+            siblings[own.module[:-1]].append(path)
     for parent, paths in siblings.items():
-        both = sorted(paths, key=lambda path: placed[path].module[-1])
-        starts = [placed[path].module[-1].partition("_")[0] + "_" for path in both]
-        if starts == [_BACKWARD, _FORWARD] and found[both[0]] == found[both[1]]:
-            placed |= {both[1]: Place(parent, "_l0"), both[0]: Place(parent, "_l0_reverse")}
+        ordered = sorted(paths, key=lambda path: placed[path].module[-1])
+        starts = [placed[path].module[-1].partition("_")[0] + "_" for path in ordered]
+        if starts != [_BACKWARD, _FORWARD]:
+            continue
+        backward, forward = ordered
+        if found[backward] == found[forward]:
+            placed |= {forward: Place(parent, "_l0"), backward: Place(parent, "_l0_reverse")}
     return placed

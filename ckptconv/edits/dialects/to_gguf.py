@@ -1,4 +1,4 @@
-"""transformers' names and layouts, translated to llama.cpp's: the reverse of `gguf`, by the same table.
+"""Translates transformers' names and layouts to llama.cpp's: the reverse of `gguf`, by the same table.
 
     model.embed_tokens → token_embd    model.layers.0.self_attn.q_proj → blk.0.attn_q    mlp.up_proj → ffn_up    …
 
@@ -7,10 +7,10 @@ are stacked. The class and the number of heads are read from the configuration. 
 become F32, since llama.cpp computes with nothing else there; so do elements of types that it does not have.
 
 Tensors that llama.cpp has no place for are left out where the table says so (buffers that transformers computes, BERT's
-heads), and so is an output that equals the embeddings, or another copy of them. Any other tensor that is not in the
-table is refused, as llama.cpp would refuse the file. Two kinds are left out with a warning: what is for pictures, which
-llama.cpp keeps in a file of its own, and layers that predict further tokens, which it does not compute. Architectures
-whose parts are cut or fused in yet other ways are only read (`gguf`).
+heads), and so are an output layer that equals the embeddings, and other copies of them. Two kinds are left out with a
+warning: those for images, which llama.cpp keeps in a file of their own, and layers that predict further tokens, which
+it does not compute. Any other tensor that is not in the table is refused, as llama.cpp would refuse the file.
+Architectures whose parts are cut or fused in yet other ways are only read (`gguf`).
 
 Source: llama.cpp's conversion/ (`modify_tensors` of its classes, `prepare_tensors` for the types).
 """
@@ -112,9 +112,8 @@ class Translation:
     def inverse(self, place: str) -> dict[str, str]:
         """llama.cpp's parts by transformers' names.
 
-        If two parts have the same name, the last one wins, which is the architecture's own. For shared experts it is
-        the other
-        way round: they are the feed-forward layer of a model without other experts.
+        If two parts have the same name, the last one wins, which is the architecture's own. Shared experts win only in
+        a mixture: in a model without experts, theirs is the name of the feed-forward layer.
         """
         names = [*self.table.names[place].items()]
         names += [item for more in self.table.also.values() for item in more.get(place, {}).items()]
@@ -129,23 +128,22 @@ class Translation:
         return ("_shexp" in part) == self.mixed
 
     def prefixes(self) -> tuple[str, str]:
-        """What precedes the table's names in these names, and what precedes these names in the table's."""
+        """What the source's names have before the table's, and what the table's have before the source's."""
         if self.table.inside and any(name.startswith(f"{self.table.inside}.") for name in self.tensors):
             return f"{self.table.inside}.", ""
-        module = next(iter(self.table.at.values())).partition(".")[0]
-        roots = self.parts[ROOT]
-        whole = any(_outside(name).startswith(f"{module}.") for name in self.tensors)
-        return "", "" if whole or not all(root.startswith(f"{module}.") for root in roots if "head" not in root) else (
-            f"{module}."
-        )
+        module = next(iter(self.table.at.values())).partition(".")[0] + "."
+        if any(_outside(name).startswith(module) for name in self.tensors):
+            return "", ""
+        all_in_module = all(name.startswith(module) for name in self.parts[ROOT] if "head" not in name)
+        return "", module if all_in_module else ""
 
     def changes(self) -> dict[str, Change]:
         found: dict[str, Found] = {}
-        made: dict[str, Change] = {}
+        changes: dict[str, Change] = {}
         unplaced: list[str] = []
         for name in self.tensors:
-            if (known := self.left_out(name)) is not None:
-                made[name] = known
+            if (left_out := self.left_out(name)) is not None:
+                changes[name] = left_out
             elif (place := self.place(self.own_name(name))) is None:
                 unplaced.append(name)
             else:
@@ -154,11 +152,11 @@ class Translation:
             names = quoted(unplaced, 2)
             raise EditError(
                 f"--translate to-gguf: llama.cpp's {self.name} has no place for {names}",
-                hint=self.way_out(unplaced),
+                hint=self.hint_for(unplaced),
             )
         joins = self.joins(found)
-        made |= {name: self.change(name, place, joins.get(place.name)) for name, place in found.items()}
-        return {name: made[name] for name in self.tensors} | self.without_copies(found, made)
+        changes |= {name: self.change(name, place, joins.get(place.name)) for name, place in found.items()}
+        return {name: changes[name] for name in self.tensors} | self.output_twin(found, changes)
 
     def left_out(self, name: str) -> Change | None:
         """The change of a tensor that llama.cpp has no place for; None for all others."""
@@ -179,7 +177,7 @@ class Translation:
                 return Change(names=(name,), dropped=True, note=_FURTHER)
         return None
 
-    def way_out(self, unplaced: Sequence[str]) -> str:
+    def hint_for(self, unplaced: Sequence[str]) -> str:
         if any(name.endswith("_proj_blocks") for name in unplaced):
             return "--dequantize makes floats of them, and --dtype '*_exps.weight=MXFP4' the same blocks' values again"
         first = unplaced[0].partition(".")[0] + "."
@@ -201,7 +199,7 @@ class Translation:
         return self.named(name, self.parts[ROOT], "")
 
     def named(self, rest: str, parts: Mapping[str, str], before: str) -> Found | None:
-        """Finds it in the table: as one that is cut, as it is, without its ending, or as one of the experts."""
+        """Finds a name in the table: as one that is cut, as it is, without its ending, or as one of the experts."""
         if before and rest in self.cuts:
             return Found(f"{before}{rest}", rest)
         if rest in parts:
@@ -246,8 +244,8 @@ class Translation:
             )
         if place.stem in self.cuts:
             return self.cut(name, place, self.cuts[place.stem])
-        small = is_kept_f32(place.name, len(info.shape) + (join is not None))
-        unpack = info.dtype is not DType.F32 and (small or info.dtype not in _KEPT)
+        is_f32 = is_kept_f32(place.name, len(info.shape) + (join is not None))
+        unpack = info.dtype is not DType.F32 and (is_f32 or info.dtype not in _KEPT)
         if join is not None:
             mixed = len({self.tensors[source].dtype for source in join.sources}) > 1
             return Change(names=(name,), unpack=unpack or (mixed and info.dtype is not DType.F32), into=join)
@@ -276,11 +274,11 @@ class Translation:
         if joining.kind == "concat" and joining.merge is not None:
             sizes = tuple(self.number(key) for key in ("qk_nope_head_dim", "v_head_dim"))
             turns = [argsort(self.axes.get(part, (0, 1, 2))) for part in joining.parts]
-            made = cut_heads(name, info, names, self.number(*HEADS), sizes, turns)
+            change = cut_heads(name, info, names, self.number(*HEADS), sizes, turns)
         else:
-            made = cut(name, info, joining, names)
-        small = is_kept_f32(names[0], len(info.shape))
-        return replace(made, unpack=info.dtype is not DType.F32 and (small or info.dtype not in _KEPT))
+            change = cut(name, info, joining, names)
+        is_f32 = is_kept_f32(names[0], len(info.shape))
+        return replace(change, unpack=info.dtype is not DType.F32 and (is_f32 or info.dtype not in _KEPT))
 
     def lookup(self, table: Mapping[str, T], place: Found) -> T | None:
         """What the table says about a part, by its name in the block."""
@@ -322,18 +320,18 @@ class Translation:
             return (groups, shape[0] // groups)
         return None
 
-    def without_copies(self, found: Mapping[str, Found], made: Mapping[str, Change]) -> dict[str, Change]:
-        """Ties the output to the embeddings: llama.cpp uses these if there is no output."""
+    def output_twin(self, found: Mapping[str, Found], changes: Mapping[str, Change]) -> dict[str, Change]:
+        """The change of an output that may be a copy of the embeddings, which llama.cpp uses if there is no output."""
         by_place = {place.name: name for name, place in found.items()}
         output, embeddings = by_place.get(OUTPUT), by_place.get(EMBEDDINGS)
         if output is None or embeddings is None or self.table.output == "own":
             return {}
         tied = self.config.get("tie_word_embeddings") is True
-        return {output: Change(names=made[output].names, unpack=made[output].unpack, twin=embeddings, tied=tied)}
+        return {output: Change(names=changes[output].names, unpack=changes[output].unpack, twin=embeddings, tied=tied)}
 
 
 def _outside(name: str) -> str:
-    """The name that a tensor would have if the language model were not part of another model."""
+    """A tensor's name as it would be if the language model were not part of another model."""
     for part in _LANGUAGE:
         name = name.replace(part, "")
     return name

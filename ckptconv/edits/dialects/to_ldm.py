@@ -11,14 +11,14 @@
     text_encoder, text_encoder_2, text_encoder_3 → text_encoders.clip_l, clip_g, t5xxl.transformer.*    version 3
     text_encoder, text_encoder_2 → text_encoders.clip_l, t5xxl.transformer.*                            Flux
 
-Components are those of a pipeline's folder, recognized by what their names begin with; or there is a single one, with
-the names of its class, which gets the prefix under which it is released. A text encoder alone is taken for OpenCLIP's
-if its configuration says so (gelu), or else if it has more layers than CLIP's twelve.
+The source is a pipeline's folder, whose components are recognized by what their names begin with, or a single
+component under the names of its class, which gets the prefix under which it is released. A text encoder alone is taken
+for OpenCLIP's if its configuration says so (gelu) or, without one, if it has more layers than CLIP's twelve.
 
-What a release has no place for is refused by name. Before anything is done, the names and shapes that would result are
-translated back by `ldm`, and whatever differs from the original is refused, since it would be loaded as something else.
-What single files hold besides (schedules, logit_scale, OpenCLIP's last layer in version 2) is computed by loaders, or
-not needed.
+Tensors that a release has no place for are refused by name. Before anything is done, the names and shapes that would
+result are translated back by `ldm`; whatever differs from the original is refused, since loaders would take it for
+something else. What single files hold besides (schedules, logit_scale, OpenCLIP's last layer in version 2) is computed
+by loaders, or not needed.
 
 Sources: as of `ldm`; ComfyUI's comfy/supported_models.py, which says what is looked for; diffusers'
 scripts/convert_diffusers_to_original_stable_diffusion.py and …_sdxl.py.
@@ -67,11 +67,11 @@ _SIGNS: Mapping[str, tuple[str, Place]] = {
     "text_model.": ("text_encoder", ("", unchanged)),
     "embeddings.token_embedding.": ("text_encoder", ("", unchanged)),
 }
-"""What one of a component's names begins with: its folder, and its place if it is alone. The first entry that matches
-counts.
+"""How a component is recognized, by what one of its names begins with: its folder, and its place if it is alone. The
+first entry that matches counts.
 """
 
-_CLIP_L, _CLIP_G, _T5 = ((f"text_encoders.{one}.transformer.", unchanged) for one in ("clip_l", "clip_g", "t5xxl"))
+_CLIP_L, _CLIP_G, _T5 = ((f"text_encoders.{name}.transformer.", unchanged) for name in ("clip_l", "clip_g", "t5xxl"))
 _REFINER = "SDXL's refiner"
 _TEXTS: Mapping[str, Mapping[str, Place]] = {
     "Stable Diffusion 1": {"text_encoder": ("cond_stage_model.transformer.", unchanged)},
@@ -106,13 +106,13 @@ _LAYER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\..+")
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """For each tensor, by its class's current name for it: its name in the file, and its header."""
+    """A component's tensors, by their current names in its class: each one's name in the file, and its header."""
 
     sources: dict[str, str] = field(default_factory=dict)
     infos: dict[str, TensorInfo] = field(default_factory=dict)
 
     def add(self, name: str, source: str, info: TensorInfo) -> None:
-        """Another tensor. Raises EditError where it is there under another name already."""
+        """Add a tensor. Raises EditError if it is there already under another name."""
         now = f"text_model.{name}" if _CLIP.fullmatch(name) else latent_back.current(name)
         if now in self.sources:
             raise EditError(
@@ -122,7 +122,7 @@ class _Component:
         self.sources[now], self.infos[now] = source, info
 
     def sign(self) -> str:
-        """The sign by which it is known; "" where there is none."""
+        """The key of `_SIGNS` that the component is recognized by; "" if there is none."""
         return next((sign for sign in _SIGNS if any(name.startswith(sign) for name in self.infos)), "")
 
 
@@ -132,20 +132,20 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
     if not parts:
         return unchanged(tensors)
     places = _places(parts, beside, metadata)
-    made: dict[str, Change] = {}
+    placed: dict[str, Change] = {}
     unplaced = [name for name in beside if "." in name and not name.startswith(_OWN)]
-    for part, one in parts.items():
+    for part, component in parts.items():
         prefix, originals = places.get(part, ("", lambda _: {}))
-        found = originals(one.infos)
-        made |= {one.sources[name]: change.under(prefix) for name, change in found.items()}
-        unplaced += [source for name, source in one.sources.items() if name not in found]
+        found = originals(component.infos)
+        placed |= {component.sources[name]: change.under(prefix) for name, change in found.items()}
+        unplaced += [source for name, source in component.sources.items() if name not in found]
     if unplaced:
         message = f"--translate to-ldm: a single file has no place for {_brief(unplaced)}"
-        raise EditError(message, hint=_way_out(unplaced, made))
-    whole = {name: made.get(name, Change.to(name)) for name in tensors}
-    _check_pieces(whole)
-    _check_way_back(whole, tensors, parts)
-    return whole
+        raise EditError(message, hint=_drop_hint(unplaced, placed))
+    changed = {name: placed.get(name, Change.to(name)) for name in tensors}
+    _check_pieces(changed)
+    _check_round_trip(changed, tensors, parts)
+    return changed
 
 
 def _components(tensors: Tensors) -> tuple[dict[str, _Component], list[str]]:
@@ -169,7 +169,7 @@ def _places(
     parts: Mapping[str, _Component], beside: Sequence[str], metadata: Mapping[object, object]
 ) -> dict[str, Place]:
     """Where components go in a single file. Raises UnsupportedError for a network that has no known place."""
-    signs = {part: one.sign() for part, one in parts.items()}
+    signs = {part: component.sign() for part, component in parts.items()}
     for part in ("unet", "transformer", "controlnet", "vae"):
         if part in parts and (not signs[part] or _SIGNS[signs[part]][0] != part):
             raise UnsupportedError(
@@ -178,8 +178,10 @@ def _places(
             )
     places = {part: _SIGNS[sign][1] for part, sign in signs.items() if sign and not part.startswith("text_encoder")}
     if len(parts) == 1:
-        return places or {part: ("", openclip.originals if _is_openclip(one, metadata) else unchanged)
-                          for part, one in parts.items()}  # fmt: skip
+        return places or {
+            part: ("", openclip.originals if _is_openclip(component, metadata) else unchanged)
+            for part, component in parts.items()
+        }
     if family := _family(parts, signs):
         before = "vae." if family == "Flux" else "first_stage_model."
         places |= {part: (before, latent_back.vae) for part in parts if part == "vae"}
@@ -228,8 +230,8 @@ def _brief(names: Sequence[str]) -> str:
     return quoted(names, 2)
 
 
-def _way_out(unplaced: Sequence[str], placed: Iterable[str]) -> str:
-    """The options that leave these tensors out: whole components, where nothing in them has a place."""
+def _drop_hint(unplaced: Sequence[str], placed: Iterable[str]) -> str:
+    """The hint that leaves these tensors out: by whole components if nothing in them has a place."""
     used = {name.partition(".")[0] for name in placed}
     parts = dict.fromkeys(name.partition(".")[0] for name in unplaced)
     globs = [f"{part}.*" for part in parts if part not in used] or [unplaced[0]]
@@ -237,13 +239,13 @@ def _way_out(unplaced: Sequence[str], placed: Iterable[str]) -> str:
     return f"{line} leaves {'it' if len(unplaced) == 1 else 'them'} out"
 
 
-def _check_pieces(made: Mapping[str, Change]) -> None:
+def _check_pieces(changed: Mapping[str, Change]) -> None:
     """Raise EditError if only some of the pieces of a tensor are there."""
     pieces: dict[str, list[str]] = defaultdict(list)
-    for name, change in made.items():
+    for name, change in changed.items():
         if change.into is not None:
             pieces[change.into.target].append(name)
-    for change in made.values():
+    for change in changed.values():
         if change.into is not None and len(pieces[change.into.target]) < len(change.into.sources):
             target, count = change.into.target, len(change.into.sources)
             raise EditError(
@@ -252,9 +254,9 @@ def _check_pieces(made: Mapping[str, Change]) -> None:
             )  # fmt: skip
 
 
-def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping[str, _Component]) -> None:
+def _check_round_trip(changed: Mapping[str, Change], tensors: Tensors, parts: Mapping[str, _Component]) -> None:
     """Raise EditError if `ldm` would not give the original names and shapes back."""
-    kept = {name: change for name, change in made.items() if not change.dropped}
+    kept = {name: change for name, change in changed.items() if not change.dropped}
     shapes = _names_and_shapes(kept, tensors)
     infos = {name: TensorInfo.of(DType.F32, shape) for name, shape in shapes.items()}
     try:
@@ -263,7 +265,7 @@ def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping
         message = f"--translate to-ldm: no single file has such blocks: {error.message}"
         raise EditError(message, hint=error.hint) from error
     now = {source: (f"{part}." if len(parts) > 1 else "") + name
-           for part, one in parts.items() for name, source in one.sources.items()}  # fmt: skip
+           for part, component in parts.items() for name, source in component.sources.items()}  # fmt: skip
     wrong = [name for name in kept if back.get(now.get(name, name)) != tensors[name].shape]
     if wrong or len(back) != len(kept):
         raise EditError(
@@ -272,16 +274,16 @@ def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping
         )  # fmt: skip
 
 
-def _names_and_shapes(made: Mapping[str, Change], tensors: Tensors) -> dict[str, Shape]:
+def _names_and_shapes(changed: Mapping[str, Change], tensors: Tensors) -> dict[str, Shape]:
     """The names and shapes that the changes result in."""
     found: dict[str, Shape] = {}
-    for name, change in made.items():
+    for name, change in changed.items():
         shape = change.shape or tensors[name].shape
         if change.axes is not None and len(change.axes) == len(shape):
             shape = tuple(shape[axis] for axis in change.axes)
         for new, rows in zip(change.names, change.sizes or shape[:1] or (0,), strict=True):
             found[new] = (rows, *shape[1:]) if shape else ()
-    for join in {change.into.target: change.into for change in made.values() if change.into is not None}.values():
+    for join in {change.into.target: change.into for change in changed.values() if change.into is not None}.values():
         shapes = [found.pop(part) for part in join.sources]
         found[join.target] = (sum(shape[0] if shape else 0 for shape in shapes), *shapes[0][1:])
     return found

@@ -1,4 +1,4 @@
-"""transformers' towers for pictures or sounds, translated to the file that llama.cpp keeps for them (mmproj).
+"""Translates transformers' towers for images or audio to the companion file in which llama.cpp keeps them (mmproj).
 
     vision_tower.encoder.layers.0.self_attn.q_proj → v.blk.0.attn_q    multi_modal_projector.linear_1 → mm.1    …
 
@@ -7,8 +7,8 @@ below ``model.``), and that of transformers 5 (neither). A fused q, k and v is c
 rows of q and k go from rotary halves to neighbouring pairs, a convolution over two frames becomes two, and a norm gets
 its 1 added. Layers of a tower after the one that the projector reads are left out, and so is a tower's head.
 
-What is for the language model is left out with a warning; any other tensor that is not in the table is refused. The
-embeddings of texts keep their llama.cpp name if the projector needs a row of them; that row is taken later, when it is
+The language model's tensors are left out with a warning; any other tensor that is not in the table is refused. If the
+projector needs a row of the token embeddings, these keep their llama.cpp name, and the row is taken later, when it is
 known which. Vectors, positions and whatever else `fixed_types` lists have the same type in every file, as llama.cpp's
 converter makes them.
 
@@ -60,7 +60,7 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
 
 
 def fixed_types(tensors: Tensors, metadata: Mapping[object, object], requested: DType | None) -> dict[str, DType]:
-    """The types of tensors whose type does not depend on the one that the file is written in.
+    """The types of those tensors that do not have the type that the file is written in.
 
     requested: the type that the file is written in; None if each tensor keeps its own. A convolution is F16 in a file
                of F16, and F32 in any other.
@@ -90,7 +90,7 @@ class _Translation:
         own = metadata[self.table.config]
         assert isinstance(own, dict)
         self.config: Mapping[object, object] = own
-        self.word = _LANGUAGE + _WRITTEN * is_supported(metadata)
+        self.left_out_note = _LANGUAGE + _WRITTEN * is_supported(metadata)
         self.layers = feature_layers(metadata) if self.table.past else None
         self.text = {name for name in tensors if _own_name(name).startswith(_TEXT)}
 
@@ -121,7 +121,7 @@ class _Translation:
         if name in self.text:
             if self.table.row and own.endswith("embed_tokens.weight"):
                 return Change.to(EMBEDDINGS)
-            return Change(names=(name,), dropped=True, note=self.word.format(f"{len(self.text):,}"))
+            return Change(names=(name,), dropped=True, note=self.left_out_note.format(f"{len(self.text):,}"))
         if any(fnmatchcase(own, glob) for glob in (*self.table.left, *_BUFFERS)):
             return Change(names=(name,), dropped=True)
         return None
@@ -129,10 +129,10 @@ class _Translation:
     def change(self, name: str) -> Change | None:
         """The change of a tensor that has a place; None if it has none."""
         own = _own_name(name)
-        found = self.place(own)
-        if found is None:
+        placed = self.place(own)
+        if placed is None:
             return None
-        number, names = found
+        number, names = placed
         if self.layers is not None and number is not None and names[0].startswith("v.blk.") and number >= self.layers:
             return Change(names=(name,), dropped=True)
         info = self.tensors[name]
@@ -149,39 +149,39 @@ class _Translation:
         if len(names) > 1:
             return replace(Change.cut(names, name, info), unpack=unpack)
         rotary = names[0].removesuffix(".weight").removesuffix(".bias").endswith(self.table.halves or ("/",))
-        one = names[0] in self.table.add_one
+        adds_one = names[0] in self.table.add_one
         column = names[0] in self.table.column and len(info.shape) == 1
         return Change(
-            names=names, unpack=unpack or (one and info.dtype is not DType.F32),
+            names=names, unpack=unpack or (adds_one and info.dtype is not DType.F32),
             shape=(info.shape[0], 1) if column else None,
             permute=inverse_permutation(halves_of(name, info, self.heads())) if rotary else None,
-            function={"function": "add", "value": 1} if one else None,
+            function={"function": "add", "value": 1} if adds_one else None,
         )  # fmt: skip
 
     def place(self, own: str) -> tuple[int | None, tuple[str, ...]] | None:
         """The number in a name, and llama.cpp's names for it; found by the whole name or without its ending."""
         if own == self.table.frames:
             return None, (_CONVOLUTION, f"{_CONVOLUTION}.1")
-        steps = own.split(".")
-        at = next((at for at, step in enumerate(steps) if step.isdecimal() and len(step) < 10), None)
-        number = None if at is None else int(steps[at])
+        parts = own.split(".")
+        at = next((i for i, part in enumerate(parts) if part.isdecimal() and len(part) < 10), None)
+        number = None if at is None else int(parts[at])
         if at is not None:
-            steps[at] = "{}"
-        key = ".".join(steps)
+            parts[at] = "{}"
+        key = ".".join(parts)
         stem = without_ending(key)
         names = self.table.names.get(key)
         if names is None and stem != key and stem in self.table.names:
-            names = tuple(one + key[len(stem) :] for one in self.table.names[stem])
+            names = tuple(base + key[len(stem) :] for base in self.table.names[stem])
         if names is None:
             return None
-        shown = self.deep(number) if names[0].startswith(_DEEP) else number
-        return number, tuple(name.replace("{}", str(shown)) for name in names)
+        layer = self.deepstack_layer(number) if names[0].startswith(_DEEP) else number
+        return number, tuple(name.replace("{}", str(layer)) for name in names)
 
-    def deep(self, number: int | None) -> int:
-        """The layer after which the merger of this number is. Raises EditError if there is none."""
-        said = deepstack(self.config)
-        layer = said[number] if number is not None and number < len(said) else None
-        if type(layer) is not int or layer < 0 or said.count(layer) != 1:
+    def deepstack_layer(self, number: int | None) -> int:
+        """The layer whose outputs the merger of this number takes. Raises EditError if the configuration names none."""
+        layers = deepstack(self.config)
+        layer = layers[number] if number is not None and number < len(layers) else None
+        if type(layer) is not int or layer < 0 or layers.count(layer) != 1:
             raise EditError(
                 f"--translate to-mmproj: the configuration says no layer for deepstack_merger_list.{number}",
                 hint="deepstack_visual_indexes of its vision_config lists them",
@@ -209,9 +209,9 @@ _FEATURES = -2
 
 def deepstack(tower: Mapping[object, object]) -> list[object]:
     """The layers of Qwen3-VL's tower whose outputs are passed on; none of Qwen3.5's, which is otherwise the same."""
-    said = tower.get("deepstack_visual_indexes")
-    if isinstance(said, list):
-        return said
+    layers = tower.get("deepstack_visual_indexes")
+    if isinstance(layers, list):
+        return layers
     return [] if str(tower.get("model_type")).startswith("qwen3_5") else [8, 16, 24]
 
 
@@ -222,14 +222,14 @@ def feature_layers(metadata: Mapping[object, object]) -> int:
     vision = metadata.get(VISION)
     layers = whole_number(vision, LAYERS) if isinstance(vision, dict) else None
     layers = _CLIP_LAYERS if layers is None else layers
-    said = metadata.get("vision_feature_layer")
-    said = _FEATURES if said is None else said
-    if type(said) is not int or not 0 < (said + layers + 1 if said < 0 else said) <= layers:
+    index = metadata.get("vision_feature_layer")
+    index = _FEATURES if index is None else index
+    if type(index) is not int or not 0 < (index + layers + 1 if index < 0 else index) <= layers:
         raise EditError(
-            f"--translate to-mmproj: vision_feature_layer is {str(said)[:40]!r}, and no one layer of {layers}",
+            f"--translate to-mmproj: vision_feature_layer is {str(index)[:40]!r}, and no one layer of {layers}",
             hint="llama.cpp's projector takes the outputs of one",
         )
-    return said + layers + 1 if said < 0 else said
+    return index + layers + 1 if index < 0 else index
 
 
 def _own_name(name: str) -> str:
@@ -239,7 +239,7 @@ def _own_name(name: str) -> str:
 
 
 def _frames(name: str, info: TensorInfo) -> Change:
-    """Makes a convolution over two frames into one for each. Raises EditError if it is not over two."""
+    """Cuts a convolution over two frames into one for each. Raises EditError if it is not over two."""
     if len(info.shape) != 5 or info.shape[2] != 2:
         raise EditError(
             f"{name!r} is {list(info.shape)}, and no convolution over two frames", hint="llama.cpp has no other"
