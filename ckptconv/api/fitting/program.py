@@ -45,7 +45,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
     Raises UsageError if there is none, or if it has no forward recipe (UnknownClassError if a config.json names a class
     that may compute it); MisfitError if the checkpoint does not fit.
     """
-    from ckptconv.arch.recipe.program import program
+    from ckptconv.arch.recipe.expand import expand_recipe
     from ckptconv.arch.table import expand
 
     try:
@@ -63,7 +63,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
         )
     if result.spec.forward is None:
         raise _no_recipe_error(request, result.spec.name)
-    return result, program(expand(result.spec, result.params), checkpoint)
+    return result, expand_recipe(expand(result.spec, result.params), checkpoint)
 
 
 def _unknown_architecture_error(request: Request, checkpoint: Checkpoint, error: UsageError) -> UsageError:

@@ -77,12 +77,12 @@ def _window(size: Dim, kernel: int, attributes: Mapping[str, Attribute]) -> Dim:
     stride, padding = int(attributes["stride"]), int(attributes["padding"])
     room = size + 2 * padding - int(attributes.get("dilation", 1)) * (kernel - 1) - 1
     ceil = bool(attributes.get("ceil_mode"))
-    made = (-(-room // stride) if ceil else room // stride) + 1
-    if made < 1:
+    length = (-(-room // stride) if ceil else room // stride) + 1
+    if length < 1:
         raise CorruptFileError(f"a window of {kernel} does not fit into {size} with a padding of {padding}")
     if not ceil:
-        return made
-    return made if (made - 1) * stride < size + padding else made - 1  # the last window must start inside
+        return length
+    return length if (length - 1) * stride < size + padding else length - 1  # the last window must start inside
 
 
 def _conv(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:

@@ -62,7 +62,7 @@ def build_graph(
 
 
 class GraphBuilder(GraphNodes):
-    """Makes the nodes of each operation; the method for an operation is called after its kind."""
+    """Makes the nodes of each operation, in a method that is named after the operation's kind."""
 
     def model(self) -> ModelProto:
         from onnx import OperatorSetIdProto, helper
@@ -92,11 +92,11 @@ class GraphBuilder(GraphNodes):
         output = self.values.get(operation.output)
         make = getattr(self, f"_{operation.kind}", None)
         if operation.kind in _UNARY:
-            made = self.add(_UNARY[operation.kind], operation.name, inputs, output)
+            result = self.add(_UNARY[operation.kind], operation.name, inputs, output)
         else:
             assert make is not None, operation.kind
-            made = make(operation, inputs, weights, output)
-        self.values[operation.output] = made
+            result = make(operation, inputs, weights, output)
+        self.values[operation.output] = result
 
     def rank(self, operation: Operation) -> int:
         return len(self.shapes[operation.inputs[0]])
@@ -109,8 +109,8 @@ class GraphBuilder(GraphNodes):
         if self.rank(operation) == 2:
             return self.add("Gemm", where, [*inputs, weights["weight"], *([bias] if bias else [])], output, transB=1)
         transposed = self.add("Transpose", where, [weights["weight"]], perm=[1, 0])
-        made = self.add("MatMul", where, [*inputs, transposed], None if bias else output)
-        return self.add("Add", where, [made, bias], output) if bias else made
+        product = self.add("MatMul", where, [*inputs, transposed], None if bias else output)
+        return self.add("Add", where, [product, bias], output) if bias else product
 
     def _conv1d(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
         axes = self.rank(operation) - 2

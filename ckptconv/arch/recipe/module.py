@@ -1,6 +1,6 @@
-"""A program as a torch module whose ``state_dict()`` has exactly the table's names.
+"""Builds a torch module from a program; its ``state_dict()`` has exactly the table's names.
 
-Torch is imported when one is built.
+Torch is imported only when a module is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ckptconv.arch.recipe.program import Operation, Program
 
-    Tell = Callable[[str, torch.Tensor], None]
+    Callback = Callable[[str, torch.Tensor], None]
 
 Values = dict[str, "torch.Tensor"]
 
@@ -29,7 +29,7 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
     """The network, in eval mode, with weights that are not initialised (``device="meta"`` allocates none at all).
 
     It takes the program's input and returns its output. ``module.trace(x)`` returns every operation's output by its
-    name, in order; within ``module.watch_operations(tell)`` each run calls ``tell(name, output)`` for each operation.
+    name, in order; within ``module.watch_operations(callback)`` each run calls ``callback(name, output)`` for each.
     Dropout does nothing unless the module is put into train mode. Memory: that of the weights.
 
     Raises UnsupportedError for names that no torch module can have, such as ``forward.weight``.
@@ -37,15 +37,17 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
     import torch
 
     root = _empty_module(program)
-    made: dict[str, nn.Module] = {}
     order = {name: position for position, name in enumerate(program.table.tensors)}
+
+    def first_tensor(operation: Operation) -> int:
+        return min((order[name] for name in operation.weights.values()), default=0)
+
+    built: set[str] = set()
     with torch.device(device):
-        for operation in sorted(
-            program.operations, key=lambda one: min((order[n] for n in one.weights.values()), default=0)
-        ):
-            if operation.weights and operation.name not in made:
-                made[operation.name] = _leaf(operation, program)
-                _place(root, operation.name, made[operation.name])
+        for operation in sorted(program.operations, key=first_tensor):
+            if operation.weights and operation.name not in built:
+                _place(root, operation.name, _leaf(operation, program))
+                built.add(operation.name)
     if dtype is not None:
         root.to(dtype)
     _tie(root, program)
@@ -59,24 +61,24 @@ def _empty_module(program: Program) -> nn.Module:
     class RecipeModule(nn.Module):
         """A network that a forward recipe describes."""
 
-        teller: Tell | None = None
+        callback: Callback | None = None
 
         def trace(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
             values: Values = {program.input.name: x}
-            made: dict[str, torch.Tensor] = {}
+            outputs: dict[str, torch.Tensor] = {}
             for operation in program.operations:
-                made[operation.output] = _run_operation(self, operation, values)
-                if self.teller is not None:
-                    self.teller(operation.name, made[operation.output])
-            return made
+                outputs[operation.output] = _run_operation(self, operation, values)
+                if self.callback is not None:
+                    self.callback(operation.name, outputs[operation.output])
+            return outputs
 
         @contextmanager
-        def watch_operations(self, tell: Tell) -> Iterator[None]:
-            self.teller = tell
+        def watch_operations(self, callback: Callback) -> Iterator[None]:
+            self.callback = callback
             try:
                 yield
             finally:
-                self.teller = None
+                self.callback = None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.trace(x)[program.output.name]
@@ -184,11 +186,11 @@ def _tie(root: nn.Module, program: Program) -> None:
 def _run_operation(root: nn.Module, operation: Operation, values: Values) -> torch.Tensor:
     inputs = [values[name] for name in operation.inputs]
     if KINDS.get(operation.kind) is not None and KINDS[operation.kind].weights:
-        made: torch.Tensor = root.get_submodule(operation.name)(*inputs)
+        output: torch.Tensor = root.get_submodule(operation.name)(*inputs)
     else:
-        made = _function(operation, root.training)(*inputs)
-    values[operation.output] = made
-    return made
+        output = _function(operation, root.training)(*inputs)
+    values[operation.output] = output
+    return output
 
 
 def _function(operation: Operation, training: bool) -> Callable[..., torch.Tensor]:

@@ -90,9 +90,9 @@ class GraphNodes:
         place = f"/{scope}/{kind}"
         number = next(self.numbers.setdefault(place, count()))
         name = place if number == 0 else f"{place}_{number}"
-        made = output or self.unused(f"{name}_output_0")
-        self.nodes.append(helper.make_node(kind, inputs, [made], name=name, **attributes))
-        return made
+        result = output or self.unused(f"{name}_output_0")
+        self.nodes.append(helper.make_node(kind, inputs, [result], name=name, **attributes))
+        return result
 
     def integers(self, *values: int) -> str:
         """A Constant with a row of integers, such as axes or bounds."""

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 def pool(graph: GraphNodes, kind: str, operation: Operation, value: str, output: str | None) -> str:
     """A MaxPool or AveragePool."""
     attributes, where = operation.attributes, operation.name
-    dims, made = graph.shapes[operation.inputs[0]][2:], operation.shape[2:]
+    dims, pooled = graph.shapes[operation.inputs[0]][2:], operation.shape[2:]
     window, stride, padding = int(attributes["kernel"]), int(attributes["stride"]), int(attributes["padding"])
     dilation = int(attributes.get("dilation", 1))
     reach = dilation * (window - 1) + 1
     ends, ceil = [padding] * len(dims), bool(attributes["ceil_mode"])
     if ceil and all(isinstance(dim, int) for dim in dims):
-        # torch drops a window that would start in the padding behind the data; onnx's shape inference does not know of
-        # that. Where an axis has no cut window, ceil_mode says nothing; where another axis has one, what no window of
-        # this axis reaches is taken away.
+        # torch drops a window that would start in the padding behind the data, which onnx's shape inference does not
+        # know. If no axis has a cut window, ceil_mode has no effect and is left out. If only some axes have one, the
+        # others lose what no window reaches, since ceil_mode holds for all axes.
         rooms = [dim + 2 * padding - reach for dim in dims if isinstance(dim, int)]
-        cut = [room // stride + 1 < count for room, count in zip(rooms, made, strict=True) if isinstance(count, int)]
+        cut = [room // stride + 1 < count for room, count in zip(rooms, pooled, strict=True) if isinstance(count, int)]
         ceil = any(cut)
         for axis, room in enumerate(rooms):
             if ceil and not cut[axis]:

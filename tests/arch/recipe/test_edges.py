@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from ckptconv.arch.load import parse_text
+from ckptconv.arch.recipe.expand import expand_recipe
 from ckptconv.arch.recipe.graph import build_graph
 from ckptconv.arch.recipe.module import build_module
-from ckptconv.arch.recipe.program import Program, program
 from ckptconv.arch.table import expand
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
@@ -24,6 +24,8 @@ from tests.arch.recipe.test_recipe import LeNet, run_of, session, shuffled
 
 if TYPE_CHECKING:
     from collections.abc import Container
+
+    from ckptconv.arch.recipe.program import Program
 
 BITS = {torch.float32: 23, torch.float16: 10, torch.bfloat16: 7}
 
@@ -35,7 +37,7 @@ def _seed() -> None:
 
 def run_of_text(forward: str, tensors: str = "", present: Container[str] | None = None) -> Program:
     spec = parse_text(f'spec = 1\nname = "one"\n[tensors]\n{tensors}\n[forward]\n{forward}\n')
-    return program(expand(spec, {}), present)
+    return expand_recipe(expand(spec, {}), present)
 
 
 def test_windows_at_the_edge_are_torchs() -> None:

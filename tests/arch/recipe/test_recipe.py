@@ -13,9 +13,9 @@ from torch import nn
 
 from ckptconv.arch.load import load_spec, parse_text
 from ckptconv.arch.recipe.catalog import KINDS
+from ckptconv.arch.recipe.expand import expand_recipe
 from ckptconv.arch.recipe.graph import build_graph
 from ckptconv.arch.recipe.module import build_module
-from ckptconv.arch.recipe.program import Program, program
 from ckptconv.arch.table import expand
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
@@ -25,6 +25,8 @@ from tests.arch.real_models import torchvision_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ckptconv.arch.recipe.program import Program
 
 DTYPES = {torch.float64: DType.F64, torch.float32: DType.F32, torch.float16: DType.F16, torch.bfloat16: DType.BF16,
           torch.int64: DType.I64}  # fmt: skip
@@ -46,7 +48,7 @@ def shuffled(module: nn.Module) -> nn.Module:
 def run_of(spec: str, params: Mapping[str, object]) -> Program:
     table = expand(load_spec(spec), params)  # type: ignore[arg-type]
     assert not table.findings
-    return program(table)
+    return expand_recipe(table)
 
 
 def session(run: Program, state: Mapping[str, torch.Tensor], opset: int = 18) -> onnxruntime.InferenceSession:
@@ -284,7 +286,7 @@ def test_every_operation_is_torchs(name: str, opset: int) -> None:
     tensors, inputs, step, layer, shape = OPERATIONS[name]
     spec = parse_text(f'{HEAD}{tensors}\n[forward]\ninput = "{inputs}"\nsteps = ["{step}"]\n')
     words = inputs.split()
-    run = program(expand(spec, {"n": shape[words.index("n")]}))
+    run = expand_recipe(expand(spec, {"n": shape[words.index("n")]}))
     x = torch.randn(shape)
     close(run, shuffled(At(layer)), x, ulps=8, opset=opset)
     with torch.inference_mode():
@@ -316,7 +318,7 @@ input = "batch length"
 dtype = "I64"
 steps = ["embedding embed", ["residual", "linear block", "relu"], "linear head"]
 """)
-    run = program(expand(spec, {}))
+    run = expand_recipe(expand(spec, {}))
     built = build_module(run)
     assert built.get_parameter("head.weight") is built.get_parameter("embed.weight")
     close(run, shuffled(Model()), torch.randint(0, 9, (2, 5)))
@@ -398,14 +400,14 @@ MISFITS = [
 @pytest.mark.parametrize(("text", "words"), MISFITS)
 def test_a_recipe_that_does_not_fit_its_tensors_is_refused(text: str, words: str) -> None:
     with pytest.raises(CkptconvError) as caught:
-        program(expand(parse_text(SPEC + text), {"n": 2}))
+        expand_recipe(expand(parse_text(SPEC + text), {"n": 2}))
     assert words in caught.value.message
 
 
 def test_loops_without_end_are_refused_at_once() -> None:
     spec = parse_text(SPEC + 'input = "batch 4"\nsteps = [["for i", "relu"]]')
     with pytest.raises(CkptconvError, match=r"more than|too many"):
-        program(expand(spec, {"n": 90_000_000}))
+        expand_recipe(expand(spec, {"n": 90_000_000}))
 
 
 def test_an_activation_that_nobody_knows_is_refused_with_those_that_are() -> None:
@@ -418,7 +420,7 @@ def test_an_architecture_without_a_recipe_says_so() -> None:
     spec = parse_text('spec = 1\nname = "plain"\n[tensors]\n"w" = "4"\n')
     table = expand(spec, {})
     with pytest.raises(CkptconvError, match="no forward recipe"):
-        program(table)
+        expand_recipe(table)
 
 
 def test_every_operation_of_the_catalog_is_tried() -> None:
