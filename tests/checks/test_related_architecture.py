@@ -43,7 +43,7 @@ GPT = {"vocab_size": 20, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions":
         ("VaultGemma", DECODER, "cohere", "has model.layers.*.pre_feedforward_layernorm.weight"),
         ("LayoutLM", ENCODER, "layoutlmv3", "has pooler.dense.weight, pooler.dense.bias"),  # outside of the layers
         ("OpenAIGPT", GPT, "gpt2", "lacks ln_f.weight, ln_f.bias"),  # all of a module
-        ("Beit", {**TALL, "patch_size": 8}, "vit", "has layers.*.lambda_*"),
+        ("Vilt", {**TALL, "patch_size": 8}, "vit", "has embeddings.text_embeddings.word_embeddings.weight"),
     ],
 )
 def test_a_neighbour_is_not_told_to_be_damaged(
