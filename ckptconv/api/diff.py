@@ -104,9 +104,10 @@ def diff(
 
     headers:         read no tensor bytes; values are not compared.
     bare:            compare only the model's tensors, without metadata and extras.
-    translate:       compare like with like: a GGUF with the transformers model that it was made from is read under
-                     transformers' names, with its blocks as floats; quantized weights compared with plain ones are
-                     read as ``--dequantize`` makes them. False: read both as they are.
+    translate:       compare like with like: if the two follow the naming schemes of different frameworks, and
+                     ``--translate`` gives both the same names, they are read under these, a GGUF with its blocks as
+                     floats; quantized weights compared with plain ones are read as ``--dequantize`` makes them.
+                     False: read both as they are.
     rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
                      representable steps. If all are 0, bits must be equal, so -0.0 is not 0.0.
     tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"``, instead, for the tensors that match; the last match counts.

@@ -44,8 +44,9 @@ def command(
 
     Without --arch the architecture is chosen by evidence: a note in the file, a config.json beside it, its metadata,
     its tensors' names. If the library lacks a config.json's class, the installed transformers builds it. SRC fits if
-    load_state_dict(strict=True) would accept it. Only headers are read. A llama.cpp GGUF is read under transformers'
-    names, and quantized weights as --dequantize makes them; validate says so.
+    load_state_dict(strict=True) would accept it. Only headers are read. A model from Flax, Keras, mlx-lm or
+    llama.cpp is read under the names that --translate gives it, and quantized weights as --dequantize makes them;
+    validate says so.
     """
     import ckptconv
 

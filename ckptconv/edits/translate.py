@@ -14,7 +14,7 @@ from ckptconv.edits.name_rule import GGUF, MLX, TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor, TensorInfo
@@ -43,11 +43,12 @@ GIVES = {
 """Whose names and layouts a translation gives."""
 
 
-def dialect_by_names(names: Iterable[str]) -> str:
+_KNOWN_BY_NAMES = {"ldm": ldm, "whisper": whisper, "meta": meta}
+
+
+def dialect_by_names(names: Collection[str]) -> str:
     """The dialect that can be recognised by names alone, in any format; "" if there is none."""
-    if ldm.known(names):
-        return "ldm"
-    return "whisper" if whisper.known(names) else ""
+    return next((name for name, dialect in _KNOWN_BY_NAMES.items() if dialect.known(names)), "")
 
 
 def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:

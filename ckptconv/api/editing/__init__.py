@@ -7,6 +7,6 @@ Begin with `edits`, which says what can be asked for:
     lora                           adapters, opened to be merged
     dequantize  quantize  mixture  quantized weights, both ways; the facts that llama.cpp's type mixtures depend on
     dialects                       other frameworks' names: whether ``--translate`` would have something to do
-    originals                      for `diff`, `verify` and `validate`: a GGUF under the names of the model that it was
-                                   made from, and quantized weights as plain ones
+    originals                      for `diff`, `verify` and `validate`: other frameworks' models under torch's names,
+                                   and quantized weights as plain ones
 """

@@ -25,7 +25,7 @@ MAX_TENSORS = 20_000
 
 def untranslated_findings(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
     """What to report about tensors that keep their framework's names and layouts in another format."""
-    if (wanted.name == checkpoint.format and not _is_from_mlx_lm(checkpoint)) or (edits and edits.names):
+    if (wanted.name == checkpoint.format and not is_from_mlx_lm(checkpoint)) or (edits and edits.names):
         return
     dialect = dialect_of(checkpoint) or _dialect_towards(checkpoint, wanted)
     if dialect and dialect == wanted.dialect:
@@ -35,7 +35,7 @@ def untranslated_findings(checkpoint: Checkpoint, wanted: Format, edits: Edits |
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
-    elif _is_from_mlx_lm(checkpoint) and (why := _why_mlx_lm_stays(checkpoint)):
+    elif is_from_mlx_lm(checkpoint) and (why := _why_mlx_lm_stays(checkpoint)):
         yield Finding("dialect", "warning", "", f"names and layouts stay mlx-lm's: {why}")
 
 
@@ -51,7 +51,7 @@ def _dialect_towards(checkpoint: Checkpoint, wanted: Format) -> str:
 
 def dialect_of(checkpoint: Checkpoint) -> str:
     """The dialect that ``--translate`` would take; "" if it has nothing to do, or there are too many names to try."""
-    if _is_from_mlx_lm(checkpoint):
+    if is_from_mlx_lm(checkpoint):
         return MLX if _can_translate(MLX, checkpoint) else ""
     with suppress(UsageError):  # the format is not registered
         dialect = registry.by_name(checkpoint.format).dialect
@@ -60,14 +60,14 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _is_from_mlx_lm(checkpoint: Checkpoint) -> bool:
+def is_from_mlx_lm(checkpoint: Checkpoint) -> bool:
     """Whether the file says that mlx-lm wrote it. Its format is safetensors, which has no dialect of its own."""
     return checkpoint.metadata.get("format") == MLX
 
 
 def has_mlx_lm_layout(checkpoint: Checkpoint) -> bool:
     """Whether mlx-lm wrote it, and changed more than quantizing requires."""
-    if not _is_from_mlx_lm(checkpoint):
+    if not is_from_mlx_lm(checkpoint):
         return False
     from ckptconv.edits.dialects import mlx
 

@@ -1,9 +1,9 @@
-"""Reads a file as the model that it was made from: a GGUF under transformers' names, with its blocks as floats; and
-quantized weights as plain ones.
+"""Reads a file as torch's modules have it: the names and layouts of Flax, Keras, mlx-lm and llama.cpp translated,
+ggml's blocks as floats, and quantized weights as plain ones.
 
-`diff` and `verify` compare it with a transformers model that way, and `validate` checks it as one. Contents could not
-match them: a quantized tensor, or one whose attention heads are in another order, has no value in common with the
-original.
+`validate` checks it that way, `verify` runs it, and `diff` compares it with a file that has these names. Contents alone
+could not match them: a quantized tensor, or one whose attention heads are in another order, has no value in common with
+the original.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import replace
 from os import fspath
 from typing import TYPE_CHECKING
 
+from ckptconv.api.editing.dialects import dialect_of, is_from_mlx_lm
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed
-from ckptconv.edits.name_rule import GGUF, NameRule
+from ckptconv.edits.name_rule import GGUF, MLX, TO_LDM, NameRule
 from ckptconv.edits.quantized.marks import kinds_in
-from ckptconv.errors import CkptconvError, EditError, MissingExtraError, UnsupportedError, UsageError, located
-from ckptconv.formats import registry
+from ckptconv.errors import EditError, MissingExtraError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 COMMON_DIVISOR = 2
-"""One in this many of the other checkpoint's names must be among the translated names, or it is another model."""
+"""If two checkpoints share one in this many of their names, both follow the same naming scheme."""
+
+OTHER_FRAMEWORKS = frozenset(["flax", "keras", GGUF, MLX])
+"""Dialects whose names no architecture has; it may well have those of the others, such as Meta's for Llama."""
 
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors in a GGUF that transformers computes from a configuration."""
@@ -68,11 +71,8 @@ def as_dequantized(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list
     if not kinds:
         return checkpoint, []
     from ckptconv.api.editing.apply import apply_edits
-    from ckptconv.api.editing.dialects import has_mlx_lm_layout
     from ckptconv.api.editing.edits import Edits
 
-    if has_mlx_lm_layout(checkpoint):  # plain weights would still have mlx-lm's names and layouts
-        return checkpoint, []
     try:
         plain, _ = apply_edits(checkpoint, Edits(dequantize=True))
     except (EditError, UnsupportedError, UsageError):
@@ -81,22 +81,28 @@ def as_dequantized(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list
     return plain, [Finding("dequantized", "info", "", message)]
 
 
-def in_transformers_names(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
-    """A GGUF with llama.cpp's names under transformers' names, and findings that say so; any other checkpoint
-    unchanged, and no findings.
+def as_translated(checkpoint: Checkpoint, path: Path, dialect: str | None = None) -> tuple[Checkpoint, list[Finding]]:
+    """A checkpoint with another framework's names and layouts as ``--translate`` makes it, and findings that say so.
 
-    Leaves out what transformers computes. Reads no tensor. Raises EditError or UnsupportedError if the names of the
-    architecture are not known here.
+    dialect: the one to translate from. None: the checkpoint's own, if it is another framework's.
+
+    Without such names, or if they cannot be translated: the same checkpoint, and no findings. What transformers
+    computes from its configuration is left out. Reads no tensor.
     """
-    if not _has_llama_cpp_names(checkpoint):
-        return checkpoint, []
+    if dialect is None:
+        dialect = dialect_of(checkpoint)
+        if dialect not in OTHER_FRAMEWORKS:
+            return checkpoint, []
     from ckptconv.api.editing.apply import apply_edits
     from ckptconv.api.editing.edits import Edits
+    from ckptconv.edits.translate import GIVES
 
-    computed = [name for name in _ROPE_TENSORS if name in checkpoint]
-    with located(path):
-        translated, _ = apply_edits(checkpoint, Edits(drop=computed, names=[NameRule("translate", GGUF)]))
-    message = f"{fspath(path)} is read under transformers' names, which --translate {GGUF} makes of its own"
+    computed = [name for name in _ROPE_TENSORS if name in checkpoint] if dialect == GGUF else []
+    try:
+        translated, _ = apply_edits(checkpoint, Edits(drop=computed, names=[NameRule("translate", dialect)]))
+    except (EditError, UnsupportedError, UsageError):
+        return checkpoint, []
+    message = f"{fspath(path)} is read under {GIVES[dialect]} names, which --translate {dialect} makes of its own"
     findings = [Finding("translated", "info", "", message)]
     if computed:
         message = f"{listed(computed)}: transformers computes it of its configuration, and it is left out"
@@ -110,35 +116,64 @@ def align_pair(
 ) -> tuple[Checkpoint, Checkpoint, list[Finding]]:
     """Both checkpoints in the form in which they can be compared, and findings that say what was done.
 
-    If only one is a GGUF with llama.cpp's names, and the other has transformers' names for its tensors, the GGUF gets
-    these names, and with `values` floats in place of blocks. If only one is quantized, it gets plain weights.
+    If only one is quantized, it gets plain weights. If names and layouts follow different frameworks, and a translation
+    gives both the same names, they are translated, with `values` also a GGUF's blocks to floats.
     """
-    left, findings = _align(a, b, paths[0], values=values)
-    right, more = _align(b, a, paths[1], values=values)
-    return left, right, [*findings, *more]
+    left, findings = _plain_beside(a, b, paths[0])
+    right, more = _plain_beside(b, a, paths[1])
+    findings += more
+    sides = [
+        as_translated(one, path, dialect) if dialect else (one, [])
+        for one, path, dialect in zip((left, right), paths, _dialects_to_align(left, right), strict=True)
+    ]
+    in_common = _names_in_common(*(one for one, _ in sides))
+    if in_common < _names_in_common(left, right) or COMMON_DIVISOR * in_common < min(len(one) for one, _ in sides):
+        return left, right, findings
+    for i, (one, found) in enumerate(sides):
+        if found and values:
+            sides[i] = _with_floats(one, found)
+    (left, from_left), (right, from_right) = sides
+    return left, right, [*findings, *from_left, *from_right]
 
 
-def _align(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
-    """One checkpoint with the other's names and plain weights, if both are of the same model."""
+def _plain_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
+    """One checkpoint with plain weights, if only this one is quantized."""
     if not kinds_in(other):
         plain, findings = as_dequantized(one, path)
         if findings and not _keeps_quantized_parts(other, one, plain):
             return plain, findings
-    if _has_llama_cpp_names(other):
-        return one, []
-    try:
-        translated, findings = in_transformers_names(one, path)
-    except (EditError, UnsupportedError, UsageError):
-        return one, []
-    if not findings or COMMON_DIVISOR * len(translated.keys() & other.keys()) < len(other):
-        return one, []
-    floats = translated
-    if values:
-        with suppress(MissingExtraError, UnsupportedError):  # then blocks stay blocks, and are not compared
-            floats = as_floats(translated)
-    if floats is not translated:
-        findings.append(Finding("unpacked", "info", "", "its blocks are compared as the floats that they stand for"))
-    return floats, findings
+    return one, []
+
+
+def _with_floats(translated: Checkpoint, findings: list[Finding]) -> tuple[Checkpoint, list[Finding]]:
+    """A translated checkpoint with ggml's blocks as floats; if they cannot be unpacked, they stay, uncompared."""
+    with suppress(MissingExtraError, UnsupportedError):
+        floats = as_floats(translated)
+        if floats is not translated:
+            unpacked = Finding("unpacked", "info", "", "its blocks are compared as the floats that they stand for")
+            return floats, [*findings, unpacked]
+    return translated, findings
+
+
+def _dialects_to_align(a: Checkpoint, b: Checkpoint) -> tuple[str, str]:
+    """The dialects to translate from before a comparison; "" for what stays as it is, such as two files of one dialect.
+
+    Where all names agree already, layouts do too, unless mlx-lm wrote one of them: it changes more layouts than names.
+    """
+    if _names_in_common(a, b) == min(len(a), len(b)) and not (is_from_mlx_lm(a) or is_from_mlx_lm(b)):
+        return "", ""
+    from ckptconv.edits.translate import dialect_by_names
+
+    dialects = dialect_of(a), dialect_of(b)
+    left, right = (
+        dialect_by_names(one) if dialect in ("", TO_LDM) else dialect
+        for one, dialect in zip((a, b), dialects, strict=True)
+    )
+    return ("", "") if left == right else (left, right)
+
+
+def _names_in_common(a: Checkpoint, b: Checkpoint) -> int:
+    return len(a.keys() & b.keys())
 
 
 def _keeps_quantized_parts(other: Checkpoint, quantized: Checkpoint, plain: Checkpoint) -> bool:
@@ -147,14 +182,3 @@ def _keeps_quantized_parts(other: Checkpoint, quantized: Checkpoint, plain: Chec
     """
     gone = quantized.keys() - plain.keys()
     return bool(gone) and all(name in other and other[name].info == quantized[name].info for name in gone)
-
-
-def _has_llama_cpp_names(checkpoint: Checkpoint) -> bool:
-    try:
-        if registry.by_name(checkpoint.format).dialect != GGUF:
-            return False
-    except CkptconvError:  # the format is not registered
-        return False
-    from ckptconv.api.editing.dialects import dialect_of
-
-    return dialect_of(checkpoint) == GGUF

@@ -2,6 +2,7 @@
 
 Begin with `compare`, which `validate` and `convert` share:
 
+    network_form      the checkpoint under torch's names and with plain weights, as architectures describe it
     resolve           the architecture that ``--arch`` means, or that the evidence points to
     compare  causes   whether a checkpoint fits it, and single causes that explain why it does not
     installed         classes that the library lacks, built by the installed transformers or diffusers

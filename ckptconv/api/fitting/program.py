@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckptconv.api.fitting.compare import Validation
     from ckptconv.api.request import Request
     from ckptconv.arch.recipe.program import Program
+    from ckptconv.arch.spec import Spec
     from ckptconv.core.checkpoint import Checkpoint
 
 
@@ -62,7 +63,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
             hint="--arch takes an architecture with a forward recipe (ckptconv arch list), or FILE.py:CLASS",
         )
     if result.spec.forward is None:
-        raise _no_recipe_error(request, result.spec.name)
+        raise _no_recipe_error(request, result.spec)
     return result, expand_recipe(expand(result.spec, result.params), checkpoint)
 
 
@@ -78,12 +79,14 @@ def _unknown_architecture_error(request: Request, checkpoint: Checkpoint, error:
     return UsageError(message, path=request.source, hint=or_keep_graph(line, request, checkpoint))
 
 
-def _no_recipe_error(request: Request, arch: str) -> UsageError:
+def _no_recipe_error(request: Request, arch: Spec) -> UsageError:
     """The error for an architecture that has names and shapes alone; its hint says what else may define the network."""
-    message = f"the architecture {arch!r} has no forward recipe: it says nothing of what is computed"
+    message = f"the architecture {arch.name!r} has no forward recipe: it says nothing of what is computed"
     config = config_beside(request.path)
     if not config.is_file():
         hint = f"{request.command('--arch', 'FILE.py:CLASS')}, where FILE.py defines the network"
+        if arch.config.architectures:
+            hint += "; or --arch config.json, the model's configuration, from which its library builds it"
         return UsageError(message, path=request.source, hint=hint)
     named = named_by(read_json_if_valid(config)[0])
     hint = _installed_class_hint(request, named.by if named else "transformers")

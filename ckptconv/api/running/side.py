@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.originals import as_dequantized, as_floats, in_transformers_names
+from ckptconv.api.editing.originals import as_floats
 from ckptconv.api.evidence import config_beside, gather_evidence
 from ckptconv.api.fitting.naming import restore_names_from_architecture
+from ckptconv.api.fitting.network_form import NetworkForm, in_network_form
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.open import open
 from ckptconv.api.running.feeds import recipe_input
 from ckptconv.arch.factory import built_module, is_reference
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
-from ckptconv.arch.load import library_names
 from ckptconv.arch.samples import shown_inputs
 from ckptconv.checks.onnx_runner import OnnxRunner
 from ckptconv.checks.torch_runner import TorchRunner, float_types, load_weights
@@ -29,8 +29,7 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, UnknownClassError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     import torch
 
@@ -105,15 +104,12 @@ class Side:
         return restore_names_from_architecture(self._in_network_form(opened), self.request)
 
     def _in_network_form(self, opened: Checkpoint) -> Checkpoint:
-        """The checkpoint with the tensors that the network holds."""
-        converted, findings = opened, list[Finding]()
-        for convert in self._conversions():
-            converted, more = convert(converted, self.path)
-            findings += more
-        if self._switch_to_installed_class(converted):
+        """The checkpoint with the tensors that the network holds; a graph holds its own."""
+        form = NetworkForm(opened) if self.is_graph else in_network_form(self.request, opened)
+        if self._switch_to_installed_class(form.checkpoint):
             return self._in_network_form(opened)  # the class may need other conversions
-        self.findings += findings
-        return converted
+        self.findings += form.findings
+        return form.checkpoint
 
     def _switch_to_installed_class(self, checkpoint: Checkpoint) -> bool:
         """If only a config.json's class says what is computed, make that class the architecture. Returns whether."""
@@ -130,14 +126,6 @@ class Side:
         except CkptconvError:  # raised again when the network is loaded
             pass
         return False
-
-    def _conversions(self) -> tuple[Callable[[Checkpoint, Path], tuple[Checkpoint, list[Finding]]], ...]:
-        """What turns stored tensors into those of the network: nothing for a graph, or for the user's Python."""
-        arch = self.request.arch
-        if arch is not None and is_config(arch):
-            return (in_transformers_names, as_dequantized)
-        is_recipe = arch is None or arch in library_names()
-        return (as_dequantized,) if is_recipe and not self.is_graph else ()
 
     @property
     def runner(self) -> Runner:

@@ -103,14 +103,23 @@ def _detail(edit: Edit) -> str:
 
 
 def one_sided_rows(found: Sequence[Finding]) -> list[list[str]]:
-    """Tensors that only one side has, a row for each pattern: the pattern, element type and shape, how many."""
+    """Tensors that only one side has, a row for each pattern: the pattern, element type and shape, how many, and what
+    else is known if it is one.
+    """
     by_name = {finding.where: finding for finding in found}
     rows = []
     for pattern, names in group_names(by_name):
         headers = {by_name[name].expected or by_name[name].found or "" for name in names}
         header = min(headers) if len(headers) == 1 else _several(headers)
-        rows.append([short_name(pattern), header, times(len(names))])
+        note = _note(by_name[names[0]], header) if len(names) == 1 else times(len(names))
+        rows.append([short_name(pattern), header, note])
     return rows
+
+
+def _note(finding: Finding, header: str) -> str:
+    """``it shared the tensor of wte.weight``: what the message says after the tensor's header."""
+    beginning = f"{finding.where}: {finding.code}, {header}; "
+    return printable(finding.message.removeprefix(beginning)) if finding.message.startswith(beginning) else ""
 
 
 def _several(headers: set[str]) -> str:

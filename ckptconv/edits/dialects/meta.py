@@ -21,7 +21,7 @@ from ckptconv.edits.dialects.change import Change
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.dialects.change import Permutation
@@ -45,6 +45,11 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
     has_rotary = any(name.endswith(tuple(f".{part}.weight" for part in _ROTARY)) for name in tensors)
     heads = _heads(metadata) if has_rotary else {}
     return {name: _change(name, info, heads, metadata.get("head_dim")) for name, info in tensors.items()}
+
+
+def known(names: Iterable[str]) -> bool:
+    """Whether one of these names is that of a query matrix of Llama's."""
+    return any(inside is not None and inside[2] == "attention.wq" for inside in map(_IN_LAYER.fullmatch, names))
 
 
 def _is_llama_name(name: str) -> bool:

@@ -1,9 +1,10 @@
-"""Files set beside what they were made of: a GGUF under transformers' names, quantized weights as plain ones."""
+"""Files beside the models that they were made from: under torch's names, with quantized weights as plain ones."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -236,3 +237,79 @@ def test_verify_runs_a_quantized_model_as_the_class_of_its_configuration(tmp_pat
     ckptconv.convert(model, f"{quantized}/", edits=edits, with_files=True)
     assert not ckptconv.verify(quantized, model, samples=3).equivalent
     assert ckptconv.verify(quantized, model, samples=3, rtol=0.1).equivalent
+
+
+OF_TORCH = {
+    "flax-bert.msgpack": "torch-of-flax-bert.pth", "flax-gpt2.msgpack": "torch-of-flax-gpt2.pth",
+    "flax-vit.msgpack": "torch-of-flax-vit.pth", "keras-bert.h5": "torch-of-keras-bert.pth",
+    "keras-gpt2.h5": "torch-of-keras-gpt2.pth", "keras-vit.h5": "torch-of-keras-vit.pth",
+}  # fmt: skip
+"""What transformers wrote, and what it made of that in torch."""
+
+
+@pytest.mark.parametrize(("name", "name_in_torch"), OF_TORCH.items())
+def test_flax_and_keras_are_read_as_the_torch_model_that_transformers_makes_of_them(
+    name: str, name_in_torch: str, tmp_path: Path
+) -> None:
+    """They lack what torch ties: a head that has the embedding's weight, and a bias of its own."""
+    path, in_torch = FIXTURES / "others" / name, FIXTURES / "others" / name_in_torch
+    judged, expected = ckptconv.validate(path), ckptconv.validate(in_torch)
+    assert judged.valid
+    assert (judged.arch, judged.params) == (expected.arch, expected.params)
+    assert [finding.code for finding in judged.findings] == ["translated"]
+    for found in (ckptconv.diff(in_torch, path, bare=True), ckptconv.diff(path, in_torch, bare=True)):
+        assert codes(found) - {"added", "removed", "tie-made"} == {"translated"}
+    missing = [one for one in ckptconv.diff(in_torch, path, bare=True).findings if one.code == "removed"]
+    assert all("it shared the tensor of" in one.message for one in missing)
+
+
+def test_files_of_two_frameworks_are_both_read_under_torchs_names() -> None:
+    others = FIXTURES / "others"
+    found = ckptconv.diff(others / "flax-bert.msgpack", others / "keras-bert.h5", bare=True, headers=True)
+    assert found.equal
+    assert [finding.code for finding in found.told] == ["translated", "translated"]
+
+
+def test_an_architecture_of_the_frameworks_own_names_is_compared_with_these() -> None:
+    path, in_torch = (str(FIXTURES / "others" / name) for name in ("flax-vit.msgpack", "torch-of-flax-vit.pth"))
+    assert not ckptconv.validate(path, arch=path).findings
+    assert [finding.code for finding in ckptconv.validate(path, arch=in_torch).findings] == ["translated"]
+
+
+NETWORK = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(5, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc2(torch.relu(self.fc1(x)))
+"""
+
+
+def test_verify_runs_the_weights_of_flax_in_a_class_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(NETWORK)
+    arch, inputs = f"{tmp_path}/models.py:Net", ["x:F32[N,5]"]
+    torch.manual_seed(0)
+    state = {"fc1.weight": torch.randn(4, 5), "fc1.bias": torch.randn(4), "fc2.weight": torch.randn(3, 4)}
+    state["fc2.bias"] = torch.randn(3)
+    torch.save(state, tmp_path / "a.pth")
+    of_flax: dict[str, Any] = {name.replace("weight", "kernel"): tensor.numpy().T for name, tensor in state.items()}
+    np.savez(tmp_path / "flax.npz", **of_flax)
+    ckptconv.convert(tmp_path / "flax.npz", tmp_path / "flax.msgpack")
+    same = ckptconv.verify(tmp_path / "a.pth", tmp_path / "flax.msgpack", arch=arch, inputs=inputs)
+    assert same.equivalent
+    assert "translated" in [finding.code for finding in same.findings]
+
+
+def test_metas_names_are_compared_as_transformers_but_have_an_architecture_of_their_own(tmp_path: Path) -> None:
+    path, as_transformers = tmp_path / "consolidated.00.pth", tmp_path / "llama.safetensors"
+    path.write_bytes((FIXTURES / "others" / "llama-2-whole.pth").read_bytes())
+    (tmp_path / "params.json").write_text('{"n_heads": 2, "n_kv_heads": 1}')
+    ckptconv.convert(path, as_transformers, edits=ckptconv.Edits(names=[ckptconv.NameRule("translate", "meta")]))
+    found = ckptconv.diff(path, as_transformers, bare=True)
+    assert found.equal
+    assert [finding.code for finding in found.told][:1] == ["translated"]
+    assert ckptconv.validate(path).arch == "llama_meta"

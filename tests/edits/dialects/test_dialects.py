@@ -170,12 +170,14 @@ def test_that_a_checkpoint_could_be_translated_is_told(tmp_path: Path) -> None:
     assert notices(others.parent / "digits-raw.pth", tmp_path / "a.pth") == []
 
 
-def test_a_misfit_whose_names_are_another_frameworks_says_so_first() -> None:
-    path = Path(__file__).parents[3] / "fixtures" / "others" / "flax-bert.msgpack"
-    result = ckptconv.validate(path, arch="bert")
+def test_a_misfit_whose_names_are_those_of_another_release_says_so_first(tmp_path: Path) -> None:
+    path = tmp_path / "consolidated.00.pth"
+    path.write_bytes((Path(__file__).parents[3] / "fixtures" / "others" / "llama-2-whole.pth").read_bytes())
+    (tmp_path / "params.json").write_text('{"n_heads": 2, "n_kv_heads": 1}')
+    result = ckptconv.validate(path, arch="llama")
     first = result.findings[0]
     assert (result.valid, first.code) == (False, "dialect")
-    assert first.hint == f"ckptconv convert {path} translated.pth --translate flax"
+    assert first.hint == f"ckptconv convert {path} translated.pth --translate meta"
     assert not [finding for finding in result.findings if "a plain value" in finding.message]
 
 

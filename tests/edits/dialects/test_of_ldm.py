@@ -83,6 +83,15 @@ def test_a_component_alone_has_the_names_of_its_class(case: str, part: str, tmp_
     assert summed(found) == asked("translations")[case]["components"][part]
 
 
+@pytest.mark.parametrize("case", ["sd2", "flux"])
+def test_diff_compares_a_single_file_with_the_same_models_of_diffusers(case: str, tmp_path: Path) -> None:
+    source = single(case, tmp_path / "a.safetensors")
+    translated(source, tmp_path / "b.safetensors")
+    found = ckptconv.diff(tmp_path / "b.safetensors", source, bare=True)
+    assert found.equal
+    assert [finding.code for finding in found.told] == ["translated"]
+
+
 @pytest.mark.parametrize("case", ["sd1", "flux-whole"])
 def test_a_network_without_its_prefix_is_known_too(case: str, tmp_path: Path) -> None:
     prefix = "model.diffusion_model."

@@ -37,7 +37,7 @@ def part(name: str) -> Tensors:
 
 
 def folder_of(folder: Path, tensors: Tensors, config: object) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", {"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -61,6 +61,19 @@ def test_it_is_what_mlx_lm_made_its_own_of(name: str, tmp_path: Path) -> None:
             tensor = (tensor + 1) - 1  # what mlx-lm's sum lost is lost
         assert found[key].dtype == tensor.dtype
         assert torch.equal(found[key], tensor), key
+
+
+def test_diff_compares_it_with_what_it_was_made_of(tmp_path: Path) -> None:
+    """Layouts of mlx-lm beside names that are mostly transformers'; quantized ones beside plain ones."""
+    for name in CASES:
+        if MODELS[CASES[name]["model_type"]].plus_one:
+            continue  # what mlx-lm's sum lost is lost
+        made = folder_of(tmp_path / name / "mlx", part(f"{name}/source"), CASES[name])
+        original = tmp_path / name / "model.safetensors"
+        save_file(part(f"{name}/expected"), original)
+        found = ckptconv.diff(original, made, bare=True)
+        assert found.equal, name
+        assert "translated" in [finding.code for finding in found.told]
 
 
 @pytest.mark.parametrize("name", ["granitemoehybrid", "mixtral", "qwen3_next"])
@@ -144,17 +157,20 @@ def test_layouts_that_nothing_undoes_are_told(tmp_path: Path) -> None:
     assert "its output layer is normed" in told.message
 
 
-def test_validate_names_it_as_the_cause(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "m", part("mixtral/source"), CASES["mixtral"])
-    result = ckptconv.validate(folder, arch="mixtral")
-    found = {finding.code: finding for finding in result.findings}
-    assert str(found["dialect"].hint).endswith("--translate mlx")
+def test_validate_judges_what_it_was_made_of(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "mlx", part("mixtral/source"), CASES["mixtral"])
+    save_file(part("mixtral/expected"), tmp_path / "model.safetensors")
+    of_mlx, expected = (ckptconv.validate(path, arch="mixtral") for path in (folder, tmp_path / "model.safetensors"))
+    first, *others = of_mlx.findings
+    assert first.code == "translated"
+    assert {(one.code, one.where) for one in others} == {(one.code, one.where) for one in expected.findings}
+    assert of_mlx.params == expected.params
 
 
 def test_validate_names_it_beside_the_quantization(tmp_path: Path) -> None:
     words = {"l.switch_mlp.up_proj.weight": torch.ones(2, 3, 4).to(torch.uint32)}
     config = {"model_type": "mixtral", "quantization": {"group_size": 32, "bits": 4}}
-    scales = {f"l.switch_mlp.up_proj.{part}": torch.ones(2, 3, 1) for part in ("scales", "biases")}
+    scales = {"l.switch_mlp.up_proj.scales": torch.ones(2, 3, 1)}  # the biases are missing
     result = ckptconv.validate(folder_of(tmp_path / "m", {**words, **scales}, config), arch="mixtral")
     (found,) = [finding for finding in result.findings if finding.code == "quantized"]
     assert str(found.hint).endswith("plain.safetensors --dequantize --translate mlx")
