@@ -20,7 +20,6 @@ from ckptconv.arch.table import Expected, Table
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed
 from ckptconv.edits.adapters.inside import NOT_MERGED, how_to_merge, is_inside
-from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.errors import UnknownClassError, UsageError
 from ckptconv.formats.diffusers import DIFFUSERS
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
+    from ckptconv.edits.adapters.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,11 @@ def _resolve_by_evidence(request: Request, evidence: Evidence, checkpoint: Check
     try:
         choice = choose(infos, statements=evidence.statements, config=config, note=note)
     except UsageError as error:
-        if is_adapter(infos):
+        from ckptconv.api.editing.lora import summary_of  # imported late: most files are not adapters
+
+        if (adapter := summary_of(checkpoint)) is not None:
             raise UsageError(
-                "this is an adapter (LoRA): changes to another model's weights, which no architecture describes",
+                f"this is an adapter{_kinds(adapter)} for another model: no architecture describes it",
                 path=path, hint="ckptconv inspect shows what is in it; validate the model that it is for",
             ) from None  # fmt: skip
         named = named_by(config) or _gguf_architecture(checkpoint)
@@ -153,6 +155,12 @@ def _resolve_by_evidence(request: Request, evidence: Evidence, checkpoint: Check
         quantized=evidence.quantization_method, unknown_class=_unknown_class(choice, config, checkpoint),
         wrapper=choice.wrapper, strays=choice.strays,
     )  # fmt: skip
+
+
+def _kinds(adapter: Summary) -> str:
+    """What kinds of adapter it is, in brackets; "" if that is not known."""
+    kinds = ", ".join(adapter.kinds) or (f"PEFT's type {adapter.peft[:80]}" if adapter.peft else "")
+    return f" ({kinds})" if kinds else ""
 
 
 class NamedClass(NamedTuple):

@@ -185,6 +185,14 @@ def test_validate_tells_that_an_adapter_is_one(words: tuple[str, ...], tmp_path:
         ckptconv.validate(tmp_path / "a.safetensors")
 
 
+def test_validate_tells_of_what_type_an_adapter_without_factors_is(tmp_path: Path) -> None:
+    save_file({"prompt_embeddings": randoms(5, 8)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        with pytest.raises(UsageError, match=r"this is an adapter \(PEFT's type PROMPT_TUNING\)"):
+            ckptconv.validate(path)
+
+
 NEWER = ["flux", "flux2", "chroma", "wan", "z-image", "hunyuan", "ltx", "lumina2"]
 
 
