@@ -83,6 +83,7 @@ class TreeReader:
         self._prefix = f"{item}." if item else ""
         self._cache = cache
         self._findings = findings
+        self._read_as_integers: list[str] = []
         self.custom: Json = None
 
     def read(self) -> Value:
@@ -102,7 +103,19 @@ class TreeReader:
         self._random_keys = self._read_random_keys()
         value = self._listed_tree(entries, document, aggregate) if has_list else self._unlisted_tree(aggregate)
         self._arrays.check_unwritten()
+        self._report_random_keys()
         return value
+
+    def _report_random_keys(self) -> None:
+        """One finding for all random keys: a network has one in each dropout layer."""
+        if not (names := self._read_as_integers):
+            return
+        kinds = ", ".join(sorted({self._random_keys[name] for name in names}))
+        found = [self._prefix + name for name in names]
+        message = f"{found[0]!r} is a JAX random key ({kinds}): read as its integers"
+        if len(found) > 1:
+            message = f"{len(found):,} JAX random keys ({kinds}) are read as their integers: {quoted(found)}"
+        self._findings.append(Finding("read-as", "info", found[0], message, kinds))
 
     def _listed_tree(self, entries: list[Entry], document: Json, aggregate: Value) -> Value:
         """The tree that ``_METADATA`` lists."""
@@ -174,9 +187,7 @@ class TreeReader:
         if entry.kind == "scalar":
             return self._arrays.number(name, header)
         if name in self._random_keys:
-            kind, full_name = self._random_keys[name], self._prefix + name
-            message = f"{full_name!r} is a JAX random key ({kind}): read as its integers"
-            self._findings.append(Finding("read-as", "info", full_name, message, kind, header.dtype.name))
+            self._read_as_integers.append(name)
         return self._arrays.tensor(name, header)
 
     def _unread(self, entry: Entry, kind: str, *args: MetaNode) -> Opaque:

@@ -7,7 +7,8 @@ import shutil
 import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,10 +20,6 @@ from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CorruptFileError, MissingExtraError, UsageError
 from ckptconv.formats.flax.orbax import compressed
 from tests.support.orbax_files import FIXTURES, VERSIONS, entry, unpack, write_store, write_tree, zarr_json, zarray
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 zstd = compressed.zstd()
 Found = dict[str, dict[tuple[str, ...], Any]]
@@ -181,6 +178,15 @@ def test_a_random_key_is_told(new: Path) -> None:
     with ckptconv.open(new / "keys") as checkpoint:
         assert [finding.code for finding in checkpoint.findings] == ["read-as"]
         assert "threefry2x32" in checkpoint.findings[0].message
+
+
+def test_many_random_keys_are_told_in_one_line(new: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(new / "keys", tmp_path / "keys"))
+    listing = folder / "array_metadatas" / "process_0"
+    listing.write_text(listing.read_text().replace("null", '{"random_key_impl": "rbg"}'))
+    with ckptconv.open(folder) as checkpoint:
+        (told,) = checkpoint.findings
+    assert told.message == "2 JAX random keys (rbg, threefry2x32) are read as their integers: 'key', 'params.w'"
 
 
 def test_a_bare_store_has_the_names_of_its_arrays(new: Path) -> None:
