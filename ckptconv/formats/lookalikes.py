@@ -71,9 +71,11 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
 STARTS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"[1-9]\d{0,8} [1-9]\d{0,4}\n\S+ "), "a file of word vectors, as word2vec and fastText write them",
      "numpy.savez what gensim's KeyedVectors.load_word2vec_format(FILE).vectors is: that is read"),
+    (re.compile(rb'\{\s*"features_info":'), "a CatBoost model of trees, as JSON", NO_TENSORS),
+    (re.compile(rb'\{"name": ?"tree", ?"version":'), "a LightGBM model of trees, as JSON", NO_TENSORS),
 )  # fmt: skip
 """Known files by a pattern at their start: (pattern, what it is, hint). Word vectors begin with the number of words,
-the length of each vector, and the first word.
+the length of each vector, and the first word; JSON for people has white space.
 """
 
 SUFFIXES: dict[str, Lookalike] = {

@@ -75,6 +75,8 @@ OTHERS = {
     "trees of XGBoost's in JSON": (b'{"learner":{"attributes":{}}}', "no tensors"),
     "trees of LightGBM's": (b"tree\nversion=v4\nnum_class=1\n", "no tensors"),
     "trees of CatBoost's": (b"CBM1" + bytes(20), "no tensors"),
+    "trees of CatBoost's in JSON": (b'{\n  "features_info":\n    {', "no tensors"),
+    "trees of LightGBM's in JSON": (b'{"name": "tree", "version": "v4",', "no tensors"),
     "a spaCy model": (b"\x84\xa5nodes\x90\xa5attrs\x90\xa6params\x90\xa5shims\x90", "get_param"),
     "a dlib network": (b"\1\1\1\x0dloss_metric_2\3\x0a\xd7", "made from"),
     "a Kaldi model": (b"\0B<TransitionModel> " + bytes(20), "made from"),
