@@ -54,6 +54,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
     [
         "ctranslate2",
         "deepspeed",
+        "dill",
         "equinox",
         "ggml",
         "joblib",

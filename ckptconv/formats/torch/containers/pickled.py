@@ -17,7 +17,7 @@ from ckptconv.formats.torch.pickle import Elided, Global, Machine, PickleStream,
 from ckptconv.formats.torch.tree.names import is_known
 from ckptconv.formats.torch.tree.placing import Placer
 from ckptconv.formats.torch.values.construct import TorchConstructors
-from ckptconv.formats.torch.values.numpy_values import ArrayParts, NumpyStub, whole_bytes, width
+from ckptconv.formats.torch.values.numpy_values import ArrayParts, NumpyStub, whole_array, whole_bytes, width
 from ckptconv.formats.torch.values.stubs import QuantizedStorageStub, StorageStub, TensorStub
 from ckptconv.io.held import Held
 from ckptconv.io.limits import MAX_DEPTH
@@ -121,16 +121,8 @@ class BareConstructors(TorchConstructors):
 
     def _jax_array(self, function: Value, args: Value, state: Value, aval: Value = None) -> Value:
         """A JAX array: the numpy array in it. `aval` says whether its type is weak."""
-        if not isinstance(function, Global) or function.name != "_reconstruct" or type(args) is not tuple:
-            return NotImplemented
-        if isinstance(aval, UnbuiltObject):  # its ``keys`` are called
-            return NotImplemented
-        construct = TorchConstructors.constructor(self, function)
-        stub = construct(*args) if construct else None
-        if not isinstance(stub, NumpyStub):
-            return NotImplemented
-        stub.set_state(state)
-        return stub
+        # the keys of an object would be called
+        return NotImplemented if isinstance(aval, UnbuiltObject) else whole_array(function, args, state)
 
     def _keep(self, span: ByteSpan) -> str:
         key = str(len(self.spans))

@@ -8,4 +8,5 @@ looked up later.
     composites    quantized and sparse tensors
     dtensor       tensors that are distributed over several processes
     numpy_values  numpy's scalars, arrays and dtypes
+    dill          what dill makes of its own
 """

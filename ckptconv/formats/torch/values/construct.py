@@ -20,15 +20,18 @@ from ckptconv.formats.torch.calls.harmless import is_harmless, runs_when_named
 from ckptconv.formats.torch.calls.new_objects import only_hashes, only_keeps, only_makes, only_reconstructs
 from ckptconv.formats.torch.pickle import Global, StateOrderedDict, UnbuiltObject, Value
 from ckptconv.formats.torch.values.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
+from ckptconv.formats.torch.values.dill import dill_array, dill_type
 from ckptconv.formats.torch.values.dtensor import whole_of
 from ckptconv.formats.torch.values.numpy_values import (
     MEMMAP,
     MEMMAPS,
+    RECONSTRUCT,
     NumpyDType,
     NumpyStub,
     is_memmap,
     numpy_dtype,
     numpy_frombuffer,
+    numpy_reconstruct,
     numpy_scalar,
 )
 from ckptconv.formats.torch.values.stubs import (
@@ -142,14 +145,6 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
 
 
-def _array(cls: Value, *args: Value) -> Value:
-    """``numpy._core.multiarray._reconstruct(class, shape, code)``. With objects as arguments it would call their
-    methods.
-    """
-    is_object = isinstance(cls, UnbuiltObject) and not is_memmap(cls)
-    return NotImplemented if is_object or any(isinstance(arg, UnbuiltObject) for arg in args) else NumpyStub()
-
-
 def _complex(real: Value, imag: Value = 0.0) -> complex:
     if not isinstance(real, (int, float)) or not isinstance(imag, (int, float)):
         raise TypeError("a complex number's parts are not numbers")
@@ -192,10 +187,11 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     "numpy.dtype": numpy_dtype,
     "numpy.core.multiarray.scalar": numpy_scalar,
     "numpy._core.multiarray.scalar": numpy_scalar,
-    "numpy.core.multiarray._reconstruct": _array,
-    "numpy._core.multiarray._reconstruct": _array,
+    **dict.fromkeys(RECONSTRUCT, numpy_reconstruct),
     "numpy.core.numeric._frombuffer": numpy_frombuffer,
     "numpy._core.numeric._frombuffer": numpy_frombuffer,
+    "dill._dill._create_array": dill_array,
+    "dill._dill._load_type": dill_type,
 }
 CONSTRUCTORS = {Global(*path.rpartition(".")[::2]): constructor for path, constructor in _BY_PATH.items()}
 """Everything that is built, by exact module and name."""

@@ -1,6 +1,7 @@
 """numpy's pickled scalars, arrays and dtypes, as data.
 
-Sources: numpy/_core/multiarray (`_reconstruct`, `scalar`), numpy/_core/numeric (`_frombuffer`).
+Sources: numpy/_core/multiarray (`_reconstruct`, `scalar`), numpy/_core/numeric (`_frombuffer`);
+jax/_src/array.py (`_reconstruct_array`); dill/_dill.py (`_create_array`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ MEMMAPS = frozenset([MEMMAP, "numpy.core.memmap.memmap", "numpy._core.memmap.mem
 """numpy's class of memory-mapped arrays, in its various modules. Their pickles contain the elements, and name the class
 for `_reconstruct`, which makes an ordinary array and no file.
 """
+
+RECONSTRUCT = frozenset(["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"])
+"""numpy's function that makes an empty array, which then gets its state."""
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +142,26 @@ def numpy_scalar(dtype: Value, data: Value = None) -> Value:
     if len(data) != dtype.itemsize:
         raise ValueError("a numpy scalar has the wrong length")
     return NumpyScalar(dtype.spelled, data)
+
+
+def numpy_reconstruct(cls: Value, *args: Value) -> Value:
+    """``numpy._core.multiarray._reconstruct(class, shape, code)``. With objects as arguments it would call their
+    methods.
+    """
+    is_object = isinstance(cls, UnbuiltObject) and not is_memmap(cls)
+    return NotImplemented if is_object or any(isinstance(arg, UnbuiltObject) for arg in args) else NumpyStub()
+
+
+def whole_array(function: Value, args: Value, state: Value) -> Value:
+    """An array that another package's function makes and fills in one call: JAX's ``_reconstruct_array``, dill's
+    ``_create_array``. NotImplemented if it would call anything but numpy's.
+    """
+    if not isinstance(function, Global) or str(function) not in RECONSTRUCT or type(args) is not tuple:
+        return NotImplemented
+    made = numpy_reconstruct(*args)
+    if isinstance(made, NumpyStub):
+        made.set_state(state)
+    return made
 
 
 def numpy_frombuffer(buffer: Value, dtype: Value, shape: Value, order: Value) -> Value:
