@@ -39,6 +39,14 @@ _PROTO, _NEWEST_PROTOCOL = b"\x80", b"\x05"
 MAX_NAMES = 4
 """File names of a folder that an error lists."""
 
+_DCP, _DCP_LISTING = ".distcp", ".metadata"
+"""The files of torch.distributed.checkpoint's folders, and the one that says where in them the tensors are."""
+
+_COPY_WITH_LISTING = (
+    "copy the folder as a whole, since * leaves hidden files out; if it never had one, saving was cut short, and "
+    "an earlier checkpoint is the last whole one"
+)
+
 SNAPSHOTS = "snapshots"
 """The folder with a model's files in the Hugging Face hub's cache, beside `blobs` and `refs`."""
 
@@ -56,8 +64,8 @@ MAX_TEXT = 80
 
 def detect(source: Source | Folder) -> Format:
     """The format of a file by its bytes, or of a folder by its files. Raises UnknownFormatError."""
-    listing = source.path.parent / ".metadata"
-    if source.path.suffix == ".distcp" and listing.is_file():  # a .distcp holds torch archives, one after the other
+    listing = source.path.parent / _DCP_LISTING
+    if source.path.suffix == _DCP and listing.is_file():  # a .distcp holds torch archives, one after the other
         hint = f"name the folder: {source.path.parent}"
         raise UnknownFormatError("this is one of the files of a torch.distributed.checkpoint's folder", hint=hint)
     kind = find_format(source)
@@ -96,6 +104,11 @@ def find_format(source: Source | Folder) -> Format | None:
 
 def _unknown_folder(folder: Folder) -> UnknownFormatError:
     """The error for a folder that is not a checkpoint; it lists the files and subfolders that look like some."""
+    if any(name.endswith(_DCP) for name in folder.names) and _DCP_LISTING not in folder.names:
+        return UnknownFormatError(
+            f"this folder is one of torch.distributed.checkpoint's without its hidden file {_DCP_LISTING}",
+            hint=_COPY_WITH_LISTING,
+        )
     for file, what, hint in FOLDERS:
         if file in folder.names:
             if inner := _checkpoint_folders(folder):

@@ -16,7 +16,23 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     cls.__name__: Global("builtins", cls.__name__)
-    for cls in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, object, range, set, slice, str, tuple)
+    for cls in (
+        bool,
+        bytearray,
+        bytes,
+        complex,
+        dict,
+        float,
+        frozenset,
+        int,
+        list,
+        object,
+        range,
+        set,
+        slice,
+        str,
+        tuple,
+    )
 }
 """Classes of plain values. Kept, since the interpreter knows a name by its identity."""
 

@@ -287,8 +287,8 @@ def test_a_missing_or_short_file_is_named(four: Path, tmp_path: Path) -> None:
     (folder / "__2_0.distcp").unlink()
     with pytest.raises(CkptconvError, match="__2_0"):
         ckptconv.convert(folder, tmp_path / "a.pth")
-    (folder / ".metadata").unlink()
-    with pytest.raises(CkptconvError):
+    (folder / ".metadata").unlink()  # as cp FOLDER/* leaves it out
+    with pytest.raises(UnknownFormatError, match=r"without its hidden file \.metadata"):
         ckptconv.open(folder)
 
 
