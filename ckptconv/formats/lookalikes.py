@@ -19,6 +19,7 @@ MADE_FROM = "convert what it was made from"
 OF_ONNX = "convert the ONNX file that it was made from"
 BESIDE_PROGRAM = "name the .pdiparams beside it"
 OF_TORCHFILE = "numpy.savez what torchfile.load gives: that is read"
+OF_SPACY = "numpy.savez what get_param gives of the layers in nlp.get_pipe(NAME).model.walk(): that is read"
 NO_TENSORS = "there are no tensors in it"
 
 LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -38,8 +39,10 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b'{"learner":', "an XGBoost model of trees, as JSON", NO_TENSORS),
     (0, b"tree\nversion=v", "a LightGBM model of trees", NO_TENSORS),
     (0, b"CBM1", "a CatBoost model of trees", NO_TENSORS),
-    (0, b"\x84\xa5nodes", "a spaCy model (Thinc)",
-     "numpy.savez what get_param gives of the layers in nlp.get_pipe(NAME).model.walk(): that is read"),
+    (0, b"\x84\xa5nodes", "a spaCy model (Thinc)", OF_SPACY),
+    *((1, b"\xa5vocab" + length, "a spaCy pipeline, from its to_bytes", OF_SPACY) for length in (b"\xc5", b"\xc6")),
+    *((1, b"\xa3cfg" + length, "a component of a spaCy pipeline, from its to_bytes", OF_SPACY)
+      for length in (b"\xd9", b"\xda")),
     (4, b"loss_", "a dlib network (.dat)", MADE_FROM),
     (0, b"\0B<", "a Kaldi model, such as Vosk's", MADE_FROM),
     *((2, b"\n\x05" + first, "a SentencePiece vocabulary", "name the file of the weights")

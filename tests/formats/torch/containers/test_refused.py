@@ -78,6 +78,8 @@ OTHERS = {
     "trees of CatBoost's in JSON": (b'{\n  "features_info":\n    {', "no tensors"),
     "trees of LightGBM's in JSON": (b'{"name": "tree", "version": "v4",', "no tensors"),
     "a spaCy model": (b"\x84\xa5nodes\x90\xa5attrs\x90\xa6params\x90\xa5shims\x90", "get_param"),
+    "a spaCy pipeline": (b"\x85\xa5vocab\xc5\x24\x54\x83\xa7strings\xda", "get_param"),
+    "a component of a spaCy pipeline": (b'\x83\xa3cfg\xd9\x3a{"labels":', "get_param"),
     "a dlib network": (b"\1\1\1\x0dloss_metric_2\3\x0a\xd7", "made from"),
     "a Kaldi model": (b"\0B<TransitionModel> " + bytes(20), "made from"),
     "a SentencePiece vocabulary": (b"\n\x0e\n\5<unk>\x15\0\0\0\0\x18\2", "file of the weights"),
