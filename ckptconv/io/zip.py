@@ -47,6 +47,9 @@ LOCATOR64 = Struct("<4sIQI")
 LOCAL_MAGIC, CENTRAL_MAGIC, END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 END64_MAGIC, LOCATOR64_MAGIC = b"PK\x06\x06", b"PK\x06\x07"
 
+STAMPED_MAGICS = tuple(b"%02d" % number + LOCAL_MAGIC[2:] for number in range(10))
+"""How an archive begins that has two digits in place of its first "PK", as voice models of GPT-SoVITS do."""
+
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 """In a 16- or 32-bit field: the value stands in a zip64 record."""
 
@@ -66,7 +69,10 @@ UNIX, SYMLINK = 3, 0xA  # who made the entry, and the file type in the upper hal
 
 
 class ZipArchive:
-    """The entries of a zip file, by name. Opening reads the central directory alone."""
+    """The entries of a zip file, by name. Opening reads the central directory, and how the file begins.
+
+    stamp: the two digits in place of its first "PK"; "" in others.
+    """
 
     def __init__(self, source: Source | Window) -> None:
         """Read the directory. Raises CorruptFileError, UnsupportedError, LimitError."""
@@ -74,6 +80,8 @@ class ZipArchive:
         self._spool = Spool()
         self._ahead = (0, b"")
         self._inflated: dict[int, Inflated] = {}
+        start = bytes(source.read_at(0, min(len(LOCAL_MAGIC), source.size)))
+        self.stamp = start[:2].decode("ascii") if start in STAMPED_MAGICS else ""
         offset, size, count = self._find_directory()
         self._directory = offset
         if count > MAX_ZIP_ENTRIES or size < count * CENTRAL.size:
@@ -178,7 +186,8 @@ class ZipArchive:
         entry = self.entries[name]
         header = self._local_header(entry)
         magic, _, flags, method, _, _, crc, packed, size, name_len, extra_len = LOCAL.unpack_from(header)
-        if magic != LOCAL_MAGIC or method != entry.method or name_len != len(entry.name):
+        has_magic = magic == LOCAL_MAGIC or (self.stamp and not entry.header)
+        if not has_magic or method != entry.method or name_len != len(entry.name):
             raise bad(f"the two headers of {show(entry)} differ")
         if header[LOCAL.size :] != entry.name:
             raise bad(f"the two headers of {show(entry)} have different names")

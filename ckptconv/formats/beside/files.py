@@ -32,7 +32,7 @@ from ckptconv.io.gzip import head as gzip_head
 from ckptconv.io.inflated import MAGICS, head, method
 from ckptconv.io.limits import MAX_DEPTH, MAX_FILES
 from ckptconv.io.source import reason
-from ckptconv.io.zip import END, END_MAGIC, FULL16
+from ckptconv.io.zip import END, END_MAGIC, FULL16, STAMPED_MAGICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,10 @@ _LISTINGS = re.compile(r"(__\d+)?\.metadata")  # not the .metadata files of the 
 
 NUMPY = b"\x93NUMPY"
 
-_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF", b"GGUF", NUMPY)
+_STARTS = (
+    b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF", b"GGUF", NUMPY,
+    *STAMPED_MAGICS,
+)  # fmt: skip
 _TAR, _TAR_AT, _TFLITE = b"ustar", 257, b"TFL3"
 _FIRST = _TAR_AT + len(_TAR)
 

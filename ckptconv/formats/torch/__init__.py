@@ -24,12 +24,15 @@ from ckptconv.formats.base import Format, Holds
 
 _LEGACY_NUMBER = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 
+_STAMPED = tuple((0, b"%02d\x03\x04" % number) for number in range(10))
+"""GPT-SoVITS' archives (`ckptconv.io.zip.STAMPED_MAGICS`; formats are listed without importing that)."""
+
 FORMATS = (
     Format(
         name="torch",
         summary="torch.save's zip archive: a bare state_dict, or one with metadata around it",
         suffixes=(".pth", ".pt", ".bin", ".ckpt"),
-        magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
+        magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06"), *_STAMPED),
         claims="ckptconv.formats.torch.containers.zip_archive:claims",
         reader="ckptconv.formats.torch.containers.zip_archive:read",
         writer="ckptconv.formats.torch.writer.write:write",

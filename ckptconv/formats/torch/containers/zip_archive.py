@@ -9,6 +9,9 @@
 NAME is what the file was called when it was saved. Source: torch/serialization.py (`_save`, `_load`),
 caffe2/serialize/inline_container.cc.
 
+GPT-SoVITS writes two digits over the first two bytes of the whole file. Source: GPT_SoVITS/process_ckpt.py (`my_save2`,
+`head2version`), of its main branch.
+
 TorchScript and torch.export archives (`programs`) are formats of their own.
 """
 
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
+from ckptconv.core.report import Finding
 from ckptconv.core.spelling import from_json
 from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.sets.shard_names import lone_shard_findings
@@ -33,8 +37,12 @@ from ckptconv.io.zip import ZipArchive
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.core.report import Finding
     from ckptconv.io.source import Source
+
+VOICE_MODELS = {
+    "00": "v1", "01": "v2", "02": "v3", "03": "v3, a LoRA", "04": "v4, a LoRA", "05": "v2Pro", "06": "v2ProPlus"
+}  # fmt: skip
+"""GPT-SoVITS' versions by the digits at the start of a file."""
 
 NOTES_RECORD = "ckptconv/notes.json"
 
@@ -71,8 +79,19 @@ def open_archive(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoi
     return assemble(
         build_tree(saved.value, budget), embedded.place(saved.placer.place), budget, format="torch",
         machines=[saved.machine], within=embedded.machines, file=source, arch=_arch(archive, saved.root),
-        findings=(*findings, *embedded.findings),
+        findings=(*findings, *embedded.findings, *_stamp_findings(archive)),
     )  # fmt: skip
+
+
+def _stamp_findings(archive: ZipArchive) -> list[Finding]:
+    """A finding for a file of GPT-SoVITS that says its version where others have "PK"."""
+    if not (stamp := archive.stamp):
+        return []
+    message = (
+        f"GPT-SoVITS marked it as {VOICE_MODELS.get(stamp, 'an unknown version')}: it begins with {stamp!r} "
+        "in place of 'PK', which torch.load refuses; what is written from it has no such mark"
+    )
+    return [Finding("stamped", "info", "", message, "PK", stamp)]
 
 
 def _arch(archive: ZipArchive, root: str) -> MetaNode:
