@@ -231,17 +231,16 @@ def _plain_parameters(checkpoint: Checkpoint) -> int | None:
         return None
     from ckptconv.api.editing.dequantize import edits_for
     from ckptconv.api.evidence import merged_values
-    from ckptconv.edits.apply import apply_edit
+    from ckptconv.edits.apply import apply
 
     notes, tied = checkpoint.notes, checkpoint.tied_to
     needed = {part for weight in notes.quantized for part in weight.parts.values()}
     tensors = {name: tensor for name, tensor in checkpoint.items() if name not in tied or name in needed}
     try:
-        for edit in edits_for(tensors, merged_values(checkpoint), checkpoint.composites, notes):
-            tensors, _ = apply_edit(tensors, edit, "")
+        plain = apply(tensors, edits_for(tensors, merged_values(checkpoint), checkpoint.composites, notes))
     except CkptconvError:
         return None
-    return sum(prod(tensor.info.shape) for tensor in tensors.values())
+    return sum(prod(tensor.info.shape) for tensor in plain.values())
 
 
 def _stats(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Stats | None]:

@@ -15,6 +15,7 @@ from ckptconv.edits.expand import steps_of
 from ckptconv.edits.kinds import layout, sharing, values
 from ckptconv.edits.kinds.change import Change
 from ckptconv.edits.kinds.table import KINDS
+from ckptconv.edits.ordered import OrderedMap
 from ckptconv.errors import LIST_NAMES
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.edit import Edit, Kind, Step
 
-Tensors = dict[str, LazyTensor]
+Tensors = OrderedMap[LazyTensor]
 
 _MAKERS: dict[Kind, Callable[[Change, Step], Sequence[LazyTensor]]] = {
     "rename": sharing.rename,
@@ -46,12 +47,12 @@ _MAKERS: dict[Kind, Callable[[Change, Step], Sequence[LazyTensor]]] = {
 """The function that makes a step's targets, in order, for each kind; ``insert-layers`` is refused before."""
 
 
-def apply(tensors: Mapping[str, LazyTensor], edits: Sequence[Edit]) -> Tensors:
+def apply(tensors: Mapping[str, LazyTensor], edits: Sequence[Edit]) -> dict[str, LazyTensor]:
     """The tensors after all edits, one after another. Raises EditError, UnsupportedError."""
-    made = dict(tensors)
+    made = OrderedMap(tensors)
     for number, edit in enumerate(edits, 1):
-        made, _ = apply_edit(made, edit, label(edit, number))
-    return made
+        apply_edit(made, edit, label(edit, number))
+    return dict(made)
 
 
 def label(edit: Edit, number: int) -> str:
@@ -59,36 +60,37 @@ def label(edit: Edit, number: int) -> str:
     return f"edit {number}, {edit.kind} {' + '.join(edit.sources or edit.targets)!r}"
 
 
-def apply_edit(tensors: Tensors, edit: Edit, label: str) -> tuple[Tensors, tuple[Step, ...]]:
-    """The tensors after one edit, and the steps it stands for. Errors call the edit `label`."""
+def apply_edit(tensors: Tensors, edit: Edit, label: str) -> tuple[Step, ...]:
+    """Apply one edit to `tensors`; returns the steps it stands for. Errors call the edit `label`, and change nothing.
+
+    Costs time linear in the tensors that it names, and in all tensors if its patterns have a ``{*}``.
+    """
     change = Change(tensors, edit, label)
     if edit.kind == "insert-layers":
         raise change.fail("the values of layers that are inserted are not in a list of edits", edit.targets)
-    steps = steps_of(edit, list(tensors), label)
+    steps = steps_of(edit, tensors, label)
     _check(change, steps)
-    return _make(change, steps), steps
+    tensors.replace(*_made(change, steps))
+    return steps
 
 
-def _make(change: Change, steps: Sequence[Step]) -> Tensors:
-    """The tensors after the steps; each target stands where its first source stood."""
+def _made(change: Change, steps: Sequence[Step]) -> tuple[set[str], dict[str, dict[str, LazyTensor]]]:
+    """The names that are gone after the steps, and what they made, by the name in whose place, or behind which, it
+    stands: that of a step's first source.
+    """
     tensors, sources_stay = change.tensors, KINDS[change.edit.kind].sources_stay
-    made_at: dict[str, Tensors] = {}
-    replaced: set[str] = set()
+    made_at: dict[str, dict[str, LazyTensor]] = {}
+    gone: set[str] = set()
     for step in steps:
         place = step.sources[0]
-        if sources_stay:
-            replaced |= set(step.targets)
-            place = step.targets[0] if step.targets[0] in tensors else place  # an old target keeps its place
-        else:
-            replaced |= set(step.sources)
+        if not sources_stay:
+            gone |= set(step.sources)
+        elif step.targets[0] in tensors:  # an old target keeps its place
+            place = step.targets[0]
+            gone.add(place)
         targets = _MAKERS[change.edit.kind](change, step)
         made_at.setdefault(place, {}).update(zip(step.targets, targets, strict=True))
-    result: Tensors = {}
-    for name, tensor in tensors.items():
-        if name not in replaced:
-            result[name] = tensor
-        result.update(made_at.get(name, {}))
-    return result
+    return gone, made_at
 
 
 def _check(change: Change, steps: Sequence[Step]) -> None:
@@ -106,8 +108,11 @@ def _check(change: Change, steps: Sequence[Step]) -> None:
         raise change.fail("two steps take one tensor", twice)
     targets = Counter(name for step in steps for name in step.targets)
     must_be_new = not sources_stay or edit.details.get("new") or edit.kind == "zeros"
-    kept = tensors.keys() - consumed.keys() if must_be_new else set()
-    if twice := [name for name, count in targets.items() if count > 1 or name in kept]:
+    if twice := [
+        name
+        for name, count in targets.items()
+        if count > 1 or (must_be_new and name in tensors and name not in consumed)
+    ]:
         raise change.fail("two tensors would have one name", twice)
     if edit.kind == "untie" and (lost := [name for name in targets if name not in tensors]):
         raise change.fail("a tensor is missing", lost, LIST_NAMES)

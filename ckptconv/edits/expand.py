@@ -17,7 +17,7 @@ from ckptconv.edits.patterns import ANY
 from ckptconv.errors import LIST_NAMES, EditError, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 MOST_NUMBERS = 100_000
 """The most numbers that one pattern may stand for."""
@@ -26,7 +26,7 @@ _NUMBERS = re.compile(r"\{([0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9
 _STAR = "any text is written {*}, with the braces"
 
 
-def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
+def steps_of(edit: Edit, names: Collection[str], label: str) -> tuple[Step, ...]:
     """The edit's own steps, or else those that its patterns stand for among `names`. Errors call the edit `label`.
 
     Raises EditError, listing names, where a pattern matches none, or finds only some of the sources of a step.
@@ -34,12 +34,11 @@ def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
     if edit.steps or not edit.sources:
         return edit.steps
     steps: list[Step] = []
-    known = dict.fromkeys(names)
     unused: list[str] = []
     for sources, targets in _alternatives(edit, label):
         found = [
             Step(tuple(_fill(source, texts) for source in sources), tuple(_fill(target, texts) for target in targets))
-            for texts in _matches(sources[0], known)
+            for texts in _matches(sources[0], names)
         ]
         steps += found
         if not found:
@@ -50,7 +49,7 @@ def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
             f"{label}: {unused[0]!r} matches no tensor", hint=_STAR if star else LIST_NAMES,
             details=[] if len(unused) == 1 else listed(unused),
         )  # fmt: skip
-    _check_complete(edit, steps, known, label)
+    _check_complete(edit, steps, names, label)
     return tuple(steps)
 
 
@@ -59,7 +58,7 @@ def listed(names: Iterable[str]) -> list[str]:
     return first_of([repr(name) for name in names])
 
 
-def _check_complete(edit: Edit, steps: Sequence[Step], known: dict[str, None], label: str) -> None:
+def _check_complete(edit: Edit, steps: Sequence[Step], known: Collection[str], label: str) -> None:
     """Refuse steps that lack some of their sources, and names that only a later source's pattern matches."""
     if len(edit.sources) == 1 and not any(len(step.sources) > 1 for step in steps):
         return
@@ -119,7 +118,7 @@ def _expand_numbers(pattern: str) -> list[str]:
     return [f"{head}{number}{tail}" for number in numbers]
 
 
-def _matches(pattern: str, known: dict[str, None]) -> list[tuple[str, ...]]:
+def _matches(pattern: str, known: Collection[str]) -> list[tuple[str, ...]]:
     """What the ``{*}`` of a pattern stand for, in each name that it matches."""
     if ANY not in pattern:
         return [()] if pattern in known else []

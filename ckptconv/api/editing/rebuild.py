@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def rebuild(state: State, *, bare: bool, in_one: bool) -> Checkpoint:
     """The checkpoint that the edits make of `state.source`; `bare` and `in_one` are passed on to `rebuild_tree`."""
-    checkpoint, tensors = state.source, state.tensors
-    moved = {olds[0]: new for new, olds in state.origins.items() if len(olds) == 1}
+    checkpoint, tensors = state.source, dict(state.tensors)
+    moved = {olds[0]: new for new in tensors if len(olds := state.origins[new]) == 1}
     findings = [*checkpoint.findings, *state.findings, *_broken_ties(checkpoint, tensors, moved)]
     notes = _renamed_notes(state)
     if notes.arch is None and checkpoint.notes.arch is not None:
@@ -28,7 +28,7 @@ def rebuild(state: State, *, bare: bool, in_one: bool) -> Checkpoint:
         findings.append(Finding("arch-note", "info", "", message))
     root = rebuild_tree(checkpoint, tensors.keys(), moved, bare=bare, in_one=in_one)
     return checkpoint.replaced(
-        tensors=tensors, extras=state.extras, composites=state.composites, root=root, notes=notes,
+        tensors=tensors, extras=state.extras, composites=dict(state.composites), root=root, notes=notes,
         findings=tuple(findings),
     )  # fmt: skip
 
@@ -40,7 +40,7 @@ def _renamed_notes(state: State) -> Notes:
     shape has changed.
     """
     notes, source, extras = state.source.notes, state.source, state.extras
-    first_origin = {new: olds[0] for new, olds in state.origins.items() if olds}
+    first_origin = {new: olds[0] for new in state.tensors if (olds := state.origins[new])}
     untouched = {new: old for new, old in first_origin.items() if state.tensors[new] is source.get(old)}
     untouched |= {name: name for name, tensor in extras.items() if tensor is source.extras[name]}
     first_origin |= {name: name for name in extras}

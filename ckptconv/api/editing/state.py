@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.apply import apply_edit
-from ckptconv.edits.composites import composites_after, select_whole, with_current_types
+from ckptconv.edits.composites import Composites, select_whole
+from ckptconv.edits.ordered import OrderedMap
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Container, Sequence
 
     from ckptconv.api.editing.edits import Origins
     from ckptconv.api.editing.lora import Adapters, Lora
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.composite import Composite
     from ckptconv.core.edit import Edit, Step
     from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
@@ -26,15 +26,15 @@ class State:
     """The tensors after the edits so far.
 
     source:   the checkpoint that they come from, unchanged.
-    origins:  for each name, the names in the source that its tensor is made of.
+    origins:  for each name, in any order, the names in the source that its tensor is made of.
     merged:   for each name, the adapters that were merged into its tensor.
     findings: what to report about the edits.
     """
 
     source: Checkpoint
-    tensors: dict[str, LazyTensor]
+    tensors: OrderedMap[LazyTensor]
     extras: dict[str, LazyTensor]
-    composites: dict[str, Composite]
+    composites: Composites
     origins: Origins = field(default_factory=dict)
     merged: Origins = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -43,27 +43,35 @@ class State:
     def of(cls, source: Checkpoint, select: Sequence[str], drop: Sequence[str]) -> State:
         """The model's tensors that these globs select. Raises EditError for a glob that matches none."""
         chosen = select_whole(list(source), select, drop, source.composites_of(source))
-        tensors = {name: source[name] for name in chosen}
-        composites = source.composites_of({**tensors, **source.extras})
+        tensors = OrderedMap({name: source[name] for name in chosen})
+        composites = Composites(source.composites_of({**tensors, **source.extras}))
         return cls(source, tensors, dict(source.extras), composites, {name: (name,) for name in chosen})
 
     def apply(self, edit: Edit, label: str) -> None:
-        """Apply one edit. Extras take part if a step names them; they cannot be renamed or dropped."""
+        """Apply one edit. Extras take part if a step names them; they cannot be renamed or dropped.
+
+        Costs time linear in the names in its steps, and in all tensors if its patterns have a ``{*}``.
+        """
         named = {name for step in edit.steps for name in (*step.sources, *step.targets)}
-        named_extras = {name: tensor for name, tensor in self.extras.items() if name in named}
-        made, steps = apply_edit({**self.tensors, **named_extras}, edit, label)
-        composites = composites_after(self.composites, edit, steps, label)
-        self.composites = with_current_types(composites, {**self.extras, **made})
-        if gone := [name for name in named_extras if name not in made]:
+        named_extras = self._extras_among(named)
+        self.tensors.update({name: self.extras[name] for name in named_extras})
+        steps = apply_edit(self.tensors, edit, label)
+        self.composites.apply(edit, steps, label, self.tensors)
+        if gone := [name for name in named_extras if name not in self.tensors]:
             raise EditError(
                 f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name",
                 hint="edits may read such a tensor: give what they make of it a name of its own, or leave it out",
             )
-        self.extras.update({name: made.pop(name) for name in named_extras})
-        self.origins = _trace_back({**{name: (name,) for name in named_extras}, **self.origins}, steps, made)
-        merged = _trace_back(self.merged, steps, made)
-        self.merged = {name: adapters for name, adapters in merged.items() if adapters}
-        self.tensors = made
+        self.extras.update({name: self.tensors[name] for name in named_extras})
+        self.tensors.remove(set(named_extras))
+        self.origins.update({name: (name,) for name in named_extras if name not in self.origins})
+        for traced in (self.origins, self.merged):
+            _trace_back(traced, steps, self.tensors)
+
+    def _extras_among(self, names: Collection[str]) -> list[str]:
+        """The extras that are named, in their order."""
+        found = [name for name in names if name in self.extras]
+        return found if len(found) < 2 else [name for name in self.extras if name in names]
 
     def merge(self, lora: Lora, adapters: Adapters) -> None:
         """Merge an adapter. Raises as `Adapters.merge` does, and EditError for a weight that is part of a composite."""
@@ -75,17 +83,22 @@ class State:
                 f"{lora.label}: {touched_wholes[0]!r} is {whole.summary}",
                 hint="--dequantize turns it into floats first",
             )
-        self.tensors = result.tensors
+        self.tensors = OrderedMap(result.tensors)
         self.origins |= dict.fromkeys(result.added, ())
         self.merged |= {name: (*self.merged.get(name, ()), lora.text) for name in result.touched}
         self.findings += findings
 
 
-def _trace_back(before: Origins, steps: Sequence[Step], names: Iterable[str]) -> Origins:
-    """The origins after these steps: a target has the origins of all sources that it was made of, each once."""
+def _trace_back(traced: Origins, steps: Sequence[Step], names: Container[str]) -> None:
+    """What `traced` says of the steps' sources, it comes to say of the targets: of each, all that it was made of, each
+    once. Names that are not among `names` any more are left out.
+    """
     of_targets = {
-        target: tuple(dict.fromkeys(origin for name in step.sources for origin in before.get(name, ())))
+        target: tuple(dict.fromkeys(origin for name in step.sources for origin in traced.get(name, ())))
         for step in steps
         for target in step.targets
     }
-    return {name: of_targets.get(name) or before.get(name, ()) for name in names}
+    for name in (name for step in steps for name in (*step.sources, *step.targets)):
+        if name not in names:
+            traced.pop(name, None)
+    traced.update((name, origins) for name, origins in of_targets.items() if name in names)

@@ -16,6 +16,7 @@ from ckptconv.edits.apply import apply_edit
 from ckptconv.edits.dialects import ldm, to_ldm
 from ckptconv.edits.dialects.change import check_parts, count_parts, edits_for
 from ckptconv.edits.invert import inverted
+from ckptconv.edits.ordered import OrderedMap
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -48,24 +49,24 @@ def merge_translated(base: Mapping[str, LazyTensor], wanted: list[Edit], merge: 
 
     wanted: the edits that translate the base. Raises EditError, UnsupportedError.
     """
-    tensors = dict(base)
+    tensors = OrderedMap(base)
     origins = {name: {name} for name in base}
     edits: list[Edit] = []
     for edit in wanted:
         edits += _with_sizes(edit, tensors)
-        tensors, steps = apply_edit(tensors, edit, LABEL)
+        steps = apply_edit(tensors, edit, LABEL)
         new_origins = {
             target: set().union(*(origins[source] for source in step.sources))
             for step in steps
             for target in step.targets
         }
         origins = {name: new_origins[name] if name in new_origins else origins[name] for name in tensors}
-    made = merge(tensors)
+    made = merge(dict(tensors))
     changed_names: set[str] = set().union(*(origins[name] for name in made.touched))
     needed, translated_names = _steps_through(edits, changed_names)
-    back = {name: made.tensors[name] for name in translated_names}
+    back = OrderedMap({name: made.tensors[name] for name in translated_names})
     for edit in inverted(needed):
-        back, _ = apply_edit(back, edit, LABEL)
+        apply_edit(back, edit, LABEL)
     changed = dict.fromkeys(name for name in base if name in changed_names)
     return replace(made, tensors={name: back.get(name, tensor) for name, tensor in base.items()}, changed=changed)
 

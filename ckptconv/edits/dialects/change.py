@@ -206,8 +206,9 @@ def _same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
 
 def edits_for(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[Edit]:
     """The edits that carry out the changes. Reads only tensors that may be copies of others, which are dropped."""
-    dropped = names_to_drop(changes, tensors)
-    drop = [Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped))] if dropped else []
+    dropped = dict.fromkeys(names_to_drop(changes, tensors))
+    steps = tuple(Step((name,), ()) for name in dropped)
+    drop = [Edit("drop", steps[0].sources, (), {}, steps)] if steps else []
     kept = {name: change for name, change in changes.items() if name not in dropped}
     return [*drop, *_edits_of_kept(kept, infos_of(tensors))]
 
