@@ -17,6 +17,7 @@ Making edits:
     kinds                   what each kind of edit needs, and makes
     views  rearrange        tensors reshaped, transposed and sliced without being read
     joined                  tensors concatenated without being read
+    ordered                 a mapping in which new names take the places of old ones
     cast  rounding          other element types, rounded while they are read
     functions               functions of elements, likewise
     computed                the base of readers that compute, and what computing lost
