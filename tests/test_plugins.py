@@ -163,7 +163,7 @@ def test_a_name_that_is_nearly_one_is_suggested() -> None:
 
 
 @pytest.mark.parametrize("missing", ["no_such_module:read", "ckptconv_jsonraw.files:no_such_function"])
-def test_a_passport_that_names_what_is_not_there_is_a_plug_in_error(missing: str, tmp_path: Path) -> None:
+def test_a_format_that_names_missing_functions_is_a_plug_in_error(missing: str, tmp_path: Path) -> None:
     odd = Format(name="odd", summary="odd", suffixes=(".odd",), claims=missing, reader=missing, writer=missing)
     (tmp_path / "x.odd").write_bytes(b"abc")
     from ckptconv.io.source import Source

@@ -199,20 +199,26 @@ def substitutions(pairs: Sequence[tuple[str, str]]) -> list[Substitution]:
 
 def _difference(found: str, expected: str) -> tuple[str, str]:
     """The parts in which two names differ, without the components that they start and end with alike."""
-    one, two = found.split("."), expected.split(".")
-    start, end = shared_ends(one, two)
-    middle = [".".join(parts[start : len(parts) - end]) for parts in (one, two)]
+    names = found.split("."), expected.split(".")
+    start, end = shared_ends(*names)
+    middle = [".".join(parts[start : len(parts) - end]) for parts in names]
     if _numbers(middle[0]) == _numbers(middle[1]):
         middle = [_DIGITS.sub("{}", text) for text in middle]
     return middle[0], middle[1]
 
 
-def shared_ends(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
-    """How many components two names share at the start, and how many of the others at the end."""
+def shared_ends(a: Sequence[str], b: Sequence[str], *, end_first: bool = False) -> tuple[int, int]:
+    """How many components two names share at the start, and how many of the others at the end.
+
+    end_first: the end is counted first instead, so that in ``0.w`` → ``0.0.w`` the new index is at the start.
+    """
+    if end_first:
+        end, start = shared_ends(a[::-1], b[::-1])
+        return start, end
     start = end = 0
-    while start < min(len(one), len(two)) and one[start] == two[start]:
+    while start < min(len(a), len(b)) and a[start] == b[start]:
         start += 1
-    while end < min(len(one), len(two)) - start and one[-1 - end] == two[-1 - end]:
+    while end < min(len(a), len(b)) - start and a[-1 - end] == b[-1 - end]:
         end += 1
     return start, end
 

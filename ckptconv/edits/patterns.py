@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.match import shared_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -70,33 +71,19 @@ def _group_key(step: Step) -> Hashable:
 
 def _difference(a: str, b: str) -> tuple[str, str]:
     """The parts in which two names differ; their numbers are left open if both have the same ones."""
-    one, two = _middle(a, b)
+    middle_a, middle_b = _middle(a, b)
     for numbers, opened in _NUMBERS_AND_OPENED:
-        if numbers(one) == numbers(two):
-            return opened(one), opened(two)
-    return one, two
-
-
-def _shared_ends(a: str, b: str) -> tuple[int, int]:
-    """How many components two names share at the start and at the end; the end counts first, unlike in `edits.match`,
-    so that an index repeated in front (``0.w`` → ``0.0.w``) is a change of the front.
-    """
-    one, two = a.split("."), b.split(".")
-    least = min(len(one), len(two))
-    end = 0
-    while end < least and one[-1 - end] == two[-1 - end]:
-        end += 1
-    start = 0
-    while start < least - end and one[start] == two[start]:
-        start += 1
-    return start, end
+        if numbers(middle_a) == numbers(middle_b):
+            return opened(middle_a), opened(middle_b)
+    return middle_a, middle_b
 
 
 def _middle(a: str, b: str) -> tuple[str, str]:
     """The parts in which two names differ, without the components that they start and end with alike."""
-    start, end = _shared_ends(a, b)
-    one, two = (".".join(name.split(".")[start : len(name.split(".")) - end]) for name in (a, b))
-    return one, two
+    names = a.split("."), b.split(".")
+    start, end = shared_ends(*names, end_first=True)
+    middle_a, middle_b = (".".join(parts[start : len(parts) - end]) for parts in names)
+    return middle_a, middle_b
 
 
 def _edit(kind: Kind, group: Sequence[Step], details: Mapping[str, Json]) -> Edit:
@@ -115,8 +102,8 @@ def _rename_pattern(pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """One pattern for renames that make the same change."""
     heads, tails = [], []
     for a, b in pairs:
-        start, end = _shared_ends(a, b)
         parts = a.split(".")
+        start, end = shared_ends(parts, b.split("."), end_first=True)
         heads.append(tuple(parts[:start]))
         tails.append(tuple(parts[len(parts) - end :]))
     head, tail = _common_parts(heads), _common_parts(tails)

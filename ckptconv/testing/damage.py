@@ -1,4 +1,4 @@
-"""Truncate a file and flip its bits, and judge how a reader handles the result.
+"""Truncates a file and flips its bits, and judges how a reader handles the result.
 
 A reader may refuse the file with a CkptconvError, or read exactly what the format's reference reader reads. Anything
 else is a failure: another exception, missing data, more than `SECONDS` of CPU time or `BYTES` of memory.
@@ -64,8 +64,8 @@ class Judge:
         self._format = format
         self._reference = reference
         self._whole = path.read_bytes()
-        self._victim = path.with_name("damaged" + path.suffix)
-        self._outcome(path)  # do all late imports now
+        self._damaged = path.with_name("damaged" + path.suffix)
+        self._outcome(path)  # so that no later call pays for imports
 
     def header_bytes(self, path: Path) -> list[int]:
         """The offsets of all bytes in the file that do not belong to a tensor."""
@@ -76,15 +76,15 @@ class Judge:
 
     def truncations(self) -> None:
         """Judge the file, truncated to every length."""
-        self._victim.write_bytes(self._whole)
+        self._damaged.write_bytes(self._whole)
         for size in reversed(range(len(self._whole))):
-            os.truncate(self._victim, size)
+            os.truncate(self._damaged, size)
             self._judge(f"cut to {size} bytes")
 
     def bit_flips(self, offsets: list[int]) -> None:
         """Judge the file with each bit of each of these bytes flipped."""
-        self._victim.write_bytes(self._whole)
-        with self._victim.open("r+b", buffering=0) as file:
+        self._damaged.write_bytes(self._whole)
+        with self._damaged.open("r+b", buffering=0) as file:
             for at in offsets:
                 for bit in range(8):
                     file.seek(at)
@@ -97,8 +97,8 @@ class Judge:
         start = process_time()
         try:
             with limited_memory(BYTES):
-                ours = self._outcome(self._victim)
-        except Exception as error:  # what this suite is there to find
+                ours = self._outcome(self._damaged)
+        except Exception as error:  # this is what the suite looks for
             self.verdicts.failures.append(f"{damage}: {type(error).__name__}: {error}")
             return
         if process_time() - start > SECONDS:
@@ -107,7 +107,7 @@ class Judge:
             self.verdicts.refused += 1
             return
         self.verdicts.read += 1
-        if what := disagreement(ours, self._victim, self._reference):
+        if what := disagreement(ours, self._damaged, self._reference):
             self.verdicts.failures.append(f"{damage}: {what}")
 
     def _outcome(self, path: Path) -> Reading | None:
@@ -144,9 +144,9 @@ def disagreement(ours: Reading, path: Path, reference: Callable[[Path], Reading 
         return None
     if ours.tensors.keys() != theirs.tensors.keys():
         return f"we read the names {sorted(ours.tensors)}, the reference {sorted(theirs.tensors)}"
-    for name, seen in ours.tensors.items():
-        if seen != theirs.tensors[name]:
-            return f"we read {name!r} as {seen}, the reference as {theirs.tensors[name]}"
+    for name, tensor in ours.tensors.items():
+        if tensor != theirs.tensors[name]:
+            return f"we read {name!r} as {tensor}, the reference as {theirs.tensors[name]}"
     if theirs.metadata is not None and not same(ours.metadata, theirs.metadata):
         return f"we read the metadata {ours.metadata!r}, the reference {theirs.metadata!r}"
     return None

@@ -1,4 +1,4 @@
-"""Make the operating system fail at a chosen call, to see what is left on disk."""
+"""Makes calls of the operating system fail, to see what is left on disk."""
 
 from __future__ import annotations
 

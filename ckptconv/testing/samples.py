@@ -1,4 +1,4 @@
-"""Checkpoints in memory, to find out what a format gives back."""
+"""Checkpoints in memory, which a format writes and reads back."""
 
 from __future__ import annotations
 

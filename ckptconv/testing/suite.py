@@ -1,4 +1,4 @@
-"""The tests that every format has to pass. Each name is a sentence about a format."""
+"""The tests that every format has to pass; `FormatTests` is exported by the package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.base import Format
 
 HEADER_ROOM = 256 << 10
-"""The most bytes that opening a file of a few tensors may read: a zip's directory is searched in the last 64 KiB."""
+"""The most bytes that opening a file of a few tensors may read: 64 KiB alone are searched for a zip's directory."""
 
 OLD = b"what the target held before"
 
@@ -47,15 +47,15 @@ class FormatTests:
     format: ClassVar[Format]
 
     def reference(self, path: Path) -> Reading | None:
-        """What another reader of the format reads; it may raise any exception. None if there is no other reader."""
+        """What another reader of the format reads from the file; it may raise any exception. None if there is none."""
         return None
 
     def samples(self) -> list[Sample]:
         """The checkpoints that the format has to give back."""
         return samples_for(self.format.holds)
 
-    def needed(self, sample: Sample) -> Sample:
-        """The sample, with what the format requires of a checkpoint (`Format.needs`) added."""
+    def complete(self, sample: Sample) -> Sample:
+        """The sample, with everything added that the format requires of a checkpoint (`Format.needs`)."""
         return sample
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
@@ -67,14 +67,14 @@ class FormatTests:
     def _suffix(self) -> str:
         return self.format.suffixes[0] if self.format.suffixes else ""  # folders have none
 
-    # What it says of itself
+    # Its description
 
-    def test_its_passport_names_functions_that_load(self) -> None:
+    def test_its_description_names_functions_that_exist(self) -> None:
         format = self.format
         for function in (format.claims, format.reader, format.writer, format.notices, format.needs):
             assert not function or callable(format._load(function)), function
 
-    def test_its_passport_reads_well(self) -> None:
+    def test_its_description_reads_well(self) -> None:
         assert self.format.name == self.format.name.lower().strip()
         assert self.format.name.isprintable()
         assert self.format.summary
@@ -96,10 +96,10 @@ class FormatTests:
                 self.format.claims_file(source)
                 assert _refuses(self.format, source), what
 
-    # What it gives back
+    # Round trips
 
     def test_a_round_trip_gives_back_all_that_it_holds(self, sample: Sample, tmp_path: Path) -> None:
-        assert not preflight.losses(sample.open(), self.format), "its passport does not hold the sample"
+        assert not preflight.losses(sample.open(), self.format), "`holds` says that the format cannot hold the sample"
         path = self._written(sample, tmp_path)
         with Source(path) as source, self.format.read(source) as found, sample.open() as expected:
             assert not (lines := differences(found, expected, self.format.holds)), "\n".join(lines)
@@ -112,13 +112,14 @@ class FormatTests:
         with Source(path) as source, self.format.read(source) as found:
             ours = reading(found)
         tied = {name for names in sample.open().ties for name in names[1:]}
-        for name, seen in other.tensors.items():
+        for name, (_, _, image) in other.tensors.items():
             if name in ours.tensors:
-                assert _image(seen) == _image(ours.tensors[name]), name
+                _, _, our_image = ours.tensors[name]
+                assert image == our_image, name
         assert ours.tensors.keys() - tied <= other.tensors.keys()
 
     def test_what_it_does_not_hold_is_named_before_it_is_lost(self, tmp_path: Path) -> None:
-        sample, holds = self.needed(rich_sample(self.format.holds)), self.format.holds
+        sample, holds = self.complete(rich_sample(self.format.holds)), self.format.holds
         codes = {loss.code for loss in preflight.losses(sample.open(), self.format)}
         held = {"tie": holds.ties or holds.single, "extras": holds.extras, "metadata": holds.metadata != "none"}
         assert codes == {code for code, is_held in held.items() if not is_held}
@@ -127,10 +128,10 @@ class FormatTests:
             for name, tensor in expected.items():
                 assert bytes(found[name].read()) == bytes(tensor.read())
 
-    # How it reads
+    # Reading
 
     def test_opening_reads_no_tensor_byte(self, tmp_path: Path) -> None:
-        path = self._written(self.needed(large_sample(self.format.holds)), tmp_path)
+        path = self._written(self.complete(large_sample(self.format.holds)), tmp_path)
         with Source(path) as source:
             self.format.claims_file(source)
             with self.format.read(source) as checkpoint:
@@ -158,7 +159,7 @@ class FormatTests:
         assert path.read_bytes() == before
         assert (path.stat().st_mtime_ns, path.stat().st_mode) == (status.st_mtime_ns, status.st_mode)
 
-    # How it writes
+    # Writing
 
     def test_writing_twice_gives_the_same_bytes(self, sample: Sample, tmp_path: Path) -> None:
         first, second = tmp_path / f"first{self._suffix}", tmp_path / f"another name{self._suffix}"
@@ -167,7 +168,7 @@ class FormatTests:
         assert first.read_bytes() == second.read_bytes()
 
     def test_two_processes_write_the_same_bytes(self, tmp_path: Path) -> None:
-        rich = self.needed(rich_sample(self.format.holds))
+        rich = self.complete(rich_sample(self.format.holds))
         sample = next((sample for sample in self.samples() if sample.name == "metadata"), rich)
         here = self._written(sample, tmp_path)
         for seed in (0, 1):
@@ -183,13 +184,13 @@ class FormatTests:
         self._fail_at_every_call(tmp_path, KeyboardInterrupt(), KeyboardInterrupt)
 
     def test_short_writes_are_continued(self, tmp_path: Path) -> None:
-        sample = self.needed(small_sample(self.format.holds))
+        sample = self.complete(small_sample(self.format.holds))
         whole, path = self._written(sample, tmp_path), tmp_path / f"short{self._suffix}"
         with short_writes():
             write(self.format, sample, path)
         assert path.read_bytes() == whole.read_bytes()
 
-    # What it makes of damage
+    # Damaged files
 
     def test_a_file_cut_short_is_refused_or_read_as_the_reference_does(self, tmp_path: Path) -> None:
         judge = self._judge(tmp_path)
@@ -203,7 +204,7 @@ class FormatTests:
         assert judge.verdicts.refused
 
     def _judge(self, tmp_path: Path) -> Judge:
-        sample = self.needed(small_sample(self.format.holds))
+        sample = self.complete(small_sample(self.format.holds))
         path = self._written(sample, tmp_path)
         with Source(path) as source, self.format.read(source) as found:
             assert not (what := disagreement(reading(found), path, self.reference)), what
@@ -215,7 +216,7 @@ class FormatTests:
         return path
 
     def _fail_at_every_call(self, folder: Path, error: BaseException, raised: type[BaseException]) -> None:
-        sample = replace(self.needed(small_sample(self.format.holds)), name="whole")
+        sample = replace(self.complete(small_sample(self.format.holds)), name="whole")
         whole = self._written(sample, folder)
         new = whole.read_bytes()
         whole.unlink()
@@ -256,7 +257,3 @@ def _is_out_of_range(read: Callable[[int, int], object], start: int, stop: int) 
     except IndexError:
         return True
     return False
-
-
-def _image(seen: tuple[str, tuple[int, ...], bytes]) -> bytes:
-    return seen[2]

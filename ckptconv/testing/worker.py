@@ -1,4 +1,4 @@
-"""Write a sample in another process: ``python -m ckptconv.testing.worker TARGET``, with the pickled sample on stdin."""
+"""Writes a sample in another process: ``python -m ckptconv.testing.worker TARGET``, with a pickled sample on stdin."""
 
 from __future__ import annotations
 

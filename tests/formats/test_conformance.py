@@ -148,9 +148,13 @@ class TestKeras(FormatTests):
     format = by_name("keras")
 
     def samples(self) -> list[Sample]:
-        return [self.needed(one) for one in samples_for(self.format.holds) if isinstance(one.root, dict | StateDict)]
+        return [
+            self.complete(sample)
+            for sample in samples_for(self.format.holds)
+            if isinstance(sample.root, dict | StateDict)
+        ]
 
-    def needed(self, sample: Sample) -> Sample:
+    def complete(self, sample: Sample) -> Sample:
         names = {name: f"{name}/vars/0" for name in sample.tensors}
         root = sample.root if isinstance(sample.root, dict) else {"state_dict": sample.root}
         return replace(
@@ -192,13 +196,13 @@ def of_h5py(dataset: h5py.Dataset) -> tuple[str, tuple[int, ...], bytes]:
 
 
 @pytest.mark.parametrize("one", [one for one in BUILTIN if not one.writer], ids=lambda one: str(one.name))
-def test_a_format_that_is_only_read_has_a_passport_and_refuses_foreign_files(one: Format, tmp_path: Path) -> None:
+def test_a_format_that_is_only_read_is_described_and_refuses_foreign_files(one: Format, tmp_path: Path) -> None:
     class Suite(FormatTests):
         format = one
 
     suite = Suite()
-    suite.test_its_passport_names_functions_that_load()
-    suite.test_its_passport_reads_well()
+    suite.test_its_description_names_functions_that_exist()
+    suite.test_its_description_reads_well()
     suite.test_foreign_files_are_refused_without_another_exception(tmp_path)
 
 

@@ -54,7 +54,7 @@ def test_a_small_file_is_read_whole_and_one_that_is_larger_not_at_all(path: Path
         assert (source.bytes_read, refused.value.path) == (0, path)
 
 
-def test_short_reads_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pread, preadv = os.pread, os.preadv
     monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, 3, offset))
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:3]], offset))

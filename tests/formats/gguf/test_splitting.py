@@ -262,7 +262,7 @@ def test_a_fault_at_any_call_leaves_the_old_set_or_none(
     assert calls > 10
 
 
-def test_short_writes_are_gone_on_with(source: Path, tmp_path: Path) -> None:
+def test_short_writes_are_continued(source: Path, tmp_path: Path) -> None:
     for folder in ("whole", "short"):
         (tmp_path / folder).mkdir()
     ckptconv.convert(source, tmp_path / "whole" / "out.gguf", shard_size=32)

@@ -10,8 +10,8 @@ from ckptconv.formats.torch.calls.capable import could_run
 from ckptconv.formats.torch.calls.makers import makes_its_own
 from ckptconv.formats.torch.calls.new_objects import (
     ITER,
+    holds_classes_or_objects,
     holds_objects,
-    holds_things,
     is_dunder,
     is_of_library,
     is_of_torch,
@@ -67,19 +67,19 @@ _GENERATORS = frozenset(
     + [f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")]
     + ["numpy.random._pcg64.PCG64DXSM"]
 )
-"""What numpy's constructors of generators may get as arguments, and call."""
+"""What numpy's constructors of random generators may be given as arguments, which they call."""
 
 
 def _takes(name: Global, args: Args) -> bool:
-    """Whether a harmless call is so with these arguments, too."""
+    """Whether a call that can be harmless is harmless with these arguments."""
     if name.name.endswith("Namespace"):  # SimpleNamespace takes a dict of attributes from Python 3.13 on
         return not args
     if name.module.startswith("numpy.random"):
-        of_numpy = (
+        classes = (
             str(arg) if isinstance(arg, Global) else arg.name for arg in args if isinstance(arg, Global | UnbuiltObject)
         )
         nested = tuple(arg for arg in args if not isinstance(arg, Global | UnbuiltObject))
-        return _GENERATORS.issuperset(of_numpy) and not holds_things(nested)
+        return _GENERATORS.issuperset(classes) and not holds_classes_or_objects(nested)
     if str(name) in ("datetime.datetime", "datetime.time") and not all(
         isinstance(arg, UnbuiltObject) and arg.name in _TIME_ZONES
         for arg in args[1:2]
@@ -87,12 +87,12 @@ def _takes(name: Global, args: Args) -> bool:
     ):
         return False
     objects = [arg.name for arg in args if isinstance(arg, UnbuiltObject)]
-    if name.name in ("scalar", "_frombuffer") and any(one != "numpy.dtype" for one in objects):
+    if name.name in ("scalar", "_frombuffer") and any(name != "numpy.dtype" for name in objects):
         return False
     others = args[_KEPT.get(str(name), 0) :]
     if name.name == "deque":  # it stores the items of a list
         return not any(isinstance(arg, (Global, UnbuiltObject)) for arg in others)
-    return not holds_things(others)
+    return not holds_classes_or_objects(others)
 
 
 def _is_generic(name: Global) -> bool:
@@ -197,9 +197,9 @@ def is_harmless(name: Global, args: Args) -> bool:
     if name in _SUBSCRIPTS:
         return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0]) and _names_types(args[1])
     if name.module == "builtins" and name.name.endswith(("Error", "Exception", "Warning")):
-        return "." not in name.name and not holds_things(args)
+        return "." not in name.name and not holds_classes_or_objects(args)
     if str(name) == "zoneinfo.ZoneInfo._unpickle":
-        return not holds_things(args)
+        return not holds_classes_or_objects(args)
     if makes_its_own(name, args):
         return True
     # datetime.datetime is not a dotted name of `datetime`

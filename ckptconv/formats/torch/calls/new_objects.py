@@ -1,4 +1,4 @@
-"""New objects in a pickle, created by NEWOBJ or ``copyreg._reconstructor``: for which classes that is all that happens.
+"""Classes whose objects a pickle may create, by NEWOBJ or ``copyreg._reconstructor``, without anything else happening.
 
 When an object is created, compared, converted to text or destroyed, its class's code runs, on a state that the pickle
 chose. In the standard library and numpy, which are installed wherever a pickle is loaded, whole families of classes run
@@ -8,7 +8,7 @@ has such classes too, for example a data pipe's wrapper, which loads a pickle in
 optimizers and the like. Some packages that torch depends on count as its own: sympy evaluates text. Classes of other
 packages are reported as unknown.
 
-Most harmless classes are so only with a state of plain values: a ``ChainMap`` asks the mappings in it,
+Most harmless classes are harmless only if their state is plain values: a ``ChainMap`` asks the mappings in it,
 ``random.Random`` unpacks its state. Some just store any state.
 
 A class must have its own module and name, as pickle writes them: ``weakref.ref``, imported in
@@ -73,23 +73,24 @@ _TORCH = (
 )  # fmt: skip
 """Modules with torch classes whose objects are in checkpoints."""
 
-_IDENTICAL = ("torch.nn.", "torch.optim.")
+_COMPARED_BY_IDENTITY = ("torch.nn.", "torch.optim.")
 """Modules whose classes are hashed and compared by identity."""
 
-_OF_OTHERS = ("ABCMeta", "EnumMeta", "EnumType", "KeyedRef", "ReferenceType", "WeakMethod", "ref", "type")
-"""Names that modules import from elsewhere, of classes that run something as soon as an object is created."""
+_IMPORTED_ELSEWHERE = ("ABCMeta", "EnumMeta", "EnumType", "KeyedRef", "ReferenceType", "WeakMethod", "ref", "type")
+"""Classes that run something as soon as an object is created, and that modules import from elsewhere under these names.
+"""
 
-_ASKING = ("Buffer", "PackedSequence", "Parameter", "Storage", "Tensor", "TorchVersion")
-"""How torch's classes end that call methods of what they are made of."""
+_METHOD_CALLERS = ("Buffer", "PackedSequence", "Parameter", "Storage", "Tensor", "TorchVersion")
+"""Suffixes of torch's classes that call methods of the values they are made from."""
 
 _NAMES = ("Dummy", "Float", "Str", "Symbol", "Wild")
 """sympy classes that take text literally. All others evaluate it."""
 
-_KEEP = ("argparse.Namespace", "functools.partial")
+_STORE_ARGUMENTS = ("argparse.Namespace", "functools.partial")
 """Classes that store their arguments without looking at them."""
 
-_HOLD = frozenset([
-    *_KEEP, "contextlib.nullcontext", "dataclasses.Field", "numpy.vectorize", "optparse.Values",
+_STORE_ANY_STATE = frozenset([
+    *_STORE_ARGUMENTS, "contextlib.nullcontext", "dataclasses.Field", "numpy.vectorize", "optparse.Values",
     "types.SimpleNamespace",
 ])  # fmt: skip
 """Library classes that store any state, and do not use what is in it when they are hashed or compared."""
@@ -97,7 +98,7 @@ _HOLD = frozenset([
 _PARSERS = frozenset(["builtins.dict", "builtins.str", "collections.OrderedDict", "re._compile"])
 """What configparser's objects contain besides one another."""
 
-_ANSWERS = ("collections.ChainMap", "collections.defaultdict")
+_CALL_FOR_MISSING_KEYS = ("collections.ChainMap", "collections.defaultdict")
 """Classes that call something, or ask other mappings, for a missing key. An unbuilt defaultdict has an unknown factory.
 """
 
@@ -123,13 +124,13 @@ def only_makes(cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -
     """Whether ``cls.__new__`` only creates an object. Classes of unknown packages get the benefit of the doubt."""
     if not is_known(cls):
         return False
-    if is_of_torch(cls) and cls.name.endswith(_ASKING):
-        return not kwargs and not holds_things(args)
+    if is_of_torch(cls) and cls.name.endswith(_METHOD_CALLERS):
+        return not kwargs and not holds_classes_or_objects(args)
     if cls.module.partition(".")[0] == "sympy" and cls.name not in _NAMES:
         return not any(isinstance(one, (str, Global)) for one in leaves(args, MOST))
-    if not is_of_library(cls) or str(cls) in _KEEP:
+    if not is_of_library(cls) or str(cls) in _STORE_ARGUMENTS:
         return True
-    return not kwargs and not holds_things(args)
+    return not kwargs and not holds_classes_or_objects(args)
 
 
 def only_reconstructs(args: tuple[Value, ...]) -> bool:
@@ -138,9 +139,9 @@ def only_reconstructs(args: tuple[Value, ...]) -> bool:
         return False
     base, state = str(args[1]), args[2]
     if base in _VALUES:
-        return not holds_things((state,))
+        return not holds_classes_or_objects((state,))
     if base == _DICT and not isinstance(state, dict):  # pairs, which it takes apart
-        return isinstance(state, (list, tuple)) and not any(isinstance(one, UnbuiltObject) for one in state)
+        return isinstance(state, (list, tuple)) and not any(isinstance(item, UnbuiltObject) for item in state)
     return base == _OBJECT or (base in _CONTAINERS and not isinstance(state, UnbuiltObject))
 
 
@@ -149,62 +150,65 @@ def only_keeps(cls: str, state: Value) -> bool:
     owner = named(cls)
     if cls == _HANDLE:  # makes weak references to dicts in its state
         parts = state if isinstance(state, tuple) else (state,)
-        return not any(isinstance(one, UnbuiltObject) for part in parts for one in (part, *_listed(part)))
+        return not any(isinstance(value, UnbuiltObject) for part in parts for value in (part, *_listed(part)))
     if cls == ITER:
         return type(state) is int
     if cls == _SCRIPTED:
         return isinstance(state, tuple) and isinstance(state[-1:][0], str) and state[-1].startswith(_PACKED)
     if isinstance(state, UnbuiltObject):
-        of = named(state.name)
-        return not (is_of_library(of) or is_of_torch(of)) or not _holds_any(state)
+        state_class = named(state.name)
+        return not (is_of_library(state_class) or is_of_torch(state_class)) or not _holds_any(state)
     if is_of_torch(owner):  # a recurrent layer looks up keys that may be missing
         return not any(
-            isinstance(one, UnbuiltObject) and one.name in _ANSWERS for one in leaves((state,), MOST_OF_STATE)
+            isinstance(value, UnbuiltObject) and value.name in _CALL_FOR_MISSING_KEYS
+            for value in leaves((state,), MOST_OF_STATE)
         )
-    if not is_of_library(owner) or cls in _HOLD:
+    if not is_of_library(owner) or cls in _STORE_ANY_STATE:
         return True
     return all(
-        _belongs(owner, one) for one in leaves((state,), MOST_OF_STATE) if isinstance(one, (Global, UnbuiltObject))
+        _belongs(owner, value)
+        for value in leaves((state,), MOST_OF_STATE)
+        if isinstance(value, (Global, UnbuiltObject))
     )
 
 
 def only_hashes(key: Value) -> bool:
-    """Whether hashing a key, and comparing it with others, calls no method of what is in it, as torch's distributions
-    do. A key of an unknown class is judged by its parts.
+    """Whether a key can be hashed and compared with others without calling methods of its contents, which torch's
+    distributions would call. A key of an unknown class is judged by its parts.
     """
     waiting, left = [key], MOST_OF_STATE
     while waiting:
-        for one in leaves((waiting.pop(),), MOST):
+        for value in leaves((waiting.pop(),), MOST):
             left -= 1
-            if not isinstance(one, UnbuiltObject):
+            if not isinstance(value, UnbuiltObject):
                 continue
-            inside = (one.args, one.state, one.items, one.pairs)
-            of = named(one.name)
-            if is_of_torch(of) and not f"{one.name}.".startswith(_IDENTICAL) and _holds_any(one):
+            by_torch = is_of_torch(named(value.name))
+            if by_torch and not f"{value.name}.".startswith(_COMPARED_BY_IDENTITY) and _holds_any(value):
                 return False
             if left < 0:
                 return False
-            if not is_of_torch(of):
-                waiting.append(inside)
+            if not by_torch:
+                waiting.append((value.args, value.state, value.items, value.pairs))
     return True
 
 
-def holds_things(values: tuple[Value, ...]) -> bool:
+def holds_classes_or_objects(values: tuple[Value, ...]) -> bool:
     """Whether there are classes or objects anywhere in the values, or too many values to check."""
-    return any(isinstance(one, (Global, UnbuiltObject)) for one in leaves(values, MOST))
+    return any(isinstance(value, (Global, UnbuiltObject)) for value in leaves(values, MOST))
 
 
 def holds_objects(values: tuple[Value, ...]) -> bool:
     """The same for objects only, not counting tensors."""
     return any(
-        one is _TOO_MANY or (isinstance(one, UnbuiltObject) and one.how != "unread") for one in leaves(values, MOST)
+        value is _TOO_MANY or (isinstance(value, UnbuiltObject) and value.how != "unread")
+        for value in leaves(values, MOST)
     )
 
 
 def _holds_any(obj: UnbuiltObject) -> bool:
     return any(
-        isinstance(one, (Global, UnbuiltObject))
-        for one in leaves((obj.args, obj.kwargs, obj.state, obj.items, obj.pairs), MOST_OF_STATE)
+        isinstance(value, (Global, UnbuiltObject))
+        for value in leaves((obj.args, obj.kwargs, obj.state, obj.items, obj.pairs), MOST_OF_STATE)
     )
 
 
@@ -212,8 +216,8 @@ _TOO_MANY = Global("", "")
 
 
 def leaves(values: tuple[Value, ...], most: int) -> Iterator[Value]:
-    """The values inside containers, at any depth, but not those inside objects; `_TOO_MANY` once there are more than
-    `most`.
+    """The values inside containers, at any depth, but not those inside objects. Ends with `_TOO_MANY` if there are more
+    than `most`.
     """
     waiting = list(values)
     while waiting:
@@ -234,7 +238,7 @@ def leaves(values: tuple[Value, ...], most: int) -> Iterator[Value]:
 
 
 def _belongs(owner: Global, one: Global | UnbuiltObject) -> bool:
-    """Whether an object inside a library object is one that its class always has."""
+    """Whether an object in a library object's state is one that its class always has there."""
     name = one.name if isinstance(one, UnbuiltObject) else str(one)
     if owner.module == "configparser":
         return name.startswith("configparser.") or name in _PARSERS
@@ -254,7 +258,7 @@ def named(cls: str) -> Global:
 def is_known(cls: Global) -> bool:
     """Whether a class is known to be harmless, or from an unknown package."""
     *outer, last = cls.name.split(".")
-    if last in _OF_OTHERS or any(map(is_dunder, (*outer, last))) or any(one[:1].islower() for one in outer):
+    if last in _IMPORTED_ELSEWHERE or any(map(is_dunder, (*outer, last))) or any(one[:1].islower() for one in outer):
         return False
     if is_of_torch(cls) and str(cls) not in KNOWN:
         return f"{cls.module}.".startswith(_TORCH)
