@@ -103,7 +103,7 @@ def test_every_page_is_known_here() -> None:
     assert found == set(PAGES) - {"README.md"}
 
 
-def test_the_files_of_the_commands_are_said() -> None:
+def test_the_readme_names_the_fixtures_that_its_commands_use() -> None:
     said = dict(re.findall(r"`([\w.]+)`\s+is\s+`([\w./-]+)`", README.split("## What people do")[1].split("```")[0]))
     assert said == {name: fixture for name, fixture in PLAYED_BY.items() if not name.startswith("downloads/")}
 
@@ -261,7 +261,7 @@ def test_the_rules_of_the_readme_are_made_and_undone(tmp_path: Path) -> None:
     assert ckptconv.diff(tmp_path / "a.pth", tmp_path / "c.pth").equal
 
 
-def test_the_invalid_checkpoint_of_the_readme_is_told_as_it_says(place: Path) -> None:
+def test_the_invalid_checkpoint_of_the_readme_is_reported_as_it_says(place: Path) -> None:
     checkpoint = torch.load(place / "model.pth", weights_only=True)
     state = checkpoint["state_dict"]
     state["hidden_layers.1.weight"] = state["hidden_layers.1.weight"].T.contiguous()
@@ -270,7 +270,7 @@ def test_the_invalid_checkpoint_of_the_readme_is_told_as_it_says(place: Path) ->
     assert said_of("validate", place / "broken.pth") == (golden("invalid"), 1)
 
 
-def test_the_difference_of_the_readme_is_told_as_it_says(place: Path) -> None:
+def test_the_difference_of_the_readme_is_reported_as_it_says(place: Path) -> None:
     checkpoint = torch.load(place / "model.pth", weights_only=True)
     state = {
         f"module.{name}": tensor.half() if name.startswith("hidden") else tensor

@@ -101,7 +101,7 @@ def test_what_a_prompt_shows_of_a_result_is_a_few_words(path: Path, tmp_path: Pa
         assert len(repr(result)) < 150 * (len(result) if isinstance(result, list) else 5)
 
 
-def test_what_is_said_of_an_architecture_comes_whole_out_of_another_process(tmp_path: Path) -> None:
+def test_results_can_be_pickled(tmp_path: Path) -> None:
     state = {f"{n}.{part}": torch.ones(shape) for n in (0, 2) for part, shape in (("weight", (4, 4)), ("bias", 4))}
     raw = saved(tmp_path / "raw.pth", state)
     results: tuple[Any, ...] = (

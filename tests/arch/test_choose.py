@@ -78,7 +78,7 @@ def test_metadata_names_its_spec_whatever_its_values() -> None:
     assert (choice.spec.name, choice.evidence) == ("mlp", "metadata")
 
 
-def test_a_note_of_another_version_or_an_unknown_spec_is_said() -> None:
+def test_a_note_of_another_version_or_an_unknown_spec_is_reported() -> None:
     names = tensors("gpt2-GPT2Model-0")
     old = choose(names, note={"name": "gpt2", "digest": "sha256:0"})
     assert old.spec.name == "gpt2"

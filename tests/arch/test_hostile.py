@@ -125,7 +125,7 @@ def test_files_that_mount_each_other_are_refused(tmp_path: Path) -> None:
         (spec('[mount.a]\nuse = "a.toml"').encode(), "take one of these mounts out"),
     ],
 )
-def test_who_mistypes_a_spec_is_not_told_to_copy_it_again(data: bytes, hint: str, tmp_path: Path) -> None:
+def test_a_mistyped_spec_gets_no_hint_to_copy_it_again(data: bytes, hint: str, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(data)
     with pytest.raises(CorruptFileError) as caught:
         load_spec(tmp_path / "a.toml")

@@ -179,7 +179,7 @@ def test_where_its_class_cannot_be_asked_there_is_no_verdict(
     assert hint in (caught.value.hint or "")
 
 
-def test_without_transformers_the_way_to_its_class_is_told(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_way_to_its_class_is_reported(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match="'LongT5Model', which the library does not have; the nearest, t5,") as caught:
         ckptconv.validate(lacking)
@@ -400,13 +400,13 @@ def test_without_transformers_it_says_what_to_install(
     assert "ckptconv[transformers]" in (caught.value.hint or "")
 
 
-def test_an_old_transformers_is_told_so(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_transformers_is_reported_as_such(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("transformers"), "__version__", "4.57.0")
     with pytest.raises(UsageError, match="too old"):
         ckptconv.validate(folders["tied"], arch=str(folders["tied"] / "config.json"))
 
 
-def test_an_import_that_fails_is_told_by_what_it_began_with(
+def test_a_failing_import_is_reported_with_its_first_cause(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:

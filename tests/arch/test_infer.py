@@ -99,7 +99,7 @@ def test_a_spec_spells_names_of_any_characters() -> None:
     assert faults(parse_text(text), found) == 0
 
 
-def test_what_cannot_be_said_is_refused_by_name() -> None:
+def test_what_cannot_be_reported_is_refused_by_name() -> None:
     with pytest.raises(UsageError):
         infer([])
     with pytest.raises(UsageError):
@@ -119,7 +119,7 @@ def test_a_numbered_layer_that_some_blocks_lack_has_a_condition(gap: tuple[int, 
     assert faults(parse_text(text), found) == 0
 
 
-def test_what_the_spec_does_not_accept_is_said_in_words() -> None:
+def test_what_the_spec_does_not_accept_is_reported_in_words() -> None:
     info = TensorInfo.of(DType.F32, (2, 3))
     with pytest.raises(UnsupportedError) as caught:
         infer([dict.fromkeys(("b.0.w1", "b.0.w2", "b.1.w2", "b.2.w1", "b.2.w2"), info)])

@@ -237,7 +237,7 @@ def test_a_checkpoint_of_something_else_is_all_wrong_and_raises_nothing() -> Non
     assert solve(MLP, {}).params["hidden_layers"] == []
 
 
-def test_variants_are_told_by_their_names() -> None:
+def test_variants_are_recognised_by_their_names() -> None:
     tensors = llama()
     for i in range(2):
         tensors[f"model.layers.{i}.self_attn.q_norm.weight"] = info(6)

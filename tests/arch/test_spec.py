@@ -208,7 +208,7 @@ def test_expanding_without_a_param_names_it() -> None:
     assert caught.value.hint == "--set layers=…"
 
 
-def test_the_digest_is_of_what_is_said_and_not_of_how() -> None:
+def test_the_digest_covers_the_content_and_not_its_spelling() -> None:
     text = library_text("mlp")
     assert parse_text(text).digest == parse_text("# a comment\n" + text.replace('"int"', "'int'")).digest
     assert parse_text(text).digest != parse_text(text.replace("widths[-2]", "widths[-1]")).digest

@@ -61,7 +61,7 @@ def test_one_renamed_tensor_is_named_with_its_likely_partner() -> None:
     assert (found.code, found.where, found.found, found.expected) == ("renamed", "output.b", "output.b", "output.bias")
 
 
-def test_gamma_for_weight_in_every_layer_is_said_once() -> None:
+def test_gamma_for_weight_in_every_layer_is_reported_once() -> None:
     shapes = {name.replace("norm.weight", "norm.gamma"): shape for name, shape in DECODER.items()}
     (found,) = compare(checkpoint(shapes), table(DECODER))
     assert found.code == "renamed"

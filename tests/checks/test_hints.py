@@ -184,7 +184,7 @@ WIDE_WHOLE = {name: shape[::-1] for name, shape in WHOLE.items()}
         ({"h7.q.w": (2, 3), "h7.k.w": (4, 3)}, {"h7.qk.w": (6, 3)}, "fused", 1),
     ],
 )  # fmt: skip
-def test_tensors_that_are_one_or_several_are_said_and_mended(
+def test_tensors_that_are_one_or_several_are_reported_and_mended(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], code: str, count: int
 ) -> None:
     findings = mended(expected, found)

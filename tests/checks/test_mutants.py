@@ -46,7 +46,7 @@ def test_the_culprit_of_nearly_every_mutant_is_named_and_no_mutant_is_valid(tmp_
 
 
 @pytest.mark.parametrize("seed", [2, 3])
-def test_two_faults_at_once_are_said_in_one_run(seed: int, tmp_path: Path) -> None:
+def test_two_faults_at_once_are_reported_in_one_run(seed: int, tmp_path: Path) -> None:
     """Counted over mutants of two faults alone; a field that no tensor speaks of any more cannot be blamed."""
     doubles = [mutant for mutant in mutants(200, Random(seed)) if len(mutant.done) == 2]
     named = 0

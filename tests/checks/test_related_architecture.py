@@ -46,7 +46,7 @@ GPT = {"vocab_size": 20, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions":
         ("Vilt", {**TALL, "patch_size": 8}, "vit", "has embeddings.text_embeddings.word_embeddings.weight"),
     ],
 )
-def test_a_neighbour_is_not_told_to_be_damaged(
+def test_a_neighbour_is_not_reported_as_damaged(
     name: str, settings: dict[str, object], nearest: str, said: str, tmp_path: Path
 ) -> None:
     config = getattr(transformers, f"{name}Config")(**settings)
@@ -127,7 +127,7 @@ class Training(torch.nn.Module):
 @pytest.mark.parametrize(
     ("wrapper", "prefix", "stray"), [(averaged, "module.", "n_averaged"), (Training, "net.", "crit.weight")]
 )
-def test_what_stands_beside_a_network_that_is_known_is_told_to_be_too_much(
+def test_tensors_beside_a_known_network_are_reported_as_unexpected(
     wrapper: Callable[[torch.nn.Module], torch.nn.Module], prefix: str, stray: str, tmp_path: Path
 ) -> None:
     model = wrapper(transformers.LlamaForCausalLM(transformers.LlamaConfig(**DECODER)))

@@ -94,7 +94,7 @@ def test_a_negative_running_variance_is_a_warning_that_the_hint_mends(tmp_path: 
     assert not checked(tmp_path, state)
 
 
-def test_tied_tensors_are_read_and_told_once(tmp_path: Path) -> None:
+def test_tied_tensors_are_read_and_reported_once(tmp_path: Path) -> None:
     weight = torch.full((3,), float("nan"))
     assert len(checked(tmp_path, {"a": weight, "b": weight})) == 1
     assert len(checked(tmp_path, {"a": weight, "b": weight.clone()})) == 2

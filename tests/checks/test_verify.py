@@ -357,7 +357,7 @@ def test_blocks_run_as_the_floats_that_the_gguf_package_makes_of_them(dtype: str
     assert ckptconv.verify(target, target).outputs[0].bound == 0
 
 
-def test_what_is_quantized_is_told_alike_whether_it_is_verified(tmp_path: Path) -> None:
+def test_what_is_quantized_is_reported_alike_whether_it_is_verified(tmp_path: Path) -> None:
     source, edits = whole_blocks(tmp_path / "a.pth"), ckptconv.Edits(dtype=["Q8_0"])
     plain, verified = (
         ckptconv.convert(source, tmp_path / "a.gguf", edits=edits, verify=verify, force=True)
@@ -366,7 +366,7 @@ def test_what_is_quantized_is_told_alike_whether_it_is_verified(tmp_path: Path) 
     assert (plain.findings, plain.digest) == (verified.findings, verified.digest)
 
 
-def test_progress_is_told_while_an_archive_is_inflated(tmp_path: Path) -> None:
+def test_progress_is_reported_while_an_archive_is_inflated(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(whole_blocks(tmp_path / "a.pth"), "a.pth")
     seen: list[tuple[int, int]] = []

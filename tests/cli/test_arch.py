@@ -103,7 +103,7 @@ def test_params_expand_to_the_table_of_tensors(run: Run) -> None:
     assert [row[1] for row in rows if row and row[0].endswith("weight")] == ["[6, 8]", "[5, 6]", "[3, 5]"]
 
 
-def test_repeated_layers_are_one_line_and_ties_are_told(run: Run, spec: Path) -> None:
+def test_repeated_layers_are_one_line_and_ties_are_reported(run: Run, spec: Path) -> None:
     result = run("arch", "show", spec, "--set", "width=4")
     assert result.exit_code == 0
     assert "layers.0–1 ×2" in result.stdout
@@ -165,7 +165,7 @@ def test_what_does_not_exist_is_named(run: Run, arguments: list[str], message: s
     assert told.startswith(f"hint: {hint}")
 
 
-def test_a_mistake_in_a_spec_is_told_with_its_line(run: Run, spec: Path) -> None:
+def test_a_mistake_in_a_spec_is_reported_with_its_line(run: Run, spec: Path) -> None:
     spec.write_text(SPEC.replace('"width half"\n"layers.{i}.bias"', '"widht half"\n"layers.{i}.bias"'))
     result = run("arch", "show", spec)
     assert result.exit_code == 2

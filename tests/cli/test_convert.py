@@ -88,7 +88,7 @@ def test_bare_with_meta_keeps_that_metadata_alone(run: Run, training: Path, tmp_
         assert (checkpoint.metadata, list(checkpoint.all_tensors)) == ({"widths": [1, 2]}, ["weight"])
 
 
-def test_tensors_that_are_carried_along_are_told(run: Run, training: Path, tmp_path: Path) -> None:
+def test_tensors_that_are_carried_along_are_reported(run: Run, training: Path, tmp_path: Path) -> None:
     result = run("convert", training, tmp_path / "out.safetensors")
     assert "info: 1 tensor outside of the state_dict is carried along; --bare leaves it out" in result.stdout
 
@@ -289,7 +289,7 @@ def test_a_checkpoint_as_architecture_has_no_params_to_write(run: Run, raw: Path
     assert run("convert", raw, raw.with_name("b.pth"), "--dry-run", "--arch", "lenet").exit_code == 2
 
 
-def test_shards_are_split_named_told_and_read_as_a_folder(run: Run, model: Path, tmp_path: Path) -> None:
+def test_shards_are_split_named_reported_and_read_as_a_folder(run: Run, model: Path, tmp_path: Path) -> None:
     result = run("convert", model, f"{tmp_path}/set/", "--shard-size", "48B")
     index = tmp_path / "set" / "model.safetensors.index.json"
     assert result.exit_code == 0

@@ -41,7 +41,7 @@ def test_a_digest_that_holds_is_renewed_in_silence(run: Run, recorded: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["b.safetensors", "b.npz", "b.gguf"])
-def test_one_that_does_not_is_told_with_both(run: Run, recorded: Path, tmp_path: Path, name: str) -> None:
+def test_one_that_does_not_is_reported_with_both(run: Run, recorded: Path, tmp_path: Path, name: str) -> None:
     before = strict(run("inspect", recorded, "--digest", "--json").stdout)["digest"]
     done = run("convert", changed(recorded), tmp_path / name, "--json")
     assert done.exit_code == 0
@@ -59,7 +59,7 @@ def test_the_text_has_it_in_one_line(run: Run, recorded: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("more", [["--meta", "epoch=3"], ["--bare"], ["--rename", "^fc=linear"], ["--dtype", "F16"]])
-def test_nothing_is_said_of_what_is_changed_on_the_way(
+def test_nothing_is_reported_of_what_is_changed_on_the_way(
     run: Run, recorded: Path, tmp_path: Path, more: list[str]
 ) -> None:
     done = run("convert", recorded, tmp_path / "b.safetensors", *more)

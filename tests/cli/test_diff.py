@@ -149,7 +149,7 @@ def test_one_name_one_tie_one_shape_one_type_are_named(run: Run, tmp_path: Path)
         ({"d": 7**6000}, {"d": 7**6000 + 1}, "d: 0x"),
     ],
 )
-def test_a_metadata_change_is_said_by_path_and_type(
+def test_a_metadata_change_is_reported_by_path_and_type(
     run: Run, tmp_path: Path, before: dict[str, object], after: dict[str, object], line: str
 ) -> None:
     a, b = (save(tmp_path / f"{i}.pth", {"state_dict": network(), **m}) for i, m in enumerate((before, after)))
@@ -157,7 +157,7 @@ def test_a_metadata_change_is_said_by_path_and_type(
     assert any(shown.startswith(f"  {line}") for shown in run("diff", a, b).stdout.splitlines())
 
 
-def test_the_sign_of_zero_is_told(run: Run, tmp_path: Path) -> None:
+def test_the_sign_of_zero_is_reported(run: Run, tmp_path: Path) -> None:
     a, b = (save(tmp_path / f"{zero}.pth", {"w": torch.tensor([zero, 1.0])}) for zero in (0.0, -0.0))
     assert "sign of zero alone" in run("diff", a, b).stdout
     assert run("diff", a, b, "--atol", "1e-9").exit_code == 0

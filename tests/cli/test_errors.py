@@ -136,33 +136,33 @@ def test_the_command_in_a_hint_asks_for_all_that_was_asked_for(run: Run, tmp_pat
     assert {one.data_type for one in graph.graph.initializer} == {onnx.TensorProto.FLOAT16}
 
 
-def test_an_option_of_every_command_before_the_command_is_told_where_it_goes(run: Run) -> None:
+def test_an_option_of_every_command_before_the_command_gets_a_hint_where_it_goes(run: Run) -> None:
     result = run("--json", "inspect", "a")
     assert result.exit_code == 2
     assert strict(result.stdout)["error"]["hint"] == "it comes after the command: 'ckptconv COMMAND --json'"
 
 
-def test_a_file_where_a_command_belongs_is_told_so(run: Run, tmp_path: Path) -> None:
+def test_a_file_where_a_command_belongs_is_reported_as_such(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.pth").touch()
     result = run(tmp_path / "a.pth")
     assert result.exit_code == 2
     assert "hint: a command comes before the file; the commands are convert, inspect, " in result.stderr
 
 
-def test_a_path_that_was_mistyped_is_told_with_the_nearest_one(run: Run, tmp_path: Path) -> None:
+def test_a_path_that_was_mistyped_is_reported_with_the_nearest_one(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model.pth").touch()
     assert run("inspect", tmp_path / "modle.pth").stderr.endswith(f"hint: did you mean '{tmp_path / 'model.pth'}'?\n")
     assert run("inspect", tmp_path / "other.onnx").stderr.endswith("hint: check the path\n")
 
 
-def test_a_format_that_was_asked_for_and_is_another_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_format_that_was_asked_for_and_is_another_is_reported(run: Run, tmp_path: Path) -> None:
     result = run("convert", "fixtures/digits-raw.pth", tmp_path / "a.npz", "--from", "safetensors")
     assert result.stderr.endswith(
         "hint: it was read as 'safetensors', which was asked for; its bytes are those of 'torch'\n"
     )
 
 
-def test_a_usage_error_is_told_in_json_too(run: Run) -> None:
+def test_a_usage_error_is_reported_in_json_too(run: Run) -> None:
     error = strict(run("convert", "--json", "--forse").stdout)["error"]
     assert isinstance(error, dict)
     assert (error["code"], error["hint"]) == ("usage", "did you mean --force?")

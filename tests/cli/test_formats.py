@@ -51,7 +51,7 @@ def test_on_a_narrow_terminal_one_format_is_broken_between_words(monkeypatch: py
         assert " ".join(" ".join(lines).split()) == " ".join(" ".join(whole).split())
 
 
-def test_what_a_format_would_keep_is_said_only_of_one_that_is_written(run: Run) -> None:
+def test_what_a_format_would_keep_is_reported_only_of_one_that_is_written(run: Run) -> None:
     for one in registry.BUILTIN:
         said = {line.split()[0] for line in run("formats", one.name).stdout.splitlines()[1:]}
         assert {"suffixes", "read", "write"} <= said

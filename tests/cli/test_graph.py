@@ -36,7 +36,7 @@ def test_inspect_shows_the_graph_of_an_onnx_file(run: Run, tmp_path: Path) -> No
     assert "stays behind" not in shown  # of what? nothing is converted
 
 
-def test_a_graph_into_a_graph_is_told_how_it_is_kept(run: Run, tmp_path: Path) -> None:
+def test_a_graph_into_a_graph_gets_a_hint_on_how_it_is_kept(run: Run, tmp_path: Path) -> None:
     layers = {f"{n}.{part}": torch.ones(shape) for n in (0, 2) for part, shape in (("weight", (4, 4)), ("bias", 4))}
     torch.save(layers, tmp_path / "raw.pth")
     ckptconv.convert(tmp_path / "raw.pth", tmp_path / "a.onnx", arch="mlp", bare=True)

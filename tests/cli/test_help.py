@@ -71,7 +71,7 @@ def test_every_loss_is_explained(run: Run) -> None:
         assert re.search(rf"^    {code} +\w+", text, re.MULTILINE), code
 
 
-def test_defaults_are_said(run: Run) -> None:
+def test_defaults_are_reported(run: Run) -> None:
     text = run("verify", "--help").stdout
     assert all(f"[default: {default}" in text for default in ("cpu", "32", "0"))
 

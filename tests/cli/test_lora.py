@@ -74,7 +74,7 @@ def test_inspect_has_nothing_to_say_of_a_model(run: Run, tmp_path: Path) -> None
     assert "adapter" not in strict(run("inspect", "--json", base).output)
 
 
-def test_an_adapter_is_merged_and_told(run: Run, tmp_path: Path) -> None:
+def test_an_adapter_is_merged_and_reported(run: Run, tmp_path: Path) -> None:
     base, adapter, expected = case("lora", tmp_path)
     done = run("convert", base, tmp_path / "out.pth", "--lora", f"{adapter}=0.5", "--lora", adapter)
     assert done.exit_code == 0, done.output
@@ -118,14 +118,14 @@ def test_shards_and_records_are_right_afterwards(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("scale", ["much", ""])
-def test_a_scale_that_is_no_number_is_told(scale: str, run: Run, tmp_path: Path) -> None:
+def test_a_scale_that_is_no_number_is_reported(scale: str, run: Run, tmp_path: Path) -> None:
     base, adapter, _ = case("lora", tmp_path)
     done = run("convert", base, tmp_path / "o.pth", "--lora", f"{adapter}={scale}", "--json")
     assert done.exit_code == 2
     assert "is not a number" in json.loads(done.stdout)["error"]["message"]
 
 
-def test_a_scale_without_an_adapter_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_scale_without_an_adapter_is_reported(run: Run, tmp_path: Path) -> None:
     base, _, _ = case("lora", tmp_path)
     done = run("convert", base, tmp_path / "o.pth", "--lora", "=0.8")
     assert done.exit_code == 2
@@ -154,7 +154,7 @@ def test_an_overflow_asks_for_consent(run: Run, tmp_path: Path) -> None:
     )
 
 
-def test_what_overflows_f32_is_told_without_a_wider_type(run: Run, tmp_path: Path) -> None:
+def test_what_overflows_f32_is_reported_without_a_wider_type(run: Run, tmp_path: Path) -> None:
     base, adapter, _ = case("lora", tmp_path, torch.float32)
     done = run("convert", base, tmp_path / "o.pth", "--lora", f"{adapter}=1e308")
     assert done.exit_code == 2

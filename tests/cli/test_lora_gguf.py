@@ -139,7 +139,7 @@ def test_without_a_configuration_it_says_whose_and_how(run: Run, tmp_path: Path)
     assert "--arch BASE/config.json names it" in done.stderr
 
 
-def test_another_model_s_configuration_is_told(run: Run, tmp_path: Path) -> None:
+def test_another_model_s_configuration_is_reported(run: Run, tmp_path: Path) -> None:
     made = adapter(tmp_path / "a")
     (made / "config.json").write_text(json.dumps(CONFIG | {"num_key_value_heads": 2}))
     done = run("convert", made, tmp_path / "a.gguf", *TO_GGUF)
@@ -177,7 +177,7 @@ def test_blocks_are_for_factors_too(run: Run, tmp_path: Path) -> None:
     assert [one.tensor_type.name for one in GGUFReader(tmp_path / "a.gguf").tensors] == ["Q8_0", "F32"]
 
 
-def test_without_the_translation_it_is_told_of(run: Run, tmp_path: Path) -> None:
+def test_without_the_translation_there_is_a_hint(run: Run, tmp_path: Path) -> None:
     done = run("convert", adapter(tmp_path / "a"), tmp_path / "a.gguf")
     assert "--translate to-gguf" in done.stderr + done.stdout
 

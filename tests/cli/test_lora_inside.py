@@ -92,7 +92,7 @@ def test_with_an_architecture_it_is_the_cause_of_what_is_missing(run: Run, tmp_p
 
 
 @pytest.mark.parametrize("scale", ["1", "2.5"])
-def test_a_scale_of_one_is_one_that_is_said(scale: str, run: Run, tmp_path: Path) -> None:
+def test_a_scale_of_one_counts_as_given(scale: str, run: Run, tmp_path: Path) -> None:
     base, _, _ = case("lora", tmp_path)
     bare = write_adapter(tmp_path / "bare", part("lora/adapter"))
     assert run("convert", base, tmp_path / "out.pth", "--lora", f"{bare}={scale}").exit_code == 0

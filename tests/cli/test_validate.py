@@ -311,7 +311,9 @@ def test_two_thousand_findings_take_forty_lines(run: Run, save: Callable[..., Pa
 
 
 @pytest.mark.parametrize("name", ["n" * 100_000, "1" * 5_000, "\u0661\u0662", "a.\x1b[31m\n.b", "lone\udc80"])
-def test_names_of_any_kind_are_told_in_short_printable_lines(run: Run, save: Callable[..., Path], name: str) -> None:
+def test_names_of_any_kind_are_reported_in_short_printable_lines(
+    run: Run, save: Callable[..., Path], name: str
+) -> None:
     tensors = state() | {f"{name}{i}": torch.zeros(1) for i in range(2)}
     result = run("validate", save(tensors), "--arch", "mlp")
     assert result.exit_code == 1

@@ -160,7 +160,7 @@ def test_the_order_of_the_state_dict_is_kept(tmp_path: Path) -> None:
     assert list(torch.load(tmp_path / "b.pth", weights_only=True)) == ["z", "x", "e"]
 
 
-def test_ties_survive_what_is_done_to_all_and_their_end_is_said(tmp_path: Path) -> None:
+def test_ties_survive_what_is_done_to_all_and_their_end_is_reported(tmp_path: Path) -> None:
     weight = torch.randn(3, 4)
     torch.save({"embed": weight, "head": weight, "other": torch.zeros(2)}, tmp_path / "a.pth")
     (tmp_path / "r.toml").write_text("[[edits]]\nkind = 'transpose'\nsources = '{*}e{*}d'\naxes = [1, 0]\n")

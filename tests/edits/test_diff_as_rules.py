@@ -39,7 +39,7 @@ def unlike(made: State, new: State) -> set[str]:
     }  # fmt: skip
 
 
-def test_whatever_the_edits_do_not_make_is_told(tmp_path: Path) -> None:
+def test_whatever_the_edits_do_not_make_is_reported(tmp_path: Path) -> None:
     for seed in range(MANY):
         chain = Chain.of(seed)
         old = new = chain.start()

@@ -63,7 +63,7 @@ def test_dimensions_of_one_size_are_told_apart(shape: tuple[int, ...], axes: tup
     assert not unlike(undone(tmp_path, new), old)
 
 
-def test_squares_that_are_transposed_and_cast_are_told_where_most_are_not_cast(tmp_path: Path) -> None:
+def test_transposed_and_cast_squares_are_found_even_if_most_are_not_cast(tmp_path: Path) -> None:
     old = {f"{i}.weight": drawn(8, 8, seed=i) for i in range(5)}
     new = {**old, "3.weight": old["3.weight"].T.contiguous().bfloat16()}
     found, made = redone(tmp_path, old, new)
@@ -120,7 +120,7 @@ def test_of_several_that_were_tied_those_stay_so_that_are(tmp_path: Path) -> Non
         (torch.bfloat16, torch.float32, "value-changed"),
     ],
 )  # fmt: skip
-def test_two_casts_are_told_and_made(between: torch.dtype, last: torch.dtype, code: str, tmp_path: Path) -> None:
+def test_two_casts_are_reported_and_made(between: torch.dtype, last: torch.dtype, code: str, tmp_path: Path) -> None:
     old = {f"{i}.weight": drawn(40, 8, seed=i) for i in range(3)} | {"few.bias": drawn(2)}
     new = {name: tensor.to(between).to(last) for name, tensor in old.items()}
     found, made = redone(tmp_path, old, new)
@@ -139,7 +139,9 @@ def test_two_casts_are_told_and_made(between: torch.dtype, last: torch.dtype, co
     ("dtype", "past"), [(torch.float16, 1e6), (torch.float8_e4m3fn, 1e3), (torch.bfloat16, 3.4e38)]
 )
 @pytest.mark.parametrize("size", [4, 20_000])
-def test_values_past_the_range_of_a_cast_are_told(dtype: torch.dtype, past: float, size: int, tmp_path: Path) -> None:
+def test_values_past_the_range_of_a_cast_are_reported(
+    dtype: torch.dtype, past: float, size: int, tmp_path: Path
+) -> None:
     old = {"fits": drawn(size), "past": torch.cat([drawn(size), torch.tensor([past, 440.0])])}
     new = {name: tensor.to(dtype) for name, tensor in old.items()}
     found, _ = redone(tmp_path, {"fits": old["fits"]}, {"fits": new["fits"]})
@@ -152,7 +154,7 @@ def test_values_past_the_range_of_a_cast_are_told(dtype: torch.dtype, past: floa
 
 
 @pytest.mark.parametrize("same_shape", [False, True])
-def test_of_several_prefixes_that_would_do_the_one_whose_tensors_are_the_same_is_told(
+def test_of_several_prefixes_that_would_do_the_one_whose_tensors_are_the_same_is_reported(
     same_shape: bool, tmp_path: Path
 ) -> None:
     old = {f"blocks.{i}.norm.{leaf}": drawn(4 if same_shape else 5, 6, seed=10 * i + j)

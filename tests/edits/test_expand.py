@@ -50,7 +50,7 @@ def test_a_list_of_numbers_is_what_is_stacked() -> None:
     assert one == Step(("x",), ("h.0.w", "h.1.w", "h.2.w"))
 
 
-def test_a_glob_in_a_rule_is_told_how_it_is_written() -> None:
+def test_a_glob_in_a_rule_gets_a_hint_on_how_it_is_written() -> None:
     with pytest.raises(EditError) as caught:
         steps("rename", ["h.*"], ["x"])
     assert "{*}" in str(caught.value.hint)

@@ -126,7 +126,7 @@ def _reversed(codes: set[str]) -> set[str]:
     return {back.get(code, code) for code in codes}
 
 
-def test_each_edit_is_said_once_as_a_pattern(tmp_path: Path) -> None:
+def test_each_edit_is_reported_once_as_a_pattern(tmp_path: Path) -> None:
     found = differ(tmp_path, decoder(4), prefixed(transposed(fused(without_layer(decoder(4))))))
     told = [(edit.kind, edit.sources, edit.targets) for edit in found.edits]
     qkv = tuple(f"model.layers.{{*}}.attn.{part}" for part in ("q", "k", "v"))
@@ -191,7 +191,7 @@ def test_a_changed_part_of_a_fused_tensor_is_named(tmp_path: Path) -> None:
     assert found.values[changed[0]].first == (1, 3)
 
 
-def test_permuted_and_reshaped_tensors_are_told_by_content(tmp_path: Path) -> None:
+def test_permuted_and_reshaped_tensors_are_recognised_by_content(tmp_path: Path) -> None:
     kernel = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(0))
     a = {"conv": kernel, "row": kernel.flatten()[:12].clone(), "one": torch.tensor(3.0)}
     b = {"conv": kernel.permute(2, 3, 1, 0).contiguous(), "row": a["row"].reshape(3, 4), "one": torch.tensor([3.0])}

@@ -121,7 +121,7 @@ def test_a_file_of_rules_does_it_and_its_reverse_is_refused(tmp_path: Path) -> N
         ({}, "it says no function"),
     ],
 )
-def test_what_comes_near_to_undoing_it_is_said(details: dict[str, Json], words: str) -> None:
+def test_what_comes_near_to_undoing_it_is_reported(details: dict[str, Json], words: str) -> None:
     with pytest.raises(EditError) as caught:
         inverted([Edit("map", ("a",), ("a",), details)])
     assert words in str(caught.value.hint)

@@ -73,7 +73,7 @@ MADE = "model.layers.{*}.mlp.experts."
 GATE = "model.layers.{*}.block_sparse_moe.gate.weight", "model.layers.{*}.mlp.gate.weight"
 
 
-def test_stacked_experts_are_told_in_five_edits(tmp_path: Path) -> None:
+def test_stacked_experts_are_reported_in_five_edits(tmp_path: Path) -> None:
     found = differ(tmp_path, apart(), stacked(apart()))
     assert edits_of(found) == [
         ("rename", GATE[:1], GATE[1:], 3),
@@ -106,7 +106,7 @@ def test_what_diff_found_convert_repeats(tmp_path: Path, back: bool) -> None:
     assert all(torch.equal(made[name], wanted[name]) for name in wanted)
 
 
-def test_what_transformers_saves_and_holds_is_told_and_repeated(tmp_path: Path) -> None:
+def test_what_transformers_saves_and_holds_is_reported_and_repeated(tmp_path: Path) -> None:
     """Its files still have the experts apart; its own model, made from them, has them in one."""
     transformers = transformers_module()
     config = transformers.MixtralConfig(
@@ -180,7 +180,7 @@ UNLIKE: dict[str, Callable[[State], State]] = {
 
 
 @pytest.mark.parametrize("how", UNLIKE)
-def test_what_is_no_stack_is_not_told_as_one(tmp_path: Path, how: str) -> None:
+def test_what_is_no_stack_is_not_reported_as_one(tmp_path: Path, how: str) -> None:
     parts = {f"e.{i}.w": torch.randn(5, 3) for i in range(4)}
     found = differ(tmp_path, parts, UNLIKE[how](parts))
     assert {finding.code for finding in errors_among(found.findings)} == {"removed", "added"}

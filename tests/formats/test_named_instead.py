@@ -52,6 +52,6 @@ def test_of_what_accelerate_wrote_the_model_is_named_before_the_optimizer(tmp_pa
     assert hint.startswith(f"name one of them, such as {tmp_path / 'pytorch_model_fsdp_0'};")
 
 
-def test_a_frozen_graph_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_frozen_graph_is_refused_as_one(tmp_path: Path) -> None:
     (tmp_path / "frozen.pb").write_bytes(b"\n\x25\n\x01x\x12\x0bPlaceholder\xff\xfe")
     assert "frozen" in str(refusal(tmp_path / "frozen.pb"))

@@ -39,7 +39,7 @@ def run() -> Iterator[Asked]:
 
 
 @pytest.mark.parametrize("case", FOLDERS, ids=[case.slug for case in FOLDERS])
-def test_a_folder_runs_nothing_and_is_told_for_what_it_is(case: Folder, run: Asked, tmp_path: Path) -> None:
+def test_a_folder_runs_nothing_and_is_recognised(case: Folder, run: Asked, tmp_path: Path) -> None:
     result = run(place(case, tmp_path))
     assert result["status"] == 0, "the process died"
     assert [one["strays"] for one in result["runs"]] == [[]] * len(COMMANDS)
@@ -70,7 +70,7 @@ PACKED = [case for case in FOLDERS if case.verdict != "refused" and not case.lin
 
 @pytest.mark.parametrize("how", ["zip", "gztar"])
 @pytest.mark.parametrize("case", PACKED, ids=[case.slug for case in PACKED])
-def test_an_archive_of_it_is_told_for_the_same(case: Folder, how: str, tmp_path: Path) -> None:
+def test_an_archive_of_it_gets_the_same_verdict(case: Folder, how: str, tmp_path: Path) -> None:
     place(case, tmp_path / "in")
     path = shutil.make_archive(str(tmp_path / "packed"), how, tmp_path / "in")
     found = ckptconv.inspect(path)
@@ -164,7 +164,7 @@ def test_folders_that_are_reached_by_many_links_are_too_many_files(
         ckptconv.inspect(folder)
 
 
-def test_what_cannot_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_looked_at_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     files = {"a.pkl": b"", "a.json": b"{}", "below/x": b"", "log.json": b" " * 100, "cut.pt": EVIL_ARCHIVE[:-30]}
     folder = place(Folder("here", files, links={"out": "../elsewhere"}), tmp_path)
@@ -218,7 +218,7 @@ def test_a_folder_of_torchs_below_is_read_as_one(
     assert all(use.where.startswith("pytorch_model_fsdp_0/.metadata: ") for use in found.opaque)
 
 
-def test_what_the_checkpoint_says_itself_is_said_once(tmp_path: Path) -> None:
+def test_what_the_checkpoint_says_itself_is_reported_once(tmp_path: Path) -> None:
     ranks = Path(__file__).parents[2] / "fixtures" / "others" / "megatron" / "gated-1x1" / "ranks"
     with ckptconv.open(ranks) as checkpoint:
         own = [use.node.name for use in uses_of(checkpoint)]
@@ -227,7 +227,7 @@ def test_what_the_checkpoint_says_itself_is_said_once(tmp_path: Path) -> None:
     assert not found.beside.findings
 
 
-def test_consent_is_said_in_the_verdict_and_listed(tmp_path: Path) -> None:
+def test_consent_is_reported_in_the_verdict_and_listed(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     from ckptconv.cli.main import program

@@ -248,7 +248,7 @@ def test_a_source_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path:
     assert same_object(load(path), {"a": torch.zeros(3)})
 
 
-def test_progress_is_told_every_byte_and_never_goes_back(source: Path, tmp_path: Path) -> None:
+def test_progress_is_reported_every_byte_and_never_goes_back(source: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     ckptconv.convert(source, tmp_path / "out.safetensors", progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)

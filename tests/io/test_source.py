@@ -116,7 +116,7 @@ def test_thousands_of_compressed_storages_take_one_temporary_file(tmp_path: Path
     ckptconv.convert(path, tmp_path / "z.safetensors")
 
 
-def test_an_address_is_told_to_be_none_of_a_file() -> None:
+def test_an_address_is_reported_as_not_a_file() -> None:
     with pytest.raises(FileAccessError) as caught:
         Source("https://example.org/model.pth")
     assert "download it first" in str(caught.value.hint)

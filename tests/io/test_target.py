@@ -217,7 +217,7 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_written(folde
 
 
 @pytest.mark.parametrize("rest", ["x.pth", "folder/x.pth"])
-def test_a_path_that_goes_on_behind_a_file_is_told(rest: str, tmp_path: Path) -> None:
+def test_a_path_that_goes_on_behind_a_file_is_reported(rest: str, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(FileAccessError, match=r"'a\.zip' is a file: nothing is written into one"):
         Target(tmp_path / "a.zip" / rest)

@@ -141,7 +141,7 @@ def test_sizes_and_offsets_in_zip64_fields_are_those_that_zipfile_reads(
 
 
 @pytest.mark.parametrize("field", [4, 6])
-def test_an_archive_in_several_parts_is_told_to_be_one(field: int, tmp_path: Path) -> None:
+def test_an_archive_in_several_parts_is_said_to_be_one(field: int, tmp_path: Path) -> None:
     """The number of this part, and of the one with the directory, stand in the end record."""
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:

@@ -82,7 +82,7 @@ def test_a_plain_model_does_not_say_that_it_is_quantized(tmp_path: Path) -> None
     assert load_file(tmp_path / "b" / "model.safetensors")["w"].dtype == torch.bfloat16
 
 
-def test_small_numbers_that_have_no_scale_are_told_as_the_configuration_no_longer_does(tmp_path: Path) -> None:
+def test_small_numbers_that_have_no_scale_are_reported_as_the_configuration_no_longer_does(tmp_path: Path) -> None:
     source = folder(tmp_path / "a", model_type="x", dtype="bfloat16", quantization_config={"quant_method": "fp8"})
     weight = torch.randn(4, 4).to(torch.float8_e4m3fn)
     codes = {"c": torch.ones(4, 4, dtype=torch.int8), "steps": torch.ones(4, dtype=torch.int8)}
@@ -181,7 +181,7 @@ def test_a_configuration_that_is_nested_too_deeply_is_refused(tmp_path: Path) ->
         ckptconv.convert(source, f"{tmp_path}/b/", edits=ckptconv.Edits(dtype=["F16"]), with_files=True)
 
 
-def test_marians_vocabularies_go_along_and_links_to_nowhere_are_told(tmp_path: Path) -> None:
+def test_marians_vocabularies_go_along_and_links_to_nowhere_are_reported(tmp_path: Path) -> None:
     source = folder(tmp_path / "a", model_type="marian")
     for name in ("source.spm", "target.spm", "bpe.codes"):
         (source / name).write_text("x")

@@ -61,7 +61,7 @@ def carried(source: Path, target: Path, **options: object) -> list[tuple[str, st
     return [(one.code, one.severity, one.message) for one in result.findings if one.code in codes]
 
 
-def test_modules_and_templates_go_along_and_the_rest_is_told(tmp_path: Path) -> None:
+def test_modules_and_templates_go_along_and_the_rest_is_reported(tmp_path: Path) -> None:
     source = sentences(tmp_path / "a")
     told = carried(source, tmp_path / "b")
     before, after = contents(source), contents(tmp_path / "b")
@@ -127,7 +127,7 @@ def test_pickled_weights_of_a_module_go_along_where_they_run_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["2_Dense", "additional_chat_templates"])
-def test_a_part_that_is_a_link_to_elsewhere_is_told_and_not_copied(name: str, tmp_path: Path) -> None:
+def test_a_part_that_is_a_link_to_elsewhere_is_reported_and_not_copied(name: str, tmp_path: Path) -> None:
     """Of what a stranger packed: whose files would they be?"""
     source = sentences(tmp_path / "a")
     (source / name).rename(tmp_path / "elsewhere")

@@ -57,7 +57,7 @@ def test_a_shape_that_does_not_fit_is_passed_over(tmp_path: Path, said: Any) -> 
     assert converted(written(tmp_path / "a.gguf", said=said, quantized=False)).shape == (36, 32)
 
 
-def test_another_gguf_keeps_the_rows_and_what_is_said(tmp_path: Path) -> None:
+def test_another_gguf_keeps_the_rows_and_their_original_shape(tmp_path: Path) -> None:
     written(tmp_path / "a.gguf")
     ckptconv.convert(tmp_path / "a.gguf", tmp_path / "b.gguf", edits=ckptconv.Edits(dtype=["F16"]))
     with ckptconv.open(tmp_path / "b.gguf") as checkpoint:

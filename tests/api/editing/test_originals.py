@@ -104,7 +104,7 @@ def test_the_tensors_alone_are_equal_and_as_they_are_they_are_not(tmp_path: Path
     assert found.partners[Q_PROJ] != Q_PROJ
 
 
-def test_what_transformers_computes_is_left_out_and_what_else_is_told_of_a_file_stays(tmp_path: Path) -> None:
+def test_what_transformers_computes_is_left_out_and_what_else_is_reported_of_a_file_stays(tmp_path: Path) -> None:
     """A part of a block that is not known, and factors of rotary embeddings; of blocks as well."""
     model = folder_of(tmp_path / "llama", rope_parameters=ROPE)
     gguf_of(model, tmp_path / "a.gguf", "Q8_0")

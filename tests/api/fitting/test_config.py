@@ -87,7 +87,7 @@ def test_a_config_that_the_tensors_contradict_is_a_param_conflict(model: Path) -
     assert [(finding.code, finding.where) for finding in result.findings] == [("param-conflict", "intermediate")]
 
 
-def test_a_config_of_more_layers_than_there_are_is_said_as_such(model: Path) -> None:
+def test_a_config_of_more_layers_than_there_are_is_reported_as_such(model: Path) -> None:
     configure(model, {**CONFIG, "num_hidden_layers": 3})
     result = validate(model)
     assert not result.valid
@@ -138,7 +138,7 @@ def test_nothing_to_go_by_is_a_refusal_with_a_hint(tmp_path: Path) -> None:
     assert "--arch" in str(caught.value.hint)
 
 
-def test_another_architectures_tensors_are_told_first(model: Path) -> None:
+def test_another_architectures_tensors_are_reported_first(model: Path) -> None:
     configure(model, CONFIG | {"architectures": ["BertModel"], "model_type": "bert"})
     for result in (validate(model, arch="gpt2"), validate(model)):
         first = result.findings[0]

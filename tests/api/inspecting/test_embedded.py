@@ -109,7 +109,7 @@ def test_bytes_that_only_start_as_such_files_are_data(tmp_path: Path) -> None:
     assert ckptconv.inspect(tmp_path / "a.pth").verdict == "plain"
 
 
-def test_a_class_that_bytes_name_is_told(tmp_path: Path) -> None:
+def test_a_class_that_bytes_name_is_reported(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(3), "blob": b"\x80\x02cmodels\nNet\n."}, tmp_path / "a.pth")
     found = ckptconv.inspect(tmp_path / "a.pth")
     assert found.verdict == "opaque"

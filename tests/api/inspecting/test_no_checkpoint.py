@@ -59,7 +59,7 @@ def test_a_folder_in_which_nothing_runs_is_plain(tmp_path: Path) -> None:
     assert "parameters" not in shown
 
 
-def test_pickles_of_any_name_are_told_by_their_files_in_a_folder_and_in_archives(tmp_path: Path) -> None:
+def test_pickles_of_any_name_are_reported_by_their_files_in_a_folder_and_in_archives(tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     (folder / "models").mkdir(parents=True)
     (folder / "train.py").write_text("import os\n")
@@ -81,7 +81,7 @@ def uses(found: Inspection) -> list[dict[str, Any]]:
     return [use.to_dict() for use in (*found.opaque, *found.runs_if)]
 
 
-def test_folders_of_the_corpus_are_told_for_the_same_without_weights_in_them(tmp_path: Path) -> None:
+def test_folders_of_the_corpus_get_the_same_verdict_without_weights(tmp_path: Path) -> None:
     looked_at, wrong = 0, []
     for case in FOLDERS:
         home = place(case, tmp_path)

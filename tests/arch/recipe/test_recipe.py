@@ -328,7 +328,7 @@ steps = ["embedding embed", ["residual", "linear block", "relu"], "linear head"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_other_types_are_cast_in_the_graph_and_that_is_said(dtype: torch.dtype) -> None:
+def test_weights_of_other_types_are_cast_in_the_graph_and_that_is_reported(dtype: torch.dtype) -> None:
     run = run_of("mlp", {"input_size": 8, "hidden_layers": [6], "output_size": 3})
     network = shuffled(Network(8, 3, [6])).to(dtype)
     infos = {name: TensorInfo.of(DTYPES[dtype], tuple(value.shape)) for name, value in network.state_dict().items()}

@@ -77,7 +77,7 @@ def cut(tensor: torch.Tensor) -> torch.Tensor:
         ("kohya-ia3", {"fc1.on_input": lambda t: torch.ones(2)}, "not one"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_told(name: str, changes: dict[str, Any], word: str, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_reported(name: str, changes: dict[str, Any], word: str, tmp_path: Path) -> None:
     error = error_of(name, tmp_path, changes)
     assert isinstance(error, EditError | CorruptFileError)
     assert word in str(error)
@@ -93,7 +93,7 @@ def test_what_does_not_go_together_is_told(name: str, changes: dict[str, Any], w
         ("lora-patterns", {"rank_pattern": {".*": 7}}, "says 7 for the rank of"),
     ],
 )  # fmt: skip
-def test_a_setting_of_no_sense_is_told(name: str, said: dict[str, object], word: str, tmp_path: Path) -> None:
+def test_a_setting_of_no_sense_is_reported(name: str, said: dict[str, object], word: str, tmp_path: Path) -> None:
     assert word in str(error_of(name, tmp_path, {}, said))
 
 
@@ -191,7 +191,7 @@ def test_an_array_that_is_large_is_made_once_for_a_weight() -> None:
     assert len(made) == 1
 
 
-def test_a_row_of_zeros_that_is_made_of_length_one_is_told(tmp_path: Path) -> None:
+def test_a_row_of_zeros_that_would_be_normalized_is_reported(tmp_path: Path) -> None:
     error = error_of("hra", tmp_path, {"fc1.hra_u": torch.zeros_like})
     assert "--allow-loss overflow" in str(error.hint)
 

@@ -129,7 +129,7 @@ def test_rows_longer_than_a_tile_give_the_same_bits(tmp_path: Path, monkeypatch:
         monkeypatch.undo()
 
 
-def test_a_tied_weight_that_one_name_changes_is_untied_and_told(tmp_path: Path) -> None:
+def test_a_tied_weight_that_one_name_changes_is_untied_and_reported(tmp_path: Path) -> None:
     _, adapter, expected = case("lora", tmp_path)
     state = part("Decoder/base")
     state["shared.weight"] = state["model.layers.0.o_proj.weight"]
@@ -188,7 +188,7 @@ def test_a_pth_of_torchs_with_the_adapters_name_in_it_is_the_same(tmp_path: Path
     assert all(torch.equal(tensor, again[key]) for key, tensor in whole.items())
 
 
-def test_a_damaged_adapter_is_told(tmp_path: Path) -> None:
+def test_a_damaged_adapter_is_reported(tmp_path: Path) -> None:
     base, adapter, _ = case("lora", tmp_path)
     torch.save(part("lora/adapter"), adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()

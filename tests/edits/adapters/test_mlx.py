@@ -164,7 +164,7 @@ def test_other_libraries_names_are_not_taken_for_mlx_lms(tmp_path: Path) -> None
         merged(base_in(tmp_path), adapter_in(tmp_path, tensors, CASES["lora"]))
 
 
-def test_experts_of_a_base_with_transformers_names_are_told_where_they_go(tmp_path: Path) -> None:
+def test_experts_of_a_base_with_transformers_names_get_a_hint_where_they_go(tmp_path: Path) -> None:
     base = {key: tensor for key, tensor in part("base").items() if "switch_mlp" not in key}
     save_file({**base, "layers.0.mlp.experts.0.up_proj.weight": torch.ones(5, 6)}, tmp_path / "base.safetensors")
     with pytest.raises(EditError) as found:

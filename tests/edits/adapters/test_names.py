@@ -237,7 +237,7 @@ def test_names_of_the_release_and_diffusers_go_into_either_base(case: str, tmp_p
             assert all(np.array_equal(found[name], array) for name, array in wanted.items())
 
 
-def test_modules_that_neither_names_have_are_told_under_the_bases_own(tmp_path: Path) -> None:
+def test_modules_that_neither_names_have_are_reported_under_the_bases_own(tmp_path: Path) -> None:
     base = {name: randoms(*shape) for name, shape in asked()["small-wan"]["tensors"].items()}
     module = "diffusion_model.blocks.7.self_attn.q"
     down, up = factors((24, 24))

@@ -71,7 +71,7 @@ def test_words_that_no_module_is_called_are_refused() -> None:
 
 
 @pytest.mark.parametrize("rank", [0.5, -1, 0])
-def test_a_pattern_that_is_no_rank_is_told(rank: float) -> None:
+def test_a_pattern_that_is_no_rank_is_reported(rank: float) -> None:
     config = Config.of({"peft_type": "LOKR", "r": 4, "alpha": 4, "rank_pattern": {"q": rank}, "use_rslora": True})
     with pytest.raises(CorruptFileError, match="for the rank of 'q'"):
         config.scale("q", 0)

@@ -50,7 +50,7 @@ def test_other_types_of_peft_are_named_with_the_reason(kind: str, why: str, tmp_
 
 
 @pytest.mark.parametrize("kind", ["VERA", "OFT", "LN_TUNING"])
-def test_a_type_that_is_not_that_of_its_tensors_is_told(kind: str, tmp_path: Path) -> None:
+def test_a_type_that_is_not_that_of_its_tensors_is_reported(kind: str, tmp_path: Path) -> None:
     assert f"it is of LoRA, and the configuration says {kind}" in str(
         error_of(tmp_path, FACTORS, CONFIG | {"peft_type": kind})
     )
@@ -83,7 +83,7 @@ def test_modules_that_the_base_lacks_are_listed(tmp_path: Path) -> None:
     assert error.details == tuple(f"base_model.model.model.layers.7.{one}" for one in ("o_proj", "q_proj"))
 
 
-def test_a_shape_that_does_not_fit_is_told_with_both(tmp_path: Path) -> None:
+def test_a_shape_that_does_not_fit_is_reported_with_both(tmp_path: Path) -> None:
     error = error_of(tmp_path, FACTORS | {f"{MODULE}.lora_A.weight": torch.ones(3, 5)})
     assert MODULE in str(error)
     assert "[8, 6]" in str(error)
@@ -107,7 +107,7 @@ def test_a_shape_that_does_not_fit_is_told_with_both(tmp_path: Path) -> None:
          "MultiheadAttention"),
     ],
 )  # fmt: skip
-def test_factors_that_do_not_go_together_are_told(
+def test_factors_that_do_not_go_together_are_reported(
     change: Callable[[dict[str, torch.Tensor]], object], word: str, tmp_path: Path
 ) -> None:
     factors = dict(FACTORS)
@@ -115,7 +115,7 @@ def test_factors_that_do_not_go_together_are_told(
     assert word in str(error_of(tmp_path, factors))
 
 
-def test_a_dora_without_its_magnitudes_is_told(tmp_path: Path) -> None:
+def test_a_dora_without_its_magnitudes_is_reported(tmp_path: Path) -> None:
     assert "lora_magnitude_vector is missing" in str(error_of(tmp_path, FACTORS, CONFIG | {"use_dora": True}))
 
 
@@ -211,7 +211,7 @@ def test_quantized_bases_ask_for_plain_weights_first(tmp_path: Path) -> None:
     assert torch.equal(found["model.layers.1.q_proj.weight"], plain["model.layers.1.q_proj.weight"])
 
 
-def test_packed_weights_are_told_to_be_quantized(tmp_path: Path) -> None:
+def test_packed_weights_are_said_to_be_quantized(tmp_path: Path) -> None:
     base, adapter, _ = case("lora", tmp_path)
     state = load_file(base)
     state["model.layers.0.q_proj.qweight"] = state.pop("model.layers.0.q_proj.weight").to(torch.int32)

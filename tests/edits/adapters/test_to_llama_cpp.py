@@ -155,7 +155,7 @@ def test_what_llama_cpp_cannot_is_refused_by_name(
         translation("to-gguf", lazy(tensors), said)
 
 
-def test_the_base_s_own_weight_is_left_out_and_told() -> None:
+def test_the_base_s_own_weight_is_left_out_and_reported() -> None:
     copy = f"{PEFTS}model.embed_tokens.base_layer.weight"
     tensors = lazy(factors(**{copy: torch.ones(4, 4)}))
     changes = changes_in("to-gguf", {name: one.info for name, one in tensors.items()}, config())
@@ -174,5 +174,5 @@ def test_factors_keep_their_type_or_become_f32() -> None:
     assert [one.info.dtype for one in found.values()] == [DType.BF16, DType.F32]
 
 
-def test_what_is_computed_without_adapters_is_told_of_architectures_that_are_written() -> None:
+def test_what_is_computed_without_adapters_is_known_for_architectures_that_are_written() -> None:
     assert all(one.classes for one in architectures().values() if one.unadapted)

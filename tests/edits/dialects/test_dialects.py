@@ -159,7 +159,7 @@ def notices(source: Path, target: Path, **more: Any) -> list[str | None]:
     return [finding.hint for finding in found if finding.code == "dialect"]
 
 
-def test_that_a_checkpoint_could_be_translated_is_told(tmp_path: Path) -> None:
+def test_that_a_checkpoint_could_be_translated_is_reported(tmp_path: Path) -> None:
     others = Path(__file__).parents[3] / "fixtures" / "others"
     assert notices(others / "keras-3.keras", tmp_path / "a.pth") == ["--translate keras"]
     assert notices(others / "flax-vit.msgpack", tmp_path / "a.safetensors") == ["--translate flax"]

@@ -295,7 +295,7 @@ def test_more_experts_than_models_have_hinder_nothing_where_names_stay(tmp_path:
         ckptconv.validate(path)
 
 
-def test_parts_of_a_block_that_are_not_known_are_told(tmp_path: Path) -> None:
+def test_parts_of_a_block_that_are_not_known_are_reported(tmp_path: Path) -> None:
     tensors: dict[str, tuple[int, ...]] = {
         f"blk.{i}.{part}.weight": (8,) for i in range(2) for part in ("attn_norm", "attn_hum")
     }

@@ -100,7 +100,7 @@ def written(path: Path, groups: dict[str, list[tuple[int, ...]]], names: dict[st
         ("layers/gru/cell", "gru_cell", [(3, 6)] * 4, [f"layers.gru.cell.vars.{i}" for i in range(4)]),
     ],
 )  # fmt: skip
-def test_what_numbers_mean_is_said_by_the_class_alone(
+def test_only_the_class_says_what_numbers_mean(
     group: str, name: str, shapes: list[tuple[int, ...]], expected: list[str], tmp_path: Path
 ) -> None:
     path = written(tmp_path / "a.h5", {group: shapes, "layers/embedding": [(4, 2)]}, {group: name} if name else {})

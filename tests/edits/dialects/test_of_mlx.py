@@ -84,7 +84,7 @@ def test_twice_is_refused_since_nothing_of_it_is_left(name: str, tmp_path: Path)
         translated(again)
 
 
-def test_what_is_transformers_already_is_told(tmp_path: Path) -> None:
+def test_what_is_transformers_already_is_reported(tmp_path: Path) -> None:
     tensors = {"model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4), "model.norm.weight": torch.ones(4)}
     with pytest.raises(EditError, match="finds none of its words"):
         translated(folder_of(tmp_path / "m", tensors, {"model_type": "qwen2"}))
@@ -141,7 +141,7 @@ def test_a_shape_of_very_many_experts_is_refused_before_they_have_names() -> Non
 
 
 @pytest.mark.parametrize("name", ["mamba", "mixtral"])
-def test_it_is_told_where_it_was_not_asked_for(name: str, tmp_path: Path) -> None:
+def test_the_translation_is_hinted_at_if_it_was_not_asked_for(name: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", part(f"{name}/source"), CASES[name])
     done = ckptconv.convert(folder, tmp_path / "out.safetensors")
     assert any("--translate mlx makes transformers'" in finding.message for finding in done.findings)
@@ -149,7 +149,7 @@ def test_it_is_told_where_it_was_not_asked_for(name: str, tmp_path: Path) -> Non
     assert not any(finding.code == "dialect" for finding in done.findings)
 
 
-def test_layouts_that_nothing_undoes_are_told(tmp_path: Path) -> None:
+def test_layouts_that_nothing_undoes_are_reported(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", {"lm_head.weight": torch.ones(4, 3)}, {"model_type": "baichuan_m1"})
     done = ckptconv.convert(folder, tmp_path / "out.safetensors")
     (told,) = [finding for finding in done.findings if finding.code == "dialect"]

@@ -148,7 +148,7 @@ def ends(prefix: str, end: str = "_l0") -> list[str]:
         (GRU | {"g/gru_cell/bias:0": (2, 9)}, ends("g")),
     ],
 )  # fmt: skip
-def test_layers_are_told_by_their_names_and_shapes(
+def test_layers_are_recognised_by_their_names_and_shapes(
     tensors: dict[str, tuple[int, ...]], expected: list[str], tmp_path: Path
 ) -> None:
     assert sorted(translated(named(tmp_path / "a.h5", tensors), tmp_path / "a.pth")) == sorted(expected)
@@ -180,7 +180,7 @@ def configured(**settings: object) -> object:
         ({"g/x/recurrent_kernel:0": (3, 3)}, None, "its variables or their shapes"),
     ],
 )  # fmt: skip
-def test_what_torch_does_not_have_is_left_and_said(
+def test_what_torch_does_not_have_is_left_and_reported(
     tensors: dict[str, tuple[int, ...]], config: object, why: str, tmp_path: Path
 ) -> None:
     path = named(tmp_path / "a.h5", tensors, config)
@@ -247,7 +247,7 @@ def test_the_gates_of_flax_come_in_torchs_order(tmp_path: Path) -> None:
     assert found["c.bias_hh"][::3].tolist() == [0, 0, ord("n")]
 
 
-def test_a_window_that_is_too_wide_to_be_turned_is_left_and_said(tmp_path: Path) -> None:
+def test_a_window_that_is_too_wide_to_be_turned_is_left_and_reported(tmp_path: Path) -> None:
     edits = ckptconv.Edits(names=[NameRule("translate", "flax")])
     arrays: Any = {"ConvTranspose_0.kernel": np.zeros((1025, 2, 3)), "d.kernel": np.zeros((2, 3))}
     np.savez(tmp_path / "a.npz", **arrays)

@@ -251,7 +251,7 @@ def test_layers_that_llama_cpp_does_not_compute_are_left_out() -> None:
     assert [one.where for one in told] == ["model.layers.1.input_layernorm.weight"]
 
 
-def test_further_tokens_of_qwen_are_left_out_and_told() -> None:
+def test_further_tokens_of_qwen_are_left_out_and_reported() -> None:
     state = small(**{"mtp.fc.weight": torch.ones(2, 4), "mtp.layers.0.input_layernorm.weight": torch.ones(2)})
     said = config("Qwen3_5ForCausalLM", **LINEAR)
     assert made(lazy(state), "to-gguf", said).keys() == {"token_embd.weight", "output_norm.weight"}
@@ -321,7 +321,7 @@ def test_what_cannot_be_cut_is_refused(name: str, shape: tuple[int, ...], said: 
         made(lazy({name: torch.ones(shape)}), "to-gguf", said)
 
 
-def test_blocks_of_gpt_oss_are_told_how_to_become_blocks_again() -> None:
+def test_blocks_of_gpt_oss_get_a_hint_on_how_to_become_blocks_again() -> None:
     state = small(**{"model.layers.0.mlp.experts.down_proj_blocks": torch.ones(2, 2, dtype=torch.int8)})
     with pytest.raises(EditError, match="has no place for") as refused:
         made(lazy(state), "to-gguf", config("GptOssForCausalLM"))
@@ -329,7 +329,7 @@ def test_blocks_of_gpt_oss_are_told_how_to_become_blocks_again() -> None:
     assert refused.value.hint.startswith("--dequantize makes floats of them, and --dtype '*_exps.weight=MXFP4'")
 
 
-def test_a_prefix_of_all_names_is_told() -> None:
+def test_a_prefix_of_all_names_is_reported() -> None:
     with pytest.raises(EditError, match="has no place for") as refused:
         made(lazy({f"module.{name}": tensor for name, tensor in small().items()}), "to-gguf", config())
     assert refused.value.hint == "--strip-prefix module. before it makes transformers' names of them"

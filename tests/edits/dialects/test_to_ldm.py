@@ -276,7 +276,7 @@ def test_what_a_single_file_has_besides_keeps_its_name(tmp_path: Path) -> None:
         ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, ["v_pred", "ztsnr"]),
     ],
 )
-def test_a_scheduler_that_predicts_v_is_told_by_empty_tensors_in_sdxl(
+def test_a_scheduler_that_predicts_v_is_reported_by_empty_tensors_in_sdxl(
     scheduler: dict[str, object], marks: list[str], tmp_path: Path
 ) -> None:
     whole = {name: np.zeros(info.shape, "f2") for name, info in parts("sdxl").items()}
@@ -291,14 +291,14 @@ def test_a_scheduler_that_predicts_v_is_told_by_empty_tensors_in_sdxl(
     assert ckptconv.validate(tmp_path / "one.safetensors").valid
 
 
-def test_a_scheduler_that_predicts_v_is_said_where_no_file_can_say_it(tmp_path: Path) -> None:
+def test_a_scheduler_that_predicts_v_is_reported_where_no_file_can_say_it(tmp_path: Path) -> None:
     pipeline = save_pipeline(tmp_path / "p", of_diffusers("unclip", tmp_path), {"prediction_type": "v_prediction"})
     edits = ckptconv.Edits(names=[NameRule("translate", "to-ldm")])
     found = ckptconv.convert(pipeline, tmp_path / "one.safetensors", edits=edits).findings
     assert [finding.code for finding in found] == ["prediction"]
 
 
-def test_a_pipeline_that_becomes_one_file_without_it_is_told_of_it(tmp_path: Path) -> None:
+def test_a_pipeline_that_becomes_one_file_without_it_gets_a_hint(tmp_path: Path) -> None:
     pipeline = save_pipeline(tmp_path / "p", of_diffusers("unclip", tmp_path))
     found = ckptconv.convert(pipeline, tmp_path / "plain.safetensors").findings
     assert [finding.hint for finding in found] == ["--translate to-ldm"]

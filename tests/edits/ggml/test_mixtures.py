@@ -83,7 +83,7 @@ def test_a_later_glob_overrules_it_and_the_file_says_the_mixture(tmp_path: Path)
     assert number_of(tmp_path / "out.gguf") == 17
 
 
-def test_rows_that_are_no_blocks_get_other_types_and_are_told(tmp_path: Path) -> None:
+def test_rows_that_are_no_blocks_get_other_types_and_are_reported(tmp_path: Path) -> None:
     write(CASES[6], tmp_path / "in.gguf")
     done = ckptconv.convert(tmp_path / "in.gguf", tmp_path / "out.gguf", edits=Edits(dtype=["Q4_K_M"]))
     (told,) = [finding for finding in done.findings if finding.code == "not-quantized"]

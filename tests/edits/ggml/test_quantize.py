@@ -158,7 +158,7 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "in.safetensors"
 
 
-def test_what_cannot_be_quantized_and_what_llama_cpp_keeps_stays_and_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_quantized_and_what_llama_cpp_keeps_stays_and_is_reported(tmp_path: Path) -> None:
     done = ckptconv.convert(small(tmp_path), tmp_path / "out.gguf", edits=Edits(dtype=["q8_0"]))
     quantized = {name for name, dtype in dtypes(tmp_path / "out.gguf").items() if dtype == "Q8_0"}
     assert quantized == {"blk.0.attn_q.weight", "other"}

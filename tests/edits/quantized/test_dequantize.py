@@ -262,7 +262,7 @@ def test_shards_are_dequantized_across_files(tmp_path: Path) -> None:
     assert torch.equal(torch.load(tmp_path / "plain.pth")["a.weight"], weight.float() * scale)
 
 
-def test_one_weight_with_one_scale_is_told_in_the_singular(tmp_path: Path) -> None:
+def test_one_weight_with_one_scale_is_reported_in_the_singular(tmp_path: Path) -> None:
     state = {"a.weight": torch.ones(128, 128).to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(1, 1)}
     save_file(state, tmp_path / "a.safetensors")
     done = ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "b.pth", edits=ckptconv.Edits(dequantize=True))

@@ -185,7 +185,7 @@ def test_any_range_is_what_it_is_in_the_whole(
         expect_any_range(tensor, whole)
 
 
-def test_it_is_told_how_the_weights_were_packed_and_the_result_does_not_claim_it(tmp_path: Path) -> None:
+def test_the_packing_is_reported_and_the_result_does_not_claim_it(tmp_path: Path) -> None:
     source, _ = case("affine-experts")
     said = {"quantization": {"group_size": 32, "bits": 3}, "hidden": 3}
     torch.save({"state_dict": source, "config": said, "text": json.dumps(said)}, tmp_path / "a.pth")

@@ -60,7 +60,9 @@ def test_methods_that_are_not_known_are_refused_by_name(tmp_path: Path, config: 
         ({"m.SCB": torch.ones(4), "m.weight": torch.ones(4, 3)}, None, "weight is F32, and not I8"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_said(tmp_path: Path, tensors: dict[str, torch.Tensor], config: Any, words: str) -> None:
+def test_what_does_not_fit_is_reported(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], config: Any, words: str
+) -> None:
     with pytest.raises(EditError, match=words) as caught:
         plain(folder_of(tmp_path / "m", tensors, config))
     assert caught.value.hint

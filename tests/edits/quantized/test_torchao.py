@@ -85,7 +85,7 @@ def test_a_file_that_was_converted_says_it_still(tmp_path: Path) -> None:
     expect_those(torch.load(tmp_path / "plain.pth", weights_only=True), expected_of(TODAYS))
 
 
-def test_what_is_said_of_weights_that_are_left_out_goes_with_them(tmp_path: Path) -> None:
+def test_selected_weights_come_without_the_records_of_others(tmp_path: Path) -> None:
     for path in (TODAYS, STRINGS):
         only = ckptconv.Edits(dequantize=True, select=["int8.*", "norm.*"])
         target = tmp_path / f"{path.suffix[1:]}.pth"

@@ -239,7 +239,7 @@ def test_what_does_not_go_together_is_refused(
         ({"h.0.c_attn.weight": (4, 12), "h.0.c_attn.bias": (12,)}, "fp8", "as GPT-2's Conv1D does"),
     ],
 )
-def test_where_there_is_nothing_to_do_it_is_said_why(
+def test_if_there_is_nothing_to_do_the_reason_is_reported(
     tensors: Mapping[str, tuple[int, ...]], quantize: str, words: str, tmp_path: Path
 ) -> None:
     save_file({name: ones(*shape) for name, shape in tensors.items()}, tmp_path / "a.safetensors")

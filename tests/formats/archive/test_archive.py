@@ -181,7 +181,7 @@ def test_one_of_several_is_named_as_if_the_archive_were_a_folder(tmp_path: Path,
     assert (result.exit_code, said in result.stdout) == (0, True)
 
 
-def test_a_name_that_is_not_in_it_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_name_that_is_not_in_it_is_reported_with_those_that_are(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", {"a.pth": saved_bytes(state())})
     with pytest.raises(FileAccessError, match=r"there is no 'b\.pth' in this archive; in it: 'a\.pth'") as error:
         ckptconv.open(path / "b.pth")
@@ -226,12 +226,12 @@ def test_an_archive_without_a_checkpoint_says_what_is_in_it(how: str, tmp_path: 
         ckptconv.open(packed(tmp_path / how, {"a.txt": b"x"}))
 
 
-def test_an_archive_with_nothing_in_it_is_told(tmp_path: Path) -> None:
+def test_an_archive_with_nothing_in_it_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormatError, match="nothing in"):
         ckptconv.open(zipped(tmp_path / "a.zip", {"__MACOSX/._x": b""}))
 
 
-def test_a_file_that_is_no_checkpoint_is_told_with_its_path(tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_reported_with_its_path(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", {"d/m.pth": b"hello" * 9})
     with pytest.raises(UnknownFormatError) as error:
         ckptconv.open(path)

@@ -114,7 +114,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("config", RUNS.values(), ids=RUNS.keys())
-def test_what_hydra_would_call_is_told(config: str, tmp_path: Path, run: Run) -> None:
+def test_what_hydra_would_call_is_reported(config: str, tmp_path: Path, run: Run) -> None:
     path = nemo(tmp_path / "m.nemo", nemo_folder(tmp_path / "n", CONFIG.partition("\n")[2] + config))
     found = ckptconv.inspect(path)
     assert found.verdict == "would run code"
@@ -128,7 +128,7 @@ def test_what_hydra_would_call_is_told(config: str, tmp_path: Path, run: Run) ->
 @pytest.mark.parametrize(
     "config", ["{target: os.system}", '---\n{"a": 1, "target": "os.system"}', "\ufefftarget: os.system"]
 )
-def test_the_models_class_is_told_however_it_is_written(config: str, tmp_path: Path) -> None:
+def test_the_models_class_is_found_however_it_is_written(config: str, tmp_path: Path) -> None:
     path = nemo(tmp_path / "m.nemo", nemo_folder(tmp_path / "n", config))
     assert [use.node.name for use in ckptconv.inspect(path).opaque] == ["os.system"]
 

@@ -25,7 +25,7 @@ def test_what_python_evaluates_is_not_too_deep_for_us() -> None:
 
 
 @pytest.mark.parametrize("text", ['f"{__import__("os").system("x")}"', 'rf"{f("x")}"', "t'{f('x')}'"])
-def test_strings_with_code_are_told_of_any_release_of_python(text: str) -> None:
+def test_strings_with_code_are_recognised_in_any_release_of_python(text: str) -> None:
     assert runs(text)
     assert monai.runs(f"${text}")
 

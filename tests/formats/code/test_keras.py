@@ -155,7 +155,7 @@ def test_a_configuration_that_is_no_json_says_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["StringLookup", "IntegerLookup", "TextVectorization"])
-def test_a_vocabulary_that_is_a_file_is_told(name: str, tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_a_file_is_reported(name: str, tmp_path: Path) -> None:
     layer = {"module": "keras.layers", "class_name": name, "config": {"vocabulary": "/etc/passwd"}}
     found = ckptconv.inspect(archive(tmp_path / "a.keras", model(layer)))
     assert found.verdict == "plain"

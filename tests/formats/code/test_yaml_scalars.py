@@ -32,19 +32,19 @@ SAME = {
 
 
 @pytest.mark.parametrize("text", SAME.values(), ids=SAME)
-def test_a_target_is_told_however_it_is_written(text: str) -> None:
+def test_a_target_is_found_however_it_is_written(text: str) -> None:
     assert yaml.safe_load(text)["a"]["_target_"].strip() == "os.system"
     assert [(one.node.name, one.node.how) for one in programs_in("x.yaml", text, ())] == [("os.system", "called")]
 
 
-def test_what_is_put_together_is_told() -> None:
+def test_what_is_put_together_is_reported() -> None:
     told = [one.node for one in programs_in("x.yaml", "b: os.system\na:\n  _target_: ${b}\n", ())]
     assert {(one.name, one.how) for one in told} == {("${b}", "object"), ("os.system", "called")}
     (part,) = programs_in("x.yaml", "b: os\na:\n  _target_: ${b}.system\n", ())
     assert part.node.how == "object"
 
 
-def test_more_than_yaml_has_before_a_value_is_told() -> None:
+def test_more_than_yaml_has_before_a_value_is_reported() -> None:
     assert [value for _, value, _ in Scalars("name: &a !b &c !d &e x").values_of("name")] == [HIDDEN]
     assert [value for _, value, _ in Scalars(f"name: !{'a' * 300} x").values_of("name")] == [HIDDEN]
 

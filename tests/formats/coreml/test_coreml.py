@@ -239,7 +239,7 @@ def test_a_package_that_lacks_a_file(tmp_path: Path) -> None:
         ckptconv.open(tmp_path / "x.mlpackage")
 
 
-def test_compiled_models_are_told(tmp_path: Path) -> None:
+def test_compiled_models_are_reported(tmp_path: Path) -> None:
     (tmp_path / "x.mlmodelc").mkdir()
     (tmp_path / "x.mlmodelc" / "coremldata.bin").write_bytes(b"\0")
     with pytest.raises(CkptconvError, match="compiled Core ML model"):

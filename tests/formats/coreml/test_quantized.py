@@ -51,7 +51,7 @@ def copied(package: str, folder: Path) -> Path:
     return folder / "x.mlpackage"
 
 
-def test_a_mask_of_other_places_than_there_are_elements_is_told(tmp_path: Path) -> None:
+def test_a_mask_of_other_places_than_there_are_elements_is_reported(tmp_path: Path) -> None:
     package = copied("coreml-ios18.mlpackage", tmp_path)
     with ckptconv.open(package) as checkpoint:
         (name,) = (name for name in checkpoint if name.endswith(".mask"))

@@ -150,7 +150,7 @@ def test_a_file_is_known_by_its_bytes_whatever_its_name(entries: int, tmp_path: 
             assert (checkpoint.format, list(checkpoint)) == ("flax", ["w"])
 
 
-def test_a_file_that_is_cut_before_its_first_array_is_told_to_be_cut(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_before_its_first_array_is_said_to_be_cut(tmp_path: Path) -> None:
     (tmp_path / "a.msgpack").write_bytes(to_bytes({"params": {"kernel": FLOATS}})[:9])
     with pytest.raises(CorruptFileError, match="cut short"):
         ckptconv.open(tmp_path / "a.msgpack")

@@ -97,7 +97,7 @@ def test_a_missing_part_is_named(parts: list[Path]) -> None:
     assert "--from gguf" in str(caught.value.hint)
 
 
-def test_parts_that_changed_places_are_told(parts: list[Path]) -> None:
+def test_parts_that_changed_places_are_reported(parts: list[Path]) -> None:
     spare = parts[0].with_name("spare")
     parts[1].rename(spare)
     parts[2].rename(parts[1])
@@ -106,7 +106,7 @@ def test_parts_that_changed_places_are_told(parts: list[Path]) -> None:
         ckptconv.open(parts[0])
 
 
-def test_a_renamed_first_part_is_told(parts: list[Path]) -> None:
+def test_a_renamed_first_part_is_reported(parts: list[Path]) -> None:
     renamed = parts[0].rename(parts[0].with_name("first.gguf"))
     with ckptconv.open(renamed) as checkpoint:
         assert [finding.code for finding in checkpoint.findings] == ["part"]
@@ -114,7 +114,7 @@ def test_a_renamed_first_part_is_told(parts: list[Path]) -> None:
         ckptconv.open(renamed, format="gguf-split")
 
 
-def test_a_part_that_comes_twice_is_told(parts: list[Path]) -> None:
+def test_a_part_that_comes_twice_is_reported(parts: list[Path]) -> None:
     data = bytearray(parts[1].read_bytes())
     at = data.index(b"split.no") + len("split.no") + 4
     assert data[at] == 1
@@ -124,7 +124,7 @@ def test_a_part_that_comes_twice_is_told(parts: list[Path]) -> None:
         ckptconv.open(parts[0])
 
 
-def test_a_count_of_tensors_that_does_not_hold_is_told(parts: list[Path]) -> None:
+def test_a_count_of_tensors_that_does_not_hold_is_reported(parts: list[Path]) -> None:
     data = bytearray(parts[0].read_bytes())
     at = data.index(b"split.tensors.count") + len("split.tensors.count") + 4
     assert data[at] == 7

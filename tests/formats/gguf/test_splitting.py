@@ -301,7 +301,7 @@ def test_a_new_folder_goes_again_when_nothing_comes_of_it(source: Path, tmp_path
     assert not (tmp_path / "set").exists()
 
 
-def test_a_full_disk_is_told_before_a_byte_is_written(
+def test_a_full_disk_is_reported_before_a_byte_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full(monkeypatch)

@@ -83,7 +83,7 @@ def test_weights_of_the_written_archive_are_checked_as_those_of_keras(tmp_path: 
         ckptconv.convert(tmp_path / "a.keras", tmp_path / "b.keras")
 
 
-def test_without_a_configuration_the_way_to_the_weights_alone_is_told(tmp_path: Path) -> None:
+def test_without_a_configuration_the_way_to_the_weights_alone_is_reported(tmp_path: Path) -> None:
     source = FIXTURES / "digits-raw.pth"
     for dry in (True, False):
         with pytest.raises(UnsupportedError, match=r"no keras file can be made: .*config\.json") as caught:

@@ -249,7 +249,7 @@ def test_links_are_names_of_one_tensor_and_none_leads_out_of_the_file(version: s
         assert "'other.h5'" in next(one.message for one in checkpoint.findings if one.where == "out")
 
 
-def test_what_cannot_be_read_is_told_by_name_and_left_out_with_consent_alone(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported_by_name_and_left_out_with_consent_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with h5py.File(path, "w", libver="latest") as file:
         file["w"] = np.arange(4.0)

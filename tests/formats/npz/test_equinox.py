@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[bytes, type[CkptconvError], str]] = {
 
 
 @pytest.mark.parametrize(("data", "error", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_is_wrong_with_an_array_is_said_by_its_number(
+def test_what_is_wrong_with_an_array_is_reported_by_its_number(
     data: bytes, error: type[CkptconvError], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=said) as refused:

@@ -287,7 +287,7 @@ def test_a_copy_of_numpys_archive_holds_the_same_and_numpy_can_map_it(tmp_path: 
     assert all(at % 64 == 0 for at in starts)
 
 
-def test_types_that_numpy_lacks_come_back_and_are_told(tmp_path: Path) -> None:
+def test_types_that_numpy_lacks_come_back_and_are_reported(tmp_path: Path) -> None:
     state = {
         "bf": torch.randn(3, 4).bfloat16(), "f8": torch.randn(3, 4).to(torch.float8_e4m3fn),
         "ch": torch.tensor([[1 + 2j]], dtype=torch.complex32), "deep": torch.ones((1,) * 40), "nul\0": torch.ones(2),

@@ -174,7 +174,7 @@ def test_tensors_stored_as_another_type_and_bytes_kept_apart_come_back(tmp_path:
         assert "lost-tensor" in {one.code for one in found.findings}
 
 
-def test_a_record_that_the_tensors_contradict_is_said_and_the_tensors_are_read_as_they_lie(tmp_path: Path) -> None:
+def test_a_record_that_the_tensors_contradict_is_reported_and_the_tensors_are_read_as_they_lie(tmp_path: Path) -> None:
     made = model(initializers=[tensor("w", 1, (2, 2))])
     for claim in ("C32", "nonsense"):
         del made.metadata_props[:]

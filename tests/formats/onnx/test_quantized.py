@@ -293,7 +293,7 @@ def test_what_does_not_fit_is_refused(
     assert refused.value.hint
 
 
-def test_inspect_says_what_they_are_and_a_part_alone_is_told(tmp_path: Path) -> None:
+def test_inspect_says_what_they_are_and_a_part_alone_is_reported(tmp_path: Path) -> None:
     weights, attributes = LINEAR["odd rows of 4 bits"]
     node = helper.make_node("DequantizeLinear", [one.name for one in weights], ["y"], **attributes)
     path = saved(tmp_path / "x.onnx", [node], weights, [], ["y"])

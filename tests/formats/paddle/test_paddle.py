@@ -53,7 +53,7 @@ def test_without_its_program_tensors_are_numbered(tmp_path: Path) -> None:
         assert [(one.code, one.severity) for one in checkpoint.findings] == [("no-names", "warning")]
 
 
-def test_a_program_by_itself_is_told(tmp_path: Path) -> None:
+def test_a_program_by_itself_is_reported(tmp_path: Path) -> None:
     for suffix in ("json", "pdmodel"):
         shutil.copy(RUNTIMES / f"paddle-{'net' if suffix == 'json' else 'old'}.{suffix}", tmp_path / f"x.{suffix}")
         with pytest.raises(CkptconvError) as refused:
@@ -129,7 +129,7 @@ def test_a_program_of_other_shapes_is_another_models(name: str, tmp_path: Path) 
     assert "two models" in str(refused.value.hint)
 
 
-def test_a_program_of_other_types_is_told(tmp_path: Path) -> None:
+def test_a_program_of_other_types_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path, W + W, ["a", "b"], a=parameter("a", kind="t_i32"), b=parameter("b", kind="t_new"))
     with ckptconv.open(path) as checkpoint:
         (finding,) = (one for one in checkpoint.findings if one.code == "types")

@@ -142,7 +142,7 @@ FAULTS: dict[str, tuple[list[Slices], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_slices_that_do_not_make_a_tensor_are_told_with_it_and_its_files(fault: str, tmp_path: Path) -> None:
+def test_slices_that_do_not_make_a_tensor_are_reported_with_it_and_its_files(fault: str, tmp_path: Path) -> None:
     processes, message = FAULTS[fault]
     folder = folder_of(tmp_path / "d", *processes)
     with pytest.raises(CorruptFileError, match=r"the slices of 'w' do not make it whole: .*" + message) as said:
@@ -153,14 +153,14 @@ def test_slices_that_do_not_make_a_tensor_are_told_with_it_and_its_files(fault: 
     ]
 
 
-def test_a_lost_file_between_others_is_told_by_the_tensors_that_have_a_gap(tmp_path: Path) -> None:
+def test_a_lost_file_between_others_is_reported_by_the_tensors_that_have_a_gap(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(FOUR, tmp_path / "d"))
     (folder / name_of(2, 1, 2)).unlink()
     with pytest.raises(CorruptFileError, match=r"the slices of '.+' do not make it whole"):
         ckptconv.open(folder)
 
 
-def test_files_of_other_processes_that_are_not_there_are_told(tmp_path: Path) -> None:
+def test_files_of_other_processes_that_are_not_there_are_reported(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "d", {"w": ([0, 0], rows(0, 2))})
     written(folder / name_of(3), {"v": ([0, 0], rows(0, 2))})
     with ckptconv.open(folder) as checkpoint:
@@ -246,7 +246,7 @@ def test_a_file_without_the_metadata_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [rows(2, 4, dtype="f8"), np.zeros(3, "f4")])
-def test_slices_of_other_types_are_told_with_both_files(other: np.ndarray, tmp_path: Path) -> None:
+def test_slices_of_other_types_are_reported_with_both_files(other: np.ndarray, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "d", {"w": ([0, 0], rows(0, 2))}, {"w": ([2, 0][: other.ndim], other)})
     with pytest.raises(CorruptFileError, match=rf"'w' is .* and in {name_of(1)} F32") as said:
         ckptconv.open(folder)
@@ -265,7 +265,7 @@ def test_slices_of_packed_elements_are_refused_by_name(tmp_path: Path) -> None:
     assert said.value.path == path
 
 
-def test_a_value_that_torch_wrote_before_the_header_is_told(tmp_path: Path) -> None:
+def test_a_value_that_torch_wrote_before_the_header_is_reported(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "d", {"w": ([0, 0], rows(0, 2))})
     path = folder / name_of(1)
     torch.save(3, tmp_path / "value")
@@ -284,7 +284,7 @@ def test_a_file_that_is_named_alone_is_read_with_a_word_of_warning() -> None:
     assert any("of its" in told.message for told in ckptconv.open(FOUR / name_of(2, 1, 2)).findings)
 
 
-def test_a_renamed_file_of_slices_is_told_by_what_it_says_and_a_whole_one_is_not(tmp_path: Path) -> None:
+def test_a_renamed_file_of_slices_is_recognised_by_its_metadata_and_a_whole_one_is_not(tmp_path: Path) -> None:
     shutil.copyfile(FOUR / name_of(2, 1, 2), tmp_path / "a.safetensors")
     with ckptconv.open(tmp_path / "a.safetensors") as checkpoint:
         assert [told.code for told in checkpoint.findings] == ["slice"]
@@ -310,7 +310,7 @@ def test_whole_tensors_in_whole_files_have_no_metadata_for_it(parts: dict[str, i
         }
 
 
-def test_slices_that_an_index_lists_are_told(tmp_path: Path) -> None:
+def test_slices_that_an_index_lists_are_reported(tmp_path: Path) -> None:
     """As HuggingFaceStorageWriter without save_distributed leaves them, where several processes write one file."""
     written(tmp_path / "model-00001-of-00001.safetensors", {"w": ([2, 0], rows(2, 4))})
     index = {"metadata": {"total_size": 24}, "weight_map": {"w": "model-00001-of-00001.safetensors"}}

@@ -71,7 +71,7 @@ def test_the_order_is_the_index_own_and_that_of_the_shards_where_the_index_is_so
             assert list(checkpoint) == expected
 
 
-def test_a_shard_by_itself_is_told_to_be_one_of_several(folder: Path) -> None:
+def test_a_shard_by_itself_is_said_to_be_one_of_several(folder: Path) -> None:
     torch.save({"a": torch.ones(2)}, folder / "pytorch_model-00001-of-00003.bin")
     torch.save({"a": torch.ones(2)}, folder / "pytorch_model-00001-of-00001.bin")
     assert findings(folder / TWO) == [("shard", TWO)]
@@ -95,7 +95,7 @@ def test_a_shard_that_is_a_dangling_link_is_missing(folder: Path) -> None:
     assert "1 shard of 2 missing" in error_of(folder).message
 
 
-def test_a_stray_shard_is_told_and_passed_over(folder: Path) -> None:
+def test_a_stray_shard_is_reported_and_passed_over(folder: Path) -> None:
     save_file({"d": torch.ones(1)}, folder / "model-00003-of-00003.safetensors")
     save_file({"d": torch.ones(1)}, folder / "other-00001-of-00001.safetensors")
     assert findings(folder / INDEX) == [("stray-shard", "model-00003-of-00003.safetensors")]
@@ -118,14 +118,14 @@ def test_a_tensor_in_two_shards_is_named(folder: Path) -> None:
     assert error_of(folder).details == (f"'a' is in two shards, {ONE!r} and {TWO!r}",)
 
 
-def test_everything_that_is_wrong_is_told_at_once_and_no_more_than_can_be_read(folder: Path) -> None:
+def test_everything_that_is_wrong_is_reported_at_once_and_no_more_than_can_be_read(folder: Path) -> None:
     write_index(folder, {f"no{i}": ONE for i in range(30)})
     details = error_of(folder).details
     assert len(details) == 21
     assert details[-1] == "… and 10 more"
 
 
-def test_a_tensor_that_the_index_does_not_list_is_told_and_read(folder: Path) -> None:
+def test_a_tensor_that_the_index_does_not_list_is_reported_and_read(folder: Path) -> None:
     write_index(folder, {"a": ONE, "c": TWO})
     assert findings(folder) == [("unlisted-tensor", "b")]
     with ckptconv.open(folder) as checkpoint:
@@ -133,7 +133,7 @@ def test_a_tensor_that_the_index_does_not_list_is_told_and_read(folder: Path) ->
 
 
 @pytest.mark.parametrize("said", [45, 44.5, "44", -1, True, [44], 10**400])
-def test_a_wrong_total_size_is_told(said: object, folder: Path) -> None:
+def test_a_wrong_total_size_is_reported(said: object, folder: Path) -> None:
     write_index(folder, {"a": ONE, "b": ONE, "c": TWO}, total_size=said)
     assert findings(folder) == [("total-size", "total_size")]
 
@@ -374,7 +374,7 @@ def test_in_a_folder_of_rllibs_the_network_is_named(home: str, marks: str, netwo
     ckptconv.convert(folder / network, tmp_path / "out.pth")
 
 
-def test_a_file_of_no_usual_name_is_told_to_be_the_one_that_is_read(tmp_path: Path) -> None:
+def test_a_file_of_no_usual_name_is_said_to_be_the_one_that_is_read(tmp_path: Path) -> None:
     only("lora.safetensors", "optimizer.bin")(tmp_path)
     assert findings(tmp_path) == [("file", "lora.safetensors")]
 
@@ -386,7 +386,7 @@ def test_from_says_which_of_two_kinds_is_meant(tmp_path: Path) -> None:
             assert checkpoint.format == format
 
 
-def test_a_whole_set_without_an_index_is_read_and_told(tmp_path: Path) -> None:
+def test_a_whole_set_without_an_index_is_read_and_reported(tmp_path: Path) -> None:
     make(tmp_path / "set")
     with ckptconv.open(tmp_path / "set") as checkpoint:
         expected = {name: bytes(tensor.read()) for name, tensor in checkpoint.items()}
@@ -398,7 +398,7 @@ def test_a_whole_set_without_an_index_is_read_and_told(tmp_path: Path) -> None:
     assert load_file(tmp_path / "whole.safetensors").keys() == expected.keys()
 
 
-def test_shards_without_an_index_of_which_one_is_missing_are_told(tmp_path: Path) -> None:
+def test_shards_without_an_index_of_which_one_is_missing_are_reported(tmp_path: Path) -> None:
     make(tmp_path / "set")
     (tmp_path / "set" / INDEX).unlink()
     (tmp_path / "set" / TWO).unlink()
@@ -415,7 +415,7 @@ def test_a_tensor_in_two_shards_without_an_index_is_an_error(tmp_path: Path) -> 
     assert error.message.startswith("'w' is in two shards")
 
 
-def test_pickled_shards_without_an_index_are_told(tmp_path: Path) -> None:
+def test_pickled_shards_without_an_index_are_reported(tmp_path: Path) -> None:
     for i in (1, 2):
         torch.save({f"w{i}": torch.ones(2)}, tmp_path / f"pytorch_model-0000{i}-of-00002.bin")
     assert "2 shards and no index" in error_of(tmp_path).message
@@ -451,7 +451,7 @@ def test_two_sets_in_one_folder_are_each_whole(folder: Path) -> None:
 # What shards say besides
 
 
-def test_metadata_that_all_shards_share_is_said_once(folder: Path) -> None:
+def test_metadata_that_all_shards_share_is_reported_once(folder: Path) -> None:
     for name in (ONE, TWO):
         tensors = {key: tensor for key, tensor in (("a", torch.arange(4.0)), ("b", torch.ones(3))) if name == ONE}
         save_file(tensors or {"c": torch.zeros(2, 2)}, folder / name, metadata={"format": "pt", "made": "by hand"})
@@ -482,7 +482,7 @@ def torch_set(folder: Path, *parts: Any) -> Path:
     return folder
 
 
-def test_a_shard_that_would_run_code_is_said_to(tmp_path: Path) -> None:
+def test_a_shard_that_would_run_code_is_reported(tmp_path: Path) -> None:
     class Runs:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.system, ("true",)

@@ -196,7 +196,7 @@ def test_tensors_are_split_as_huggingface_hub_splits_them(name: str, size: int, 
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_other_modules_of_sentence_transformers_are_told(name: str, tmp_path: Path) -> None:
+def test_other_modules_of_sentence_transformers_are_reported(name: str, tmp_path: Path) -> None:
     parts = [{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"idx": 2, "path": "2_Dense"}]
     (tmp_path / "modules.json").write_text(json.dumps(parts))
     (tmp_path / "1_Pooling").mkdir()

@@ -342,7 +342,7 @@ def test_a_new_folder_is_made_and_goes_again_when_nothing_comes_of_it(source: Pa
     assert not (tmp_path / "set").exists()
 
 
-def test_a_full_disk_is_told_before_a_byte_is_written(
+def test_a_full_disk_is_reported_before_a_byte_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full(monkeypatch)
@@ -400,7 +400,7 @@ def test_a_file_that_changed_while_its_handle_was_given_back_is_refused(
         folder.open("b").read_at(0, 10)
 
 
-def test_that_a_config_stays_behind_is_told_where_a_folder_becomes_another(source: Path, tmp_path: Path) -> None:
+def test_a_config_that_stays_behind_is_reported_if_a_folder_becomes_another(source: Path, tmp_path: Path) -> None:
     def told(target: str) -> bool:
         done = ckptconv.convert(tmp_path / "hub", target, shard_size=16, force=True)
         return any(finding.code == "left-behind" for finding in done.findings)
@@ -414,7 +414,7 @@ def test_that_a_config_stays_behind_is_told_where_a_folder_becomes_another(sourc
     assert not told(f"{tmp_path}/out/")
 
 
-def test_a_folder_as_target_is_told_how_it_is_meant(source: Path, tmp_path: Path) -> None:
+def test_a_folder_as_target_gets_a_hint_on_how_it_is_meant(source: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     with pytest.raises(UsageError, match="no format is known for the folder") as caught:
         ckptconv.convert(source, tmp_path / "old")

@@ -74,7 +74,7 @@ def test_settings_paths_names_and_torchs_version_become_plain_values(tmp_path: P
     assert load(tmp_path / "out.pth")["args"] == values
 
 
-def test_losses_of_one_kind_are_told_once_and_listed_all_the_same(tmp_path: Path) -> None:
+def test_losses_of_one_kind_are_reported_once_and_listed_all_the_same(tmp_path: Path) -> None:
     path = saved(tmp_path / "in.pth", {"times": [timedelta(n) for n in range(9)], "state_dict": STATE})
     with pytest.raises(LossError) as error:
         ckptconv.convert(path, tmp_path / "out.pth")

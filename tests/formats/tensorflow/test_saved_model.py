@@ -56,7 +56,7 @@ def test_its_variables_are_those_of_the_folder_in_it(tmp_path: Path) -> None:
     assert ckptconv.diff(folder, tmp_path / "m.safetensors").equal
 
 
-def test_a_graph_that_writes_a_file_as_it_is_loaded_is_told(tmp_path: Path) -> None:
+def test_a_graph_that_writes_a_file_as_it_is_loaded_is_reported(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", (OTHERS / "tensorflow-writes.pb").read_bytes())
     assert called(folder) == ["tensorflow.raw_ops.WriteFile"]
     result = CliRunner().invoke(program, ["inspect", "--fail-on-code", str(folder)])
@@ -64,13 +64,13 @@ def test_a_graph_that_writes_a_file_as_it_is_loaded_is_told(tmp_path: Path) -> N
     assert "loading it with TensorFlow would make 1 call" in result.output
 
 
-def test_a_layer_of_code_in_keras_metadata_is_told(tmp_path: Path) -> None:
+def test_a_layer_of_code_in_keras_metadata_is_reported(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", node(b"MatMul"), (OTHERS / "tensorflow-lambda.pb").read_bytes())
     assert set(called(folder)) == {"keras.src.utils.python_utils.func_load"}
     assert all(use.where.startswith("keras_metadata.pb") for use in ckptconv.inspect(folder).opaque)
 
 
-def test_a_layer_of_code_in_a_graph_of_old_is_told(tmp_path: Path) -> None:
+def test_a_layer_of_code_in_a_graph_of_old_is_reported(tmp_path: Path) -> None:
     user = field(1, b"_tf_keras_layer") + field(3, json.dumps(LAYER).encode())
     graph = field(2, field(2, b"") + field(7, field(1, field(4, user))))
     folder = saved(tmp_path / "m", graph)
@@ -79,7 +79,7 @@ def test_a_layer_of_code_in_a_graph_of_old_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operator", ["WriteFile", "SaveDatasetV2", "CreateSummaryFileWriter", "DatasetToTFRecord"])
-def test_operators_that_write_are_told(operator: str, tmp_path: Path) -> None:
+def test_operators_that_write_are_reported(operator: str, tmp_path: Path) -> None:
     assert called(saved(tmp_path / "m", node(operator.encode()))) == [f"tensorflow.raw_ops.{operator}"]
 
 
@@ -102,7 +102,7 @@ def test_operators_that_read_are_a_warning(tmp_path: Path) -> None:
     assert (finding.severity, finding.message) == ("warning", "its graph reads files as it runs: 'ReadFile'")
 
 
-def test_a_graph_that_is_too_large_to_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_is_too_large_to_be_looked_at_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ckptconv.formats.tensorflow.saved_model.MAX_GRAPH", 10)
     assert called(saved(tmp_path / "m", node(b"MatMul"))) == ["tensorflow.saved_model.load"]
 

@@ -195,7 +195,7 @@ def test_data_that_is_missing_or_cut_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tensorflow-shards.ckpt", "tensorflow-slices.ckpt", "tensorflow-types.ckpt"])
-def test_a_flipped_bit_of_the_data_is_told_by_the_tensors_name(name: str, tmp_path: Path) -> None:
+def test_a_flipped_bit_of_the_data_is_reported_by_the_tensors_name(name: str, tmp_path: Path) -> None:
     index = copied(name, tmp_path)
     expected = reading(index)
     assert isinstance(expected, tuple)

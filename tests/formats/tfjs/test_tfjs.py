@@ -102,14 +102,14 @@ def test_integers_that_are_stored_in_bytes_are_rounded_as_javascript_does(tmp_pa
         ]
 
 
-def test_bytes_that_no_weight_has_are_told(tmp_path: Path) -> None:
+def test_bytes_that_no_weight_has_are_reported(tmp_path: Path) -> None:
     nodes = {"node": [{"op": "Const"}, {"op": "Relu"}, 3]}
     with ckptconv.open(written(tmp_path, WEIGHT, data=bytes(9), modelTopology=nodes)) as checkpoint:
         assert [one.code for one in checkpoint.findings] == ["unused-bytes", "graph"]
 
 
 @pytest.mark.parametrize("around", [{}, {"keras_version": "2.15.0"}])
-def test_a_layer_that_is_python_is_told(around: dict[str, str], tmp_path: Path) -> None:
+def test_a_layer_that_is_python_is_reported(around: dict[str, str], tmp_path: Path) -> None:
     """tensorflowjs' own converter hands the configuration to tf_keras, which runs it."""
     topology = {
         "class_name": "Sequential",

@@ -161,7 +161,7 @@ def test_texts_descriptions_and_quantizations_are_metadata() -> None:
         assert [one.dtype for one in checkpoint.composites.values()] == [DType.QU8, DType.QI8, DType.QI8]
 
 
-def test_a_zip_archive_at_the_end_is_told() -> None:
+def test_a_zip_archive_at_the_end_is_reported() -> None:
     (told,) = [one for one in ckptconv.inspect(TYPES).checkpoint.findings if one.code == "associated-files"]
     assert "'labels.txt'" in told.message
     path = OTHERS / "tflite-int8.tflite"
@@ -223,7 +223,7 @@ def test_an_empty_zip_archive_is_passed_over(tmp_path: Path) -> None:
     assert [one.code for one in ckptconv.inspect(path).checkpoint.findings] == ["graph"]
 
 
-def test_resources_and_variants_with_data_are_told(tmp_path: Path) -> None:
+def test_resources_and_variants_with_data_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.tflite"
     path.write_bytes(flatbuffer(model([tensor(b"w", (1,), INT8, 1), tensor(b"r", (1,), 13, 1)], b"\1")))
     with ckptconv.open(path) as checkpoint:
@@ -260,7 +260,7 @@ def test_opening_it_reads_no_tensor(tmp_path: Path) -> None:
             assert bytes(checkpoint["a"].read(0, 4)) == whole[-4:]
 
 
-def test_it_is_told_by_its_bytes(tmp_path: Path) -> None:
+def test_it_is_recognised_by_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(TYPES.read_bytes())
     with ckptconv.open(tmp_path / "x.pth") as checkpoint:
         assert checkpoint.format == "tflite"
@@ -286,7 +286,9 @@ def test_of_many_files_in_an_archive_some_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [b"FlexWriteFile", b"FlexAddAddAdd"])
-def test_what_tensorflows_operators_write_is_told_whatever_their_code_is_called(code: bytes, tmp_path: Path) -> None:
+def test_what_tensorflows_operators_write_is_reported_whatever_their_code_is_called(
+    code: bytes, tmp_path: Path
+) -> None:
     data = (OTHERS / "tensorflow-writes.tflite").read_bytes().replace(b"FlexWriteFile", code)
     (tmp_path / "x.tflite").write_bytes(data)
     found = ckptconv.inspect(tmp_path / "x.tflite")

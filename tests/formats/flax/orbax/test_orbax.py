@@ -174,7 +174,7 @@ def test_a_folder_with_one_checkpoint_that_is_no_step_names_it(new: Path, tmp_pa
     assert str(tmp_path / "runs" / "train") in str(refused.value.hint)
 
 
-def test_a_random_key_is_told(new: Path) -> None:
+def test_a_random_key_is_reported(new: Path) -> None:
     with ckptconv.open(new / "keys") as checkpoint:
         assert [finding.code for finding in checkpoint.findings] == ["read-as"]
         assert "threefry2x32" in checkpoint.findings[0].message
@@ -298,14 +298,14 @@ def test_what_was_added_to_lists_and_checkpoints_is_metadata(tmp_path: Path) -> 
         assert checkpoint.metadata == {"custom_metadata": {"of": "a"}}
 
 
-def test_an_array_that_no_list_names_is_told(tmp_path: Path) -> None:
+def test_an_array_that_no_list_names_is_reported(tmp_path: Path) -> None:
     arrays = {"v/.zarray": zarray([1]), "v/0": bytes(4), "w/.zarray": zarray([1]), "w/0": bytes(4)}
     with ckptconv.open(write_tree(tmp_path / "x", entry("w"), arrays)) as checkpoint:
         assert list(checkpoint) == ["w"]
         assert [(finding.code, finding.where) for finding in checkpoint.findings] == [("unlisted-array", "v")]
 
 
-def test_entries_of_unknown_types_are_told_and_need_consent(tmp_path: Path) -> None:
+def test_entries_of_unknown_types_are_reported_and_need_consent(tmp_path: Path) -> None:
     listed = entry("w") | entry("it", kind="grain.Iterator") | entry("odd")
     odd = {"odd/.zarray": zarray([1], dtype="float8_e3m4"), "odd/0": b"\0"}
     folder = write_tree(tmp_path / "x", listed, {"w/.zarray": zarray([1]), "w/0": bytes(4), **odd})
@@ -316,7 +316,7 @@ def test_entries_of_unknown_types_are_told_and_need_consent(tmp_path: Path) -> N
     ckptconv.convert(folder, tmp_path / "x.safetensors", allow_loss=["opaque"])
 
 
-def test_without_the_package_the_cure_is_said(new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_cure_is_reported(new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> Any:
         raise ModuleNotFoundError(name)
 

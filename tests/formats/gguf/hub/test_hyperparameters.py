@@ -192,7 +192,7 @@ def test_a_language_model_within_another() -> None:
         ("phi3", {"sliding_window": 16}, True),
     ],
 )  # fmt: skip
-def test_windows_that_llama_cpp_does_not_have_are_told(case: str, said: dict[str, Any], *, told: bool) -> None:
+def test_windows_that_llama_cpp_does_not_have_are_reported(case: str, said: dict[str, Any], *, told: bool) -> None:
     findings: list[Any] = []
     made = config(case, **said)
     hyperparameters(architecture(made.values), made, infos(CASES[case]["tensors"]), findings)
@@ -212,7 +212,7 @@ def test_what_is_null_in_rope_parameters_is_not_there() -> None:
          "original_max_position_embeddings": 32}}, "rope"),
     ],
 )  # fmt: skip
-def test_what_llama_cpp_computes_a_little_otherwise_is_told(case: str, said: dict[str, Any], code: str) -> None:
+def test_what_llama_cpp_computes_a_little_otherwise_is_reported(case: str, said: dict[str, Any], code: str) -> None:
     findings: list[Any] = []
     made = config(case, **said)
     hyperparameters(architecture(made.values), made, infos(CASES[case]["tensors"]), findings)
@@ -268,7 +268,7 @@ def test_layers_that_predict_further_tokens_are_counted_where_there_are_any(*, t
         ("granitehybrid", "blk.2.ssm_d"), ("modern-bert", "blk.3.ffn_norm.weight"),
     ],
 )  # fmt: skip
-def test_a_tensor_that_is_missing_from_a_layer_of_its_kind_is_told(case: str, lost: str) -> None:
+def test_a_tensor_that_is_missing_from_a_layer_of_its_kind_is_reported(case: str, lost: str) -> None:
     tensors = {name: one for name, one in CASES[case]["tensors"].items() if name != lost}
     assert len(tensors) < len(CASES[case]["tensors"])
     made = config(case)
@@ -276,7 +276,7 @@ def test_a_tensor_that_is_missing_from_a_layer_of_its_kind_is_told(case: str, lo
         hyperparameters(architecture(made.values), made, infos(tensors), [])
 
 
-def test_dynamic_scaling_is_told() -> None:
+def test_dynamic_scaling_is_reported() -> None:
     findings: list[Any] = []
     made = config("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0})
     hyperparameters("llama", made, infos(CASES["llama"]["tensors"]), findings)
@@ -319,7 +319,7 @@ def test_factors_of_phi_3_have_to_be_as_many_as_frequencies() -> None:
         rope_tensors("phi3", config("phi3long", rope_parameters=said | {"long_factor": [1.0] * 7}))
 
 
-def test_what_is_said_of_an_encoder() -> None:
+def test_what_is_reported_of_an_encoder() -> None:
     assert token_types("bert", config("bert")) == {"tokenizer.ggml.token_type_count": ("uint32", 2)}
     assert pooling("bert", {"pooling_mode_cls_token": True}) == {"bert.pooling_type": ("uint32", 2)}
     assert pooling("bert", {"pooling_mode": "mean"}) == {"bert.pooling_type": ("uint32", 1)}

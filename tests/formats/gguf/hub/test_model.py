@@ -115,7 +115,7 @@ def test_an_output_that_llama_cpp_wants_is_written_again(tmp_path: Path) -> None
     assert (tensors["output.weight"] == tensors["token_embd.weight"]).all()
 
 
-def test_the_way_there_is_told_where_it_was_not_asked_for(folder: Path, tmp_path: Path) -> None:
+def test_the_translation_is_hinted_at_if_it_was_not_asked_for(folder: Path, tmp_path: Path) -> None:
     done = ckptconv.convert(folder, tmp_path / "a.gguf", dry_run=True)
     assert [finding.hint for finding in done.findings if finding.code == "dialect"] == ["--translate to-gguf"]
     with pytest.raises(EditError) as refused:

@@ -61,7 +61,7 @@ def test_with_any_bit_changed_it_is_read_or_an_error() -> None:
         (b"\x02\x00", "reaches past the end of its message, or is malformed"),
     ],
 )
-def test_what_is_no_model_is_said(data: bytes, words: str) -> None:
+def test_what_is_no_model_is_reported(data: bytes, words: str) -> None:
     with pytest.raises(CorruptFileError, match=words):
         parse(data)
 

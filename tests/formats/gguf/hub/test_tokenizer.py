@@ -99,7 +99,7 @@ def test_the_patterns_of_a_tokenizer_have_a_name(row: dict[str, Any]) -> None:
         pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel()]),
     ],
 )
-def test_other_patterns_have_none_unless_one_is_said(pre: Any, tmp_path: Path) -> None:
+def test_other_patterns_have_none_unless_one_is_given(pre: Any, tmp_path: Path) -> None:
     made = byte_level()
     made.pre_tokenizer = pre or pre_tokenizers.ByteLevel(use_regex=False)
     saved(tmp_path, tokenizer_json=made.to_str())
@@ -161,7 +161,7 @@ def test_byte_level_bpe(tmp_path: Path) -> None:
     assert not documents.findings
 
 
-def test_texts_that_are_normalized_first_are_told(tmp_path: Path) -> None:
+def test_texts_that_are_normalized_first_are_reported(tmp_path: Path) -> None:
     made = byte_level()
     made.normalizer = normalizers.NFC()
     saved(tmp_path, tokenizer_json=made.to_str())
@@ -169,7 +169,7 @@ def test_texts_that_are_normalized_first_are_told(tmp_path: Path) -> None:
     assert [(one.code, "(NFC)" in one.message) for one in documents.findings] == [("normalizer", True)]
 
 
-def test_tokens_past_the_rows_are_left_out_and_told(tmp_path: Path) -> None:
+def test_tokens_past_the_rows_are_left_out_and_reported(tmp_path: Path) -> None:
     saved(tmp_path, tokenizer_json=byte_level().to_str())
     found, documents = found_in(tmp_path, 262)
     assert found["tokens"][-1] == "</s>"
@@ -421,7 +421,7 @@ def changed(path: str, value: Any, made: dict[str, Any] | None = None) -> dict[s
          "a chat_template has no name"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(
+def test_what_is_wrong_is_reported(
     documents: dict[str, Any], error: type[Exception] | None, words: str, tmp_path: Path
 ) -> None:
     saved(tmp_path, **documents)

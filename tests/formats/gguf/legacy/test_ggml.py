@@ -103,7 +103,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("data", "layout"), FILES.values(), ids=FILES)
-def test_each_layout_is_told_by_its_bytes(data: bytes, layout: str, tmp_path: Path) -> None:
+def test_each_layout_is_recognised_by_its_bytes(data: bytes, layout: str, tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(data)
     with ckptconv.open(tmp_path / "x.bin") as checkpoint:
         assert checkpoint.metadata["layout"] == layout

@@ -73,7 +73,7 @@ def test_what_runs_if_it_is_trusted_is_what_skops_asks_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", CRAFTED)
-def test_what_nobody_writes_is_told_as_skops_does_or_for_what_it_makes(case: str, tmp_path: Path) -> None:
+def test_what_nobody_writes_is_reported_as_skops_does_or_by_what_it_makes(case: str, tmp_path: Path) -> None:
     found = ckptconv.inspect(packed(tmp_path / "x.skops", CRAFTED[case]))
     calls = [use.node.name for use in found.opaque if use.runs]
     assert calls == ([MADE_UNASKED[case]] if case in MADE_UNASKED else [])
@@ -130,7 +130,7 @@ def test_a_schema_is_known_in_every_spelling_that_skops_reads(tmp_path: Path) ->
         ckptconv.inspect(packed(tmp_path / "b.skops", schema.encode("utf-16")))
 
 
-def test_in_a_folder_and_in_an_archive_it_is_told_for_the_same(tmp_path: Path) -> None:
+def test_it_gets_the_same_verdict_in_a_folder_and_in_an_archive(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     packed(tmp_path / "a" / "x.skops", CRAFTED["a function"])
     packed(tmp_path / "a" / "y.dat", CRAFTED["a generator"])

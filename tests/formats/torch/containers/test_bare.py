@@ -297,7 +297,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
             ckptconv.open(path)
 
 
-def test_bytes_after_the_pickle_are_told(tmp_path: Path) -> None:
+def test_bytes_after_the_pickle_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps({"w": WIDE}) + pickle.dumps(3))
     with ckptconv.open(path) as checkpoint:

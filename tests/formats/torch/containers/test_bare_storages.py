@@ -93,7 +93,7 @@ def test_in_a_bare_pickle(tmp_path: Path) -> None:
     assert elements(path) == {"w": [1], "s": [4], "u": [1, 2, 250]}
 
 
-def test_a_length_that_is_not_the_records_is_told(tmp_path: Path) -> None:
+def test_a_length_that_is_not_the_records_is_reported(tmp_path: Path) -> None:
     pickled = state_dict(w=tensor(), s=bare_storage("1", 5))
     path = archive(tmp_path / "x.pth", pickled, {"0": FOUR_FLOATS, "1": FOUR_FLOATS})
     with pytest.raises(CorruptFileError, match="tensor 's': its storage has 16 bytes, and the pickle says 20"):

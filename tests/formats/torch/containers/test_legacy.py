@@ -256,7 +256,7 @@ def test_numbers_out_of_range_are_refused(options: Any, tmp_path: Path) -> None:
         ckptconv.open(stacked(tmp_path / "x.pth", **options))
 
 
-def test_bytes_after_the_last_storage_are_said(tmp_path: Path) -> None:
+def test_bytes_after_the_last_storage_are_reported(tmp_path: Path) -> None:
     path = legacy_saved(tmp_path / "x.pth", STATES["plain"])
     with path.open("ab") as file:
         torch.save(STATES["ties"], file, _use_new_zipfile_serialization=False)

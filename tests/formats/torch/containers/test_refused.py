@@ -175,7 +175,7 @@ class Unpicklable:
         raise TypeError("no")
 
 
-def test_an_archive_that_torch_save_left_is_told(tmp_path: Path) -> None:
+def test_an_archive_that_torch_save_left_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="no"):
         torch.save({"w": torch.ones(2), "x": Unpicklable()}, tmp_path / "x.pth")
     error = error_of(tmp_path / "x.pth")

@@ -104,7 +104,7 @@ class Called:
 
 
 @pytest.mark.parametrize("wrap", [pickle.dumps, by_torch], ids=["pickle", "torch.save"])
-def test_calls_in_the_bytes_are_told(
+def test_calls_in_the_bytes_are_reported(
     wrap: Callable[[object], bytes], net: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "a").write_bytes(net(wrap({"module_": LINEAR, "criterion_": Called()})))
@@ -125,7 +125,7 @@ def test_other_bytes_stay_bytes(data: bytes, net: Callable[[bytes], bytes], tmp_
 
 
 @pytest.mark.parametrize("wrap", [pickle.dumps, by_torch], ids=["pickle", "torch.save"])
-def test_bytes_that_are_cut_or_changed_are_refused_or_told(
+def test_bytes_that_are_cut_or_changed_are_refused_or_reported(
     wrap: Callable[[object], bytes], net: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     data = wrap({"module_": torch.nn.Linear(2, 1)})

@@ -328,7 +328,7 @@ def test_a_flipped_bit_is_found(four: Path, tmp_path: Path) -> None:
         ckptconv.convert(folder, tmp_path / "a.pth")
 
 
-def test_one_of_the_files_alone_is_told_to_be_that(tmp_path: Path) -> None:
+def test_one_of_the_files_alone_is_said_to_be_that(tmp_path: Path) -> None:
     folder = save({"a": torch.ones(2), "b": {"c": torch.ones(3)}, "step": 3}, tmp_path / "saved")
     file = next(folder.glob("*.distcp"))
     with pytest.raises(
@@ -338,7 +338,7 @@ def test_one_of_the_files_alone_is_told_to_be_that(tmp_path: Path) -> None:
     assert said.value.hint == f"name the folder: {folder}"
 
 
-def test_what_lightning_keeps_beside_it_is_told(tmp_path: Path) -> None:
+def test_what_lightning_keeps_beside_it_is_reported(tmp_path: Path) -> None:
     folder = save({"model": {"w": torch.ones(2)}}, tmp_path / "a.ckpt")
     torch.save({"epoch": 1, "hyper_parameters": {"width": 3}}, folder / "meta.pt")
     told = ckptconv.inspect(folder).checkpoint.findings

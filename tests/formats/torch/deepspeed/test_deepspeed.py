@@ -386,7 +386,7 @@ def test_without_optimizer_states_a_whole_module_is_read_and_an_emptied_one_refu
         ckptconv.open(tmp_path / "3")
 
 
-def test_a_parameter_whose_values_were_not_saved_is_told(tmp_path: Path) -> None:
+def test_a_parameter_whose_values_were_not_saved_is_reported(tmp_path: Path) -> None:
     module = {
         "a": torch.zeros(0),
         "b": torch.zeros(0),
@@ -442,7 +442,7 @@ def test_whole_weights_beside_latest_are_the_checkpoint_of_that_folder(tmp_path:
         assert checkpoint.format == "deepspeed"
 
 
-def test_a_tag_that_is_elsewhere_is_told_by_its_name_alone(tmp_path: Path) -> None:
+def test_a_tag_without_a_folder_is_reported_only_if_it_is_named_like_one(tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("global_step7\n")
     with pytest.raises(CorruptFileError, match="'global_step7', and there is no such folder"):
         ckptconv.open(tmp_path)

@@ -167,14 +167,14 @@ def test_what_cannot_be_joined_is_refused(
     assert found.value.hint
 
 
-def test_a_rank_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_rank_that_is_missing_is_reported(tmp_path: Path) -> None:
     shutil.copytree(MEGATRON / "gated-2x2" / "ranks", tmp_path / "m")
     shutil.rmtree(tmp_path / "m" / "iter_0000007" / "mp_rank_01_000")
     with pytest.raises(CorruptFileError, match="there are 3 ranks, of 2 for each of 2 pipeline stages"):
         ckptconv.open(tmp_path / "m")
 
 
-def test_one_rank_of_several_is_told_to_be_a_slice(tmp_path: Path) -> None:
+def test_one_rank_of_several_is_said_to_be_a_slice(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     shutil.copytree(MEGATRON / "gated-2x1" / "ranks" / "iter_0000007", folder)
     with ckptconv.open(folder / "mp_rank_01" / "model_optim_rng.pt") as checkpoint:
@@ -267,7 +267,7 @@ def test_a_tracker_that_names_no_folder_is_refused(text: str, tmp_path: Path) ->
         ckptconv.open(tmp_path / "m")
 
 
-def test_a_distributed_optimizer_beside_is_told(tmp_path: Path) -> None:
+def test_a_distributed_optimizer_beside_is_reported(tmp_path: Path) -> None:
     shutil.copytree(MEGATRON / "gated-2x1" / "ranks", tmp_path / "m")
     (tmp_path / "m" / "iter_0000007" / "mp_rank_00" / "distrib_optim.pt").write_bytes(b"x")
     with ckptconv.open(tmp_path / "m") as checkpoint:

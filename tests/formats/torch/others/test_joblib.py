@@ -227,7 +227,7 @@ def test_lz4_needs_a_package_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("value", [SMALL, {"w": np.arange(5000.0)}, bytes(1 << 18)], ids=["small", "large", "zeros"])
-def test_a_file_of_lz4_that_is_cut_short_is_said_to_be_that(value: object, tmp_path: Path) -> None:
+def test_a_file_of_lz4_that_is_cut_short_is_reported_as_that(value: object, tmp_path: Path) -> None:
     data = dumped(tmp_path / "a.joblib", value, "lz4").read_bytes()
     for size in (40, 100, len(data) // 2, len(data) - 1):
         (tmp_path / "a.joblib").write_bytes(data[:size])
@@ -240,7 +240,7 @@ def test_calls_in_what_lz4_compressed_count(tmp_path: Path) -> None:
     assert inspect(tmp_path / "a.joblib").to_dict()["verdict"] == "would run code"
 
 
-def test_lz4_of_something_else_is_told_as_that(tmp_path: Path) -> None:
+def test_lz4_of_something_else_is_reported_as_that(tmp_path: Path) -> None:
     (tmp_path / "a.lz4").write_bytes(lz4.frame.compress(b"no pickle"))
     with pytest.raises(UnknownFormatError, match="lz4"):
         ckptconv.open(tmp_path / "a.lz4")
@@ -375,7 +375,7 @@ def test_sklearn_s_own_joblib_of_old_is_read(tmp_path: Path) -> None:
         assert bytes(checkpoint["k0"].read()) == between.FIVE
 
 
-def test_it_is_told_where_another_reader_is_asked(tmp_path: Path) -> None:
+def test_another_reader_refuses_it(tmp_path: Path) -> None:
     path = dumped(tmp_path / "a.joblib", {"w": X})
     with pytest.raises(CkptconvError):
         ckptconv.open(path, format="pickle")
@@ -452,7 +452,7 @@ def test_what_pickle_would_call_counts_up_to_where_it_fails(tmp_path: Path) -> N
             ckptconv.open(path).close()
 
 
-def test_the_calls_of_a_hostile_file_are_told_by_name(tmp_path: Path) -> None:
+def test_the_calls_of_a_hostile_file_are_reported_by_name(tmp_path: Path) -> None:
     for data in between.CALLS.values():
         (tmp_path / "a.joblib").write_bytes(data)
         said = inspect(tmp_path / "a.joblib").to_dict()

@@ -84,7 +84,7 @@ def test_an_ordinary_agent_names_classes_and_runs_nothing(agent: str, run: Run) 
     assert run("inspect", "--fail-on-code", str(AGENTS / f"{agent}.zip")).exit_code == 0
 
 
-def test_bytecode_in_its_data_is_told(run: Run, tmp_path: Path) -> None:
+def test_bytecode_in_its_data_is_reported(run: Run, tmp_path: Path) -> None:
     path = AGENTS / "function.zip"
     found = ckptconv.inspect(path)
     assert found.verdict == "would run code"
@@ -113,7 +113,7 @@ def serialized(value: object) -> bytes:
     return json.dumps({"seed": 0, "x": {":type:": "<class 'X'>", ":serialized:": text}}).encode()
 
 
-def test_a_call_in_its_data_is_told(tmp_path: Path) -> None:
+def test_a_call_in_its_data_is_reported(tmp_path: Path) -> None:
     found = ckptconv.inspect(agent_with(tmp_path / "x.zip", serialized(Evil())))
     assert found.verdict == "would run code"
     assert [(use.where, use.node.name) for use in found.opaque] == [("data: x", "posix.system")]

@@ -121,7 +121,7 @@ def test_what_is_beside_the_tensors_is_metadata() -> None:
         assert found.metadata["stack_dim"] == {"stack": 0}
 
 
-def test_a_value_in_a_pickle_is_told_and_needs_consent(tmp_path: Path) -> None:
+def test_a_value_in_a_pickle_is_reported_and_needs_consent(tmp_path: Path) -> None:
     assert inspect(MAPPED).to_dict()["verdict"] == "plain"
     with pytest.raises(LossError, match=r"other\.pickle"):
         ckptconv.convert(MAPPED, tmp_path / "x.safetensors")

@@ -58,7 +58,7 @@ def told(data: bytes, path: Path) -> bool:
         b"cos\r\nsystem\r\n\xff",
     ],
 )
-def test_what_names_something_is_told(data: bytes, tmp_path: Path) -> None:
+def test_what_names_something_is_reported(data: bytes, tmp_path: Path) -> None:
     assert told(data, tmp_path / "a.pkl")
 
 

@@ -298,7 +298,7 @@ def test_an_archive_of_two_layouts_is_refused(small: Path, tmp_path: Path) -> No
         ckptconv.open(path)
 
 
-def test_compiled_code_beside_the_weights_is_told(small: Path, tmp_path: Path) -> None:
+def test_compiled_code_beside_the_weights_is_reported(small: Path, tmp_path: Path) -> None:
     path = changed(
         small, tmp_path / "m.pt2", {f"data/aotinductor/model/{name}": b"\x7fELF" for name in ("a.so", "b.so")}
     )
@@ -377,7 +377,7 @@ def test_the_sizes_and_guards_that_torch_writes_are_arithmetic(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("change", "name"), [(evaluated, "sympy.sympify"), (guarded, "builtins.exec")])
-def test_python_in_a_graph_is_run_by_torch_and_told_here(
+def test_python_in_a_graph_is_run_by_torch_and_reported_here(
     change: Callable[[Any], object], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = with_graph(sized(tmp_path / "a.pt2"), tmp_path / "b.pt2", change)
@@ -400,7 +400,7 @@ def test_python_in_a_graph_is_run_by_torch_and_told_here(
         "-" * 500 + "1", "Max(open(1), 2)", "torch.hub", "{1: 2}", "1 if open(1) else 2", "a := 1", "*s0", "`s0`",
     ],
 )  # fmt: skip
-def test_what_is_no_arithmetic_is_told(text: str) -> None:
+def test_what_is_no_arithmetic_is_reported(text: str) -> None:
     found = [one.node.args for one in graph_code.programs_in({"a": [{"expr_str": text}], "guards_code": [text]}, "e")]
     assert found == ([] if text == "print" else [(text,), (text,)])
 
@@ -437,13 +437,13 @@ def test_what_a_nesting_of_inputs_imports_is_named() -> None:
     assert hows == {"os.system": "called", "mine.Color": "object", "ctypes.cdll": "called"}
 
 
-def test_an_operator_that_opens_files_is_told() -> None:
+def test_an_operator_that_opens_files_is_reported() -> None:
     found = graph_code.programs_in({"nodes": [{"target": "torch.ops.aten.from_file.default"}]}, "e")
     assert [one.node.name for one in found] == ["torch.ops.aten.from_file.default"]
     assert not [*graph_code.programs_in({"nodes": [{"target": "torch.ops.aten.linear.default"}]}, "e")]
 
 
-def test_a_graph_that_is_too_large_to_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_is_too_large_to_be_looked_at_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ckptconv.formats.torch.programs.payloads.MAX_JSON_BYTES", 2000)
     found = ckptconv.inspect(sized(tmp_path / "a.pt2"))
     assert found.verdict == "would run code"

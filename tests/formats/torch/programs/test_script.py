@@ -234,7 +234,7 @@ def changed(path: Path, target: Path, **records: bytes) -> Path:
     return repacked(path, target, **spelled)
 
 
-def test_code_that_says_nothing_is_guessed_and_said(tmp_path: Path) -> None:
+def test_code_that_says_nothing_is_guessed_and_reported(tmp_path: Path) -> None:
     path = script(Half(), tmp_path / "m.pt")
     code = records_of(path)[CODE]
     lines = code.replace(b'  __buffers__ = ["b", "c", ]\n', b"")

@@ -114,7 +114,7 @@ def test_a_folder_with_one_file_is_that_file_and_an_index_beside_slices_is_the_m
         assert checkpoint.format == "safetensors"
 
 
-def test_a_folder_with_the_first_slice_alone_is_told_what_it_may_be(tmp_path: Path) -> None:
+def test_a_folder_with_the_first_slice_alone_gets_a_hint_what_it_may_be(tmp_path: Path) -> None:
     folder = released(tmp_path / "m")
     (folder / "consolidated.01.pth").unlink()
     with ckptconv.open(folder) as checkpoint:

@@ -194,7 +194,7 @@ def test_a_pickled_optimizer_keeps_its_state_although_parameters_are_its_keys(tm
     assert torch.equal(load_file(tmp_path / "b.safetensors")["optimizer.state.state.1.exp_avg"], moments)
 
 
-def test_an_optimizers_state_alone_is_told_to_be_no_model(tmp_path: Path) -> None:
+def test_an_optimizers_state_alone_is_said_to_be_no_model(tmp_path: Path) -> None:
     torch.save(training()["optimizer_state_dict"], tmp_path / "optimizer.pt")
     with ckptconv.open(tmp_path / "optimizer.pt") as checkpoint:
         assert [finding.code for finding in checkpoint.findings] == ["optimizer"]

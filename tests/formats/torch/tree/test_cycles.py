@@ -71,7 +71,7 @@ SETTINGS = {
     ],
     ids=["a list", "a dict", "an object"],
 )
-def test_a_part_that_is_the_whole_is_said_to_be(value: Any, whole: str, cls: str, tmp_path: Path) -> None:
+def test_a_part_that_is_the_whole_is_reported_as_that(value: Any, whole: str, cls: str, tmp_path: Path) -> None:
     path, between = saved(tmp_path / "a.pth", {"w": torch.ones(2), "m": value}), tmp_path / "b.safetensors"
     ckptconv.convert(path, between)
     assert ckptconv.diff(path, between).equal
@@ -123,7 +123,7 @@ def test_omegaconf_settings_are_shown_and_given_up_as_plain_values(value: Any, t
     assert page.count("kept as data") == 2  # the trees, and none of their nodes
 
 
-def test_a_call_in_omegaconf_settings_is_told_wherever_it_stands(tmp_path: Path) -> None:
+def test_a_call_in_omegaconf_settings_is_reported_wherever_it_stands(tmp_path: Path) -> None:
     config = OmegaConf.create({"deep": {"kind": Kind.A, "n": 1}})
     path = saved(tmp_path / "a.ckpt", {"w": torch.ones(2), "hparams": config})
     inspection = ckptconv.inspect(path)

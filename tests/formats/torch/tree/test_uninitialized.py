@@ -16,7 +16,7 @@ WORDS = "run the model once before you save it"
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_parameters_without_a_shape_are_told_with_what_gives_them_one(whole: bool, tmp_path: Path) -> None:
+def test_parameters_without_a_shape_are_reported_with_what_gives_them_one(whole: bool, tmp_path: Path) -> None:
     lazy = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.Linear(3, 2))
     torch.save(lazy if whole else lazy.state_dict(), tmp_path / "a.pth")
     (told,) = [one for one in ckptconv.inspect(tmp_path / "a.pth").findings if one.code == "uninitialized"]

@@ -60,7 +60,7 @@ def test_a_tensor_of_which_the_process_has_all_is_plain(world: int, placement: A
 
 
 @pytest.mark.parametrize(("world", "placement"), [(4, Shard(0)), (4, Partial()), (1, Partial())], indirect=["world"])
-def test_a_part_goes_by_its_own_name_and_is_told(world: int, placement: Any, tmp_path: Path) -> None:
+def test_a_part_goes_by_its_own_name_and_is_reported(world: int, placement: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"w": distributed(world, placement), "b": A[0]})
     inspection = ckptconv.inspect(path)
     assert inspection.verdict == "opaque"
@@ -88,6 +88,6 @@ class Called:
         return DeviceMesh, ("cpu", [0])
 
 
-def test_a_mesh_that_is_called_is_told(tmp_path: Path) -> None:
+def test_a_mesh_that_is_called_is_reported(tmp_path: Path) -> None:
     assert b"DeviceMesh" in pickle.dumps(Called())
     assert ckptconv.inspect(saved(tmp_path / "a.pth", {"w": A, "mesh": Called()})).verdict == "would run code"

@@ -271,7 +271,7 @@ def test_one_bad_index_is_found_wherever_a_piece_ends(at: int, layout: str) -> N
                 check_indices("w", made, tensors)
 
 
-def test_a_record_that_lies_about_parts_is_ignored_and_told(tmp_path: Path) -> None:
+def test_a_record_that_lies_about_parts_is_ignored_and_reported(tmp_path: Path) -> None:
     torch.save({"w": quiet(MAKERS["per channel 0"]), "e": quiet(MAKERS["coo"])}, tmp_path / "a.pth")
     ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
     data = (tmp_path / "b.safetensors").read_bytes()
