@@ -38,7 +38,7 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
             checkpoint = _read(source, format)
             if not mentions_torchao(checkpoint):
                 return checkpoint
-            from ckptconv.edits.quantized.torchao.stated import with_weights
+            from ckptconv.edits.quantized.torchao.bookkeeping import with_weights
 
             return with_weights(checkpoint)
         except BaseException:

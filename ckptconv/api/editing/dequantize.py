@@ -16,8 +16,8 @@ from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_settings, read_settings
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
+from ckptconv.edits.quantized.torchao.bookkeeping import Changes
 from ckptconv.edits.quantized.torchao.classes import SCHEME as TORCHAO
-from ckptconv.edits.quantized.torchao.stated import Changes
 from ckptconv.formats.graphs.notes import PACKED_KEY, READ_AS, read_as_bytes
 
 if TYPE_CHECKING:

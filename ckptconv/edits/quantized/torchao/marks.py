@@ -1,4 +1,4 @@
-"""Whether a checkpoint speaks of torchao at all: every file that is opened is asked, so this imports nothing more."""
+"""Whether a checkpoint mentions torchao at all: every file that is opened is asked, so this imports nothing more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "torchao."
 NAMES = "tensor_names"
-"""The key of the metadata under which the names of all tensors stand, as a text in JSON."""
+"""The metadata key for the names of all tensors, a text in JSON."""
 
 
 def mentions_torchao(checkpoint: Checkpoint) -> bool:

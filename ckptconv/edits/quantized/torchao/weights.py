@@ -1,13 +1,13 @@
-"""A weight of the parts that `classes` names; by the `form` that its details say:
+"""Computes a weight from its parts (`classes`). The `form` in its details says how:
 
     plain              values, scale, zero_point?; `counts` of blocks along each dimension, `middle`?
-    shards             the same, values (shard_2, shard_3) of `bits` bits in slabs, of the `shape`
+    shards             the same, but values (shard_2, shard_3) of `bits` bits in slabs; `shape`
     int4               values, scale, zero_point; `counts`
-    tiles              values, pairs of scales and zero points; `shape`, `block`, `each`: each step is rounded
+    tiles              values, pairs of scales and zero points; `shape`, `block`, `each`: whether each step is rounded
     blocks of FLOATS   values, scale, factor?; `block`, `swizzled`
     nf4                values, scale, factor, zero_point, codebook; `shape`, `block`, `columns` that share a factor
 
-`middle`: what is subtracted of the values; zero points are added then. `computed`: the type that steps are rounded to.
+`middle`: what is subtracted from the values; zero points are then added. `computed`: the type that steps round to.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ _INT4 = (*map(float, range(8)), *map(float, range(-8, 0)))
 
 
 def _six_bits(exponent: int, mantissa: int) -> tuple[float, ...]:
-    """The values of floats of 6 bits (OCP Microscaling Formats 1.0, 5.3.2); bits above these do not count."""
-    bias, one = (1 << (exponent - 1)) - 1, 1 << mantissa
-    made = []
+    """The values of 6-bit floats (OCP Microscaling Formats 1.0, 5.3.2), by byte; the two highest bits are ignored."""
+    bias, steps = (1 << (exponent - 1)) - 1, 1 << mantissa
+    values = []
     for code in range(32):
-        high, low = divmod(code, one)
-        made.append((low / one) * 2.0 ** (1 - bias) if not high else (1 + low / one) * 2.0 ** (high - bias))
-    return (*made, *(-value for value in made)) * 4
+        high, low = divmod(code, steps)
+        values.append((low / steps) * 2.0 ** (1 - bias) if not high else (1 + low / steps) * 2.0 ** (high - bias))
+    return (*values, *(-value for value in values)) * 4
 
 
 _SIX_BITS = {"fp6_e2m3": _six_bits(2, 3), "fp6_e3m2": _six_bits(3, 2)}
 
 
 def weight(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
-    """The weight, and its shape. Raises ValueError, saying what does not fit."""
+    """The weight, and its shape. Raises ValueError, which says what does not fit."""
     form, computed = details.get("form"), details.get("computed")
     if computed not in _COMPUTED or not isinstance(computed, str):
         raise ValueError(f"computed is {', '.join(_COMPUTED)}, not {computed!r}")
@@ -86,11 +86,11 @@ def _part(parts: Parts, name: str) -> LazyTensor:
 def _blocks_of(shape: Shape, details: Mapping[str, Json], scale: LazyTensor) -> tuple[Shape, Shape]:
     """How many blocks there are along each dimension, and how large one is."""
     counts = sizes_of(details, "counts")
-    if len(counts) != len(shape) or any(not many or size % many for size, many in zip(shape, counts, strict=True)):
+    if len(counts) != len(shape) or any(not count or size % count for size, count in zip(shape, counts, strict=True)):
         raise ValueError(f"{list(counts)} blocks do not go with values of {list(shape)}")
     if prod(counts) != scale.info.numel:
         raise ValueError(f"a scale of shape {list(scale.info.shape)} is none of {list(counts)} blocks")
-    return counts, tuple(size // many for size, many in zip(shape, counts, strict=True))
+    return counts, tuple(size // count for size, count in zip(shape, counts, strict=True))
 
 
 def _product(
@@ -117,8 +117,8 @@ def _plain(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> 
     values = _part(parts, "values")
     check_dtype(values, "values", _VALUES)
     shape = values.info.shape
-    _, each = _blocks_of(shape, details, _part(parts, "scale"))
-    size, grid, by = layout(shape, each)
+    _, block = _blocks_of(shape, details, _part(parts, "scale"))
+    size, grid, by = layout(shape, block)
     return _product(elements(values, size, None), parts, details, rounded, grid, by), shape
 
 
@@ -133,9 +133,9 @@ def _shards(parts: Parts, details: Mapping[str, Json], rounded: DType | None) ->
         if shard.info.numel != prod(shape) * each // 8:
             raise ValueError(f"{name} of shape {list(shard.info.shape)} is not of {each} bits of {list(shape)}")
         found.append((shard, each))
-    counts, each_way = _blocks_of(shape, details, _part(parts, "scale"))
+    counts, block = _blocks_of(shape, details, _part(parts, "scale"))
     rows, columns = shape
-    grid = Grid(max(rows, 1), max(each_way[0], 1), max(each_way[1], 1), counts[0])
+    grid = Grid(max(rows, 1), max(block[0], 1), max(block[1], 1), counts[0])
     values = layouts.Shards(tuple(found), (rows, columns))
     return _product(values, parts, details, rounded, grid, (counts[0], counts[1])), shape
 
@@ -145,18 +145,18 @@ def _int4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     check_dtype(values, "values", (DType.I8, DType.U8))
     *lead, half = values.info.shape or (0,)
     shape = (*lead, 2 * half)
-    counts, each = _blocks_of(shape, details, scale)
+    counts, block = _blocks_of(shape, details, scale)
     if len(shape) < 2 or counts[:-1] != shape[:-1]:
         raise ValueError(f"{list(counts)} blocks are not groups along rows of {list(shape)}")
-    lying = (*lead[:-1], counts[-1], lead[-1])
-    for part, one in (("scale", scale), ("zero_point", zero)):
-        check_dtype(one, part, FLOATS)
-        if one.info.shape != lying:
-            raise ValueError(f"{part} has the shape {list(one.info.shape)}, and not {list(lying)}")
+    stored = (*lead[:-1], counts[-1], lead[-1])
+    for part, tensor in (("scale", scale), ("zero_point", zero)):
+        check_dtype(tensor, part, FLOATS)
+        if tensor.info.shape != stored:
+            raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and not {list(stored)}")
     rows = max(prod(lead), 1)
-    by, plus = (Plain(swap_last_axes(one, lying), (prod(lead), counts[-1])) for one in (scale, zero))
+    scales, zeros = (Plain(swap_last_axes(tensor, stored), (prod(lead), counts[-1])) for tensor in (scale, zero))
     codes = Packed(values, folded(shape), 4, 1, _INT4)
-    return Product(codes, by, Grid(rows, 1, max(each[-1], 1), rows), biases=plus), shape
+    return Product(codes, scales, Grid(rows, 1, max(block[-1], 1), rows), biases=zeros), shape
 
 
 def _tiles(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> tuple[Matrix, Shape]:
@@ -173,10 +173,10 @@ def _tiles(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> 
             f"tiles of {rows} rows and {columns} columns, and scales of {list(pairs.info.shape)} for groups of "
             f"{block}, do not make {list(shape)}"
         )
-    apart = transposed(pairs, (2, 1, 0))
-    if apart is None:
+    separated = transposed(pairs, (2, 1, 0))
+    if separated is None:
         raise ValueError(f"{pairs.info.dtype} is not turned")
-    both = Plain(apart, (2 * rows, groups))
+    both = Plain(separated, (2 * rows, groups))
     height = max(shape[0], 1)
     values = layouts.Tiles(words, (shape[0], shape[1]))
     grid = Grid(height, 1, block, height)
@@ -184,7 +184,7 @@ def _tiles(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> 
 
 
 def _blocks(parts: Parts, details: Mapping[str, Json], kind: str, rounded: DType | None) -> tuple[Matrix, Shape]:
-    """MX and NVFP4: a scale for each `block` columns."""
+    """MX and NVFP4, which have a scale for each `block` columns."""
     values, block = _part(parts, "values"), _size(details, "block")
     codes, shape = _floats(values, kind)
     if len(shape) < 2 or shape[-1] % block:
@@ -194,7 +194,7 @@ def _blocks(parts: Parts, details: Mapping[str, Json], kind: str, rounded: DType
     scales = _scales(_part(parts, "scale"), size, (*shape[:-1], size[1]), swizzled=details.get("swizzled") is True)
     if (factor := parts.get("factor")) is not None:
         scales = _times(scales, factor, shape)
-    elif rounded is DType.F16:  # powers of two that it does not have
+    elif rounded is DType.F16:  # F16 lacks some powers of two
         scales = Scaled(scales, 1.0, divides=False, rounded=rounded)
     return Product(codes, scales, Grid(max(rows, 1), 1, block, max(rows, 1)), rounded=rounded), shape
 
@@ -233,7 +233,7 @@ def _scales(scale: LazyTensor, size: tuple[int, int], shape: Shape, *, swizzled:
 
 
 def _times(scales: Matrix, factor: LazyTensor, shape: Shape) -> Matrix:
-    """Scales times one number, or one for each expert."""
+    """Scales multiplied by one number, or by one for each expert."""
     check_dtype(factor, "factor", (DType.F32,))
     if factor.info.numel == 1:
         return Scaled(scales, scalar(factor, "factor"), divides=False)
@@ -266,7 +266,7 @@ def _nf4(parts: Parts, details: Mapping[str, Json], rounded: DType | None) -> tu
 
 
 def _size(details: Mapping[str, Json], key: str) -> int:
-    said = details.get(key)
-    if type(said) is not int or said < 1:
-        raise ValueError(f"{key} is a number of at least 1, not {said!r}")
-    return said
+    size = details.get(key)
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{key} is a number of at least 1, not {size!r}")
+    return size

@@ -1,8 +1,8 @@
-"""What a file says of a tensor of one of torchao's classes, whoever wrote it: a pickle's object, or a text in JSON.
+"""Reads how a file describes a tensor of one of torchao's classes: by an object in a pickle, or by a text in JSON.
 
-In a pickle an object of the class holds the tensors as attributes, which go by the weight's name and theirs
-(``m.w.qdata``). In safetensors (`flatten_tensor_state_dict`, as transformers writes it) they are called ``m._w_qdata``,
-and the metadata has a text in JSON for each weight, and the names of all tensors as ``tensor_names``:
+In a pickle, an object of the class has the tensors as attributes, and they are named after the weight and the attribute
+(``m.w.qdata``). In safetensors (`flatten_tensor_state_dict`, as transformers writes it) they are named ``m._w_qdata``,
+and the metadata has a text in JSON for each weight, and the names of all tensors under ``tensor_names``:
 
     {"_type": CLASS, "_data": {ATTRIBUTE: VALUE or {"_type": …, "_data": …}}, "_tensor_data_names": [ATTRIBUTE…]}
 """
@@ -22,32 +22,36 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
 
 _ARGUMENTS = 7
-"""Of torch's `_rebuild_wrapper_subclass`: dtype, size, strides, offset, layout, device, requires_grad."""
+"""How many torch's `_rebuild_wrapper_subclass` takes: dtype, size, strides, offset, layout, device, requires_grad."""
 
 _TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """One tensor.
+    """A tensor of one of torchao's classes.
 
-    kind:    its class, without the module. dtype: what it is to be computed as, "" where that is not said.
-    shape:   as it looks from outside; None where that is not said. turned: whether it is a transposed view.
-    said:    its attributes; tensors: those that are tensors, by the names of these; inside: those that wrap others.
+    kind:          its class, without the module.
+    dtype:         the type that it stands for; "" if unknown.
+    shape:         the shape that it stands for; None if unknown.
+    is_transposed: whether it is a transposed view.
+    attributes:    its attributes that are plain values.
+    tensors:       the names of the tensors that it holds, by attribute.
+    inner:         the wrapped tensors that it holds, by attribute.
     """
 
     kind: str
     dtype: str
     shape: tuple[int, ...] | None
-    turned: bool
-    said: Mapping[str, object]
+    is_transposed: bool
+    attributes: Mapping[str, object]
     tensors: Mapping[str, str]
-    inside: Mapping[str, Wrapped]
+    inner: Mapping[str, Wrapped]
 
     @property
     def every_tensor(self) -> list[str]:
-        """The names of all tensors in it."""
-        return [*self.tensors.values(), *(name for one in self.inside.values() for name in one.every_tensor)]
+        """The names of all tensors in it, at any depth."""
+        return [*self.tensors.values(), *(name for wrapped in self.inner.values() for name in wrapped.every_tensor)]
 
 
 def is_tensor(node: MetaNode) -> bool:
@@ -71,7 +75,7 @@ def objects_in(node: MetaNode) -> Iterator[tuple[str, Wrapped]]:
 
 
 def of_object(node: Opaque) -> Wrapped:
-    """What an object's state says of it."""
+    """A pickled object as a wrapped tensor."""
     state = _attributes(node.state)
     dtype, size, strides = node.args[:3]
     module, _, kind = node.name.rpartition(".")
@@ -81,46 +85,46 @@ def of_object(node: Opaque) -> Wrapped:
         kind,
         _TYPES.get(dtype.name, "") if isinstance(dtype, TorchValue) else "",
         sizes(size),
-        _is_turned(sizes(size), sizes(strides)),
+        _is_transposed(sizes(size), sizes(strides)),
         {key: value for key, value in state.items() if not isinstance(value, TensorRef) and not is_tensor(value)},
         {key: value.name for key, value in state.items() if isinstance(value, TensorRef)},
         {key: of_object(value) for key, value in state.items() if isinstance(value, Opaque) and is_tensor(value)},
     )
 
 
-def _is_turned(size: tuple[int, ...] | None, strides: tuple[int, ...] | None) -> bool:
-    """Whether the last dimension is not the one whose elements lie side by side."""
+def _is_transposed(size: tuple[int, ...] | None, strides: tuple[int, ...] | None) -> bool:
+    """Whether elements of the last dimension are not adjacent in memory."""
     return bool(size and strides and len(size) == len(strides) > 1 and size[-1] > 1 and strides[-1] != 1)
 
 
 def _attributes(state: MetaNode) -> dict[str, MetaNode]:
-    """The state as a dict: where a class has slots it is a pair, what is in its dict and what is in them."""
-    made: dict[str, MetaNode] = {}
+    """The state as a dict. That of a class with slots is a pair: its ``__dict__``, and its slots."""
+    attributes: dict[str, MetaNode] = {}
     for part in state if isinstance(state, tuple) else (state,):
         if isinstance(part, dict):
-            made |= {key: value for key, value in part.items() if isinstance(key, str)}
-    return made
+            attributes |= {key: value for key, value in part.items() if isinstance(key, str)}
+    return attributes
 
 
 def _whole_name(node: Opaque) -> str | None:
-    """What the weight is called: as its first tensor, without the attributes that lead to that one."""
-    for words, name in _first(node, ()):
-        whole = name.removesuffix(".".join(("", *words)))
+    """The weight's name: that of its first tensor, without the attributes that lead to this tensor."""
+    for path, name in _tensor_paths(node, ()):
+        whole = name.removesuffix(".".join(("", *path)))
         return whole if whole != name else None
     return None
 
 
-def _first(node: Opaque, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _tensor_paths(node: Opaque, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     for key, value in _attributes(node.state).items():
         if isinstance(value, TensorRef):
-            yield (*words, key), value.name
+            yield (*path, key), value.name
         elif isinstance(value, Opaque) and is_tensor(value):
-            yield from _first(value, (*words, key))
+            yield from _tensor_paths(value, (*path, key))
 
 
 def texts_in(metadata: Mapping[object, object]) -> Iterator[tuple[str, Wrapped]]:
-    """Every such tensor of which the strings of a safetensors file tell, by the name of the weight. What is not as
-    torchao writes it is passed over.
+    """Every such tensor that the strings of a safetensors file describe, by the name of the weight. Strings that
+    torchao would not write are skipped.
     """
     for name in listed_names(metadata):
         found = _read(metadata.get(name))
@@ -138,11 +142,11 @@ def listed_names(metadata: Mapping[object, object]) -> list[str]:
 def _of_text(name: str, found: dict[str, object], parts: list[str]) -> Wrapped:
     module, dot, last = name.rpartition(".")
     data = found.get("_data")
-    said: dict[str, object] = data if isinstance(data, dict) else {}
-    dtype = dtype_name(said.get("dtype", said.get("orig_dtype")))
+    attributes: dict[str, object] = data if isinstance(data, dict) else {}
+    dtype = dtype_name(attributes.get("dtype", attributes.get("orig_dtype")))
     tensors = {part: f"{module}{dot}_{last}_{part}" for part in parts}
-    shape = sizes(said.get("shape"))
-    return Wrapped(str(found.get("_type"))[:80], _TYPES.get(dtype, ""), shape, False, said, tensors, {})
+    shape = sizes(attributes.get("shape"))
+    return Wrapped(str(found.get("_type"))[:80], _TYPES.get(dtype, ""), shape, False, attributes, tensors, {})
 
 
 def _read(text: object) -> object:
@@ -156,14 +160,14 @@ def _read(text: object) -> object:
 
 
 def sizes(value: object) -> tuple[int, ...] | None:
-    """A shape, or other sizes; None where the value is none."""
+    """A shape, or other sizes; None if the value is not a list of integers."""
     if not isinstance(value, list | tuple) or any(type(size) is not int for size in value):
         return None
     return tuple(value)
 
 
 def dtype_name(value: object) -> str:
-    """What torch calls an element type, ``"int4"``; "" where the value is none. A few are texts."""
+    """An element type's name in torch, ``"int4"``; "" if the value is not one. Some are given as texts."""
     if isinstance(value, dict) and value.get("_type") == "torch.dtype":
         value = value.get("_data")
     if isinstance(value, TorchValue) and value.kind == "dtype":
