@@ -11,12 +11,12 @@ Number = tuple[str, int | float]
 
 Table = dict[int, Any]
 """Fields by number: a Number, bytes (text, or a vector of bytes), a tuple of a width and bytes (a vector of such
-elements), another Table, a list of Tables, or one table Again.
+elements), another Table, a list of Tables, or one table Repeated.
 """
 
 
 @dataclass(frozen=True)
-class Again:
+class Repeated:
     """A vector of `count` offsets to one and the same table."""
 
     table: Table
@@ -62,7 +62,7 @@ def _target(out: bytearray, value: Any) -> int:
         for i, one in enumerate(value):
             _point(out, at + 4 + 4 * i, _table(out, one))
         return at
-    if isinstance(value, Again):
+    if isinstance(value, Repeated):
         out += pack("<I", value.count) + bytes(4 * value.count)
         end = _table(out, value.table)
         for i in range(value.count):
@@ -103,12 +103,12 @@ def sparsity(order: tuple[int, ...], *levels: Table, blocks: tuple[int, ...] = (
     return {0: numbers("i", *order), 2: list(levels)} | ({1: numbers("i", *blocks)} if blocks else {})
 
 
-def every(size: int) -> Table:
+def dense(size: int) -> Table:
     """A dense dimension."""
     return {1: ("i", size)}
 
 
-def some(segments: list[int], indices: list[int], code: str = "i") -> Table:
+def sparse(segments: list[int], indices: list[int], code: str = "i") -> Table:
     """A CSR dimension, with these segments and coordinates."""
     kind = {"i": 1, "H": 2, "B": 3}[code]
     made = {0: ("b", 1), 2: ("B", kind), 3: {0: numbers(code, *segments)}, 4: ("B", kind)}

@@ -24,7 +24,7 @@ BREAK = 12
 _NESTED = "vision_tower.vision_model."
 
 
-def apart(found: dict[str, Any]) -> dict[str, Any]:
+def expanded(found: dict[str, Any]) -> dict[str, Any]:
     """Expand the names with ``{}``, which are written once for all layer numbers."""
     rows = (
         [(name.replace("{}", str(number)), value[1]) for number in range(value[0])] if "{}" in name else [(name, value)]
@@ -36,7 +36,7 @@ def apart(found: dict[str, Any]) -> dict[str, Any]:
 def state(case: str) -> Arrays:
     """The weights of a model, under the names in released files."""
     rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape, "f4") for name, shape in apart(CASES[case]["source"]).items()}
+    return {name: rng.standard_normal(shape, "f4") for name, shape in expanded(CASES[case]["source"]).items()}
 
 
 def as_transformers_5_writes(name: str) -> str:

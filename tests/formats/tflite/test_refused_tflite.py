@@ -12,14 +12,14 @@ import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.testing.damage import limited_memory
 from tests.support.flatbuffer_files import (
-    Again,
+    Repeated,
     Table,
-    every,
+    dense,
     flatbuffer,
     model,
     numbers,
     quantized,
-    some,
+    sparse,
     sparsity,
     tensor,
 )
@@ -37,7 +37,7 @@ def csr(*levels: Table, shape: tuple[int, ...] = (2, 3), data: bytes = FOUR, **m
     return one(shape, data=data, sparsity=sparsity(more.pop("order", (0, 1)), *levels, **more))
 
 
-ROWS = some([0, 2, 4], [0, 2, 1, 2])
+ROWS = sparse([0, 2, 4], [0, 2, 1, 2])
 CASES: dict[str, tuple[Table, type[CkptconvError], str]] = {
     "an old version": (model([], version=("I", 2)), UnsupportedError, "version 2"),
     "no graph": (model([], graphs=[]), CorruptFileError, "no graph"),
@@ -72,24 +72,25 @@ CASES: dict[str, tuple[Table, type[CkptconvError], str]] = {
     "an input that is not there": (model([], graphs=[{1: numbers("i", 3)}]), CorruptFileError, "tensor 3 of 0"),
     "an operator without a code": (model([], graphs=[{3: [{}]}]), CorruptFileError, "the code 0 of 0"),
     "a signature of no graph": (model([], signatures=[{4: ("I", 2)}]), CorruptFileError, "subgraph 2 of 1"),
-    "sparse in no order": (csr(every(2), ROWS, order=(0, 0)), CorruptFileError, "no order"),
-    "sparse with a level too few": (csr(every(2)), CorruptFileError, "no order"),
-    "sparse of another size": (csr(every(3), ROWS), CorruptFileError, "other sizes"),
-    "sparse with too few values": (csr(every(2), ROWS, data=b"\1\2\3"), CorruptFileError, "its 4 values take 4"),
-    "sparse with too few segments": (csr(every(2), some([0, 4], [0, 2, 1, 2])), CorruptFileError, "segments"),
-    "sparse without indices": (csr(every(2), {0: ("b", 1)}), CorruptFileError, "without its indices"),
+    "sparse in no order": (csr(dense(2), ROWS, order=(0, 0)), CorruptFileError, "no order"),
+    "sparse with a level too few": (csr(dense(2)), CorruptFileError, "no order"),
+    "sparse of another size": (csr(dense(3), ROWS), CorruptFileError, "other sizes"),
+    "sparse with too few values": (csr(dense(2), ROWS, data=b"\1\2\3"), CorruptFileError, "its 4 values take 4"),
+    "sparse with too few segments": (csr(dense(2), sparse([0, 4], [0, 2, 1, 2])), CorruptFileError, "segments"),
+    "sparse without indices": (csr(dense(2), {0: ("b", 1)}), CorruptFileError, "without its indices"),
     "sparse blocks that do not fit": (
-        csr(every(2), every(1), every(2), order=(0, 1, 2), blocks=(1,)), CorruptFileError, "whole number of blocks",
+        csr(dense(2), dense(1), dense(2), order=(0, 1, 2), blocks=(1,)), CorruptFileError, "whole number of blocks",
     ),
-    "sparse bits": (one((4,), 17, b"\1\2", sparsity=sparsity((0,), every(4))), UnsupportedError, "sparse tensor of I4"),
+    "sparse bits": (one((4,), 17, b"\1\2", sparsity=sparsity((0,), dense(4))), UnsupportedError, "sparse tensor of I4"),
     "sparse, of nothing and enormous": (
-        csr(some([0, 0], []), some([0], []), shape=(1 << 20, 1 << 20), data=b""), LimitError, "is sparse, of 0 values",
+        csr(sparse([0, 0], []), sparse([0], []), shape=(1 << 20, 1 << 20), data=b""),
+        LimitError, "is sparse, of 0 values",
     ),
     "sparse, and dense in between": (
-        csr(every(1 << 30), some([0, 0], []), shape=(1 << 30, 3), data=b""), LimitError, "of 1,073,741,824 values",
+        csr(dense(1 << 30), sparse([0, 0], []), shape=(1 << 30, 3), data=b""), LimitError, "of 1,073,741,824 values",
     ),
     "sparse, and dense at the end": (
-        csr(some([0, 1], [0]), every(1 << 30), shape=(1, 1 << 30)), LimitError, "of 1,073,741,824 values",
+        csr(sparse([0, 1], [0]), dense(1 << 30), shape=(1, 1 << 30)), LimitError, "of 1,073,741,824 values",
     ),
 }  # fmt: skip
 
@@ -107,18 +108,18 @@ def test_what_cannot_be_is_refused_by_what_it_is(
 
 
 BAD_INDICES = {
-    "outside": (some([0, 2, 4], [0, 3, 1, 2]), "outside of its shape"),
-    "negative": (some([0, 2, 4], [0, -1, 1, 2]), "outside of its shape"),
-    "going back": (some([0, 5, 4], [0, 1, 1, 2]), "do not fit"),
-    "not from the start": (some([1, 2, 4], [0, 1, 1, 2]), "do not fit"),
-    "not to the end": (some([0, 2, 3], [0, 1, 1, 2]), "do not fit"),
+    "outside": (sparse([0, 2, 4], [0, 3, 1, 2]), "outside of its shape"),
+    "negative": (sparse([0, 2, 4], [0, -1, 1, 2]), "outside of its shape"),
+    "going back": (sparse([0, 5, 4], [0, 1, 1, 2]), "do not fit"),
+    "not from the start": (sparse([1, 2, 4], [0, 1, 1, 2]), "do not fit"),
+    "not to the end": (sparse([0, 2, 3], [0, 1, 1, 2]), "do not fit"),
 }
 
 
 @pytest.mark.parametrize(("rows", "words"), BAD_INDICES.values(), ids=BAD_INDICES)
 def test_indices_are_checked_as_they_are_read(rows: Table, words: str, tmp_path: Path) -> None:
     path = tmp_path / "x.tflite"
-    path.write_bytes(flatbuffer(csr(every(2), rows)))
+    path.write_bytes(flatbuffer(csr(dense(2), rows)))
     with ckptconv.open(path) as checkpoint, pytest.raises(CorruptFileError, match=words):
         checkpoint["w"].read()
 
@@ -126,14 +127,14 @@ def test_indices_are_checked_as_they_are_read(rows: Table, words: str, tmp_path:
 @pytest.mark.parametrize("code", ["i", "H", "B"])
 def test_indices_are_of_three_widths(code: str, tmp_path: Path) -> None:
     path = tmp_path / "x.tflite"
-    path.write_bytes(flatbuffer(csr(every(2), some([0, 2, 4], [0, 2, 1, 2], code))))
+    path.write_bytes(flatbuffer(csr(dense(2), sparse([0, 2, 4], [0, 2, 1, 2], code))))
     with ckptconv.open(path) as checkpoint:
         assert bytes(checkpoint["w"].read()) == bytes([1, 0, 2, 0, 3, 4])
 
 
 def test_columns_may_come_first(tmp_path: Path) -> None:
     path = tmp_path / "x.tflite"
-    path.write_bytes(flatbuffer(csr(every(3), some([0, 1, 2, 4], [1, 0, 0, 1]), order=(1, 0))))
+    path.write_bytes(flatbuffer(csr(dense(3), sparse([0, 1, 2, 4], [1, 0, 0, 1]), order=(1, 0))))
     with ckptconv.open(path) as checkpoint:
         assert bytes(checkpoint["w"].read()) == bytes([0, 2, 3, 1, 0, 4])
 
@@ -143,9 +144,9 @@ def test_tables_that_are_all_the_same_one_are_no_way_to_spend_hours(times: tuple
     graphs, tensors = times
     width = 3_000 if graphs > 1 else tensors
     name = b"w" if graphs > 1 else b"w" * 60_000
-    again = Again(tensor(name, (4,), INT8, 1), width)
+    again = Repeated(tensor(name, (4,), INT8, 1), width)
     path = tmp_path / "x.tflite"
-    path.write_bytes(flatbuffer(model([], FOUR, graphs=Again({0: again, 4: b"g"}, graphs))))
+    path.write_bytes(flatbuffer(model([], FOUR, graphs=Repeated({0: again, 4: b"g"}, graphs))))
     assert path.stat().st_size < 1 << 18
     with limited_memory(256 << 20), pytest.raises(LimitError, match=r"again and again|more than"):
         ckptconv.open(path)

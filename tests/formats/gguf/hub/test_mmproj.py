@@ -21,7 +21,7 @@ from ckptconv.errors import CkptconvError, CorruptFileError, EditError, Unsuppor
 from ckptconv.formats.gguf.hub.audio import AUDIO_DEFAULTS
 from ckptconv.formats.gguf.hub.vision import VISION_DEFAULTS
 from tests.arch.real_models import transformers_module
-from tests.support.mmproj import BREAK, CASES, apart, folder_of, state
+from tests.support.mmproj import BREAK, CASES, expanded, folder_of, state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def test_it_is_what_llama_cpp_writes(case: str, tmp_path: Path) -> None:
         reader = GGUFReader(tmp_path / f"{kind}.gguf")
         assert entries(reader) == CASES[case]["entries"]
         found = {one.name: [one.shape.tolist()[::-1], one.tensor_type.name] for one in reader.tensors}
-        wanted = {name: [one[0], one[1 + number]] for name, one in apart(CASES[case]["tensors"]).items()}
+        wanted = {name: [one[0], one[1 + number]] for name, one in expanded(CASES[case]["tensors"]).items()}
         assert found == wanted
         assert reader.fields["general.file_type"].contents() == {"F32": 0, "F16": 1, "BF16": 32}[kind]
         assert reader.fields["general.name"].contents() == "model"
