@@ -19,7 +19,9 @@ from ckptconv.formats.flax import arrays as flax
 from ckptconv.formats.flax import cursor as msgpack_cursor
 from ckptconv.formats.flax import msgpack
 from ckptconv.formats.gguf import cursor as gguf
-from ckptconv.formats.hdf5 import chunk_index, chunks, heaps, superblock, tree
+from ckptconv.formats.hdf5 import tree
+from ckptconv.formats.hdf5.datasets import chunk_index, chunks
+from ckptconv.formats.hdf5.structures import heaps, superblock
 from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk
 from ckptconv.formats.openvino import read as openvino

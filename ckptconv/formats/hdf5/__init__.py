@@ -1,25 +1,13 @@
 """HDF5: files of weights by h5py and Keras, and Keras' zip archive around one.
 
-To read the code, begin with `superblock`, then `tree` and `read`; for the writer, with `write`.
+To read the code, begin with `tree` and `read`; for the writer, with `writer.write`.
 
-Reading:
-
-    superblock  cursor  checksum        the file, and reading at its addresses; numbers; checksums
-    headers  links  attributes          an object's header; the members of a group; the values of attributes
-    btree  heaps  fractal               the structures that hold members and values
-    datatype  storage  dataset          a dataset's messages: type, shape, layout; the dataset as a tensor
-    chunks  chunk_index  array_index    datasets in chunks, and the six indexes of chunks
-    tree  read                          the walk from the root group; the checkpoint
-    recorded                            …of a file with our record
-    archive                             Keras' archive
-
-Writing:
-
-    write                               the writer
-    stored  placing                     stored names and types; groups, datasets and attributes
-    drafting  dense  messages           where everything goes; the links of large groups; encoded messages
-    reference                           a check of each written file by h5py
-    archive_write                       Keras' archive
+    structures    what a file is made of: superblock, object headers, links, trees and heaps
+    datasets      types, shapes, chunks and attributes: a dataset as a tensor
+    tree  read    the walk from the root group; the checkpoint
+    recorded      …of a file with our record
+    archive       Keras' archive
+    writer        writing both
 """
 
 from ckptconv.core.dtypes import DTYPES
@@ -33,11 +21,11 @@ FORMATS = (
         summary="HDF5 files of arrays: Keras' .weights.h5 and .h5, tf_model.h5, h5py",
         suffixes=(".h5", ".hdf5"),
         magic=tuple((offset, b"\x89HDF\r\n\x1a\n") for offset in (0, *(512 << n for n in range(12)))),
-        claims="ckptconv.formats.hdf5.superblock:claims",
+        claims="ckptconv.formats.hdf5.structures.superblock:claims",
         dialect="keras",
         reader="ckptconv.formats.hdf5.read:read",
-        writer="ckptconv.formats.hdf5.write:write",
-        notices="ckptconv.formats.hdf5.stored:notices",
+        writer="ckptconv.formats.hdf5.writer.write:write",
+        notices="ckptconv.formats.hdf5.writer.stored:notices",
         holds=_HOLDS,
     ),
     Format(
@@ -48,9 +36,9 @@ FORMATS = (
         claims="ckptconv.formats.hdf5.archive:claims",
         dialect="keras",
         reader="ckptconv.formats.hdf5.archive:read",
-        writer="ckptconv.formats.hdf5.archive_write:write",
-        notices="ckptconv.formats.hdf5.stored:notices",
-        needs="ckptconv.formats.hdf5.archive_write:lacking",
+        writer="ckptconv.formats.hdf5.writer.archive:write",
+        notices="ckptconv.formats.hdf5.writer.stored:notices",
+        needs="ckptconv.formats.hdf5.writer.archive:lacking",
         instead=".weights.h5",
         holds=_HOLDS,
     ),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core import strict_json
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.hdf5.read import checkpoint_of
-from ckptconv.formats.hdf5.superblock import Hdf5File
+from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import walk
 from ckptconv.io.limits import MAX_CONFIG, MAX_HDF5_TEXT
 from ckptconv.io.window import Window

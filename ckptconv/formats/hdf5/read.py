@@ -23,7 +23,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.code.keras import findings_in, programs_in
 from ckptconv.formats.hdf5.recorded import checkpoint_from_record
-from ckptconv.formats.hdf5.superblock import Hdf5File
+from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import MODEL, Tree, walk
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from ckptconv.core.record_edits import add_values, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.spelling import same
 from ckptconv.formats.code.keras import findings_in, programs_in
-from ckptconv.formats.hdf5.placing import as_text, visible
-from ckptconv.formats.hdf5.stored import stored_as
+from ckptconv.formats.hdf5.writer.placing import as_text, visible
+from ckptconv.formats.hdf5.writer.stored import stored_as
 from ckptconv.formats.targets.blobs import restore
 
 if TYPE_CHECKING:

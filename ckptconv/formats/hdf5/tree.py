@@ -16,14 +16,14 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding, unreadable
 from ckptconv.core.text import quoted
 from ckptconv.errors import LimitError, UnsupportedError
-from ckptconv.formats.hdf5 import headers
-from ckptconv.formats.hdf5.attributes import attributes_of
-from ckptconv.formats.hdf5.cursor import damaged
-from ckptconv.formats.hdf5.dataset import Array, Dataset, Datasets, Unreadable, Value
-from ckptconv.formats.hdf5.headers import Header, read_header, read_headers
-from ckptconv.formats.hdf5.heaps import GlobalHeaps
-from ckptconv.formats.hdf5.links import Link, is_group, links_of
-from ckptconv.formats.hdf5.superblock import in_several_files
+from ckptconv.formats.hdf5.datasets.attributes import attributes_of
+from ckptconv.formats.hdf5.datasets.dataset import Array, Dataset, Datasets, Unreadable, Value
+from ckptconv.formats.hdf5.structures import headers
+from ckptconv.formats.hdf5.structures.cursor import damaged
+from ckptconv.formats.hdf5.structures.headers import Header, read_header, read_headers
+from ckptconv.formats.hdf5.structures.heaps import GlobalHeaps
+from ckptconv.formats.hdf5.structures.links import Link, is_group, links_of
+from ckptconv.formats.hdf5.structures.superblock import in_several_files
 from ckptconv.io.limits import MAX_DEPTH, MAX_HDF5_PATH, MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 _KERAS_DTYPE, _KERAS_BFLOAT16 = "dtype", "bfloat16"
 """The attribute by which Keras' ``saving_lib.H5Entry`` marks types that numpy does not have."""

@@ -17,7 +17,7 @@ import pytest
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.hdf5.checksum import lookup3
+from ckptconv.formats.hdf5.structures.checksum import lookup3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,8 @@ import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import StateDict
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, RejectedOutputError
-from ckptconv.formats.hdf5 import checksum, dense, drafting, messages, write
+from ckptconv.formats.hdf5.structures import checksum
+from ckptconv.formats.hdf5.writer import dense, drafting, messages, write
 from ckptconv.formats.registry import by_name
 from ckptconv.testing.samples import Plain, Sample
 from ckptconv.testing.worker import write as write_sample

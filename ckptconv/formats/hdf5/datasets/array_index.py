@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptconv.formats.hdf5.cursor import Cursor, damaged
+from ckptconv.formats.hdf5.structures.cursor import Cursor, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 
 class Entry(NamedTuple):

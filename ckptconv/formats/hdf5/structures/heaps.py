@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
-from ckptconv.formats.hdf5.cursor import damaged
+from ckptconv.formats.hdf5.structures.cursor import damaged
 from ckptconv.io.limits import MAX_HDF5_TEXT
 
 if TYPE_CHECKING:
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 
 class LocalHeap:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import COMPONENT, DType
 from ckptconv.core.spelling import is_utf8
-from ckptconv.formats.hdf5.checksum import lookup3_of_each
-from ckptconv.formats.hdf5.datatype import FLOATS, HIDDEN_BIT, INTS, Class
+from ckptconv.formats.hdf5.datasets.datatype import FLOATS, HIDDEN_BIT, INTS, Class
+from ckptconv.formats.hdf5.structures.checksum import lookup3_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

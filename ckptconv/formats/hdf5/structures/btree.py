@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.hdf5.cursor import damaged
+from ckptconv.formats.hdf5.structures.cursor import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.formats.hdf5.cursor import Cursor
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.structures.cursor import Cursor
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 GROUP, CHUNKS = 0, 1
 _MOST_LEVELS = 64

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CUT_SHORT, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.hdf5.checksum import lookup3
-from ckptconv.formats.hdf5.cursor import Cursor, damaged
+from ckptconv.formats.hdf5.structures.checksum import lookup3
+from ckptconv.formats.hdf5.structures.cursor import Cursor, damaged
 from ckptconv.io.limits import FREE_HDF5_BYTES, MAX_HDF5_METADATA, MAX_INFLATED_RATIO
 
 if TYPE_CHECKING:

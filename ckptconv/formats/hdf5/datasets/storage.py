@@ -19,11 +19,11 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
-from ckptconv.formats.hdf5.cursor import damaged
+from ckptconv.formats.hdf5.structures.cursor import damaged
 from ckptconv.io.limits import MAX_DIM, MAX_RANK
 
 if TYPE_CHECKING:
-    from ckptconv.formats.hdf5.cursor import Cursor
+    from ckptconv.formats.hdf5.structures.cursor import Cursor
 
 
 class FilterId(IntEnum):

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, Opaque
-from ckptconv.formats.hdf5 import headers
-from ckptconv.formats.hdf5.btree import btree2_records
-from ckptconv.formats.hdf5.cursor import Cursor, damaged
-from ckptconv.formats.hdf5.datatype import SPACES, Element, Numbers, Other, Text, read_datatype
-from ckptconv.formats.hdf5.fractal import FractalHeap
-from ckptconv.formats.hdf5.links import natural_key
-from ckptconv.formats.hdf5.storage import read_space
+from ckptconv.formats.hdf5.datasets.datatype import SPACES, Element, Numbers, Other, Text, read_datatype
+from ckptconv.formats.hdf5.datasets.storage import read_space
+from ckptconv.formats.hdf5.structures import headers
+from ckptconv.formats.hdf5.structures.btree import btree2_records
+from ckptconv.formats.hdf5.structures.cursor import Cursor, damaged
+from ckptconv.formats.hdf5.structures.fractal import FractalHeap
+from ckptconv.formats.hdf5.structures.links import natural_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.formats.hdf5.headers import Header
-    from ckptconv.formats.hdf5.heaps import GlobalHeaps
+    from ckptconv.formats.hdf5.structures.headers import Header
+    from ckptconv.formats.hdf5.structures.heaps import GlobalHeaps
 
 _BY_NAME = 8
 _CODES = {

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import Placement, Storage
 from ckptconv.errors import CorruptFileError, LimitError
-from ckptconv.formats.hdf5.checksum import fletcher32
-from ckptconv.formats.hdf5.chunk_index import ChunkTable
-from ckptconv.formats.hdf5.storage import FilterId
+from ckptconv.formats.hdf5.datasets.chunk_index import ChunkTable
+from ckptconv.formats.hdf5.datasets.storage import FilterId
+from ckptconv.formats.hdf5.structures.checksum import fletcher32
 from ckptconv.io.gather import Gather
 from ckptconv.io.grid import read_grid
 from ckptconv.io.limits import MAX_HDF5_CHUNK, MAX_INFLATED_RATIO
@@ -26,8 +26,8 @@ from ckptconv.io.limits import MAX_HDF5_CHUNK, MAX_INFLATED_RATIO
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
-    from ckptconv.formats.hdf5.storage import Chunked, Filter, Space
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.datasets.storage import Chunked, Filter, Space
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 _MAX_CACHED_BYTES = 32 << 20
 _ENTRY = 256

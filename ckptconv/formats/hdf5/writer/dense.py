@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.hdf5.checksum import lookup3, lookup3_of_each
-from ckptconv.formats.hdf5.messages import UNDEFINED
+from ckptconv.formats.hdf5.structures.checksum import lookup3, lookup3_of_each
+from ckptconv.formats.hdf5.writer.messages import UNDEFINED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,8 +19,8 @@ from ckptconv.core.spelling import is_utf8, same
 from ckptconv.errors import CkptconvError, LimitError, RejectedOutputError, UnsupportedError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.hdf5.archive import ABOUT, ASSETS, CONFIG, WEIGHTS
-from ckptconv.formats.hdf5.reference import open_with_h5py
-from ckptconv.formats.hdf5.write import plan_file
+from ckptconv.formats.hdf5.writer.reference import open_with_h5py
+from ckptconv.formats.hdf5.writer.write import plan_file
 from ckptconv.io.checksum import crc32, joined_crc32
 from ckptconv.io.limits import MAX_CONFIG, MAX_HDF5_TEXT
 from ckptconv.io.stream import Streamer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.formats.base import WriteOptions
-    from ckptconv.formats.hdf5.write import PlannedFile
+    from ckptconv.formats.hdf5.writer.write import PlannedFile
     from ckptconv.io.stream import Sums
     from ckptconv.io.target import Target
     from ckptconv.io.zip_writing import Planned

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import COMPONENT, DType
 from ckptconv.errors import LimitError
-from ckptconv.formats.hdf5.cursor import damaged
+from ckptconv.formats.hdf5.structures.cursor import damaged
 
 if TYPE_CHECKING:
-    from ckptconv.formats.hdf5.cursor import Cursor
+    from ckptconv.formats.hdf5.structures.cursor import Cursor
 
 
 class Class(IntEnum):

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, RangeReader, TensorInfo, in_memory
-from ckptconv.formats.hdf5 import headers
-from ckptconv.formats.hdf5.attributes import value_of
-from ckptconv.formats.hdf5.chunks import Cache, ChunkReader, swap
-from ckptconv.formats.hdf5.cursor import Cursor, damaged
-from ckptconv.formats.hdf5.datatype import Element, Numbers, Other, Text, read_datatype
-from ckptconv.formats.hdf5.storage import (
+from ckptconv.formats.hdf5.datasets.attributes import value_of
+from ckptconv.formats.hdf5.datasets.chunks import Cache, ChunkReader, swap
+from ckptconv.formats.hdf5.datasets.datatype import Element, Numbers, Other, Text, read_datatype
+from ckptconv.formats.hdf5.datasets.storage import (
     Chunked,
     Compact,
     Contiguous,
@@ -27,20 +25,22 @@ from ckptconv.formats.hdf5.storage import (
     read_space,
     unsupported_filter,
 )
+from ckptconv.formats.hdf5.structures import headers
+from ckptconv.formats.hdf5.structures.cursor import Cursor, damaged
 from ckptconv.io.gather import laid_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.formats.hdf5.headers import Header
-    from ckptconv.formats.hdf5.heaps import GlobalHeaps
+    from ckptconv.formats.hdf5.structures.headers import Header
+    from ckptconv.formats.hdf5.structures.heaps import GlobalHeaps
 
 
 T = TypeVar("T")
 
 _MAX_CACHED = 1024
-"""Parsed messages that are kept: datasets of dataset file share few types and shapes."""
+"""Parsed messages that are kept: the datasets of a file share few types and shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A dataset of text, or dataset without elements."""
+    """A dataset of text, or one without elements."""
 
     value: MetaNode
 

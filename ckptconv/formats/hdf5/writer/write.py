@@ -15,20 +15,20 @@ from ckptconv.core import record as records
 from ckptconv.core.spelling import same
 from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.hdf5.drafting import Draft, draft
-from ckptconv.formats.hdf5.messages import attribute_value
-from ckptconv.formats.hdf5.placing import (
+from ckptconv.formats.hdf5.read import checkpoint_of
+from ckptconv.formats.hdf5.structures.superblock import Hdf5File
+from ckptconv.formats.hdf5.tree import walk
+from ckptconv.formats.hdf5.writer.drafting import Draft, draft
+from ckptconv.formats.hdf5.writer.messages import attribute_value
+from ckptconv.formats.hdf5.writer.placing import (
     InexactError,
     Places,
     add_exact_attributes,
     place_datasets,
     readable_attributes,
 )
-from ckptconv.formats.hdf5.read import checkpoint_of
-from ckptconv.formats.hdf5.reference import open_with_h5py
-from ckptconv.formats.hdf5.stored import acceptor, is_accepted, path_of, stored_as
-from ckptconv.formats.hdf5.superblock import Hdf5File
-from ckptconv.formats.hdf5.tree import walk
+from ckptconv.formats.hdf5.writer.reference import open_with_h5py
+from ckptconv.formats.hdf5.writer.stored import acceptor, is_accepted, path_of, stored_as
 from ckptconv.formats.targets.plan import is_unnoted, plan
 from ckptconv.io.digest import PLACEHOLDER
 from ckptconv.io.limits import MAX_HDF5_TEXT

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.metadata import StateDict, TensorRef
-from ckptconv.formats.hdf5.drafting import Dataset, Group
-from ckptconv.formats.hdf5.messages import AttributeValue, attribute_value, is_name
-from ckptconv.formats.hdf5.stored import groups_of
 from ckptconv.formats.hdf5.tree import LAYERS, WEIGHTS
+from ckptconv.formats.hdf5.writer.drafting import Dataset, Group
+from ckptconv.formats.hdf5.writer.messages import AttributeValue, attribute_value, is_name
+from ckptconv.formats.hdf5.writer.stored import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.hdf5 import dense, headers
-from ckptconv.formats.hdf5.checksum import lookup3
-from ckptconv.formats.hdf5.messages import (
+from ckptconv.formats.hdf5.structures import headers
+from ckptconv.formats.hdf5.structures.checksum import lookup3
+from ckptconv.formats.hdf5.structures.superblock import MAGIC
+from ckptconv.formats.hdf5.writer import dense
+from ckptconv.formats.hdf5.writer.messages import (
     HEADER_ROOM,
     UNDEFINED,
     AttributeValue,
@@ -28,7 +30,6 @@ from ckptconv.formats.hdf5.messages import (
     encode_message,
     encode_space,
 )
-from ckptconv.formats.hdf5.superblock import MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

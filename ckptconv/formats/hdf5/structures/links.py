@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.hdf5 import headers
-from ckptconv.formats.hdf5.btree import GROUP, btree1_entries, btree2_records
-from ckptconv.formats.hdf5.cursor import Cursor, damaged
-from ckptconv.formats.hdf5.fractal import FractalHeap
-from ckptconv.formats.hdf5.heaps import LocalHeap
+from ckptconv.formats.hdf5.structures import headers
+from ckptconv.formats.hdf5.structures.btree import GROUP, btree1_entries, btree2_records
+from ckptconv.formats.hdf5.structures.cursor import Cursor, damaged
+from ckptconv.formats.hdf5.structures.fractal import FractalHeap
+from ckptconv.formats.hdf5.structures.heaps import LocalHeap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.formats.hdf5.headers import Header
+    from ckptconv.formats.hdf5.structures.headers import Header
 
 
 class Kind(IntEnum):

@@ -17,12 +17,12 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.hdf5.btree import btree2_records
-from ckptconv.formats.hdf5.checksum import lookup3
-from ckptconv.formats.hdf5.cursor import Cursor, damaged
+from ckptconv.formats.hdf5.structures.btree import btree2_records
+from ckptconv.formats.hdf5.structures.checksum import lookup3
+from ckptconv.formats.hdf5.structures.cursor import Cursor, damaged
 
 if TYPE_CHECKING:
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 
 class Kind(IntEnum):

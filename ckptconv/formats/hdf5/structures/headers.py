@@ -16,13 +16,13 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.hdf5.checksum import lookup3_of_each
-from ckptconv.formats.hdf5.cursor import Cursor, damaged
+from ckptconv.formats.hdf5.structures.checksum import lookup3_of_each
+from ckptconv.formats.hdf5.structures.cursor import Cursor, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 DATASPACE, LINK_INFO, DATATYPE, OLD_FILL, FILL, LINK, EXTERNAL, LAYOUT = 1, 2, 3, 4, 5, 6, 7, 8
 GROUP_INFO, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 10, 11, 12, 16, 17

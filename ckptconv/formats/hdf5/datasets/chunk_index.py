@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.errors import LimitError
-from ckptconv.formats.hdf5.array_index import Entry, extensible_array, fixed_array
-from ckptconv.formats.hdf5.btree import CHUNKS, btree1_entries, btree2_records
-from ckptconv.formats.hdf5.cursor import damaged
-from ckptconv.formats.hdf5.storage import Index
+from ckptconv.formats.hdf5.datasets.array_index import Entry, extensible_array, fixed_array
+from ckptconv.formats.hdf5.datasets.storage import Index
+from ckptconv.formats.hdf5.structures.btree import CHUNKS, btree1_entries, btree2_records
+from ckptconv.formats.hdf5.structures.cursor import damaged
 from ckptconv.io.limits import FREE_HDF5_CHUNKS, MAX_HDF5_CHUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckptconv.formats.hdf5.storage import Chunked, Space
-    from ckptconv.formats.hdf5.superblock import Hdf5File
+    from ckptconv.formats.hdf5.datasets.storage import Chunked, Space
+    from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 
 _PLAIN_RECORD, _FILTERED_RECORD = 10, 11
 

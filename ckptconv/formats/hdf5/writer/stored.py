@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
-from ckptconv.formats.hdf5.messages import MAX_RANK, has_datatype
 from ckptconv.formats.hdf5.tree import MODEL
+from ckptconv.formats.hdf5.writer.messages import MAX_RANK, has_datatype
 from ckptconv.formats.targets.plan import is_text, names_are, other_types, replacement_name
 from ckptconv.io.limits import MAX_DEPTH, MAX_HDF5_PATH
 
