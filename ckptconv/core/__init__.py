@@ -12,6 +12,6 @@ Begin with `tensor` and `checkpoint`: what every reader returns, and what every 
     edit  report  progress              a change to tensors; a finding of a check; the progress callback
     text                                counts, lists, names and shapes in messages
     collisions  strict_json  strict_toml  guards for keys, JSON and TOML from untrusted files
-    names                               modules that names belong to, names that are free
+    names                               modules that names belong to, what two names share, names that are free
     memory                              what the C library does with freed memory
 """

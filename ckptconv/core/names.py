@@ -1,4 +1,4 @@
-"""Tensor names: the module that a name belongs to, names that are free, and a bound on their total length."""
+"""Tensor names: their modules, what two of them share, names that are free, and a bound on their total length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Hashable
+    from collections.abc import Callable, Container, Hashable, Sequence
 
 T = TypeVar("T")
 
@@ -21,6 +21,22 @@ MAX_NAMES = 1 << 27
 def module_of(name: str) -> str:
     """The module that a tensor of this name belongs to; "" for the network itself."""
     return name.rpartition(".")[0]
+
+
+def shared_ends(a: Sequence[str], b: Sequence[str], *, end_first: bool = False) -> tuple[int, int]:
+    """How many components two names share at the start, and how many of the others at the end.
+
+    end_first: the end is counted first instead, so that in ``0.w`` → ``0.0.w`` the new index is at the start.
+    """
+    if end_first:
+        end, start = shared_ends(a[::-1], b[::-1])
+        return start, end
+    start = end = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    while end < min(len(a), len(b)) - start and a[-1 - end] == b[-1 - end]:
+        end += 1
+    return start, end
 
 
 class NameBudget:

@@ -14,6 +14,8 @@ from difflib import SequenceMatcher
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ckptconv.core.names import shared_ends
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -205,22 +207,6 @@ def _difference(found: str, expected: str) -> tuple[str, str]:
     if _numbers(middle[0]) == _numbers(middle[1]):
         middle = [_DIGITS.sub("{}", text) for text in middle]
     return middle[0], middle[1]
-
-
-def shared_ends(a: Sequence[str], b: Sequence[str], *, end_first: bool = False) -> tuple[int, int]:
-    """How many components two names share at the start, and how many of the others at the end.
-
-    end_first: the end is counted first instead, so that in ``0.w`` → ``0.0.w`` the new index is at the start.
-    """
-    if end_first:
-        end, start = shared_ends(a[::-1], b[::-1])
-        return start, end
-    start = end = 0
-    while start < min(len(a), len(b)) and a[start] == b[start]:
-        start += 1
-    while end < min(len(a), len(b)) - start and a[-1 - end] == b[-1 - end]:
-        end += 1
-    return start, end
 
 
 def skeleton(name: str) -> str:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.match import shared_ends
+from ckptconv.core.names import shared_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.match import shared_ends
+from ckptconv.core.names import shared_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
