@@ -130,7 +130,11 @@ def how_described(module: torch.nn.Module | None) -> str:
     if module is None or not is_diffusers_module(module):
         return f"describe it, such as {EXAMPLE}"
     parameters = inspect.signature(module.forward).parameters.values()
-    names = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    names = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
     return f"describe all that its class takes ({', '.join(names)}), each as in --input '{names[0]}:F32[N,16,32,32]'"
 
 

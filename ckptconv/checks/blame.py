@@ -83,7 +83,9 @@ def causes_first(findings: Iterable[Finding]) -> list[Finding]:
     """The findings sorted by severity, and within it by `ORDER`."""
     rank = {code: i for i, code in enumerate(ORDER)}
     severities = ("error", "warning", "info")
-    return sorted(findings, key=lambda one: (severities.index(one.severity), rank.get(one.code, len(ORDER))))
+    return sorted(
+        findings, key=lambda finding: (severities.index(finding.severity), rank.get(finding.code, len(ORDER)))
+    )
 
 
 def _explain_parametrized(case: Case) -> None:

@@ -44,4 +44,4 @@ class Case:
 
     def remove(self, code: str, names: Collection[str]) -> None:
         """Remove the findings of this code about these tensors, which a cause has explained."""
-        self.findings = [one for one in self.findings if one.code != code or one.where not in names]
+        self.findings = [finding for finding in self.findings if finding.code != code or finding.where not in names]

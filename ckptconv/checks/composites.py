@@ -24,16 +24,16 @@ def compare_composites(a: Checkpoint, b: Checkpoint, names: Mapping[str, str]) -
     """
     unmatched = {other.parts[VALUES]: (name, other) for name, other in b.composites.items()}
     findings = []
-    for name, one in a.composites.items():
-        expected = renamed(one, names)
+    for name, composite in a.composites.items():
+        expected = renamed(composite, names)
         _, other = unmatched.pop(expected.parts[VALUES], (name, None))
         if other is None and expected.parts[VALUES] not in b.all_tensors:
             continue  # its values were removed, which is reported for these
         if other is None or expected.to_dict() != other.to_dict():
             after = "parts that are tensors of their own" if other is None else other.summary
-            if after == one.summary:
+            if after == composite.summary:
                 after = f"{after}, of other parts"
-            findings.append(_change_finding(name, one.summary, after))
+            findings.append(_change_finding(name, composite.summary, after))
     kept = set(names.values())
     for name, other in unmatched.values():
         if other.parts[VALUES] in kept:
@@ -41,5 +41,5 @@ def compare_composites(a: Checkpoint, b: Checkpoint, names: Mapping[str, str]) -
     return findings
 
 
-def _change_finding(name: str, one: str, other: str) -> Finding:
-    return Finding(CODE, "error", name, f"{name}: {one} → {other}", one, other)
+def _change_finding(name: str, before: str, after: str) -> Finding:
+    return Finding(CODE, "error", name, f"{name}: {before} → {after}", before, after)

@@ -265,7 +265,7 @@ def _add_products(found: Figures, a: Array, b: Array, times: Array | None) -> No
     import numpy as np
 
     kind = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
-    x, y = (one.astype(kind, copy=False) for one in (a, b))
+    x, y = (array.astype(kind, copy=False) for array in (a, b))
     if kind is np.complex128:
         x, y = x.view(np.float64), y.view(np.float64)
     found.finite = len(a) if times is None else found.elements

@@ -104,4 +104,4 @@ def _comparable(x: Array, y: Array) -> bool:
 
 def _limit_fits(limit: Array, like: Array) -> bool:
     pairs = zip_longest(reversed(limit.shape), reversed(like.shape), fillvalue=1)
-    return bool(limit.ndim <= like.ndim and all(one in (1, other) for one, other in pairs))
+    return bool(limit.ndim <= like.ndim and all(size in (1, other) for size, other in pairs))

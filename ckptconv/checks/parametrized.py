@@ -38,9 +38,9 @@ def computed_weights(
     """The missing weights whose parts are in `found`. `fits`: whether the weight of a name may have a shape."""
     weights = []
     for name in missing:
-        for one in _candidates(name, found):
-            if fits(name, found[one.parts[0]]):
-                weights.append(one)
+        for candidate in _candidates(name, found):
+            if fits(name, found[candidate.parts[0]]):
+                weights.append(candidate)
                 break
     return weights
 

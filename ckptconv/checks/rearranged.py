@@ -66,17 +66,17 @@ def find_rearranged(
     return [turned.get(id(group), group) for group in groups if id(group) not in done], found
 
 
-def _axes(one: Comparison, content: Content) -> tuple[int, ...]:
+def _axes(pair: Comparison, content: Content) -> tuple[int, ...]:
     """How a tensor with dimensions of equal size was transposed, which headers cannot show; () if it was not."""
-    return axes_between(one.a, one.b, content) if one.a.info.shape == one.b.info.shape else ()
+    return axes_between(pair.a, pair.b, content) if pair.a.info.shape == pair.b.info.shape else ()
 
 
-def _permutation(one: Comparison) -> RowPermutation | None:
-    return find_permutation(one.a, one.b) if one.a.info.dtype == one.b.info.dtype else None
+def _permutation(pair: Comparison) -> RowPermutation | None:
+    return find_permutation(pair.a, pair.b) if pair.a.info.dtype == pair.b.info.dtype else None
 
 
 def _with_view(group: Group, view: LazyTensor) -> Group:
-    return [replace(one, a=view) for one in group]
+    return [replace(pair, a=view) for pair in group]
 
 
 def _unequal(groups: Mapping[int, Group], pool: Pool) -> set[int]:
@@ -88,4 +88,4 @@ def _unequal(groups: Mapping[int, Group], pool: Pool) -> set[int]:
 
 
 def _steps(groups: Iterable[Group]) -> list[Step]:
-    return [Step((one.b_name,), (one.b_name,)) for group in groups for one in group]
+    return [Step((pair.b_name,), (pair.b_name,)) for group in groups for pair in group]

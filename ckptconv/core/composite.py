@@ -184,40 +184,42 @@ def problem(composite: Composite, infos: Mapping[str, TensorInfo]) -> str | None
     return _coo_problem(composite, parts) if composite.layout == "sparse_coo" else _compressed_problem(composite, parts)
 
 
-def _quantized_problem(one: Quantized, parts: Mapping[str, TensorInfo]) -> str | None:
-    carrier = CARRIERS.get(one.dtype)
+def _quantized_problem(composite: Quantized, parts: Mapping[str, TensorInfo]) -> str | None:
+    carrier = CARRIERS.get(composite.dtype)
     if carrier is None:
-        return f"{one.dtype} is not a quantized type"
+        return f"{composite.dtype} is not a quantized type"
     values, scale, zero_point = parts[VALUES], parts["scale"], parts["zero_point"]
-    held = one.shape if one.dtype.bits >= 8 else (packed_bytes(one.dtype, one.shape),)
+    held = composite.shape if composite.dtype.bits >= 8 else (packed_bytes(composite.dtype, composite.shape),)
     if (values.dtype, values.shape) != (carrier, held):
         return f"its integers are {values.dtype} {list(values.shape)}, not {carrier} {list(held)}"
-    if one.scheme == PER_TENSOR:
+    if composite.scheme == PER_TENSOR:
         sizes: tuple[int, ...] = ()
-        fits = one.axis is None and scale.dtype is DType.F64 and zero_point.dtype is DType.I64
-    elif one.scheme in _ZERO_POINTS:
-        if one.axis is None or not 0 <= one.axis < len(one.shape):
-            return f"it has no dimension {one.axis}, along which it is declared as quantized"
-        sizes = (one.shape[one.axis],)
-        fits = scale.dtype in _SCALES and zero_point.dtype in _ZERO_POINTS[one.scheme]
+        fits = composite.axis is None and scale.dtype is DType.F64 and zero_point.dtype is DType.I64
+    elif composite.scheme in _ZERO_POINTS:
+        if composite.axis is None or not 0 <= composite.axis < len(composite.shape):
+            return f"it has no dimension {composite.axis}, along which it is declared as quantized"
+        sizes = (composite.shape[composite.axis],)
+        fits = scale.dtype in _SCALES and zero_point.dtype in _ZERO_POINTS[composite.scheme]
     else:
-        return f"there is no quantization scheme {one.scheme!r}"
+        return f"there is no quantization scheme {composite.scheme!r}"
     if not fits:
-        return f"its scale is {scale.dtype} and its zero point {zero_point.dtype}, which {one.scheme} does not have"
+        return (
+            f"its scale is {scale.dtype} and its zero point {zero_point.dtype}, which {composite.scheme} does not have"
+        )
     if scale.shape != sizes or zero_point.shape != sizes:
         return f"it has {list(scale.shape)} scales and {list(zero_point.shape)} zero points, and needs {list(sizes)}"
     return None
 
 
-def _coo_problem(one: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
+def _coo_problem(composite: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
     indices, values = parts["indices"], parts[VALUES]
     if indices.dtype is not DType.I64 or len(indices.shape) != 2:
         return f"its indices are {indices.dtype} {list(indices.shape)}, not I64 in rows"
     sparse, count = indices.shape
     if values.shape[:1] != (count,):
         return f"it has {count} indices and values of the shape {list(values.shape)}"
-    if sparse > len(one.shape) or values.shape[1:] != one.shape[sparse:]:
-        return f"{sparse} rows of indices and values {list(values.shape)} make no tensor {list(one.shape)}"
+    if sparse > len(composite.shape) or values.shape[1:] != composite.shape[sparse:]:
+        return f"{sparse} rows of indices and values {list(values.shape)} make no tensor {list(composite.shape)}"
     return None
 
 
@@ -237,30 +239,34 @@ class Compressed:
     count: int
 
 
-def compressed(one: Sparse, infos: Mapping[str, TensorInfo]) -> Compressed | str:
+def compressed(composite: Sparse, infos: Mapping[str, TensorInfo]) -> Compressed | str:
     """The sizes of a layout other than sparse_coo, or what is wrong with the shapes of its parts."""
-    outer, inner = (infos[one.parts[role]] for role in INDICES[one.layout])
-    values = infos[one.parts[VALUES]]
+    outer, inner = (infos[composite.parts[role]] for role in INDICES[composite.layout])
+    values = infos[composite.parts[VALUES]]
     if outer.dtype is not inner.dtype or outer.dtype not in (DType.I64, DType.I32):
         return f"its indices are {outer.dtype} and {inner.dtype}, not both I64 or I32"
     batch = outer.shape[:-1]
-    at, has_blocks = len(batch), one.layout in ("sparse_bsr", "sparse_bsc")
+    at, has_blocks = len(batch), composite.layout in ("sparse_bsr", "sparse_bsc")
     count = inner.shape[-1] if inner.shape else 0
     block = values.shape[at + 1 : at + 3] if has_blocks else (1, 1)
     dense = values.shape[at + 3 if has_blocks else at + 1 :]
     shapes = f"indices {list(outer.shape)} and {list(inner.shape)} and values {list(values.shape)}"
-    mismatch = f"{shapes} make no {one.layout} tensor {list(one.shape)}"
+    mismatch = f"{shapes} make no {composite.layout} tensor {list(composite.shape)}"
     if not outer.shape or inner.shape != (*batch, count) or values.shape[: at + 1] != (*batch, count):
         return mismatch
-    if len(one.shape) < at + 2 or one.shape[:at] != batch or one.shape[at + 2 :] != dense:
+    if len(composite.shape) < at + 2 or composite.shape[:at] != batch or composite.shape[at + 2 :] != dense:
         return mismatch
-    if len(block) != 2 or 0 in block or any(n % size for n, size in zip(one.shape[at : at + 2], block, strict=True)):
+    if (
+        len(block) != 2
+        or 0 in block
+        or any(n % size for n, size in zip(composite.shape[at : at + 2], block, strict=True))
+    ):
         return mismatch
-    rows, columns = (n // size for n, size in zip(one.shape[at : at + 2], block, strict=True))
-    groups, bound = (rows, columns) if one.layout in ("sparse_csr", "sparse_bsr") else (columns, rows)
+    rows, columns = (n // size for n, size in zip(composite.shape[at : at + 2], block, strict=True))
+    groups, bound = (rows, columns) if composite.layout in ("sparse_csr", "sparse_bsr") else (columns, rows)
     return mismatch if outer.shape[-1] != groups + 1 else Compressed(prod(batch), groups, bound, count)
 
 
-def _compressed_problem(one: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
-    result = compressed(one, {one.parts[role]: info for role, info in parts.items()})
+def _compressed_problem(composite: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
+    result = compressed(composite, {composite.parts[role]: info for role, info in parts.items()})
     return result if isinstance(result, str) else None

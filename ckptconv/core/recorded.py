@@ -131,8 +131,8 @@ def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Fi
     return {name: tensors[name] for name in names}
 
 
-def _inline_tensor(one: Inline, record: Record) -> LazyTensor:
-    return in_memory(one.info, one.data, alias=(id(record), one.name))
+def _inline_tensor(inline: Inline, record: Record) -> LazyTensor:
+    return in_memory(inline.info, inline.data, alias=(id(record), inline.name))
 
 
 def _expanded_notes(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:

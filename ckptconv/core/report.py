@@ -53,19 +53,19 @@ def errors_among(findings: Iterable[Finding]) -> list[Finding]:
 
 
 _ALIKE = 3
-"""The most findings that differ only in where and are told one by one."""
+"""The most findings that differ only in `where` and are listed one by one."""
 
 
 def summed_up(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings for people: of many that differ in nothing but where, the first says how many more there are."""
+    """Findings for people: of many that differ only in `where`, the first is kept and says how many more there are."""
     kinds: dict[tuple[str, str, str], list[Finding]] = {}
-    for one in findings:
-        said = one.message.replace(one.where, "", 1) if one.where else one.message
-        kinds.setdefault((one.code, one.severity, said), []).append(one)
+    for finding in findings:
+        message = finding.message.replace(finding.where, "", 1) if finding.where else finding.message
+        kinds.setdefault((finding.code, finding.severity, message), []).append(finding)
     return [
-        one
+        finding
         for alike in kinds.values()
-        for one in (alike if len(alike) <= _ALIKE else [_with_others(alike[0], len(alike) - 1)])
+        for finding in (alike if len(alike) <= _ALIKE else [_with_others(alike[0], len(alike) - 1)])
     ]
 
 

@@ -38,24 +38,24 @@ def composite_to_torch(
     return made.to(device)
 
 
-def _quantized(one: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _quantized(composite: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Build a quantized tensor as torch's own `_rebuild_qtensor` does: an empty one that is set on the integers."""
     import torch
 
-    dtype = _quantized_dtype(one.dtype)
+    dtype = _quantized_dtype(composite.dtype)
     made: torch.Tensor
-    if one.axis is None:
+    if composite.axis is None:
         scale, zero_point = parts["scale"].item(), parts["zero_point"].item()
-        made = torch._empty_affine_quantized(one.shape, scale=scale, zero_point=int(zero_point), dtype=dtype)
+        made = torch._empty_affine_quantized(composite.shape, scale=scale, zero_point=int(zero_point), dtype=dtype)
     else:
-        points = parts["zero_point"].float() if one.scheme == FLOAT_QPARAMS else parts["zero_point"]
+        points = parts["zero_point"].float() if composite.scheme == FLOAT_QPARAMS else parts["zero_point"]
         made = torch._empty_per_channel_affine_quantized(
-            one.shape, scales=parts["scale"], zero_points=points, axis=one.axis, dtype=dtype
+            composite.shape, scales=parts["scale"], zero_points=points, axis=composite.axis, dtype=dtype
         )
     storage = torch.storage.TypedStorage(  # type: ignore[no-untyped-call]
         wrap_storage=parts[VALUES].contiguous().untyped_storage(), dtype=dtype, _internal=True
     )
-    return made.set_(storage, 0, one.shape, contiguous_strides(one.shape))
+    return made.set_(storage, 0, composite.shape, contiguous_strides(composite.shape))
 
 
 def _quantized_dtype(dtype: DType) -> Any:
@@ -64,13 +64,13 @@ def _quantized_dtype(dtype: DType) -> Any:
     return getattr(torch, TORCH_QUANTIZED[dtype.name])
 
 
-def _sparse(one: Sparse, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _sparse(composite: Sparse, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
     import torch
 
-    if one.layout == "sparse_coo":
+    if composite.layout == "sparse_coo":
         return torch.sparse_coo_tensor(
-            parts["indices"], parts[VALUES], one.shape, check_invariants=False, is_coalesced=one.coalesced
+            parts["indices"], parts[VALUES], composite.shape, check_invariants=False, is_coalesced=composite.coalesced
         )
     outer, inner, values = parts.values()
-    layout = getattr(torch, one.layout)
-    return torch.sparse_compressed_tensor(outer, inner, values, one.shape, layout=layout, check_invariants=False)
+    layout = getattr(torch, composite.layout)
+    return torch.sparse_compressed_tensor(outer, inner, values, composite.shape, layout=layout, check_invariants=False)

@@ -86,7 +86,7 @@ class Content:
         at = [numel * i // ELSEWHERE // 8 * 8 for i in range(1, ELSEWHERE)]
         ranges = [(start, min(start + NUMBERS, numel)) for start in at]
         dtype = self._type(b)
-        return sum(_cast(a, dtype, *one) == _cast(b, dtype, *one) for one in ranges)
+        return sum(_cast(a, dtype, *bounds) == _cast(b, dtype, *bounds) for bounds in ranges)
 
     def first(self, tensor: LazyTensor) -> bytes:
         """The first element, which stays first when the tensor is transposed or others are appended to it."""

@@ -70,7 +70,7 @@ def find_parts(wholes: Tensors, parts: Tensors, content: Content | None, *, by_s
             found += _take(by_content.parts_of(name, whole), left)
     if not by_sizes:
         return found
-    done = {one.whole for one in found}
+    done = {entry.whole for entry in found}
     families = _families(left, content)
     for name, whole in wholes.items():
         if name not in done:

@@ -103,32 +103,32 @@ class Progress:
         """Record tensors of `b` that were joined of several; `wholes` are they, or views of them."""
         self._record_parts("concat", found)
         current = self.current
-        for one in found:
-            for part, place in _places(one, wholes[one.whole], current):
+        for joined in found:
+            for part, place in _places(joined, wholes[joined.whole], current):
                 if place is not None:
-                    self.compare(self.original[part], one.whole, current[part], place)
-            self.used |= {*one.parts}
-            self.made.add(one.whole)
+                    self.compare(self.original[part], joined.whole, current[part], place)
+            self.used |= {*joined.parts}
+            self.made.add(joined.whole)
 
     def split(self, found: Sequence[Parts]) -> None:
         """Record tensors of `a` that were cut into several."""
         self._record_parts("split", found)
-        for one in found:
-            old = self.original[one.whole]
-            for part, place in _places(one, self.a[old], self.b):
+        for cut in found:
+            old = self.original[cut.whole]
+            for part, place in _places(cut, self.a[old], self.b):
                 if place is not None:
                     self.compare(old, part, place, self.b[part])
-            self.used.add(one.whole)
-            self.made |= {*one.parts}
+            self.used.add(cut.whole)
+            self.made |= {*cut.parts}
 
     def _record_parts(self, kind: Literal["concat", "split"], found: Sequence[Parts]) -> None:
         """Add edits for what was joined or cut, those of one axis and the same sizes together."""
         parts = self.current if kind == "concat" else self.b
         groups: dict[tuple[int, int, tuple[int, ...]], list[Step]] = defaultdict(list)
-        for one in found:
-            sizes = tuple(parts[part].info.shape[one.axis] for part in one.parts)
-            step = Step(one.parts, (one.whole,)) if kind == "concat" else Step((one.whole,), one.parts)
-            groups[one.axis, one.blocks, sizes].append(step)
+        for row in found:
+            sizes = tuple(parts[part].info.shape[row.axis] for part in row.parts)
+            step = Step(row.parts, (row.whole,)) if kind == "concat" else Step((row.whole,), row.parts)
+            groups[row.axis, row.blocks, sizes].append(step)
         for (axis, blocks, sizes), steps in groups.items():
             details: dict[str, Json] = {"axis": axis, "sizes": list(sizes)}
             if blocks > 1:
@@ -137,26 +137,26 @@ class Progress:
 
     def stack(self, found: Sequence[Stacked]) -> None:
         """Record tensors of `b` that were stacked of several, each of which may have been joined of parts before."""
-        self._record_parts("concat", [join for one in found for join in one.joins.values()])
-        self.explanation.edits.extend(stack_edits([(one.names, one.whole) for one in found]))
+        self._record_parts("concat", [join for stacked in found for join in stacked.joins.values()])
+        self.explanation.edits.extend(stack_edits([(stacked.names, stacked.whole) for stacked in found]))
         current = self.current
-        for one in found:
-            self.made.add(one.whole)
-            for part, place in self._places_in_stack(one, current):
+        for stacked in found:
+            self.made.add(stacked.whole)
+            for part, place in self._places_in_stack(stacked, current):
                 self.used.add(part)
                 if place is not None:
-                    self.compare(self.original[part], one.whole, current[part], place)
+                    self.compare(self.original[part], stacked.whole, current[part], place)
 
     def unstack(self, found: Sequence[Stacked]) -> None:
         """Record tensors of `a` that were unstacked into several, each of which may have been cut after that."""
-        self.explanation.edits.extend(stack_edits([(one.names, one.whole) for one in found], reverse=True))
-        self._record_parts("split", [join for one in found for join in one.joins.values()])
-        for one in found:
-            self.used.add(one.whole)
-            for part, place in self._places_in_stack(one, self.b):
+        self.explanation.edits.extend(stack_edits([(stacked.names, stacked.whole) for stacked in found], reverse=True))
+        self._record_parts("split", [join for stacked in found for join in stacked.joins.values()])
+        for stacked in found:
+            self.used.add(stacked.whole)
+            for part, place in self._places_in_stack(stacked, self.b):
                 self.made.add(part)
                 if place is not None:
-                    self.compare(self.original[one.whole], part, place, self.b[part])
+                    self.compare(self.original[stacked.whole], part, place, self.b[part])
 
     @staticmethod
     def _places_in_stack(stacked: Stacked, parts: Tensors) -> Iterator[tuple[str, LazyTensor | None]]:

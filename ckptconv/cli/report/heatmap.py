@@ -149,9 +149,9 @@ def _row(run: Sequence[str], grid: dict[str, dict[str, Cell]], parameters: Seque
     for parameter in parameters:
         found = [grid[layer][parameter] for layer in run if parameter in grid[layer]]
         cell = Cell() if found else None
-        for one in found:
+        for entry in found:
             assert cell is not None
-            cell.add(one.kind, one.change, one.tensors)
+            cell.add(entry.kind, entry.change, entry.tensors)
         if cell is not None:
             many = f" ({plural(cell.tensors, 'tensor')})" if cell.tensors > 1 else ""
             cell.title = f"{label}, {short_name(parameter)}: {cell.text}{many}"

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def listing(known: Sequence[Architecture]) -> list[str]:
     """A line for each architecture of the library."""
-    head, *lines = table([["NAME", "SUMMARY"], *([one.spec.name, one.spec.summary] for one in known)])
+    head, *lines = table(
+        [["NAME", "SUMMARY"], *([architecture.spec.name, architecture.spec.summary] for architecture in known)]
+    )
     return [style(head, "bold"), *lines]
 
 
@@ -32,7 +34,10 @@ def page(found: Architecture, name: str) -> list[str]:
     if found.table is None:
         lines += section("params", table([_param(param) for param in spec.params.values()]))
         lines += section("variants", table([[printable(key), printable(text)] for key, text in spec.variants.items()]))
-        lines += section("constraints", [printable(f"{one.name}: {one.formula.text}") for one in spec.constraints])
+        lines += section(
+            "constraints",
+            [printable(f"{constraint.name}: {constraint.formula.text}") for constraint in spec.constraints],
+        )
         lines += _computes(spec)
         values = " ".join(f"--set {printable(param)}=VALUE" for param in found.missing)
         return [*lines, "", f"its tensors: ckptconv arch show {printable(name)} {values}"]

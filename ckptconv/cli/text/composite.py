@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     """Rows of the header: how many composites there are of each kind."""
     found: dict[str, Counter[str]] = {"quantized": Counter(), "sparse": Counter()}
-    for one in checkpoint.composites.values():
-        if isinstance(one, Quantized):
-            found["quantized"][one.dtype.name] += 1
+    for composite in checkpoint.composites.values():
+        if isinstance(composite, Quantized):
+            found["quantized"][composite.dtype.name] += 1
         else:
-            found["sparse"][one.layout] += 1
+            found["sparse"][composite.layout] += 1
     return [
         (kind, f"{counts.total():,}: {listed([f'{name} ×{count:,}' for name, count in counts.most_common()], 8)}")
         for kind, counts in found.items()
@@ -33,7 +33,7 @@ def rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
 
 def with_wholes(names: Iterable[str], composites: Mapping[str, Composite]) -> list[str]:
     """The tensors' names, with the name of each composite that no tensor has inserted before its first part."""
-    by_first_part = {next(iter(one.parts.values())): name for name, one in composites.items()}
+    by_first_part = {next(iter(composite.parts.values())): name for name, composite in composites.items()}
     ordered: list[str] = []
     known = set(names := list(names))
     for name in names:
@@ -43,19 +43,19 @@ def with_wholes(names: Iterable[str], composites: Mapping[str, Composite]) -> li
     return ordered
 
 
-def how(one: Composite) -> str:
+def how(composite: Composite) -> str:
     """Scheme and axis, or the layout, which the columns of type and shape do not show."""
-    if isinstance(one, Quantized):
-        return one.scheme + ("" if one.axis is None else f", axis {one.axis}")
-    return one.layout + (", coalesced" if one.coalesced else "")
+    if isinstance(composite, Quantized):
+        return composite.scheme + ("" if composite.axis is None else f", axis {composite.axis}")
+    return composite.layout + (", coalesced" if composite.coalesced else "")
 
 
 def notes(checkpoint: Checkpoint) -> dict[str, str]:
     """For each part, by its name: its role, and the composite that it belongs to."""
     said: dict[str, str] = {}
-    for name, one in checkpoint.composites.items():
-        for role, part in one.parts.items():
-            said[part] = one.summary if part == name else f"{role} of {printable(name)}"
+    for name, composite in checkpoint.composites.items():
+        for role, part in composite.parts.items():
+            said[part] = composite.summary if part == name else f"{role} of {printable(name)}"
             if role == VALUES and part != name:
-                said[part] += f": {one.summary}"
+                said[part] += f": {composite.summary}"
     return said

@@ -27,8 +27,8 @@ def formats(all_formats: Sequence[Format], broken: Sequence[PluginError]) -> lis
     """The table that `formats` prints; on a terminal too narrow for it, what each is stands below its row."""
     rows = [["NAME", "READ", "WRITE", "SUFFIXES", "SUMMARY"]]
     rows += [
-        [printable(cell) for cell in (one.name, "yes", _yes(one.writer), _suffixes(one), one.summary)]
-        for one in all_formats
+        [printable(cell) for cell in (format.name, "yes", _yes(format.writer), _suffixes(format), format.summary)]
+        for format in all_formats
     ]
     head, *lines = table(rows)
     if (room := output.columns()) and max(map(width, lines)) > room:
@@ -37,26 +37,26 @@ def formats(all_formats: Sequence[Format], broken: Sequence[PluginError]) -> lis
     return [style(head, "bold"), *lines, *(f"warning: {printable(error.message)}" for error in broken)]
 
 
-def _suffixes(one: Format) -> str:
+def _suffixes(format: Format) -> str:
     """As many as fit into the column."""
     shown: list[str] = []
-    for suffix in one.suffixes:
+    for suffix in format.suffixes:
         if len(" ".join([*shown, suffix])) > SUFFIXES:
             return " ".join([*shown, "…"])
         shown.append(suffix)
     return " ".join(shown) or "a folder"
 
 
-def one_format(one: Format) -> list[str]:
+def one_format(format: Format) -> list[str]:
     """What `formats NAME` prints."""
-    holds = one.holds
+    holds = format.holds
     metadata = {
         "typed": "every value with its own type",
         "record": "readable strings, and a record of their types",
         "none": "none",
     }
-    none = f"none: --to {one.name}" if one.writer else "none"
-    rows = [("suffixes", " ".join(one.suffixes) or none), ("read", "yes"), ("write", _yes(one.writer))]
+    none = f"none: --to {format.name}" if format.writer else "none"
+    rows = [("suffixes", " ".join(format.suffixes) or none), ("read", "yes"), ("write", _yes(format.writer))]
     kept = [
         ("metadata", metadata[holds.metadata]),
         ("extras", "tensors outside of the state_dict are kept" if holds.extras else "no tensors outside of the model"),
@@ -66,20 +66,20 @@ def one_format(one: Format) -> list[str]:
         ("opaque", "kept as data" if holds.opaque else "objects of unknown classes are not kept without consent"),
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
     ]
-    if one.dialect:
+    if format.dialect:
         from ckptconv.edits.translate import DIALECTS, GIVES
 
-        whose, back = GIVES.get(one.dialect, "others'"), f"to-{one.dialect}"  # a plug-in may say anything
+        whose, back = GIVES.get(format.dialect, "others'"), f"to-{format.dialect}"  # a plug-in may say anything
         again = f", and --translate {back} makes it of {whose}" if back in DIALECTS else ""
-        rows.append(("names", f"its own; --translate {one.dialect} makes {whose} of them{again}"))
-    rows += kept if one.writer else []
-    if one.extra:
-        rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))
+        rows.append(("names", f"its own; --translate {format.dialect} makes {whose} of them{again}"))
+    rows += kept if format.writer else []
+    if format.extra:
+        rows.append(("needs", f"pip install 'ckptconv[{format.extra}]'"))
     lines = [
-        f"{style(printable(one.name), 'bold')}: {printable(one.summary)}",
+        f"{style(printable(format.name), 'bold')}: {printable(format.summary)}",
         *_paragraphs([(label, printable(text)) for label, text in rows]),
     ]
-    own = [(f"-O {row.name}={_spelled(row)}", printable(row.summary)) for row in one.option_table()]
+    own = [(f"-O {row.name}={_spelled(row)}", printable(row.summary)) for row in format.option_table()]
     return lines if not own else [*lines, "options of its own", *_paragraphs(own)]
 
 

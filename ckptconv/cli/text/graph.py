@@ -29,7 +29,7 @@ def graph_rows(graph: MetaNode) -> list[tuple[str, str]]:
     operators = cast("Mapping[str, int]", graph.get("operators") or {})
     counts = sorted(operators.items(), key=lambda item: -item[1])
     signatures = cast("list[Mapping[str, object]]", graph.get("signatures") or [])
-    rows.append(("signatures", listed([printable(str(one.get("name"))) for one in signatures], MOST)))
+    rows.append(("signatures", listed([printable(str(signature.get("name"))) for signature in signatures], MOST)))
     rows.append(("operators", listed([f"{printable(str(name))} ×{count:,}" for name, count in counts], MOST)))
     return [(label, text) for label, text in rows if text]
 

@@ -68,11 +68,11 @@ def _decoded(data: memoryview, dtype: DType, count: int) -> list[Value]:
     from ckptconv.core.arrays import NUMPY_NAMES, from_bytes
 
     if dtype not in NUMPY_NAMES and dtype in COMPONENT:
-        halves = [float(one) for one in from_bytes(data, COMPONENT[dtype], 2 * count)]
+        halves = [float(value) for value in from_bytes(data, COMPONENT[dtype], 2 * count)]
         return [complex(*pair) for pair in zip(halves[::2], halves[1::2], strict=True)]
     convert = {"float": float, "complex": complex, "bool": bool}.get(dtype.kind, int)
     try:
-        return [convert(one) for one in from_bytes(data, dtype, count)]
+        return [convert(value) for value in from_bytes(data, dtype, count)]
     except UnsupportedError:
         step = max(1, dtype.bits // 8)
         return [bytes(data[i : i + step]).hex() for i in range(0, len(data), step)]

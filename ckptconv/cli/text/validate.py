@@ -122,7 +122,7 @@ def findings(found: Sequence[Finding]) -> list[str]:
     """
     if all(finding.code not in _EXPLAINS_THE_REST for finding in found):
         return _listed(found)
-    shown = [one for one in found if one.severity != "error" or one.code in _EXPLAINS_THE_REST]
+    shown = [finding for finding in found if finding.severity != "error" or finding.code in _EXPLAINS_THE_REST]
     hidden = len(found) - len(shown)
     return [*_listed(shown), *([f"… and {plural(hidden, 'error')} that it explains; --json has all"] if hidden else [])]
 

@@ -131,7 +131,7 @@ def _own_tensors(adapter: Adapter) -> Iterable[str]:
     """Names of the adapter's own tensors, without single numbers and without a model around it."""
     taken = {
         *adapter.parts.whole.values(),
-        *(one for parts in adapter.parts.modules.values() for one in parts.values()),
+        *(tensor for parts in adapter.parts.modules.values() for tensor in parts.values()),
     }
     for name, tensor in adapter.tensors.items():
         if tensor.info.shape and (not adapter.inside or name in taken):

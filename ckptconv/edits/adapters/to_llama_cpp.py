@@ -176,13 +176,16 @@ class _Translation:
         made: dict[str, Change] = {}
         for at, (name, factor) in enumerate(zip(pair, FACTORS, strict=True)):
             sources = tuple(self.factors[source][at] for source in join.sources)
-            if other := [one for one in sources if self.tensors[one].shape != self.tensors[name].shape]:
+            if other := [source for source in sources if self.tensors[source].shape != self.tensors[name].shape]:
                 raise UnsupportedError(
                     f"--translate to-gguf: {other[0]!r} is {list(self.tensors[other[0]].shape)}, and {name!r} "
                     f"{list(self.tensors[name].shape)}: llama.cpp has the factors of all experts in one tensor",
                     hint=MERGE,
                 )
-            mixed = len({self.tensors[one].dtype for one in sources}) > 1 and self.tensors[name].dtype is not DType.F32
+            mixed = (
+                len({self.tensors[source].dtype for source in sources}) > 1
+                and self.tensors[name].dtype is not DType.F32
+            )
             into = Join(f"{join.target}.{factor}", sources, "stack", 0)
             made[name] = replace(self.as_floats(name, name), into=into)
             made[name] = replace(made[name], unpack=made[name].unpack or mixed)

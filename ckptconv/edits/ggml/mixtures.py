@@ -58,8 +58,8 @@ class Model:
 
 
 MIXTURES = {
-    one.name: one
-    for one in (
+    mixture.name: mixture
+    for mixture in (
         Mixture("Q3_K_S", "Q3_K", 11), Mixture("Q3_K_M", "Q3_K", 12), Mixture("Q3_K_L", "Q3_K", 13),
         Mixture("Q4_K_S", "Q4_K", 14), Mixture("Q4_K_M", "Q4_K", 15),
         Mixture("Q5_K_S", "Q5_K", 16), Mixture("Q5_K_M", "Q5_K", 17), Mixture("MXFP4_MOE", "MXFP4", 38),

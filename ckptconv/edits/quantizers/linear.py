@@ -89,7 +89,7 @@ def _computed_with(name: str) -> Iterable[str]:
     parent, _, last = module.rpartition(".")
     for several in _TOGETHER:
         if last in several:
-            yield from (f"{parent}.{one}{WEIGHT}".removeprefix(".") for one in several if one != last)
+            yield from (f"{parent}.{sibling}{WEIGHT}".removeprefix(".") for sibling in several if sibling != last)
 
 
 def _check_loads_in_mlx(tensors: Tensors, scheme: Scheme, kind: object) -> None:

@@ -146,8 +146,8 @@ _EXPERTS = "transformers 5.24 does not load experts of this scheme, which is vLL
 _INVERSE = (shared("_scale_inv", 0, DType.F32),)
 
 SCHEMES = {
-    one.name: one
-    for one in (
+    scheme.name: scheme
+    for scheme in (
         _eight("fp8", ByRow(), DType.F8_E4M3, "float-quantized"),
         Scheme("fp8-block", ByBlock(), DType.F8_E4M3, 8, _INVERSE, 128, 128, configs.blocks),
         _eight("int8", Even(8, signed=True), DType.I8, "int-quantized"),

@@ -61,7 +61,7 @@ class InArchive:
         return self._start + path
 
     def opened(self, checkpoint: Checkpoint) -> set[str]:
-        members = {one.name for one in checkpoint.notes.members if one.use in _TENSORS}
+        members = {member.name for member in checkpoint.notes.members if member.use in _TENSORS}
         return members or opened_below(checkpoint, self.path)
 
 
@@ -72,7 +72,7 @@ def home_in_archive(checkpoint: Checkpoint) -> InArchive:
     if isinstance(folder, MemberFolder):
         return InArchive(folder.archive, folder.inner)
     assert isinstance(file, Source)
-    homes = [one.name.rpartition("/")[0] for one in checkpoint.notes.members if one.use == MODEL]
+    homes = [member.name.rpartition("/")[0] for member in checkpoint.notes.members if member.use == MODEL]
     return InArchive(Archive.of(file), posixpath.commonpath(homes) if homes else "")
 
 

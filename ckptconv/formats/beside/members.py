@@ -41,10 +41,10 @@ def documents(archive: Archive, model: Collection[str]) -> dict[str, str]:
     """The text members by path, except those in `model`. Raises CorruptFileError, LimitError."""
     found: dict[str, str] = {}
     left = MAX_DOCUMENTS
-    for path, one in archive.members.items():
-        if path in model or not path.lower().endswith(TEXTS) or one.size > min(MAX_DOCUMENT, left):
+    for path, entry in archive.members.items():
+        if path in model or not path.lower().endswith(TEXTS) or entry.size > min(MAX_DOCUMENT, left):
             continue
-        left -= one.size
+        left -= entry.size
         try:
             found[path] = archive.text(path, MAX_DOCUMENT).decode("utf-8")
         except UnicodeDecodeError:
@@ -62,7 +62,7 @@ def contained(
     taken = inner.root if isinstance(inner.root, dict) else {}
     whole = inner.with_metadata({free_key(path, taken): text for path, text in texts.items()})
     uses = {**dict.fromkeys(texts, METADATA), **uses}
-    members = tuple(MemberNote(path, one.size, uses.get(path, "")) for path, one in archive.members.items())
+    members = tuple(MemberNote(path, entry.size, uses.get(path, "")) for path, entry in archive.members.items())
     notes = replace(
         whole.notes,
         source=format if whole.notes.source == inner.format else whole.notes.source,

@@ -109,7 +109,7 @@ def _is_count(words: list[str], depth: int) -> bool:
         case ["loop", ".", str() as name]:
             return name.startswith(("index", "revindex", "length"))
         case ["[", *inner, "]", "|", "min" | "max"]:
-            return all(_is_number(one, depth + 1) for one in split(inner, (",",)))
+            return all(_is_number(part, depth + 1) for part in split(inner, (",",)))
         case [*_, "|", "length" | "count" | "int" | "round" | "float"]:
             return True
     return False
@@ -141,7 +141,7 @@ def made_names(pieces: Collection[list[str]]) -> set[str] | None:
     for words in pieces:
         match words:
             case ["macro", str() as name, "(", *rest]:
-                parameters[name] = [one[0] for one in split(within(["(", *rest], 0), (",",)) if one]
+                parameters[name] = [part[0] for part in split(within(["(", *rest], 0), (",",)) if part]
                 made.add(name)  # its result is a string
             case ["call", "(", *rest]:
                 made |= {word for word in _first_bracket(rest) if is_name(word)}

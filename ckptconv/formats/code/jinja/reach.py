@@ -54,8 +54,8 @@ _MADE = "a name that is made"
 
 def reached(code: Sequence[str]) -> list[str]:
     """The names that the pieces of code reach for, each once."""
-    found = dict.fromkeys(next(filter(None, hit)) for one in code for hit in _SPELLED.findall(one))
-    pieces = [tokens_of(one) for one in code]
+    found = dict.fromkeys(next(filter(None, hit)) for text in code for hit in _SPELLED.findall(text))
+    pieces = [tokens_of(text) for text in code]
     for piece in pieces:
         found |= dict.fromkeys(_hidden(piece))
     if max(map(depth_of, pieces), default=0) > MAX_DEPTH:

@@ -127,7 +127,7 @@ def only_makes(cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -
     if is_of_torch(cls) and cls.name.endswith(_METHOD_CALLERS):
         return not kwargs and not holds_classes_or_objects(args)
     if cls.module.partition(".")[0] == "sympy" and cls.name not in _NAMES:
-        return not any(isinstance(one, (str, Global)) for one in leaves(args, MOST))
+        return not any(isinstance(value, (str, Global)) for value in leaves(args, MOST))
     if not is_of_library(cls) or str(cls) in _STORE_ARGUMENTS:
         return True
     return not kwargs and not holds_classes_or_objects(args)
@@ -237,9 +237,9 @@ def leaves(values: tuple[Value, ...], most: int) -> Iterator[Value]:
             yield value
 
 
-def _belongs(owner: Global, one: Global | UnbuiltObject) -> bool:
+def _belongs(owner: Global, value: Global | UnbuiltObject) -> bool:
     """Whether an object in a library object's state is one that its class always has there."""
-    name = one.name if isinstance(one, UnbuiltObject) else str(one)
+    name = value.name if isinstance(value, UnbuiltObject) else str(value)
     if owner.module == "configparser":
         return name.startswith("configparser.") or name in _PARSERS
     return owner.module.startswith("numpy.random") and name.startswith("numpy.random.")
@@ -258,7 +258,7 @@ def named(cls: str) -> Global:
 def is_known(cls: Global) -> bool:
     """Whether a class is known to be harmless, or from an unknown package."""
     *outer, last = cls.name.split(".")
-    if last in _IMPORTED_ELSEWHERE or any(map(is_dunder, (*outer, last))) or any(one[:1].islower() for one in outer):
+    if last in _IMPORTED_ELSEWHERE or any(map(is_dunder, (*outer, last))) or any(part[:1].islower() for part in outer):
         return False
     if is_of_torch(cls) and str(cls) not in KNOWN:
         return f"{cls.module}.".startswith(_TORCH)

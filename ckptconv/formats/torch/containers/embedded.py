@@ -162,35 +162,41 @@ def _tensors(value: Value) -> Iterator[TensorStub]:
     """The tensors in plain containers and in the states of objects."""
     waiting, seen = [value], set[int]()
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, TensorStub):
-            yield one
-        if id(one) in seen:
+        value = waiting.pop()
+        if isinstance(value, TensorStub):
+            yield value
+        if id(value) in seen:
             continue
-        seen.add(id(one))
-        match one:
+        seen.add(id(value))
+        match value:
             case UnbuiltObject():
-                waiting += [one.state, *one.args, *one.kwargs.values(), *one.items, *(item for _, item in one.pairs)]
+                waiting += [
+                    value.state,
+                    *value.args,
+                    *value.kwargs.values(),
+                    *value.items,
+                    *(item for _, item in value.pairs),
+                ]
             case dict():
-                waiting.extend(one.values())
+                waiting.extend(value.values())
             case list() | tuple():
-                waiting.extend(one)
+                waiting.extend(value)
 
 
 def _nets(value: Value) -> Iterator[UnbuiltObject]:
     """The objects with an embedded file in their state, each once."""
     waiting, seen = [value], set[int]()
     while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
+        value = waiting.pop()
+        if id(value) in seen:
             continue
-        seen.add(id(one))
-        match one:
+        seen.add(id(value))
+        match value:
             case UnbuiltObject(state=state):
                 if isinstance(state, dict) and isinstance(state.get(KEY), bytes):
-                    yield one
+                    yield value
                 waiting.append(state)
             case dict():
-                waiting.extend(one.values())
+                waiting.extend(value.values())
             case list() | tuple():
-                waiting.extend(one)
+                waiting.extend(value)

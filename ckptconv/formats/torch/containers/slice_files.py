@@ -63,7 +63,7 @@ def others_beside(path: Path) -> tuple[Finding, ...]:
 def _other_ranks(path: Path) -> tuple[Finding, ...]:
     own, home = path.parent.name, path.parent.parent
     with suppress(OSError), os.scandir(home) as entries:
-        other = next((one.name for one in entries if RANK.fullmatch(one.name) and one.name != own), None)
+        other = next((entry.name for entry in entries if RANK.fullmatch(entry.name) and entry.name != own), None)
         if other is not None:
             message = f"{other} lies beside {own}: this file may be one slice of a model, and {home} the whole"
             return (Finding("slice", "warning", own, message),)

@@ -115,7 +115,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 def _with_parts(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with the parts of quantized and sparse tensors in its tree, in place of the values alone."""
-    alone = {one.parts[VALUES]: one.parts for one in checkpoint.composites.values()}
+    alone = {composite.parts[VALUES]: composite.parts for composite in checkpoint.composites.values()}
     if not alone:
         return checkpoint
 

@@ -258,10 +258,10 @@ def _holds_objects(value: Value) -> bool:
     """Whether anything in it was not built."""
     waiting, seen = [value], set[int]()
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, (UnbuiltObject, Global)):
+        value = waiting.pop()
+        if isinstance(value, (UnbuiltObject, Global)):
             return True
-        if isinstance(one, (dict, list, tuple, set, frozenset)) and id(one) not in seen:
-            seen.add(id(one))
-            waiting += [*one.keys(), *one.values()] if isinstance(one, dict) else list(one)
+        if isinstance(value, (dict, list, tuple, set, frozenset)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
     return False

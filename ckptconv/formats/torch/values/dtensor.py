@@ -62,8 +62,10 @@ def _are_placed(spec: Value) -> bool:
     state = spec.state if isinstance(spec, UnbuiltObject) else None
     placements = state.get("placements") if isinstance(state, dict) else None
     return isinstance(placements, (tuple, list)) and all(
-        isinstance(one, UnbuiltObject) and one.name in PARTS and one.name.rpartition(".")[2] in _PLACED
-        for one in placements
+        isinstance(placement, UnbuiltObject)
+        and placement.name in PARTS
+        and placement.name.rpartition(".")[2] in _PLACED
+        for placement in placements
     )
 
 

@@ -34,17 +34,21 @@ def check_composites(checkpoint: Checkpoint) -> None:
     """
     tensors = checkpoint.all_tensors
     infos = infos_of(tensors) if checkpoint.composites else {}
-    for name, one in checkpoint.composites.items():
-        if (wrong := problem(one, infos)) is not None:
+    for name, composite in checkpoint.composites.items():
+        if (wrong := problem(composite, infos)) is not None:
             raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust it")
-        if isinstance(one, Sparse):
-            check_indices(name, one, tensors)
+        if isinstance(composite, Sparse):
+            check_indices(name, composite, tensors)
     _check_storages(checkpoint)
 
 
 def _check_storages(checkpoint: Checkpoint) -> None:
     """Refuse quantized integers that share a storage with other tensors: their storages have a class of their own."""
-    integers = {one.parts[VALUES]: one.dtype for one in checkpoint.composites.values() if isinstance(one, Quantized)}
+    integers = {
+        composite.parts[VALUES]: composite.dtype
+        for composite in checkpoint.composites.values()
+        if isinstance(composite, Quantized)
+    }
     known: dict[Hashable, tuple[DType | None, str]] = {}
     for name, tensor in checkpoint.all_tensors.items() if integers else ():
         key = tensor.alias if tensor.placement is None else tensor.placement.storage.key
@@ -60,9 +64,9 @@ def in_the_pickle(checkpoint: Checkpoint) -> set[str]:
     """Scales and zero points that become numbers in the pickle, and need no storage."""
     numbers = {
         part
-        for one in checkpoint.composites.values()
-        if isinstance(one, Quantized) and one.axis is None
-        for role, part in one.parts.items()
+        for composite in checkpoint.composites.values()
+        if isinstance(composite, Quantized) and composite.axis is None
+        for role, part in composite.parts.items()
         if role != VALUES
     }
     if not numbers:
@@ -96,44 +100,44 @@ def spell_dense(emitter: Emitter, view: View, nbytes: int, *, requires_grad: boo
 
 
 def spell_quantized(
-    emitter: Emitter, one: Quantized, tensors: Mapping[str, LazyTensor], view: View, nbytes: int, part: Part
+    emitter: Emitter, composite: Quantized, tensors: Mapping[str, LazyTensor], view: View, nbytes: int, part: Part
 ) -> None:
     """Emit the arguments of ``_rebuild_qtensor``; `view` is that of the integers, on a storage of `nbytes`.
 
     Reads the scale and the zero point if there is only one of each.
     """
-    packed = one.dtype.bits < 8
-    strides = contiguous_strides(one.shape) if packed else view.strides
-    cls = QUANTIZED_STORAGE_BY_DTYPE[one.dtype]
+    packed = composite.dtype.bits < 8
+    strides = contiguous_strides(composite.shape) if packed else view.strides
+    cls = QUANTIZED_STORAGE_BY_DTYPE[composite.dtype]
     emitter.op(b"(")
     emitter.node(StorageRef(("torch", cls), str(view.key), nbytes * 8 // view.dtype.bits))
     emitter.integer(view.offset)
-    emitter.node(one.shape)
+    emitter.node(composite.shape)
     emitter.node(strides)
-    if one.scheme == PER_TENSOR:
-        numbers = (bytes(tensors[one.parts[role]].read()) for role in ("scale", "zero_point"))
+    if composite.scheme == PER_TENSOR:
+        numbers = (bytes(tensors[composite.parts[role]].read()) for role in ("scale", "zero_point"))
         scale, zero_point = (unpack(code, data)[0] for code, data in zip(("<d", "<q"), numbers, strict=True))
         emitter.node((TorchValue("qscheme", PER_TENSOR), scale, zero_point))
     else:
         emitter.op(b"(")
         emitter.constant(PER_CHANNEL)  # torch writes this for float zero points too, and tells them by their type
-        part(emitter, one.parts["scale"])
-        part(emitter, one.parts["zero_point"])
-        emitter.node(one.axis)
+        part(emitter, composite.parts["scale"])
+        part(emitter, composite.parts["zero_point"])
+        emitter.node(composite.axis)
         emitter.op(b"t")
     emitter.node(False)
     emitter.call("collections", "OrderedDict")
     emitter.op(b"t")
 
 
-def spell_sparse(emitter: Emitter, one: Sparse, part: Part) -> None:
+def spell_sparse(emitter: Emitter, composite: Sparse, part: Part) -> None:
     """Emit the arguments of ``_rebuild_sparse_tensor``."""
     emitter.op(b"(")
-    emitter.node(TorchValue("layout", one.layout))
+    emitter.node(TorchValue("layout", composite.layout))
     emitter.op(b"(")
-    for role in (*INDICES[one.layout], VALUES):
-        part(emitter, one.parts[role])
-    emitter.node(TorchSize(one.shape))
-    if one.layout == "sparse_coo":
-        emitter.node(one.coalesced)
+    for role in (*INDICES[composite.layout], VALUES):
+        part(emitter, composite.parts[role])
+    emitter.node(TorchSize(composite.shape))
+    if composite.layout == "sparse_coo":
+        emitter.node(composite.coalesced)
     emitter.op(b"tt")

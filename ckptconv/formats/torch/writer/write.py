@@ -65,7 +65,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     places = entries[len(before) : len(before) + len(storages)]
     jobs = [Job(stored.name, stored.image, entry.data) for stored, entry in zip(storages, places, strict=True)]
     sums = Streamer(target, crc=True, content=False, progress=options.progress).run(jobs)
-    crcs |= {entry.name: one.crc32 for entry, one in zip(places, sums, strict=True)}
+    crcs |= {entry.name: checksums.crc32 for entry, checksums in zip(places, sums, strict=True)}
     return WriteResult(write_headers(target, entries, crcs))
 
 
@@ -106,7 +106,7 @@ class _Pickler:
         self._views = views
         self._storages = storages
         self._members = members_by_prefix(checkpoint, checkpoint.composites)
-        self._composites = {one.parts[VALUES]: one for one in checkpoint.composites.values()}
+        self._composites = {composite.parts[VALUES]: composite for composite in checkpoint.composites.values()}
 
     def pickle(self) -> bytes:
         emitter = Emitter(self._tensor, self._state_dict, versions=self._versions())
@@ -173,12 +173,12 @@ class _Pickler:
 
     def _arguments(self, emitter: Emitter, name: str, *, requires_grad: bool) -> None:
         match self._composites.get(name):
-            case Quantized() as one:
+            case Quantized() as composite:
                 view = self._views[name]
                 nbytes = self._storages[view.key].image.info.nbytes
-                spell_quantized(emitter, one, self._checkpoint.all_tensors, view, nbytes, self._part)
-            case Sparse() as one:
-                spell_sparse(emitter, one, self._part)
+                spell_quantized(emitter, composite, self._checkpoint.all_tensors, view, nbytes, self._part)
+            case Sparse() as composite:
+                spell_sparse(emitter, composite, self._part)
             case _:
                 self._dense(emitter, name, requires_grad=requires_grad)
 
@@ -201,8 +201,8 @@ def members_by_prefix(checkpoint: Checkpoint, composites: Mapping[str, Composite
     prefixes = {node.prefix for node in nodes_of(checkpoint.root, StateDict)}
     lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
     single = {node.name for node in nodes_of(checkpoint.root, TensorRef)}
-    called = {one.parts[VALUES]: name for name, one in composites.items()}
-    parts = {part for one in composites.values() for part in one.parts.values()} - called.keys()
+    called = {composite.parts[VALUES]: name for name, composite in composites.items()}
+    parts = {part for composite in composites.values() for part in composite.parts.values()} - called.keys()
     members: dict[str, list[tuple[str, str]]] = {}
     for name in checkpoint:
         if name in single or name in parts:
