@@ -143,9 +143,9 @@ class _ConfigScope:
 
     def in_turn(self, loops: Mapping[str, int]) -> _ConfigScope:
         """The scope in one turn of a loop, whose variable hides a key of the same name."""
-        made = _ConfigScope(self.config)
-        made.loops, made.budget = loops, self.budget
-        return made
+        result = _ConfigScope(self.config)
+        result.loops, result.budget = loops, self.budget
+        return result
 
     def part(self, rule: ConfigParam) -> _ConfigScope:
         """The scope of the part of the configuration that describes a mounted spec. Raises UndeterminedError."""
@@ -155,9 +155,9 @@ class _ConfigScope:
             node = next((inner for inner in found if isinstance(inner, Mapping)), {})
         if not node:
             raise UndeterminedError
-        made = _ConfigScope(_with_absent_keys(rule.defaults, node))
-        made.budget = self.budget
-        return made
+        result = _ConfigScope(_with_absent_keys(rule.defaults, node))
+        result.budget = self.budget
+        return result
 
     def lookup(self, name: str) -> Value:
         if name in self.loops:

@@ -164,7 +164,7 @@ class Solving:
 
     def equations(self, located: Sequence[Located]) -> list[Equation]:
         """The equations of all dimensions. Stray names, with loop values that do not occur, make none."""
-        made: list[Equation] = []
+        result: list[Equation] = []
         known_values = {name: known for name in self.spec.loops if (known := self.known_values(name)) is not None}
         for entry in located:
             rule = entry.rule
@@ -180,11 +180,11 @@ class Solving:
                 and all(known is None or value in known for value, known in zip(row[1], allowed, strict=True))
                 and (not when_varies or self.may_apply(rule, row[1]))
             ]
-            made += self.shared_equations(rule, same_in_all_turns, fitting)
+            result += self.shared_equations(rule, same_in_all_turns, fitting)
             for name, values, shape in fitting:
                 loops = tuple(zip(rule.loops, values, strict=True))
-                made += (Equation(rule.shape[index], loops, shape[index], 1, name) for index in different)
-        return made
+                result += (Equation(rule.shape[index], loops, shape[index], 1, name) for index in different)
+        return result
 
     def known_values(self, name: str) -> range | list[int | str] | None:
         """The values of a loop; None if they are unknown or depend on another loop."""
@@ -238,13 +238,13 @@ class Solving:
         self, rule: TensorRule, dimensions: Sequence[int], rows: Sequence[tuple[str, LoopValues, tuple[int, ...]]]
     ) -> list[Equation]:
         """One equation for all tensors of a rule with the same size in a dimension that no loop changes."""
-        made: list[Equation] = []
+        result: list[Equation] = []
         for index in dimensions:
             sizes = Counter(shape[index] for _, _, shape in rows)
             for size, weight in sizes.items():
                 witness = next(name for name, _, shape in rows if shape[index] == size)
-                made.append(Equation(rule.shape[index], (), size, weight, witness))
-        return made
+                result.append(Equation(rule.shape[index], (), size, weight, witness))
+        return result
 
     def vote_in_rounds(self) -> None:
         """Let equations vote and bind the winners, until nothing more is bound."""

@@ -172,18 +172,18 @@ def _compile_list(node: ListDisplay) -> Callable[[Scope], Value]:
     items = [(spread, _compile(item)) for spread, item in node.items]
 
     def run(scope: Scope) -> Value:
-        made: list[Value] = []
+        result: list[Value] = []
         for spread, item in items:
             value = item(scope)
             if not spread:
-                made.append(value)
+                result.append(value)
                 continue
             found = known_list(value)
-            if len(made) + len(found) > MAX_LIST:
+            if len(result) + len(found) > MAX_LIST:
                 raise LimitError(f"a list of more than {MAX_LIST} items")
             scope.budget.spend(len(found) // 8)
-            made.extend(found)
-        return made
+            result.extend(found)
+        return result
 
     return run
 
@@ -218,9 +218,9 @@ def _compile_slice(node: Slice) -> Callable[[Scope], Value]:
         items = known_list(target(scope))
         first = None if start is None else known_integer(start(scope))
         last = None if stop is None else known_integer(stop(scope))
-        made = items[first:last]
-        scope.budget.spend(len(made) // 8)
-        return made
+        result = items[first:last]
+        scope.budget.spend(len(result) // 8)
+        return result
 
     return run
 

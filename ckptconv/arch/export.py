@@ -86,7 +86,7 @@ def _export(module: torch.nn.Module, inputs: Sequence[InputSpec], name: str, ops
         ) from error
     try:
         with _silent():
-            made = torch.onnx.export(
+            result = torch.onnx.export(
                 module, arguments, kwargs=keywords, dynamo=True, dynamic_shapes=shapes, optimize=False,
                 opset_version=opset, external_data=False, verbose=False,
             )  # fmt: skip
@@ -94,8 +94,8 @@ def _export(module: torch.nn.Module, inputs: Sequence[InputSpec], name: str, ops
         raise UsageError(
             f"torch cannot export {name}: {_last_line(error)}", hint="the error's cause is shown by --debug"
         ) from error
-    assert made is not None
-    return made.model_proto
+    assert result is not None
+    return result.model_proto
 
 
 def _load(module: torch.nn.Module, tensors: Mapping[str, LazyTensor], name: str) -> None:
@@ -136,8 +136,8 @@ def _store_as_bf16(model: ModelProto, stored: set[str]) -> None:
             values.remove(value)
     _rename_inputs(graph, names)
     nodes = [
-        helper.make_node("Cast", [name], [made], name=f"/{name}/Cast", to=TensorProto.FLOAT)
-        for name, made in names.items()
+        helper.make_node("Cast", [name], [result], name=f"/{name}/Cast", to=TensorProto.FLOAT)
+        for name, result in names.items()
     ]
     nodes += list(graph.node)
     del graph.node[:]

@@ -124,9 +124,9 @@ class ConfigFactory:
                 near = get_close_matches(name, {*self.config, *known}, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else "its keys are those of the config.json"
                 raise UsageError(f"{cls.__name__} has no {name!r} to set", hint=hint)
-            made = cls.config_class.from_dict({**config, "use_cache": False})
+            result = cls.config_class.from_dict({**config, "use_cache": False})
             with _count_limited():
-                module: torch.nn.Module = cls._from_config(made, **_PLAIN_OPERATORS)
+                module: torch.nn.Module = cls._from_config(result, **_PLAIN_OPERATORS)
             return module
 
 
@@ -194,13 +194,13 @@ def as_held(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dic
         return dict(tensors)
     cls: Any = type(module)
     with _offline():
-        made, report = cls.from_pretrained(
+        result, report = cls.from_pretrained(
             None, config=module.config, state_dict=dict(tensors), dtype="auto", output_loading_info=True
         )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if report[what]:
             raise RuntimeError(f"{what.replace('_', ' ')}: {', '.join(sorted(map(str, report[what])))}")
-    return dict(made.state_dict())
+    return dict(result.state_dict())
 
 
 def _class_of(transformers: Any, config: Mapping[str, Any]) -> Any:

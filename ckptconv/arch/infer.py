@@ -267,15 +267,15 @@ class _Writer:
         return f"{self.counts[lists]}[{self.loops[site.outer[0]]}]"
 
     def name_of(self, leaf: Leaf) -> str:
-        made: list[str] = []
+        result: list[str] = []
         for part in leaf.parts:
             if isinstance(part, str):
-                made.append(part)
+                result.append(part)
                 continue
             site, loop = self.folded.sites[part], self.loops[part]
             scaled = loop if site.stride == 1 else f"{site.stride}*{loop}"
-            made.append(f"{{{scaled}}}" if site.first == 0 else f"{{{scaled} + {site.first}}}")
-        return "".join(made)
+            result.append(f"{{{scaled}}}" if site.first == 0 else f"{{{scaled} + {site.first}}}")
+        return "".join(result)
 
     def presence_switch(self, leaf: Leaf) -> str | None:
         """A bool param for tensors that only some of the checkpoints have."""

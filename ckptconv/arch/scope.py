@@ -37,10 +37,10 @@ class Bindings:
     @classmethod
     def of(cls, spec: Spec, params: Mapping[str, ParamValue]) -> Bindings:
         """Bindings of whole params."""
-        made = cls()
+        result = cls()
         for name, value in params.items():
-            made.set(spec, name, value)
-        return made
+            result.set(spec, name, value)
+        return result
 
     def set(self, spec: Spec, name: str, value: ParamValue) -> None:
         """Bind a whole param. Raises LimitError for a list past `MAX_ELEMENTS`."""

@@ -263,16 +263,16 @@ class Ranking:
             rule, numbers = match.pattern.rule, match.pattern.numbers
             if active[index] is False:
                 continue
-            made = made_texts(self.spec, scope, match)
-            if made is None:
+            result = made_texts(self.spec, scope, match)
+            if result is None:
                 continue
             found = Counter(
                 tuple(captures[slot] for slot, _ in numbers)
                 for _, captures, shape in match.found
                 if len(shape) == rule.rank
             )
-            change -= sum(count for key, count in found.items() if key not in made)
-            missed += len(set(made) - set(found))
+            change -= sum(count for key, count in found.items() if key not in result)
+            missed += len(set(result) - set(found))
         return change, missed
 
     def is_computed(self, names: frozenset[str]) -> bool:

@@ -239,14 +239,14 @@ def missing_params(spec: Spec, bindings: Bindings, formulas: Sequence[Formula]) 
 
 def render(template: Template, scope: Scope) -> str:
     """The name that a template gives in `scope`. Raises UndeterminedError or EvaluationError."""
-    made: list[str] = []
+    result: list[str] = []
     for part in template.parts:
         if isinstance(part, str):
-            made.append(part)
+            result.append(part)
             continue
         value = part(scope)
-        made.append(value if isinstance(value, str) else str(known_integer(value)))
-    return "".join(made)
+        result.append(value if isinstance(value, str) else str(known_integer(value)))
+    return "".join(result)
 
 
 def walk(spec: Spec, loops: Sequence[str], scope: Scope, count: Callable[[int], None] | None = None) -> Iterator[None]:

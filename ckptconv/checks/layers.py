@@ -95,11 +95,11 @@ def _scopes(node: NodeProto) -> list[str]:
             quoted = [name.partition("@")[0] for name in _QUOTED.findall(pair.value)]  # "fc@1" is its second call
             return [name for name in dict.fromkeys(quoted[:-1]) if name]
     steps = [step for step in node.name.split("/")[:-1] if step]
-    made: list[str] = []
+    result: list[str] = []
     last = ""
     for step in steps:
         # the children of a container that was called repeat its name: /layers/layers.0
         own = step.removeprefix(f"{last}.") if last else step
-        made.append(f"{made[-1]}.{own}" if made else own)
+        result.append(f"{result[-1]}.{own}" if result else own)
         last = step
-    return made
+    return result

@@ -72,12 +72,12 @@ def load_tensors(tensors: Iterable[LazyTensor], device: str | torch.device = "cp
 
 
 def _load_distinct(tensors: list[LazyTensor], load: Callable[[LazyTensor], torch.Tensor]) -> list[torch.Tensor]:
-    made: dict[object, torch.Tensor] = {}
+    result: dict[object, torch.Tensor] = {}
     for position, tensor in enumerate(tensors):
         key = tensor.identity(position)
-        if key not in made:
-            made[key] = load(tensor)
-    return [made[tensor.identity(position)] for position, tensor in enumerate(tensors)]
+        if key not in result:
+            result[key] = load(tensor)
+    return [result[tensor.identity(position)] for position, tensor in enumerate(tensors)]
 
 
 def _load_on_cpu(tensor: LazyTensor) -> torch.Tensor:

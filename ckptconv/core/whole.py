@@ -34,8 +34,8 @@ def composite_to_torch(
     if isinstance(composite, Sparse):
         check_indices(name, composite, tensors)
     parts = {role: tensors[composite.parts[role]].to_torch() for role in roles(composite)}
-    made = _quantized(composite, parts) if isinstance(composite, Quantized) else _sparse(composite, parts)
-    return made.to(device)
+    result = _quantized(composite, parts) if isinstance(composite, Quantized) else _sparse(composite, parts)
+    return result.to(device)
 
 
 def _quantized(composite: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -43,19 +43,19 @@ def _quantized(composite: Quantized, parts: Mapping[str, torch.Tensor]) -> torch
     import torch
 
     dtype = _quantized_dtype(composite.dtype)
-    made: torch.Tensor
+    result: torch.Tensor
     if composite.axis is None:
         scale, zero_point = parts["scale"].item(), parts["zero_point"].item()
-        made = torch._empty_affine_quantized(composite.shape, scale=scale, zero_point=int(zero_point), dtype=dtype)
+        result = torch._empty_affine_quantized(composite.shape, scale=scale, zero_point=int(zero_point), dtype=dtype)
     else:
         points = parts["zero_point"].float() if composite.scheme == FLOAT_QPARAMS else parts["zero_point"]
-        made = torch._empty_per_channel_affine_quantized(
+        result = torch._empty_per_channel_affine_quantized(
             composite.shape, scales=parts["scale"], zero_points=points, axis=composite.axis, dtype=dtype
         )
     storage = torch.storage.TypedStorage(  # type: ignore[no-untyped-call]
         wrap_storage=parts[VALUES].contiguous().untyped_storage(), dtype=dtype, _internal=True
     )
-    return made.set_(storage, 0, composite.shape, contiguous_strides(composite.shape))
+    return result.set_(storage, 0, composite.shape, contiguous_strides(composite.shape))
 
 
 def _quantized_dtype(dtype: DType) -> Any:

@@ -46,22 +46,22 @@ class BlockReader(Computed, ABC):
         first = start * 8 // bits // 8 * 8
         last = min(-(-stop * 8 // bits // 8) * 8, self.source.info.numel)
         wide = self.source.info.dtype.bits
-        made = bytearray()
+        result = bytearray()
         for at in range(first, last, self.piece):
             end = min(at + self.piece, last)
             data = self.source.read(at * wide // 8, -(-end * wide // 8))
             for low in range(at, end, BLOCK):
                 high = min(low + BLOCK, end)
-                made += self._block(data[(low - at) * wide // 8 : -(-(high - at) * wide // 8)], low, high)
+                result += self._block(data[(low - at) * wide // 8 : -(-(high - at) * wide // 8)], low, high)
         base = first * bits // 8
-        return memoryview(made)[start - base : stop - base]
+        return memoryview(result)[start - base : stop - base]
 
     def _block(self, data: memoryview, first: int, last: int) -> bytes:
         from ckptconv.core.arrays import from_bytes, to_bytes
 
-        made, loss = self.compute(from_bytes(data, self.source.info.dtype, last - first))
+        result, loss = self.compute(from_bytes(data, self.source.info.dtype, last - first))
         self.note(first, last, loss)
-        return to_bytes(made, self.dtype)
+        return to_bytes(result, self.dtype)
 
 
 class CastReader(BlockReader):
@@ -90,8 +90,8 @@ def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
     for involved in (tensor.info.dtype, dtype):
         if involved.kind not in ("float", "int", "uint", "bool"):
             raise UnsupportedError(f"{involved} is not cast to or from", hint="leave these tensors as they are")
-    made = LazyTensor(TensorInfo.of(dtype, tensor.info.shape), CastReader(tensor, dtype), depends=tensor.depends)
-    return _rounded_once(tensor, dtype) or made
+    result = LazyTensor(TensorInfo.of(dtype, tensor.info.shape), CastReader(tensor, dtype), depends=tensor.depends)
+    return _rounded_once(tensor, dtype) or result
 
 
 def cast_to(tensor: LazyTensor, dtype: DType) -> LazyTensor:

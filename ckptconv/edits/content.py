@@ -51,8 +51,8 @@ class Content:
         """The fingerprint: equal for tensors of the same `kind` and values, different for nearly all others."""
         known = self._known.get(id(tensor))
         if known is None:
-            made = _print(tensor) if self.rounded is None else _numbers(tensor, self._type(tensor))
-            known = self._known[id(tensor)] = (tensor, made)
+            result = _print(tensor) if self.rounded is None else _numbers(tensor, self._type(tensor))
+            known = self._known[id(tensor)] = (tensor, result)
         return known[1]
 
     def settled(self, a: LazyTensor, b: LazyTensor) -> bool | None:

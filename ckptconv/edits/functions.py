@@ -60,17 +60,17 @@ class Function:
     def __call__(self, values: Array) -> Array:
         import numpy as np
 
-        made: Array
+        result: Array
         match self.name:
             case "add":
-                made = values + values.dtype.type(self.value)
+                result = values + values.dtype.type(self.value)
             case "multiply":
-                made = values * values.dtype.type(self.value)
+                result = values * values.dtype.type(self.value)
             case "neg-exp":
-                made = -np.exp(values)
+                result = -np.exp(values)
             case _:
-                made = np.log(-values)
-        return made
+                result = np.log(-values)
+        return result
 
 
 def near_inverse(details: Mapping[str, Json]) -> str:
@@ -98,11 +98,11 @@ class MapReader(BlockReader):
 
         with np.errstate(all="ignore"):
             wide = values if self.dtype in (DType.F32, DType.F64) else values.astype(np.float32)
-            made = self.function(wide)
-            lost = int(np.count_nonzero(np.isfinite(wide) & ~np.isfinite(made)))
+            result = self.function(wide)
+            lost = int(np.count_nonzero(np.isfinite(wide) & ~np.isfinite(result)))
             if wide is values:
-                return made, Loss(lost)
-            rounded, loss = cast_array(made, DType.F32, self.dtype)
+                return result, Loss(lost)
+            rounded, loss = cast_array(result, DType.F32, self.dtype)
         return rounded, Loss(lost + loss.overflowed)
 
     def applied_to(self, source: LazyTensor) -> LazyTensor:

@@ -53,8 +53,8 @@ def edits_by_pattern(kind: Kind, steps: Iterable[Step], details: Mapping[str, Js
     groups: dict[Hashable, list[Step]] = defaultdict(list)
     for step in steps:
         groups[_group_key(step)].append(step)
-    made = [_edit(kind, group, details or {}) for group in groups.values()]
-    return sorted(made, key=lambda edit: -len(edit.steps))
+    result = [_edit(kind, group, details or {}) for group in groups.values()]
+    return sorted(result, key=lambda edit: -len(edit.steps))
 
 
 def _group_key(step: Step) -> Hashable:

@@ -102,12 +102,12 @@ def rounded_once(values: Array, after: DType) -> tuple[Array, int]:
         small = sizes < 2.0**-126
         if after is DType.BF16 and sizes.max(initial=0.0) < 3.38e38 and not values[small].any():
             bits = values.view(np.uint64)
-            made = bits >> np.uint64(_DROPPED)
-            made &= np.uint64(1)
-            made += np.uint64((1 << (_DROPPED - 1)) - 1)
-            made += bits
-            made &= np.uint64(~((1 << _DROPPED) - 1) & (1 << 64) - 1)
-            upper = made.view(np.float64).astype(np.float32).view(np.uint32) >> np.uint32(16)  # exact by now
+            result = bits >> np.uint64(_DROPPED)
+            result &= np.uint64(1)
+            result += np.uint64((1 << (_DROPPED - 1)) - 1)
+            result += bits
+            result &= np.uint64(~((1 << _DROPPED) - 1) & (1 << 64) - 1)
+            upper = result.view(np.float64).astype(np.float32).view(np.uint32) >> np.uint32(16)  # exact by now
             return upper.astype(np.uint16).view(numpy_dtype(after)), 0
     rounded, loss = cast_array(values, DType.F64, after)
     return rounded, loss.overflowed
@@ -183,18 +183,18 @@ def _integers(wide: Array, after: DType) -> tuple[Array, Loss]:
         exact = np.trunc(wide.astype(np.float64))
         over = ~((exact >= low) & (exact <= high) & (exact < 2.0 ** (high.bit_length())))  # NaN too
         exact = np.where(over, np.where(exact > 0, float(1 << (high.bit_length() - 1)), float(low)), exact)
-        made = exact.astype(whole)
-        made[over] = np.where(np.isnan(wide[over]), whole(0), np.where(wide[over] > 0, whole(high), whole(low)))
-        error = _relative(made.astype(np.float64), wide.astype(np.float64))
-        flushed = ~over & (made == 0) & (wide != 0)
+        result = exact.astype(whole)
+        result[over] = np.where(np.isnan(wide[over]), whole(0), np.where(wide[over] > 0, whole(high), whole(low)))
+        error = _relative(result.astype(np.float64), wide.astype(np.float64))
+        flushed = ~over & (result == 0) & (wide != 0)
         kept = ~over & ~flushed
         loss = Loss(int(over.sum()), int(flushed.sum()), float(error[kept].max(initial=0.0)))
     else:
         plain = wide.astype(np.uint8) if wide.dtype.kind == "b" else wide
         over = (plain < low) | (plain > high)
-        made = np.where(over, np.where(plain > 0, whole(high), whole(low)), plain.astype(whole))
+        result = np.where(over, np.where(plain > 0, whole(high), whole(low)), plain.astype(whole))
         loss = Loss(int(over.sum()))
-    return made.astype(numpy_dtype(after)), loss
+    return result.astype(numpy_dtype(after)), loss
 
 
 def _relative(back: Array, exact: Array) -> Array:
@@ -241,12 +241,12 @@ def _bfloat16(bits: Array) -> Array:
     rounded += np.uint32(0x7FFF)
     rounded += bits
     rounded >>= np.uint32(16)
-    made: Array = rounded.astype(np.uint16)
+    result: Array = rounded.astype(np.uint16)
     nan = (bits & np.uint32(0x7FFF_FFFF)) > np.uint32(0x7F80_0000)
     if nan.any():
         kept = (bits[nan] >> np.uint32(16)).astype(np.uint16)
-        made[nan] = np.where(kept & np.uint16(0x7F), kept, kept | np.uint16(0x40))  # a zero fraction means infinity
-    return made
+        result[nan] = np.where(kept & np.uint16(0x7F), kept, kept | np.uint16(0x40))  # a zero fraction means infinity
+    return result
 
 
 def _to_bfloat16(values: Array) -> tuple[Array, Loss]:

@@ -116,11 +116,11 @@ class _Row:
         value = self.row["steps"]
         if not isinstance(value, list):
             self.fail("'steps' is not a list")
-        made = []
+        result = []
         for step in value:
             match step:
                 case [list() as sources, list() as targets] if all(isinstance(n, str) for n in (*sources, *targets)):
-                    made.append(Step(tuple(sources), tuple(targets)))
+                    result.append(Step(tuple(sources), tuple(targets)))
                 case _:
                     self.fail("a step is [[sources], [targets]]")
-        return tuple(made)
+        return tuple(result)

@@ -248,17 +248,17 @@ def stack_edits(steps: Sequence[tuple[tuple[str, ...], str]], *, reverse: bool =
         place = _counting_index(names, whole)
         pattern = (open_indices(names[0]), place, len(names), open_indices(whole))
         groups[(names, whole) if place is None else pattern].append((names, whole))
-    made = []
+    result = []
     for group in groups.values():
         place = _counting_index(*group[0])
         many, one = group[0] if place is None else _patterns(group, place)
         if reverse:
             unstacked = tuple(Step((whole,), names) for names, whole in group)
-            made.append(Edit("unstack", (one,), many, {"axis": 0}, unstacked))
+            result.append(Edit("unstack", (one,), many, {"axis": 0}, unstacked))
         else:
             stacked = tuple(Step(names, (whole,)) for names, whole in group)
-            made.append(Edit("stack", many, (one,), {"axis": 0}, stacked))
-    return made
+            result.append(Edit("stack", many, (one,), {"axis": 0}, stacked))
+    return result
 
 
 def _counting_index(names: Sequence[str], whole: str) -> int | None:

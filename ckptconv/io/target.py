@@ -101,11 +101,11 @@ class Target:
         self._discard()
 
     def _make_folder(self) -> None:
-        for made, folder in enumerate(self._new_folders):
+        for result, folder in enumerate(self._new_folders):
             try:
                 os.mkdir(folder)
             except FileExistsError:  # another process made it, so it must not be removed
-                del self._new_folders[made:]
+                del self._new_folders[result:]
                 raise
 
     def beside(self, path: str | os.PathLike[str], *, folders: int = 0) -> Target:

@@ -165,19 +165,19 @@ def complete_for_llama_cpp(
     """
     path, asked = order.request.path, order.metadata
     if adapter is not None:
-        made = adapter.convert(checkpoint, moves, order)
+        result = adapter.convert(checkpoint, moves, order)
     else:
         with Folder(folder_of(path)) as folder:
-            made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, asked)
-    values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
+            result = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, asked)
+    values: dict[str, MetaNode] = {key: value for key, (_, value) in result.entries.items()}
     if (mixture := requested_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in asked:
         values[FILE_TYPE_KEY] = mixture.number
-    types = {key: kind for key, (kind, _) in made.entries.items()}
+    types = {key: kind for key, (kind, _) in result.entries.items()}
     model_only = order.bare or (not checkpoint.metadata and not checkpoint.extras)
     completed = checkpoint.replaced(
-        tensors=made.tensors, extras={} if model_only else checkpoint.extras, composites={},
+        tensors=result.tensors, extras={} if model_only else checkpoint.extras, composites={},
         root=StateDict() if model_only else checkpoint.root, notes=Notes(source=SOURCE, types=types),
-        findings=(*checkpoint.findings, *made.findings),
+        findings=(*checkpoint.findings, *result.findings),
     )  # fmt: skip
-    origins = {name: moves.origins.get(made.rows.get(name, name), ()) for name in made.tensors}
+    origins = {name: moves.origins.get(result.rows.get(name, name), ()) for name in result.tensors}
     return completed.with_metadata(values), replace(moves, origins=origins), values

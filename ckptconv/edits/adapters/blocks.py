@@ -35,8 +35,8 @@ class Tiled:
 
         high, wide = self.tile.shape
         row, column = np.arange(rows.start, rows.stop) % high, np.arange(columns.start, columns.stop) % wide
-        made: Array = self.tile.whole()[np.ix_(row, column)]
-        return made
+        result: Array = self.tile.whole()[np.ix_(row, column)]
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,8 +53,8 @@ class Circulant:
         size = self.vectors.shape[1]
         across = self.shape[1] // size
         row, column = np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)
-        made: Array = self.vectors.whole()[row // size * across + column // size, (column - row) % size]
-        return made
+        result: Array = self.vectors.whole()[row // size * across + column // size, (column - row) % size]
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,15 +76,17 @@ class Grid:
         high, wide, rank = self.shape[0] // self.count, self.shape[1] // self.count, self.down.shape[1]
         part = rank // self.count
         up, down = self.up.whole(), self.down.whole()
-        made = np.empty((len(rows), len(columns)), np.float64)
+        result = np.empty((len(rows), len(columns)), np.float64)
         for m, high_part in _parts(rows, high):
             for n, wide_part in _parts(columns, wide):
                 first = m * rank + n * part
                 left = up[first : first + part, high_part.start - m * high : high_part.stop - m * high]
                 right = down[wide_part.start : wide_part.stop, m * part : (m + 1) * part]
                 place = slice(high_part.start - rows.start, high_part.stop - rows.start)
-                made[place, wide_part.start - columns.start : wide_part.stop - columns.start] = product(left.T, right.T)
-        return made
+                result[place, wide_part.start - columns.start : wide_part.stop - columns.start] = product(
+                    left.T, right.T
+                )
+        return result
 
 
 def _parts(wanted: range, size: int) -> list[tuple[int, range]]:
@@ -107,10 +109,10 @@ class Sparse:
 
         order, sorted_values = RECENT.get(self, 0, self._sorted_places), RECENT.get(self, 1, self._sorted_values)
         first = rows.start * self.shape[1] + columns.start
-        made = np.zeros(len(rows) * len(columns), np.float64)
-        lowest, highest = np.searchsorted(order, [first, first + made.size])
-        np.add.at(made, (order[lowest:highest] - first).astype(np.int64), sorted_values[lowest:highest])
-        return made.reshape(len(rows), len(columns))
+        result = np.zeros(len(rows) * len(columns), np.float64)
+        lowest, highest = np.searchsorted(order, [first, first + result.size])
+        np.add.at(result, (order[lowest:highest] - first).astype(np.int64), sorted_values[lowest:highest])
+        return result.reshape(len(rows), len(columns))
 
     def _flat_places(self) -> Array:
         """Indices of the places in the flattened weight. Raises CorruptFileError for one outside of it."""
@@ -134,5 +136,5 @@ class Sparse:
     def _sorted_values(self) -> Array:
         import numpy as np
 
-        made: Array = self.values.whole().reshape(-1)[np.argsort(self._flat_places(), kind="stable")]
-        return made
+        result: Array = self.values.whole().reshape(-1)[np.argsort(self._flat_places(), kind="stable")]
+        return result

@@ -37,11 +37,11 @@ def gralora(module: Module, shape: Shape) -> Changes:
     for size in sizes:
         module.check_held(prod(size))
     down, up = module.factor_of("gralora_A", (count * wide, rank)), module.factor_of("gralora_B", (count * rank, high))
-    made = module.add_delta(Grid((count * high, count * wide), count, down, up), shape)
+    result = module.add_delta(Grid((count * high, count * wide), count, down, up), shape)
     if not {"gralora_A_general", "gralora_B_general"} & module.parts.keys():
-        return made
+        return result
     left, right = module.matrix("gralora_B_general"), module.matrix("gralora_A_general")
-    return (*made, *module.add_delta(module.low_rank(left, right), shape))
+    return (*result, *module.add_delta(module.low_rank(left, right), shape))
 
 
 def gralora_scale(module: Module) -> float:
@@ -79,8 +79,8 @@ def _bat(module: Module, part: str, shape: Shape) -> Changes:
     def matrices() -> Array:
         import numpy as np
 
-        made: Array = blocks.whole().reshape(1, -1, rank, rank) + np.eye(rank)
-        return made
+        result: Array = blocks.whole().reshape(1, -1, rank, rank) + np.eye(rank)
+        return result
 
     tensors = tuple(module.parts.values())
     return Rotate(rank, matrices, tensors, high=rank), Add(Tiled((rows, columns), blocks), 1.0, tensors)

@@ -37,14 +37,14 @@ def product(left: Array, right: Array) -> Array:
     """The product of two matrices, in parts so small that BLAS starts no threads."""
     import numpy as np
 
-    made = np.empty((len(left), right.shape[1]), np.float64)
+    result = np.empty((len(left), right.shape[1]), np.float64)
     high = max(1, SINGLE_THREADED // max(16 * left.shape[1], 1))
     for row in range(0, len(left), high):
         part = left[row : row + high]
         step = max(16, SINGLE_THREADED // max(part.size, 1))
         for at in range(0, right.shape[1], step):
-            made[row : row + high, at : at + step] = part @ right[:, at : at + step]
-    return made
+            result[row : row + high, at : at + step] = part @ right[:, at : at + step]
+    return result
 
 
 class Delta(Protocol):
@@ -112,12 +112,12 @@ class Stacked:
 
         height, width = self.left.shape[0] // self.count, self.right.shape[1]
         first, last = columns.start // width, -(-columns.stop // width)
-        made = np.empty((len(rows), len(columns)), np.float64)
+        result = np.empty((len(rows), len(columns)), np.float64)
         for at, number in enumerate(rows):
             left = self.left.rows(range(number * height + first, number * height + last))
             lines = (left @ self._right(number)).reshape(-1)
-            made[at] = lines[columns.start - first * width : columns.stop - first * width]
-        return made
+            result[at] = lines[columns.start - first * width : columns.stop - first * width]
+        return result
 
     def _right(self, number: int) -> Array:
         rank = self.right.shape[0] // self.count
@@ -162,9 +162,9 @@ class Kronecker:
         first = RECENT.get(self, 0, lambda: self._whole(self.first))
         second = RECENT.get(self, 1, lambda: self._whole(self.second))
         row, column = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
-        made: Array = first[np.ix_(row // many, column // width)]
-        made *= second[np.ix_(row % many, column % width)]
-        return made
+        result: Array = first[np.ix_(row // many, column // width)]
+        result *= second[np.ix_(row % many, column % width)]
+        return result
 
     def _whole(self, part: Whole | LowRank) -> Array:
         rows, columns = part.shape
@@ -186,6 +186,6 @@ class Scaled:
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """The product."""
-        made, numbers = self.inner.rectangle(rows, columns), self.numbers.whole().reshape(-1)
-        made *= numbers[rows.start : rows.stop, None] if self.along == 0 else numbers[columns.start : columns.stop]
-        return made
+        result, numbers = self.inner.rectangle(rows, columns), self.numbers.whole().reshape(-1)
+        result *= numbers[rows.start : rows.stop, None] if self.along == 0 else numbers[columns.start : columns.stop]
+        return result

@@ -56,13 +56,13 @@ def renamed(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
     Raises CorruptFileError, UnsupportedError.
     """
-    made: dict[str, LazyTensor] = {}
+    result: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
         new, plain = _renamed(name, tensor)
-        if new in made:
+        if new in result:
             raise CorruptFileError(f"{name!r} is there twice, as {new!r} too")
-        made[new] = plain
-    return made
+        result[new] = plain
+    return result
 
 
 def _renamed(name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]:

@@ -53,9 +53,9 @@ class _Recent(local):
         for cache in (self._small, self._large):
             if (found := cache.get(key)) is not None:
                 return found
-        made = make()
-        (self._large if made.nbytes > HELD // 2 else self._small).put(key, owner, made)
-        return made
+        result = make()
+        (self._large if result.nbytes > HELD // 2 else self._small).put(key, owner, result)
+        return result
 
 
 class _Cache:
@@ -115,10 +115,10 @@ class Factor:
         if not self.transposed:
             found = self.tensor.elements(rows.start * width, rows.stop * width)
             return found.astype(np.float64).reshape(len(rows), width)
-        made = np.empty((len(rows), width), np.float64)
+        result = np.empty((len(rows), width), np.float64)
         for column in range(width):
-            made[:, column] = self.tensor.elements(column * high + rows.start, column * high + rows.stop)
-        return made
+            result[:, column] = self.tensor.elements(column * high + rows.start, column * high + rows.stop)
+        return result
 
     def part(self, row: int, columns: range) -> Array:
         """Some columns of a row, as F64. Not for a transposed one."""
@@ -169,8 +169,8 @@ class Cored:
         rank, columns = self.shape
         inner = self.inner.whole()
         core = self.core.whole().reshape(rank, inner.shape[0], -1)
-        made: Array = np.einsum("rsk,si->rik", core, inner, optimize=True).reshape(rank, columns)
-        return made
+        result: Array = np.einsum("rsk,si->rik", core, inner, optimize=True).reshape(rank, columns)
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -64,20 +64,20 @@ def _merge_modules(base: Mapping[str, LazyTensor], adapter: Adapter, scale: floa
     found = find(modules, list(base), lambda module, name: modules[module].may_fit(base[name].info.shape))
     if found.missing:
         raise _missing_error(found.missing, base)
-    made = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
+    result = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
     inputs_first = any(
         modules[module].fits(base[name].info.shape) == (False, True)
         for module, name in found.names.items()
         if modules[module].factor_pair
     )
-    _replace_whole(made, adapter, found.prefix)  # first: an embedding may be resized, and changed after that
+    _replace_whole(result, adapter, found.prefix)  # first: an embedding may be resized, and changed after that
     for name_in_adapter, name in found.names.items():
         module = modules[name_in_adapter]
         module = replace(module, inputs_first=inputs_first or module.config.fan_in_fan_out)
         if module.needs_weight:
-            _change(made, name, module.weight_changes(made.tensors[name].info.shape))
-        _change_bias(made, name.removesuffix("weight") + "bias", module)
-    return made
+            _change(result, name, module.weight_changes(result.tensors[name].info.shape))
+        _change_bias(result, name.removesuffix("weight") + "bias", module)
+    return result
 
 
 def _change(made: Merge, name: str, changes: tuple[Change, ...]) -> None:

@@ -61,11 +61,11 @@ class Add:
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         """The sum."""
-        made = before(rows, columns)
+        result = before(rows, columns)
         delta = self.delta.rectangle(rows, columns)
         delta *= self.scale
-        made += delta
-        return made
+        result += delta
+        return result
 
 
 @dataclass(eq=False)
@@ -87,16 +87,16 @@ class Decompose:
         """The weight times magnitude over norm."""
         import numpy as np
 
-        made = before(rows, columns)
+        result = before(rows, columns)
         magnitude = self.magnitude.whole().reshape(-1)
         with np.errstate(all="ignore"):
             if self.along == 1:
                 factors = np.repeat(magnitude / self._column_norms(before, shape), self.spread)
-                made *= factors[columns.start : columns.stop]
+                result *= factors[columns.start : columns.stop]
             else:
-                norms = _row_norms(made, before, shape, rows, columns)
-                made *= (magnitude[rows.start : rows.stop] / norms)[:, None]
-        return made
+                norms = _row_norms(result, before, shape, rows, columns)
+                result *= (magnitude[rows.start : rows.stop] / norms)[:, None]
+        return result
 
     def _column_norms(self, before: Values, shape: tuple[int, int]) -> Array:
         import numpy as np
@@ -143,12 +143,12 @@ class Multiply:
         """The product."""
         import numpy as np
 
-        made, numbers = before(rows, columns), self.plus + self.times * self.numbers.whole().reshape(-1)
+        result, numbers = before(rows, columns), self.plus + self.times * self.numbers.whole().reshape(-1)
         if self.along == 0:
-            made *= numbers[rows.start : rows.stop, None]
+            result *= numbers[rows.start : rows.stop, None]
         else:
-            made *= np.repeat(numbers, self.spread)[columns.start : columns.stop]
-        return made
+            result *= np.repeat(numbers, self.spread)[columns.start : columns.stop]
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,11 +161,11 @@ class Replace:
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         """The rows, some of them replaced."""
-        made = before(rows, columns)
+        result = before(rows, columns)
         for row in rows:
             if row in self.places:
-                made[row - rows.start] = self.values.part(self.places[row], columns)[0]
-        return made
+                result[row - rows.start] = self.values.part(self.places[row], columns)[0]
+        return result
 
 
 def _tiles(shape: tuple[int, int]) -> Iterator[tuple[range, range]]:
@@ -207,12 +207,12 @@ class MergedReader(Computed):
     def __call__(self, start: int, stop: int) -> memoryview:
         unit, width = self.dtype.bits // 8, self.shape[1]
         RECENT.start_reading(self)
-        made, base = bytearray(), None
+        result, base = bytearray(), None
         for number in self._tile_numbers(start // unit, -(-stop // unit)):
             rows, columns = _tile(self.shape, number)
             base = (rows.start * width + columns.start) * unit if base is None else base
-            made += RECENT.get(self, number, partial(self._tile_bytes, number)).data
-        return memoryview(made)[start - (base or 0) : stop - (base or 0)]
+            result += RECENT.get(self, number, partial(self._tile_bytes, number)).data
+        return memoryview(result)[start - (base or 0) : stop - (base or 0)]
 
     def _tile_numbers(self, first: int, last: int) -> range:
         """The numbers of the tiles that have elements [first, last)."""
@@ -237,13 +237,13 @@ class MergedReader(Computed):
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is counted below
             values = self._after_changes(len(self.changes))(*_tile(self.shape, number)).reshape(-1)
         if self.dtype is self.source.info.dtype:
-            made, overflowed = rounded_once(values, self.dtype)
+            result, overflowed = rounded_once(values, self.dtype)
             loss = Loss(overflowed)
         else:
-            made, loss = cast_array(values, DType.F64, self.dtype)
+            result, loss = cast_array(values, DType.F64, self.dtype)
         loss.overflowed += self._count_overflows(values, number)
         self.note(number, number + 1, loss)
-        return np.frombuffer(to_bytes(made, self.dtype), np.uint8)
+        return np.frombuffer(to_bytes(result, self.dtype), np.uint8)
 
     def _count_overflows(self, values: Array, number: int) -> int:
         """How many values of a tile were finite in the base and are past F64's range, or NaN, after the changes."""

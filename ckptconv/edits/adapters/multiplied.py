@@ -118,8 +118,8 @@ def oft(module: Module, shape: Shape) -> Changes:
     def matrices() -> Array:
         skew = orthogonal.skew_of_upper(upper.whole(), size)
         skew = sign * (orthogonal.shortened(skew, longest) if short else skew)
-        made: Array = orthogonal.series(-skew, terms) if terms else orthogonal.cayley(skew)
-        return made[None]
+        result: Array = orthogonal.series(-skew, terms) if terms else orthogonal.cayley(skew)
+        return result[None]
 
     return (Rotate(size, matrices, (module.parts[part],)),)
 
@@ -193,10 +193,10 @@ def oft_of_outputs(module: Module, shape: Shape) -> Changes:
         return orthogonal.cayley(-skew if butterfly else skew)
 
     order = partial(orthogonal.butterfly, size=size, run=1) if butterfly else None
-    made: Changes = (Rotate(size, matrices, tuple(module.parts.values()), along=0, order=order),)
+    result: Changes = (Rotate(size, matrices, tuple(module.parts.values()), along=0, order=order),)
     if "rescale" in module.parts:
-        made += (Multiply(module.vector("rescale", rows), tensors=(module.parts["rescale"],)),)
-    return made
+        result += (Multiply(module.vector("rescale", rows), tensors=(module.parts["rescale"],)),)
+    return result
 
 
 def hra(module: Module, shape: Shape) -> Changes:

@@ -166,32 +166,32 @@ def _without_wrappers(module: str) -> str:
 
 def parts_of(names: Iterable[str]) -> Parts:
     """The tensors by what they are for. Raises UnsupportedError where a file holds several adapters."""
-    made = Parts()
+    result = Parts()
     for name, found in _roles(list(names)):
         if found is None:
             if ".original_module." in name:
                 continue  # the base's own module, which PEFT keeps beside the trained copy
-            made.whole[_WRAPPED.sub("", name)] = name
+            result.whole[_WRAPPED.sub("", name)] = name
             continue
         module, role, adapter = found
         if ".base_layer.out_proj." in name:
-            made.others[name] = "a torch MultiheadAttention, to which peft adds it twice"
+            result.others[name] = "a torch MultiheadAttention, to which peft adds it twice"
             continue
         if adapter:
-            made.adapters[adapter] = None
+            result.adapters[adapter] = None
         if role.startswith("?"):
-            made.others[name] = role[1:]
-        elif role in made.modules.setdefault(module, {}):
+            result.others[name] = role[1:]
+        elif role in result.modules.setdefault(module, {}):
             raise UnsupportedError(
                 f"the adapter changes several parameters of {module!r} (target_parameters), which are not told apart",
                 hint="merge_and_unload() of peft does it",
             )
         else:
-            made.modules[module][role] = name
-    made.shared = made.modules.pop(PEFT.removesuffix("."), {})
-    if len(made.adapters) > 1:
+            result.modules[module][role] = name
+    result.shared = result.modules.pop(PEFT.removesuffix("."), {})
+    if len(result.adapters) > 1:
         raise UnsupportedError(
-            f"the file holds several adapters: {', '.join(map(repr, made.adapters))}",
+            f"the file holds several adapters: {', '.join(map(repr, result.adapters))}",
             hint="save one of them: model.save_pretrained(FOLDER, selected_adapters=['NAME'])",
         )
-    return made
+    return result

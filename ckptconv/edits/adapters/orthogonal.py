@@ -34,25 +34,25 @@ def series(skew: Array, terms: int) -> Array:
     """The first terms of the series, as peft has counted them since 0.18."""
     import numpy as np
 
-    made = np.broadcast_to(np.eye(skew.shape[-1]), skew.shape).copy()
+    result = np.broadcast_to(np.eye(skew.shape[-1]), skew.shape).copy()
     if terms < 2:
-        return made
-    made += 2 * skew
+        return result
+    result += 2 * skew
     power, last = skew, max(terms, 4) if terms > 2 else 2
     for number in range(2, last):
         power = power @ skew
-        made += power if number == last - 1 else 2 * power
-    return made
+        result += power if number == last - 1 else 2 * power
+    return result
 
 
 def skew_of_upper(numbers: Array, size: int) -> Array:
     """Skew-symmetric matrices from their elements above the diagonal, row by row."""
     import numpy as np
 
-    made = np.zeros((len(numbers), size, size), np.float64)
-    made[:, *np.triu_indices(size, 1)] = numbers
-    made -= made.transpose(0, 2, 1)
-    return made
+    result = np.zeros((len(numbers), size, size), np.float64)
+    result[:, *np.triu_indices(size, 1)] = numbers
+    result -= result.transpose(0, 2, 1)
+    return result
 
 
 def shortened(skew: Array, longest: float) -> Array:
@@ -61,8 +61,8 @@ def shortened(skew: Array, longest: float) -> Array:
 
     longest = float(np.float32(longest / np.float32(sqrt(len(skew)))))
     norms = np.linalg.norm(skew, axis=(1, 2), keepdims=True)
-    made: Array = np.where(norms <= longest, skew, skew * (longest / np.where(norms == 0, 1, norms)))
-    return made
+    result: Array = np.where(norms <= longest, skew, skew * (longest / np.where(norms == 0, 1, norms)))
+    return result
 
 
 def constrained(skew: Array, longest: float) -> Array:
@@ -94,10 +94,10 @@ def _solve(matrices: Array, wanted: Array) -> Array:
     import numpy as np
 
     try:
-        made: Array = np.linalg.solve(matrices, wanted)
+        result: Array = np.linalg.solve(matrices, wanted)
     except np.linalg.LinAlgError as error:
         raise CorruptFileError("a rotation is of numbers that are too large", hint="do not trust it") from error
-    return made
+    return result
 
 
 def pairs(theta: Array, alpha: Array, size: int, variant: int) -> Array:
@@ -114,11 +114,11 @@ def pairs(theta: Array, alpha: Array, size: int, variant: int) -> Array:
     else:
         theta, alpha = theta.reshape(-1, variant, half), alpha.reshape(-1, variant, half)
         along, across = (np.broadcast_to(alpha * wave(theta), (len(theta), 2, half)) for wave in (np.cos, np.sin))
-    made = np.zeros((len(theta), size, size), np.float64)
+    result = np.zeros((len(theta), size, size), np.float64)
     first = np.arange(half)
-    made[:, first, first], made[:, first + half, first + half] = along[:, 0], along[:, 1]
-    made[:, first + half, first], made[:, first, first + half] = -across[:, 0], across[:, 1]
-    return made
+    result[:, first, first], result[:, first + half, first + half] = along[:, 0], along[:, 1]
+    result[:, first + half, first], result[:, first, first + half] = -across[:, 0], across[:, 1]
+    return result
 
 
 def butterfly(stage: int, count: int, *, size: int, run: int) -> Array:
@@ -129,5 +129,5 @@ def butterfly(stage: int, count: int, *, size: int, run: int) -> Array:
     """
     import numpy as np
 
-    made: Array = np.arange(count).reshape(-1, 2, (size // 2 << stage) // run, run).transpose(0, 2, 1, 3).reshape(-1)
-    return made
+    result: Array = np.arange(count).reshape(-1, 2, (size // 2 << stage) // run, run).transpose(0, 2, 1, 3).reshape(-1)
+    return result

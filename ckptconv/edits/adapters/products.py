@@ -136,8 +136,8 @@ def delora(module: Module, shape: Shape) -> Changes:
     def right() -> Array:
         down_norms = np.maximum(np.linalg.norm(down.whole(), axis=1), 1e-4)
         up_norms = np.maximum(np.linalg.norm(up.whole(), axis=0), 1e-4)
-        made: Array = (length / down.shape[0] / (down_norms * up_norms))[:, None] * down.whole()
-        return made
+        result: Array = (length / down.shape[0] / (down_norms * up_norms))[:, None] * down.whole()
+        return result
 
     product = module.low_rank(up, module.computed(down.shape, right))
     return module.add_delta(Scaled(product, module.vector("delora_w_norm", down.shape[1]), 1), shape)

@@ -48,22 +48,22 @@ class Rotate:
         if self.along == 0:
             return self._rotate_columns(before, shape, rows, columns)
         wide = self._blocks(columns, shape[1])
-        made = before(rows, wide)
+        result = before(rows, wide)
         if not self.high:
-            made = self._rotate(made, wide.start // self.size)
+            result = self._rotate(result, wide.start // self.size)
         else:
             for number in range(rows.start // self.high, -(-rows.stop // self.high)):
                 first, last = number * self.high - rows.start, (number + 1) * self.high - rows.start
                 part = slice(max(first, 0), min(last, len(rows)))
-                made[part] = self._rotate(made[part], number, alone=True)
-        return made[:, columns.start - wide.start : columns.stop - wide.start]
+                result[part] = self._rotate(result[part], number, alone=True)
+        return result[:, columns.start - wide.start : columns.stop - wide.start]
 
     def _rotate_columns(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         import numpy as np
 
         wide = self._blocks(rows, shape[0])
         step = self.size if self.order is None else shape[0]
-        made = []
+        result = []
         for first in range(wide.start, wide.stop, step):
             inside = range(first, first + step)
 
@@ -71,8 +71,8 @@ class Rotate:
                 return self._rotate(_read_rows(before, shape, inside, columns).T, inside.start // self.size).T
 
             group = RECENT.get(self, first * shape[1] + columns.start, rotated)
-            made.append(group[max(rows.start - first, 0) : rows.stop - first])
-        return np.concatenate(made)
+            result.append(group[max(rows.start - first, 0) : rows.stop - first])
+        return np.concatenate(result)
 
     def _blocks(self, wanted: range, count: int) -> range:
         """The elements of all blocks that have some of the wanted ones."""
@@ -106,8 +106,8 @@ def _products(blocks: Array, matrices: Array) -> Array:
     import numpy as np
 
     if blocks[0].size * matrices.shape[1] <= SINGLE_THREADED:
-        made: Array = blocks @ matrices
-        return made
+        result: Array = blocks @ matrices
+        return result
     return np.stack([product(block, matrices[number % len(matrices)]) for number, block in enumerate(blocks)])
 
 
@@ -137,30 +137,30 @@ class Through:
         """The sum."""
         import numpy as np
 
-        made, left, right = before(rows, columns), self.left.whole(), self.right.whole()
+        result, left, right = before(rows, columns), self.left.whole(), self.right.whole()
         middle = np.zeros((len(rows), self.spread, left.shape[1]), np.float64)
         step = max(1, TILE // self.spread) * self.spread
         for at in range(0, shape[1], step):
             part = range(at, min(at + step, shape[1]))
-            values = made if len(columns) == shape[1] and len(part) == shape[1] else before(rows, part)
+            values = result if len(columns) == shape[1] and len(part) == shape[1] else before(rows, part)
             middle += self._projected(values, left[part.start // self.spread : part.stop // self.spread])
         first, last = columns.start // self.spread, -(-columns.stop // self.spread)
         change = product(middle.reshape(-1, left.shape[1]), right[:, first:last])
         change = change.reshape(len(rows), self.spread, -1).transpose(0, 2, 1).reshape(len(rows), -1)
         start = columns.start - first * self.spread
-        made += self.scale * change[:, start : start + len(columns)]
-        return made
+        result += self.scale * change[:, start : start + len(columns)]
+        return result
 
     def _projected(self, values: Array, left: Array) -> Array:
         """Values of some inputs times those inputs' rows of `left`, in parts so small that BLAS starts no threads."""
         import numpy as np
 
         inputs = values.reshape(len(values), -1, self.spread).transpose(0, 2, 1)
-        made = np.zeros((*inputs.shape[:2], left.shape[1]), np.float64)
-        step = max(16, SINGLE_THREADED // max(made.size, 1))
+        result = np.zeros((*inputs.shape[:2], left.shape[1]), np.float64)
+        step = max(16, SINGLE_THREADED // max(result.size, 1))
         for at in range(0, len(left), step):
-            made += inputs[:, :, at : at + step] @ left[at : at + step]
-        return made
+            result += inputs[:, :, at : at + step] @ left[at : at + step]
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,9 +173,9 @@ class Weigh:
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         """The sum."""
-        made = before(rows, columns)
+        result = before(rows, columns)
         factors = self.delta.rectangle(rows, columns)
         factors *= self.scale
         factors += 1
-        made *= factors
-        return made
+        result *= factors
+        return result

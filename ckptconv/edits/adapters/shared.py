@@ -64,8 +64,8 @@ def randlora(module: Module, shape: Shape) -> Changes:
     numbers, gains = module.vector("randlora_lambda", rank * bases), module.factor_of("randlora_gamma", (bases, short))
 
     def right() -> Array:
-        made: Array = numbers.whole().reshape(rank, bases, 1) * base.whole()[:, None, :short] * gains.whole()
-        return made.reshape(rank * bases, short)
+        result: Array = numbers.whole().reshape(rank, bases, 1) * base.whole()[:, None, :short] * gains.whole()
+        return result.reshape(rank * bases, short)
 
     first = FirstColumns(Factor(module.tensor("randlora_B"), (long, up[1] * rank)), bases * rank)
     second = module.computed((rank * bases, short), right)
@@ -133,7 +133,7 @@ def _mix(module: Module, part: str, bank: Matrix) -> Array:
             f"{module.name!r}: a vector of {part} is not among the {bank.shape[0]:,} of the bank",
             hint="the adapter may be damaged",
         )
-    made = np.zeros((first * second, bank.shape[1]), np.float64)
+    result = np.zeros((first * second, bank.shape[1]), np.float64)
     for number in range(chosen.shape[1]):
-        made += weights[:, number, None] * bank.whole()[chosen[:, number]]
-    return made.reshape(first, second, -1)
+        result += weights[:, number, None] * bank.whole()[chosen[:, number]]
+    return result.reshape(first, second, -1)

@@ -84,22 +84,22 @@ def find(modules: Iterable[str], tensors: Sequence[str], fits: Fits) -> Found:
     for module in modules:
         start, inner = _component(module, base)
         grouped[start][module] = inner
-    made = Found()
+    result = Found()
     for start, inside in grouped.items():
         found, prefix = _best_prefix(inside, start, base, fits)
-        made.names |= found
-        made.prefix = made.prefix or prefix
+        result.names |= found
+        result.prefix = result.prefix or prefix
         lost = [module for module in inside if module not in found]
         if lost and not found and start and not base.has(COMPONENTS[start][1]):
-            made.absent[COMPONENTS[start][0]] = lost
+            result.absent[COMPONENTS[start][0]] = lost
         else:
-            made.missing += lost
-    if not made.names and fits is not _fits_any:  # nothing at all is there: then names alone decide
+            result.missing += lost
+    if not result.names and fits is not _fits_any:  # nothing at all is there: then names alone decide
         return find([module for inside in grouped.values() for module in inside], tensors, _fits_any)
-    if not made.names:
-        made.missing += [module for lost in made.absent.values() for module in lost]
-        made.absent = {}
-    return made
+    if not result.names:
+        result.missing += [module for lost in result.absent.values() for module in lost]
+        result.absent = {}
+    return result
 
 
 def _fits_any(module: str, name: str) -> bool:

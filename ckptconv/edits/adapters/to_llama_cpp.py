@@ -111,21 +111,21 @@ class _Translation:
         return "lora_embedding_A" in self.factors[weight][0]
 
     def changes(self) -> dict[str, Change]:
-        made = {name: self.change_whole(name) for name in self.parts.whole.values()}
+        result = {name: self.change_whole(name) for name in self.parts.whole.values()}
         found = {weight: self.place(weight) for weight in self.factors}
         joins = self.base.joins(found)
         for weight, place in found.items():
             down, up = self.factors[weight]
             if self.is_embedding(weight):
-                made[down] = replace(self.as_floats(down, f"{place.name}.lora_a"), axes=(1, 0))
-                made[up] = self.as_floats(up, f"{place.name}.lora_b")
+                result[down] = replace(self.as_floats(down, f"{place.name}.lora_a"), axes=(1, 0))
+                result[up] = self.as_floats(up, f"{place.name}.lora_b")
             elif join := joins.get(place.name):
-                made |= self.change_expert(join, (down, up))
+                result |= self.change_expert(join, (down, up))
             else:
-                made |= self.change_factors(weight, place, (down, up))
+                result |= self.change_factors(weight, place, (down, up))
         for name in self.tensors:  # what is left are the base's own tensors of modules that are saved whole
-            made.setdefault(name, Change(names=(name,), dropped=True))
-        return {name: made[name] for name in self.tensors}
+            result.setdefault(name, Change(names=(name,), dropped=True))
+        return {name: result[name] for name in self.tensors}
 
     def change_whole(self, name: str) -> Change:
         """Leaves out a tensor that is not a factor. Raises UnsupportedError unless the base has it, too."""
@@ -173,7 +173,7 @@ class _Translation:
 
     def change_expert(self, join: Join, pair: tuple[str, str]) -> dict[str, Change]:
         """An expert's factors, to be stacked. Raises UnsupportedError where other experts' are of another rank."""
-        made: dict[str, Change] = {}
+        result: dict[str, Change] = {}
         for at, (name, factor) in enumerate(zip(pair, FACTORS, strict=True)):
             sources = tuple(self.factors[source][at] for source in join.sources)
             if other := [source for source in sources if self.tensors[source].shape != self.tensors[name].shape]:
@@ -187,9 +187,9 @@ class _Translation:
                 and self.tensors[name].dtype is not DType.F32
             )
             into = Join(f"{join.target}.{factor}", sources, "stack", 0)
-            made[name] = replace(self.as_floats(name, name), into=into)
-            made[name] = replace(made[name], unpack=made[name].unpack or mixed)
-        return made
+            result[name] = replace(self.as_floats(name, name), into=into)
+            result[name] = replace(result[name], unpack=result[name].unpack or mixed)
+        return result
 
     def change_factors(self, weight: str, place: to_gguf.Found, pair: tuple[str, str]) -> dict[str, Change]:
         """The factors changed as their weight is. Raises UnsupportedError if that is not possible."""

@@ -61,14 +61,14 @@ def merge_translated(base: Mapping[str, LazyTensor], wanted: list[Edit], merge: 
             for target in step.targets
         }
         origins = {name: new_origins[name] if name in new_origins else origins[name] for name in tensors}
-    made = merge(dict(tensors))
-    changed_names: set[str] = set().union(*(origins[name] for name in made.touched))
+    result = merge(dict(tensors))
+    changed_names: set[str] = set().union(*(origins[name] for name in result.touched))
     needed, translated_names = _steps_through(edits, changed_names)
-    back = OrderedMap({name: made.tensors[name] for name in translated_names})
+    back = OrderedMap({name: result.tensors[name] for name in translated_names})
     for edit in inverted(needed):
         apply_edit(back, edit, LABEL)
     changed = dict.fromkeys(name for name in base if name in changed_names)
-    return replace(made, tensors={name: back.get(name, tensor) for name, tensor in base.items()}, changed=changed)
+    return replace(result, tensors={name: back.get(name, tensor) for name, tensor in base.items()}, changed=changed)
 
 
 def _with_sizes(edit: Edit, tensors: Mapping[str, LazyTensor]) -> list[Edit]:

@@ -95,25 +95,25 @@ class _Translation:
         self.text = {name for name in tensors if _own_name(name).startswith(_TEXT)}
 
     def changes(self) -> dict[str, Change]:
-        made: dict[str, Change] = {}
+        result: dict[str, Change] = {}
         unplaced: list[str] = []
         for name in self.tensors:
             change = self.left_out(name) or self.change(name)
             if change is None:
                 unplaced.append(name)
             else:
-                made[name] = change
+                result[name] = change
         if unplaced:
             raise EditError(
                 f"--translate to-mmproj: llama.cpp's {self.table.name} has no place for "
                 f"{listed([repr(name) for name in unplaced], 2)}", hint="--drop leaves them out",
             )  # fmt: skip
-        if all(change.dropped for change in made.values()):
+        if all(change.dropped for change in result.values()):
             raise EditError(
                 "--translate to-mmproj: there are no tensors for pictures or sounds",
                 hint="they may be in another shard; ckptconv inspect --list shows the names",
             )
-        return made
+        return result
 
     def left_out(self, name: str) -> Change | None:
         """The change of a tensor that llama.cpp has elsewhere or has no place for; None for all others."""

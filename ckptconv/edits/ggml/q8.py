@@ -31,10 +31,10 @@ def q8_0(values: Array) -> Array:
     inverse = np.where(d == 0, f32(0), f32(1) / d)
     codes = x * inverse
     codes += np.copysign(f32(BELOW_A_HALF), x)
-    made = np.empty((len(x), 2 + BLOCK), np.uint8)
-    made[:, :2] = d.astype(np.float16).view(np.uint8)
-    np.copyto(made[:, 2:].view(np.int8), codes, casting="unsafe")
-    return made
+    result = np.empty((len(x), 2 + BLOCK), np.uint8)
+    result[:, :2] = d.astype(np.float16).view(np.uint8)
+    np.copyto(result[:, 2:].view(np.int8), codes, casting="unsafe")
+    return result
 
 
 def _largest_sizes(x: Array) -> Array:

@@ -74,16 +74,16 @@ class Quantizer(Computed):
         width = self.piece // self.dtype.block * self.dtype.bits // 8
         first, last = start // width, -(-stop // width)
         known, data = self.last
-        made = bytearray(data if known == first else b"")
+        result = bytearray(data if known == first else b"")
         next_piece = first + 1 if known == first else first
         for at, (blocks, loss) in self.quantize(self._parts(next_piece, last), self.source.info.dtype, self.dtype):
-            made += blocks
+            result += blocks
             self.note(at, at + len(blocks) * 8 // self.dtype.bits * self.dtype.block, loss)
         if stop == self.dtype.nbytes(self.source.info.numel):
             self.last = -1, b""  # pieces of hundreds of tensors would take some megabytes each
         elif next_piece < last:
-            self.last = last - 1, bytes(made[(last - 1 - first) * width :])
-        return memoryview(made)[start - first * width : stop - first * width]
+            self.last = last - 1, bytes(result[(last - 1 - first) * width :])
+        return memoryview(result)[start - first * width : stop - first * width]
 
     def _parts(self, first: int, last: int) -> Iterator[Part]:
         """Pieces [first, last). A piece is read at once and is always the same, so that its loss is counted once."""

@@ -30,12 +30,12 @@ class Unpacked:
     def __call__(self, start: int, stop: int) -> memoryview:
         block = self.source.info.dtype.block * F32_BYTES
         first, last = start // block, -(-stop // block)
-        made = bytearray((last - first) * block)
+        result = bytearray((last - first) * block)
         step = max(1, MOST * F32_BYTES // block)
         for at in range(first, last, step):
             end = min(at + step, last)
-            made[(at - first) * block : (end - first) * block] = self._blocks(at, end)
-        return memoryview(made)[start - first * block : stop - first * block]
+            result[(at - first) * block : (end - first) * block] = self._blocks(at, end)
+        return memoryview(result)[start - first * block : stop - first * block]
 
     def _blocks(self, first: int, last: int) -> bytes:
         import numpy as np

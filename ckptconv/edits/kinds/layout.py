@@ -90,14 +90,14 @@ def concat(change: Change, step: Step) -> tuple[LazyTensor]:
         raise change.fail(f"they are of lengths {sizes}, not {change.details['sizes']}", step.sources)
     blocks = change.blocks(step, sizes)
     if blocks == 1:
-        made = joined(tensors, axis)
+        result = joined(tensors, axis)
     else:
         apart = [
             reshaped(tensor, (*shape[:axis], blocks, size // blocks, *shape[axis + 1 :]))
             for tensor, size in zip(tensors, sizes, strict=True)
         ]
-        made = reshaped(joined(apart, axis + 1), (*shape[:axis], sum(sizes), *shape[axis + 1 :]))
-    return (replace(made, alias=change.alias(tensors, tensors[0].info.dtype.name, axis, blocks)),)
+        result = reshaped(joined(apart, axis + 1), (*shape[:axis], sum(sizes), *shape[axis + 1 :]))
+    return (replace(result, alias=change.alias(tensors, tensors[0].info.dtype.name, axis, blocks)),)
 
 
 def stack(change: Change, step: Step) -> tuple[LazyTensor]:
@@ -106,8 +106,8 @@ def stack(change: Change, step: Step) -> tuple[LazyTensor]:
     shape = tensors[0].info.shape
     axis = change.axis(len(shape) + 1)
     _check_same(change, step, [tensor.info.shape for tensor in tensors])
-    made = joined([reshaped(tensor, (*shape[:axis], 1, *shape[axis:])) for tensor in tensors], axis)
-    return (replace(made, alias=change.alias(tensors, tensors[0].info.dtype.name, axis)),)
+    result = joined([reshaped(tensor, (*shape[:axis], 1, *shape[axis:])) for tensor in tensors], axis)
+    return (replace(result, alias=change.alias(tensors, tensors[0].info.dtype.name, axis)),)
 
 
 def _check_same(change: Change, step: Step, shapes: Sequence[tuple[int, ...]]) -> None:

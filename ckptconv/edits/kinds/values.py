@@ -36,20 +36,20 @@ def map_values(change: Change, step: Step) -> tuple[LazyTensor]:
     tensor = change.source(step)
     try:
         function = Function.of(change.details)
-        made = mapped(tensor, function)
+        result = mapped(tensor, function)
     except ValueError as error:
         raise change.fail(str(error), step.sources) from error
-    return (replace(made, alias=change.alias([tensor], function)),)
+    return (replace(result, alias=change.alias([tensor], function)),)
 
 
 def dequantize(change: Change, step: Step) -> tuple[LazyTensor]:
     """The weight that is stored as several tensors, in F32."""
     tensors = tuple(change.sources(step))
     try:
-        made = dequantized(tensors, change.details)
+        result = dequantized(tensors, change.details)
     except ValueError as error:
         raise change.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
-    return (replace(made, alias=change.alias(tensors)),)
+    return (replace(result, alias=change.alias(tensors)),)
 
 
 def quantize(change: Change, step: Step) -> list[LazyTensor]:
@@ -60,7 +60,7 @@ def quantize(change: Change, step: Step) -> list[LazyTensor]:
     if len(step.targets) != 1 + len(scheme.parts):
         raise change.fail(f"{scheme.name} makes {1 + len(scheme.parts)} tensors", step.targets)
     try:
-        made = coded(tensor, scheme)
+        result = coded(tensor, scheme)
     except ValueError as error:
         raise change.fail(f"{step.sources[0]!r}: {error}", step.sources) from error
-    return [replace(part, alias=change.alias([tensor], scheme.name, i)) for i, part in enumerate(made)]
+    return [replace(part, alias=change.alias([tensor], scheme.name, i)) for i, part in enumerate(result)]

@@ -64,17 +64,17 @@ def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     table = _code_values(values, book, codes)
     if table is None:
         check_dtype(values, "values", (*INTEGERS, *SMALL_FLOATS))
-    made = sizes_of(details, "shape") if "shape" in details else shape
-    if prod(made) != prod(shape):
-        raise ValueError(f"values of the shape {list(shape)} do not make one of {list(made)}")
+    result = sizes_of(details, "shape") if "shape" in details else shape
+    if prod(result) != prod(shape):
+        raise ValueError(f"values of the shape {list(shape)} do not make one of {list(result)}")
     if "scale" not in parts:
         if table is None or "zero_point" in parts:
             raise ValueError("affine needs the part 'scale'")
-        return elements(values, (1, prod(shape)), table), made
+        return elements(values, (1, prod(shape)), table), result
     counts, blocks = scaled_along(shape, parts["scale"].info.shape, details)
     size, grid, by = layout(shape, blocks)
     zeros = _zeros(parts["zero_point"], prod(counts), by, codes) if "zero_point" in parts else None
-    return Product(elements(values, size, table), _scales(parts, by, details), grid, zeros), made
+    return Product(elements(values, size, table), _scales(parts, by, details), grid, zeros), result
 
 
 def _with_block_codebooks(values: LazyTensor, book: LazyTensor, shape: Shape, codes: Json) -> Matrix:

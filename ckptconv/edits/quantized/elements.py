@@ -115,10 +115,10 @@ class Packed:
         if self.add:
             codes = (codes + codes.dtype.type(self.add)).astype(codes.dtype)  # stays little-endian
         if self.along == 0:
-            made = self._unpack(codes.reshape(high - low, step, -1).transpose(0, 2, 1), many)
-            return made.transpose(0, 2, 1).reshape(-1, len(columns))[start : start + len(rows)]
-        made = self._unpack(codes.reshape(len(rows), high - low, step), many)
-        return np.ascontiguousarray(made.reshape(len(rows), -1)[:, start : start + len(columns)])
+            result = self._unpack(codes.reshape(high - low, step, -1).transpose(0, 2, 1), many)
+            return result.transpose(0, 2, 1).reshape(-1, len(columns))[start : start + len(rows)]
+        result = self._unpack(codes.reshape(len(rows), high - low, step), many)
+        return np.ascontiguousarray(result.reshape(len(rows), -1)[:, start : start + len(columns)])
 
     def _unpack(self, codes: Array, many: int) -> Array:
         """`many` values from the words in the last dimension."""
@@ -130,11 +130,11 @@ class Packed:
             several = data.reshape(*shape, -1, self.bits).astype(kind)
             joint = (several << np.arange(0, 8 * self.bits, 8, dtype=kind)).sum(axis=-1, dtype=kind)
             fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=kind)
-            made = np.take(np.array(self.table, np.float32), fields & kind((1 << self.bits) - 1))
+            result = np.take(np.array(self.table, np.float32), fields & kind((1 << self.bits) - 1))
         else:
-            made = np.take(_bytes_table(self.table, self.bits), data).view(np.float32)
-        made = made.reshape(*shape, many)
-        return np.take(made, self.order, axis=-1) if self.order else made
+            result = np.take(_bytes_table(self.table, self.bits), data).view(np.float32)
+        result = result.reshape(*shape, many)
+        return np.take(result, self.order, axis=-1) if self.order else result
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,8 @@ class Folded:
         if len(rows) == 1:
             start = rows.start * width + columns.start
             return self.row.rectangle(range(1), range(start, start + len(columns)))
-        made = self.row.rectangle(range(1), range(rows.start * width, rows.stop * width))
-        return cut(made.reshape(len(rows), width), columns)
+        result = self.row.rectangle(range(1), range(rows.start * width, rows.stop * width))
+        return cut(result.reshape(len(rows), width), columns)
 
 
 def read(

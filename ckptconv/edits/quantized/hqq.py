@@ -74,7 +74,7 @@ class Slabs:
         """Unpacked."""
         import numpy as np
 
-        made = np.empty((len(rows), len(columns)), np.float32)
+        result = np.empty((len(rows), len(columns)), np.float32)
         at = rows.start
         while at < rows.stop:
             slab, first = divmod(at, self.step)
@@ -83,9 +83,9 @@ class Slabs:
             data, shape = read(self.words, (self.step, self.width), lines, columns, self.unit)
             codes = cut(np.frombuffer(data, f"<u{self.unit}").reshape(shape), columns)
             shift = self.bits * (self.many - 1 - slab)
-            made[at - rows.start : end - rows.start] = (codes >> shift) & ((1 << self.bits) - 1)
+            result[at - rows.start : end - rows.start] = (codes >> shift) & ((1 << self.bits) - 1)
             at = end
-        return made
+        return result
 
 
 def weight(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:

@@ -58,9 +58,9 @@ class Looked(Mapped):
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """The values of the codes."""
-        made = self.source.rectangle(rows, columns)
-        self.grid.apply(self._look_up, made, Numbers(self.by), rows, columns)
-        return made
+        result = self.source.rectangle(rows, columns)
+        self.grid.apply(self._look_up, result, Numbers(self.by), rows, columns)
+        return result
 
     def _look_up(self, codes: Array, blocks: Array, out: Array) -> None:
         import numpy as np
@@ -99,9 +99,9 @@ class Scattered:
         skipped = int(np.count_nonzero(bits[: start - 8 * first]))
         at = self.before[block] + _set_in(self.mask.read(block * BLOCK, first)) + skipped
         there = bits[start - 8 * first : stop - 8 * first].astype(bool)
-        made = np.zeros(stop - start, np.float32)
-        made[there] = self.values.elements(at, at + int(np.count_nonzero(there)))
-        return made
+        result = np.zeros(stop - start, np.float32)
+        result[there] = self.values.elements(at, at + int(np.count_nonzero(there)))
+        return result
 
     def _count(self) -> None:
         """Count the set bits. Raises CorruptFileError if there are more or fewer than elements."""

@@ -90,9 +90,9 @@ class Scaled(Mapped):
         """The scales times that number, or divided by it, rounded to F32."""
         import numpy as np
 
-        made, number = self.source.rectangle(rows, columns), np.float32(self.number)
+        result, number = self.source.rectangle(rows, columns), np.float32(self.number)
         with np.errstate(all="ignore"):
-            return rounded_to(made / number if self.divides else made * number, self.rounded)
+            return rounded_to(result / number if self.divides else result * number, self.rounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ class Inverse(Mapped):
         import numpy as np
 
         with np.errstate(all="ignore"):
-            made: Array = np.float32(1) / self.source.rectangle(rows, columns)
-            return made
+            result: Array = np.float32(1) / self.source.rectangle(rows, columns)
+            return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,8 @@ class Grid:
             start = end
 
     def _line(self, rows: Array) -> Array:
-        made: Array = rows // self.height * self.lines + rows % self.height // self.rows
-        return made
+        result: Array = rows // self.height * self.lines + rows % self.height // self.rows
+        return result
 
     def _scales_for(self, by: Matrix, lines: range, columns: range) -> Array:
         """Rows of scales, with one for each column or a single one."""
@@ -193,20 +193,20 @@ class Product:
         import numpy as np
 
         with np.errstate(all="ignore"):  # a scale may be infinite, or any NaN
-            made = self.values.rectangle(rows, columns)
+            result = self.values.rectangle(rows, columns)
             if self.zeros is not None:
-                self.grid.apply(np.subtract, made, self.zeros, rows, columns)
-                made = rounded_to(made, self.rounded)
-            self.grid.apply(np.multiply, made, self.scales, rows, columns)
-            made = rounded_to(made, self.rounded)
+                self.grid.apply(np.subtract, result, self.zeros, rows, columns)
+                result = rounded_to(result, self.rounded)
+            self.grid.apply(np.multiply, result, self.scales, rows, columns)
+            result = rounded_to(result, self.rounded)
             if self.biases is not None:
-                self.grid.apply(np.add, made, self.biases, rows, columns)
-                made = rounded_to(made, self.rounded)
+                self.grid.apply(np.add, result, self.biases, rows, columns)
+                result = rounded_to(result, self.rounded)
             if self.factor is not None:
-                made *= np.float32(self.factor)
+                result *= np.float32(self.factor)
             if self.shift is not None:
-                made += np.float32(self.shift)
-        return made
+                result += np.float32(self.shift)
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +223,14 @@ class MatrixReader:
     def __call__(self, start: int, stop: int) -> memoryview:
         first, last = start // F32_BYTES, -(-stop // F32_BYTES)
         base, size, at = first * F32_BYTES, (last - first) * F32_BYTES, 0
-        made = bytearray()
+        result = bytearray()
         for piece in self._pieces(first, last):
             if len(piece) == size:
                 return piece[start - base : stop - base]
-            made = made or bytearray(size)
-            made[at : at + len(piece)] = piece
+            result = result or bytearray(size)
+            result[at : at + len(piece)] = piece
             at += len(piece)
-        return memoryview(made)[start - base : stop - base]
+        return memoryview(result)[start - base : stop - base]
 
     def _pieces(self, first: int, last: int) -> Iterator[memoryview]:
         width = self.matrix.shape[1]
@@ -244,9 +244,9 @@ class MatrixReader:
             row, column = divmod(first, width)
             whole = 0 if column or width > most else min(most, last - first) // width
             end = width if whole else min(width, column + most, column + last - first)
-            made = self.matrix.rectangle(range(row, row + (whole or 1)), range(column, end))
-            yield _bytes(made)
-            first += made.size
+            result = self.matrix.rectangle(range(row, row + (whole or 1)), range(column, end))
+            yield _bytes(result)
+            first += result.size
 
     def _whole_rows(self, first: int, last: int, width: int) -> Iterator[memoryview]:
         """The wanted elements, computed by whole rows."""

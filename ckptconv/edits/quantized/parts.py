@@ -67,7 +67,7 @@ def folded(shape: tuple[int, ...]) -> tuple[int, int]:
 def swap_last_axes(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
     """The tensor reshaped to `shape`, with its last two dimensions swapped."""
     last = len(shape) - 1
-    made = transposed(reshaped(tensor, shape), (*range(last - 1), last, last - 1))
-    if made is None:
+    result = transposed(reshaped(tensor, shape), (*range(last - 1), last, last - 1))
+    if result is None:
         raise ValueError(f"{tensor.info.dtype} is not turned")
-    return made
+    return result

@@ -108,12 +108,12 @@ def _parts(scheme: str, tensors: tuple[LazyTensor, ...], names: Json) -> dict[st
     names = list(known[: len(tensors)]) if names is None else names
     if not isinstance(names, list) or len(names) != len(tensors) or len({str(name) for name in names}) < len(names):
         raise ValueError(f"{len(tensors)} sources are not the parts {names}")
-    made = {str(name): tensor for name, tensor in zip(names, tensors, strict=True)}
-    if wrong := [name for name in made if name not in known]:
+    result = {str(name): tensor for name, tensor in zip(names, tensors, strict=True)}
+    if wrong := [name for name in result if name not in known]:
         raise ValueError(f"{scheme} has no part {wrong[0]!r}, but {', '.join(known)}")
-    if missing := [name for name in needed if name not in made]:
+    if missing := [name for name in needed if name not in result]:
         raise ValueError(f"{scheme} needs the part {missing[0]!r}")
-    return made
+    return result
 
 
 def _scaled(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:

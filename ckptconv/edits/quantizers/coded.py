@@ -142,8 +142,8 @@ class Codes(Computed):
     def __call__(self, start: int, stop: int) -> memoryview:
         size = self.matrix.rows_at_a_time * self.row
         first = start // size
-        made = b"".join(self._piece(number) for number in range(first, -(-stop // size)))
-        return memoryview(made)[start - first * size : stop - first * size]
+        result = b"".join(self._piece(number) for number in range(first, -(-stop // size)))
+        return memoryview(result)[start - first * size : stop - first * size]
 
     def _piece(self, number: int) -> bytes:
         """A piece. A piece always has the same rows, so that its loss is counted once."""
@@ -178,8 +178,8 @@ class Shared:
         line = self.dtype.nbytes(self.matrix.across)
         first, last = start // line, -(-stop // line)
         step = self.matrix.rows_at_a_time if self.matrix.height == 1 else 1
-        made = b"".join(self._lines(at, min(step, last - at)) for at in range(first, last, step))
-        return memoryview(made)[start - first * line : stop - first * line]
+        result = b"".join(self._lines(at, min(step, last - at)) for at in range(first, last, step))
+        return memoryview(result)[start - first * line : stop - first * line]
 
     def _lines(self, line: int, count: int) -> bytes:
         import numpy as np
@@ -206,8 +206,8 @@ class SharedBelow:
         line = 4 * self.matrix.across
         first, last = start // line, -(-stop // line)
         step = max(1, self.matrix.rows_at_a_time // _IN_A_WORD)
-        made = b"".join(self._lines(at, min(step, last - at)) for at in range(first, last, step))
-        return memoryview(made)[start - first * line : stop - first * line]
+        result = b"".join(self._lines(at, min(step, last - at)) for at in range(first, last, step))
+        return memoryview(result)[start - first * line : stop - first * line]
 
     def _lines(self, line: int, count: int) -> bytes:
         import numpy as np
@@ -218,5 +218,5 @@ class SharedBelow:
             found = self.matrix.shared(first, min(len(filled), rows - first))[self.index]
         filled[: len(found)] = found + 8
         nibbles = filled.reshape(count, _IN_A_WORD, -1) << np.arange(0, 32, 4, dtype=np.uint32)[:, None]
-        made: bytes = np.bitwise_or.reduce(nibbles, axis=1).astype("<u4").tobytes()
-        return made
+        result: bytes = np.bitwise_or.reduce(nibbles, axis=1).astype("<u4").tobytes()
+        return result

@@ -64,8 +64,8 @@ class Uneven:
         """The largest value, and the negated smallest one, of a range that includes 0."""
         import numpy as np
 
-        made: Array = np.maximum(np.stack([values.max(axis=2), -values.min(axis=2)], axis=-1), np.float32(0))
-        return made
+        result: Array = np.maximum(np.stack([values.max(axis=2), -values.min(axis=2)], axis=-1), np.float32(0))
+        return result
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
         """The scale and the zero point.

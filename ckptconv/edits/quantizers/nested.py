@@ -88,14 +88,14 @@ class Sizes:
     def codes(self, start: int, stop: int) -> memoryview:
         """A range of the bytes of the codes."""
         first = start // NESTED
-        made = b"".join(codes.tobytes() for codes, _ in self.quantized(first, -(-stop // NESTED)))
-        return memoryview(made)[start - first * NESTED : stop - first * NESTED]
+        result = b"".join(codes.tobytes() for codes, _ in self.quantized(first, -(-stop // NESTED)))
+        return memoryview(result)[start - first * NESTED : stop - first * NESTED]
 
     def scales(self, start: int, stop: int) -> memoryview:
         """A range of the bytes of the groups' largest differences, in F32."""
         first = start // 4
-        made = b"".join(scales.astype("<f4").tobytes() for _, scales in self.quantized(first, -(-stop // 4)))
-        return memoryview(made)[start - first * 4 : stop - first * 4]
+        result = b"".join(scales.astype("<f4").tobytes() for _, scales in self.quantized(first, -(-stop // 4)))
+        return memoryview(result)[start - first * 4 : stop - first * 4]
 
 
 def state(dtype: str, shape: Sequence[int]) -> str:
@@ -127,5 +127,5 @@ class NestedState:
         return len(self.text) + DIGITS + 1
 
     def __call__(self, start: int, stop: int) -> memoryview:
-        made = f"{self.text}{json.dumps(self.sizes.mean)}}}".encode().ljust(self.length)
-        return memoryview(made)[start:stop]
+        result = f"{self.text}{json.dumps(self.sizes.mean)}}}".encode().ljust(self.length)
+        return memoryview(result)[start:stop]

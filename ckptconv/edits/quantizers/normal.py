@@ -34,12 +34,12 @@ def nearest(values: Array, sizes: Array, table: Array) -> Array:
     scaled = values * (f32(1) / np.maximum(sizes, f32(SMALLEST)))[..., None]
     bounds = (table[:-1] + table[1:]) / f32(2)
     if len(bounds) > _FEW:
-        made: Array = np.searchsorted(bounds, scaled).astype(np.uint8)
-        return made
-    made = np.zeros(values.shape, np.uint8)
+        result: Array = np.searchsorted(bounds, scaled).astype(np.uint8)
+        return result
+    result = np.zeros(values.shape, np.uint8)
     for bound in bounds:
-        made += scaled > bound
-    return made
+        result += scaled > bound
+    return result
 
 
 class Normal(ByLargest):
@@ -54,8 +54,8 @@ class Normal(ByLargest):
         import numpy as np
 
         table = np.array(NF4, np.float32)
-        made = nearest(values, shared[0], table)
-        return made[..., 0::2] << 4 | made[..., 1::2], table[made] * shared[0][..., None]
+        result = nearest(values, shared[0], table)
+        return result[..., 0::2] << 4 | result[..., 1::2], table[result] * shared[0][..., None]
 
 
 @lru_cache(maxsize=1)

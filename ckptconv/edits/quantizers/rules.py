@@ -51,8 +51,8 @@ class ByLargest:
     def measured(self, values: Array) -> Array:
         import numpy as np
 
-        made: Array = np.abs(values).max(axis=2, keepdims=True)
-        return made
+        result: Array = np.abs(values).max(axis=2, keepdims=True)
+        return result
 
 
 class ByRow(ByLargest):
@@ -64,9 +64,9 @@ class ByRow(ByLargest):
         return (scales,)
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
-        made = rounded(values / shared[0][..., None], dtype)
-        made += 0  # the zero point, which turns -0 into 0
-        return _to_f8(made, shared[0])
+        result = rounded(values / shared[0][..., None], dtype)
+        result += 0  # the zero point, which turns -0 into 0
+        return _to_f8(result, shared[0])
 
 
 class ByBlock(ByLargest):

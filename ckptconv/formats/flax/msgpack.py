@@ -92,25 +92,25 @@ class Unpacker:
         """The next `count` objects."""
         self._check_depth()
         self._check_fits(count, 1)
-        made = []
+        result = []
         for i in range(count):
             self.path.append(i)
-            made.append(self.value())
+            result.append(self.value())
             self.path.pop()
-        return made
+        return result
 
     def _read_map(self, count: int) -> dict[str | bytes, Value]:
         self._check_depth()
         self._check_fits(count, 2)
-        made: dict[str | bytes, Value] = {}
+        result: dict[str | bytes, Value] = {}
         for _ in range(count):
             key = self._read_key()
-            if key in made:
+            if key in result:
                 raise self.cursor.bad(f"the key {key[:_LONG]!r} comes twice in {self.at()}")
             self.path.append(key)
-            made[key] = self.value()
+            result[key] = self.value()
             self.path.pop()
-        return made
+        return result
 
     def _read_key(self) -> str | bytes:
         kind, number = self.cursor.head()

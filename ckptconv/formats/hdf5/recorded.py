@@ -31,10 +31,10 @@ def checkpoint_from_record(
     findings = list(tree.findings)
     tensors = own_tensors(tree.tensors, record, findings, stored_as)
     root = add_values(restore(_edited(record, tree), tensors, findings), documents)
-    made = recorded_checkpoint(record, root, tensors, findings, format=format, file=file)
-    metadata = made.metadata
-    notes = replace(made.notes, programs=tuple(programs_in(metadata)))
-    return made.replaced(notes=notes, findings=(*made.findings, *findings_in(metadata)))
+    result = recorded_checkpoint(record, root, tensors, findings, format=format, file=file)
+    metadata = result.metadata
+    notes = replace(result.notes, programs=tuple(programs_in(metadata)))
+    return result.replaced(notes=notes, findings=(*result.findings, *findings_in(metadata)))
 
 
 def _edited(record: Record, tree: Tree) -> MetaNode:

@@ -104,8 +104,8 @@ def _split(plan: Plan, limit: int) -> list[list[str]]:
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the shards beside `target`, and the index into it. Raises what the writer of a single file raises."""
-    made = planned(checkpoint, plain=options.plain)
-    plan = made.plan
+    result = planned(checkpoint, plain=options.plain)
+    plan = result.plan
     hashes: dict[str, str] = {}
     digest: str | None = None
     ties = tie_strings(plan.record)
@@ -115,7 +115,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
         strings = {"format": FORMAT, **{dropped: kept for dropped, kept in ties.items() if kept in real}}
 
         def write_one(other: Target, progress: Progress | None) -> int:
-            size, content = write_file(other, made, names, lambda _: strings, progress)
+            size, content = write_file(other, result, names, lambda _: strings, progress)
             hashes.update(content)
             return size
 
@@ -123,10 +123,10 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
     def strings() -> dict[str, str] | None:
         nonlocal digest
-        if not made.keeps_record:
+        if not result.keeps_record:
             return None
         digest = plan.digest(checkpoint, hashes)
-        return made.strings(digest)
+        return result.strings(digest)
 
     parts = [shard(names) for names in _split(plan, options.shard_size or DEFAULT_SIZE)]
     size = write_set(target, parts, list(plan.infos), options.progress, strings)

@@ -48,9 +48,9 @@ class Planned:
 
 def planned(checkpoint: Checkpoint, *, plain: bool) -> Planned:
     """Decide names, types and metadata. `plain` leaves the record out unless the tensors need it."""
-    made = plan(checkpoint, _stored_name, stored_as)
-    ties_need_no_record = all(records.reads_as_tie(dropped, kept) for dropped, kept, _ in made.record.ties)
-    return Planned(made, not plain or made.needs_record or not ties_need_no_record)
+    result = plan(checkpoint, _stored_name, stored_as)
+    ties_need_no_record = all(records.reads_as_tie(dropped, kept) for dropped, kept, _ in result.record.ties)
+    return Planned(result, not plain or result.needs_record or not ties_need_no_record)
 
 
 def _stored_name(name: str, taken: Container[str]) -> str:
@@ -63,15 +63,15 @@ def _stored_name(name: str, taken: Container[str]) -> str:
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError (header past 100 MB), DamagedTensorError, RejectedOutputError."""
-    made = planned(checkpoint, plain=options.plain)
+    result = planned(checkpoint, plain=options.plain)
     digest = None
 
     def strings(hashes: Hashes | None) -> dict[str, str]:
         nonlocal digest
-        digest = made.plan.digest(checkpoint, hashes) if made.keeps_record and hashes is not None else None
-        return made.strings(digest or PLACEHOLDER)
+        digest = result.plan.digest(checkpoint, hashes) if result.keeps_record and hashes is not None else None
+        return result.strings(digest or PLACEHOLDER)
 
-    size, _ = write_file(target, made, made.plan.stored, strings, options.progress)
+    size, _ = write_file(target, result, result.plan.stored, strings, options.progress)
     return WriteResult(size, digest)
 
 

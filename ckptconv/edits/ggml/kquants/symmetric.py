@@ -127,9 +127,9 @@ def q6(values: Array) -> Array:
     high = upper[:, :, 0] | (upper[:, :, 1] << 2) | (upper[:, :, 2] << 4) | (upper[:, :, 3] << 6)
     count = len(codes)
     parts = [low.reshape(count, 128), high.reshape(count, 64), rounded.view(np.uint8), d.view(np.uint8)]
-    made = np.concatenate(parts, axis=1)
-    made[np.abs(top[:, 0]) < f32(TINY)] = 0
-    return made
+    result = np.concatenate(parts, axis=1)
+    result[np.abs(top[:, 0]) < f32(TINY)] = 0
+    return result
 
 
 def _search_q6(x: Array) -> tuple[Array, Array]:

@@ -136,23 +136,23 @@ def made_names(pieces: Collection[list[str]]) -> set[str] | None:
     """The variables, loop variables and macro parameters that may be made strings; None if a chain of these is too long
     to follow. Names with the prefixes `_HELD` and `_TEXT` are among them.
     """
-    made: set[str] = set(_IMPLICIT)
+    result: set[str] = set(_IMPLICIT)
     parameters: dict[str, list[str]] = {}
     for words in pieces:
         match words:
             case ["macro", str() as name, "(", *rest]:
                 parameters[name] = [part[0] for part in split(within(["(", *rest], 0), (",",)) if part]
-                made.add(name)  # its result is a string
+                result.add(name)  # its result is a string
             case ["call", "(", *rest]:
-                made |= {word for word in _first_bracket(rest) if is_name(word)}
+                result |= {word for word in _first_bracket(rest) if is_name(word)}
             case ["set", str() as name, *rest] if "=" not in rest:
-                made.add(name)  # {% set x %}…{% endset %}
+                result.add(name)  # {% set x %}…{% endset %}
     for _ in range(MAX_ROUNDS):
-        before = len(made)
+        before = len(result)
         for words in pieces:
-            made |= _bound(words, made, parameters)
-        if len(made) == before:
-            return made
+            result |= _bound(words, result, parameters)
+        if len(result) == before:
+            return result
     return None
 
 

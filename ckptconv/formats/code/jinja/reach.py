@@ -60,9 +60,9 @@ def reached(code: Sequence[str]) -> list[str]:
         found |= dict.fromkeys(_hidden(piece))
     if max(map(depth_of, pieces), default=0) > MAX_DEPTH:
         return [*found, "what is nested too deeply"]
-    made = made_names(pieces)
+    result = made_names(pieces)
     parts = (part for piece in pieces for part in (*_subscripts(piece), *_attributes(piece)))
-    if made is None or any(_is_made(part, made) for part in parts):
+    if result is None or any(_is_made(part, result) for part in parts):
         found[_MADE] = None
     return list(found)
 

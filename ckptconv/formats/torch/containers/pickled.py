@@ -113,11 +113,11 @@ class BareConstructors(TorchConstructors):
         span = stack.storages.span(stub.key)
         key = self._keep(ByteSpan(file, start + span.offset, span.length))
         if isinstance(stub, QuantizedStorageStub):
-            made: StorageStub = QuantizedStorageStub(key, stub.dtype, stub.device, stub.numel, stub.quantized)
+            result: StorageStub = QuantizedStorageStub(key, stub.dtype, stub.device, stub.numel, stub.quantized)
         else:
-            made = StorageStub(key, stub.dtype, stub.device, stub.numel)
-        self.storages[key] = made
-        return made
+            result = StorageStub(key, stub.dtype, stub.device, stub.numel)
+        self.storages[key] = result
+        return result
 
     def _jax_array(self, function: Value, args: Value, state: Value, aval: Value = None) -> Value:
         """A JAX array: the numpy array in it. `aval` says whether its type is weak."""
@@ -144,9 +144,9 @@ class BareConstructors(TorchConstructors):
         strides = contiguous_strides(shape[::-1])[::-1] if parts.fortran else contiguous_strides(shape)
         storage = self.storages[key] = StorageStub(key, element, "cpu", parts.nbytes // width(parts.dtype))
         attributes = {} if stub.name is None else {"paddle_name": stub.name}
-        made = TensorStub(storage, element, 0, shape, strides, attributes=attributes)
-        self.tensors[id(stub)] = stub, made
-        return made
+        result = TensorStub(storage, element, 0, shape, strides, attributes=attributes)
+        self.tensors[id(stub)] = stub, result
+        return result
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
         """As `Placer.place`."""
@@ -209,6 +209,6 @@ def with_tensors(value: Value, constructors: BareConstructors, known: dict[int, 
             value.items = [again(child) for child in value.items]
             value.pairs = [(key, again(child)) for key, child in value.pairs]
         case tuple() if type(value) is tuple:
-            made = tuple(again(child) for child in value)
-            known[id(value)] = made if any(a is not b for a, b in zip(made, value, strict=True)) else value
+            result = tuple(again(child) for child in value)
+            known[id(value)] = result if any(a is not b for a, b in zip(result, value, strict=True)) else value
     return known[id(value)]

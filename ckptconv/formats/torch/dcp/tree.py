@@ -39,16 +39,16 @@ def nested(entries: Sequence[Entry], values: Mapping[str, Value], budget: Budget
     Raises CorruptFileError if two paths contradict each other, LimitError if list indices are far apart.
     """
     root: dict[Step, Value] = {}
-    made: dict[int, Value] = {id(root): root}  # containers made from paths; a path may not lead into any other value
+    result: dict[int, Value] = {id(root): root}  # containers made from paths; a path may not lead into any other value
     for entry in entries:
         inner: Value = root
         for step, below in zip(entry.path, entry.path[1:], strict=False):
             found = _get(inner, step)
             if found is _ABSENT:
                 found = {} if isinstance(below, str) else []
-                made[id(found)] = found
+                result[id(found)] = found
                 _set(inner, step, found, entry, budget)
-            if id(found) not in made:
+            if id(found) not in result:
                 raise malformed(f"the path of {entry.name!r} leads through a value")
             inner = found
         if _get(inner, entry.path[-1]) is not _ABSENT:

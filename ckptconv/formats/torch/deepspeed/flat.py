@@ -42,14 +42,14 @@ class Rows:
         first, at = divmod(start, self.size)
         if at + stop - start <= self.size:
             return self._read(first, at, at + stop - start)
-        made = bytearray(stop - start)
+        result = bytearray(stop - start)
         done = 0
         while start + done < stop:
             part, at = divmod(start + done, self.size)
             end = min(self.size, at + stop - start - done)
-            made[done : done + end - at] = self._read(part, at, end)
+            result[done : done + end - at] = self._read(part, at, end)
             done += end - at
-        return memoryview(made)
+        return memoryview(result)
 
     def _read(self, part: int, start: int, stop: int) -> memoryview:
         return self.parts[part].read(self.begin + start, self.begin + stop)

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 def frozen(reading: Reading, models: Sequence[ModelStates]) -> dict[str, LazyTensor]:
     """The tensors by name. Raises CorruptFileError if a rank's part does not have the size that the shape requires."""
-    made: dict[str, LazyTensor] = {}
+    result: dict[str, LazyTensor] = {}
     for name, shape in models[0].frozen_shapes.items():
         parts = [reading.place(f"frozen_param_fragments.{name}", model.frozen[name]) for model in models]
         if models[0].divided:
             count = -(-prod(shape) // len(parts))
             _check(name, models, parts, (count,))
-            made[name] = rows(parts, 0, count, shape, reading.alias(name))
+            result[name] = rows(parts, 0, count, shape, reading.alias(name))
         else:
             _check(name, models, parts, shape)
-            made[name] = replace(parts[0], alias=reading.alias(name))
-    return made
+            result[name] = replace(parts[0], alias=reading.alias(name))
+    return result
 
 
 def _check(name: str, models: Sequence[ModelStates], parts: Sequence[LazyTensor], shape: tuple[int, ...]) -> None:

@@ -58,13 +58,13 @@ def groups(model: ModelStates, ranks: Sequence[OptimizerStates], parts: Sequence
             raise states.file.error(
                 f"it has partitions of {len(flat)} groups, and {model.file.name} names the parameters of {len(shapes)}"
             )
-    made = []
+    result = []
     for i, group in enumerate(shapes):
         column = [flat[i] for flat in parts]
         _check_parts(i, ranks, column)
         make = _divided if ranks[0].stage == 3 else _flattened
-        made.append(make(i, group, model, ranks, tuple(part.info.numel for part in column)))
-    return made
+        result.append(make(i, group, model, ranks, tuple(part.info.numel for part in column)))
+    return result
 
 
 def _check_parts(i: int, ranks: Sequence[OptimizerStates], parts: Sequence[LazyTensor]) -> None:

@@ -80,7 +80,7 @@ def named(param_groups: Value, names: Sequence[Sequence[str]]) -> list[Value]:
 
     Raises NotByParameterError if these numbers are not consecutive.
     """
-    made, seen = [], 0
+    result, seen = [], 0
     if not isinstance(param_groups, list) or not all(isinstance(group, dict) for group in param_groups):
         raise NotByParameterError
     for group in param_groups:
@@ -88,10 +88,10 @@ def named(param_groups: Value, names: Sequence[Sequence[str]]) -> list[Value]:
         if not isinstance(numbers, list) or numbers != list(range(seen, min(seen + len(numbers), len(names)))):
             raise NotByParameterError
         seen += len(numbers)
-        made.append({**group, "params": [name for number in numbers for name in names[number]]})
+        result.append({**group, "params": [name for number in numbers for name in names[number]]})
     if seen != len(names):
         raise NotByParameterError
-    return made
+    return result
 
 
 def _by_group(ranks: Sequence[Value], count: int) -> tuple[list[States], list[Value]]:

@@ -39,12 +39,12 @@ class Ranks:
             [place(f"group {i} of the partitions", stub) for i, stub in enumerate(states.partitions)]
             for states in self.ranks
         ]
-        made = groups(self.models[0], self.ranks, parts)
+        result = groups(self.models[0], self.ranks, parts)
         weights = frozen(self.reading, self.models)
-        for i, group in enumerate(made):
+        for i, group in enumerate(result):
             weights |= group.tensors([flat[i] for flat in parts], self.reading.alias)
         held = {name: placed_stub(tensor) for name, tensor in weights.items()}
-        return members(self.reading, self.models[0], held), self._beside(made)
+        return members(self.reading, self.models[0], held), self._beside(result)
 
     def _beside(self, made: Sequence[Group]) -> dict[str, Value]:
         """Everything in the files except the weights. Equal values are kept once; where another rank differs from rank

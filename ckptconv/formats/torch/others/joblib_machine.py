@@ -83,8 +83,8 @@ class JoblibConstructors(BareConstructors):
         """Our constructor for a name, including the wrapper's."""
         if self._is_wrapper(name):
             return self._recorded(name, NumpyArrayWrapper)
-        made = BareConstructors.constructor(self, name)
-        return self._reconstructor(made) if name == _RECONSTRUCTOR else made
+        result = BareConstructors.constructor(self, name)
+        return self._reconstructor(result) if name == _RECONSTRUCTOR else result
 
     def only_makes(self, cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
         """As for bare pickles, but never true for a wrapper."""
@@ -124,7 +124,7 @@ class JoblibConstructors(BareConstructors):
     def _reconstructor(self, otherwise: Callable[..., Value] | None) -> Callable[..., Value]:
         """``copyreg._reconstructor``, with which protocols 0 and 1 create objects, extended to wrappers."""
 
-        def made(*args: Value) -> Value:
+        def result(*args: Value) -> Value:
             if args and isinstance(args[0], Global) and self._is_wrapper(args[0]):
                 if args[1:] != (Global("builtins", "object"), None):
                     raise _bad("a NumpyArrayWrapper is made with arguments")
@@ -132,7 +132,7 @@ class JoblibConstructors(BareConstructors):
                 return NumpyArrayWrapper()
             return otherwise(*args) if otherwise else NotImplemented
 
-        return made
+        return result
 
     def _layout(self, state: Value) -> Layout:
         if type(state) is not dict or not _KEYS <= state.keys() <= _KEYS | {_ALIGNMENT}:
@@ -277,11 +277,11 @@ class JoblibMachine(Machine):
     def _objects(self) -> NumpyStub:
         inner = JoblibMachine(self._stream, self._file, self._makers, self)
         inner.kept = self.kept
-        made = inner.run()
+        result = inner.run()
         self.kept = inner.kept
-        if not isinstance(made, NumpyStub):
+        if not isinstance(result, NumpyStub):
             raise self._bad("what stands for an array of objects is none")
-        return made
+        return result
 
 
 def _left_out(run: Elided) -> int:

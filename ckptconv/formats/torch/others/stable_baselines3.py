@@ -144,6 +144,6 @@ def _run_pickles(data: Mapping[str, Any], notes: Notes) -> tuple[Notes, tuple[Pr
             why = error.message if isinstance(error, CkptconvError) else "no base64"
             programs.append(Program(f"{DATA}: {key}", Opaque(_LOADS, "called", (f"cannot be followed: {why}",)), NAME))
             continue
-        made = [node for _, node in opaque_wholes(tree.root)] + list(notes.unseen[before:])
-        programs += [Program(f"{DATA}: {key}", node, NAME) for node in made]
+        result = [node for _, node in opaque_wholes(tree.root)] + list(notes.unseen[before:])
+        programs += [Program(f"{DATA}: {key}", node, NAME) for node in result]
     return notes, tuple(programs)

@@ -138,14 +138,14 @@ class Machine(Containers):
         put(index(key_at), name)
         identifier = get(got(kind)), get(got(cls)), name, get(got(device)), number(numel)
         put(index(id_at), identifier)
-        made = self._make.persistent(identifier)
+        result = self._make.persistent(identifier)
         if size:
             put(index(sizes_at), size)
         if stride:
             put(index(strides_at), stride)
         hooks = self._call(get(got(inner)), ())
         put(index(inner_at), hooks)
-        args = made, number(offset), size, stride, flag == b"\x88", hooks
+        args = result, number(offset), size, stride, flag == b"\x88", hooks
         put(index(args_at), args)
         self._stack[-1] = self._call(self._stack[-1], args)
         put(index(made_at), self._stack[-1])
@@ -230,9 +230,9 @@ class Machine(Containers):
                         self._note_hashed(arg)
                     pairs = [item[0] for item in arg if item and isinstance(item, (list, tuple))]
                     self._check_keys(pairs, pairs)
-        made = constructor(*args) if constructor else NotImplemented
-        if made is not NotImplemented:
-            return made
+        result = constructor(*args) if constructor else NotImplemented
+        if result is not NotImplemented:
+            return result
         if function == _RECONSTRUCTOR and self._make.only_reconstructs(args):
             return self._unbuilt(str(args[0]), "object", () if args[2] is None else args[2:])
         harmless = self._make.is_harmless(function, args)
@@ -269,12 +269,12 @@ class Machine(Containers):
             self._stack.append(self._unbuilt(_described(cls), "called", args, kwargs))
             return
         constructor = None if kwargs else self._make.constructor(cls)
-        made = constructor(*args) if constructor else NotImplemented
-        if made is NotImplemented:
+        result = constructor(*args) if constructor else NotImplemented
+        if result is NotImplemented:
             harmless = self._make.only_makes(cls, args, kwargs)
             self.globals[cls] = self.globals[cls] or not harmless
-            made = self._unbuilt(str(cls), "object" if harmless else "called", args, kwargs)
-        self._stack.append(made)
+            result = self._unbuilt(str(cls), "object" if harmless else "called", args, kwargs)
+        self._stack.append(result)
 
     def _op_INST(self) -> None:
         module = self._line().decode("utf-8")

@@ -149,9 +149,9 @@ class Elided(bytes):
 
     def __new__(cls, span: ByteSpan, opcode: int) -> Self:
         """Create it, as an empty bytes object."""
-        made = super().__new__(cls)
-        made.span, made.opcode = span, opcode
-        return made
+        result = super().__new__(cls)
+        result.span, result.opcode = span, opcode
+        return result
 
     def whole(self) -> bytes | bytearray | str:
         """The value that the opcode pushes. Reads it. Raises LimitError past `MAX_STORED_BYTES`."""

@@ -97,9 +97,9 @@ def rebuild_from_numpy(data: Value, dtype: Value, device: Value, requires_grad: 
         return refused("cast where it is loaded", data, dtype, device)
     storage = StorageStub(f"numpy {next(_ARRAYS)}", wanted, str(getattr(device, "name", "cpu")), 0)
     strides = contiguous_strides(parts.shape)
-    made = ValueStub(storage, wanted, 0, parts.shape, strides, exact_flag(requires_grad))
-    made.data = whole_bytes(parts.data)
-    return made
+    result = ValueStub(storage, wanted, 0, parts.shape, strides, exact_flag(requires_grad))
+    result.data = whole_bytes(parts.data)
+    return result
 
 
 _ARRAYS = count()

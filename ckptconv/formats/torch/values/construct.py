@@ -63,10 +63,10 @@ def _container(kind: Callable[[Value], Value]) -> Callable[..., Value]:
     (map, filter) runs code.
     """
 
-    def made(values: Value = ()) -> Value:
+    def result(values: Value = ()) -> Value:
         return kind(values) if isinstance(values, (list, tuple, set, frozenset)) else NotImplemented
 
-    return made
+    return result
 
 
 def _encode(text: Value, encoding: Value = "latin1") -> bytes:
@@ -129,20 +129,20 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     attributes = attributes_of(state)
     if constructor is None or attributes is None or not isinstance(cls, Global):
         return NotImplemented
-    made = constructor(*args)
-    if isinstance(made, WrappedTensor):
-        if (whole := whole_of(made, attributes)) is not None:
+    result = constructor(*args)
+    if isinstance(result, WrappedTensor):
+        if (whole := whole_of(result, attributes)) is not None:
             return whole
-        if not made.given:
-            made.set_state(state)
-    if isinstance(made, (RefusedTensor, WrappedTensor)):
-        return made
-    if not isinstance(made, TensorStub):  # torch would set the attributes on anything, such as an OrderedDict
+        if not result.given:
+            result.set_state(state)
+    if isinstance(result, (RefusedTensor, WrappedTensor)):
+        return result
+    if not isinstance(result, TensorStub):  # torch would set the attributes on anything, such as an OrderedDict
         return NotImplemented
     if str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
         attributes["__class__"] = cls
-    parameter = made.parameter or cls == Global("torch.nn.parameter", "Parameter")
-    return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
+    parameter = result.parameter or cls == Global("torch.nn.parameter", "Parameter")
+    return replace(result, parameter=parameter, attributes={**result.attributes, **attributes})
 
 
 def _complex(real: Value, imag: Value = 0.0) -> complex:

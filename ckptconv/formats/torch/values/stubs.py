@@ -200,9 +200,9 @@ def rebuild_jagged(kwargs: Value) -> Value:
     if not isinstance(kwargs, dict) or not isinstance(kwargs.get("values"), TensorStub):
         raise TypeError("a nested tensor has no values")
     parts = {key: kwargs.get(key) for key in ("values", "offsets", "lengths", "_ragged_idx", "requires_grad")}
-    made = WrappedTensor("torch.nested._internal.nested_tensor.NestedTensor", "object")
-    made.set_state(parts)
-    return made
+    result = WrappedTensor("torch.nested._internal.nested_tensor.NestedTensor", "object")
+    result.set_state(parts)
+    return result
 
 
 def rebuild_on_device(data: Value, dtype: Value, device: Value, requires_grad: Value) -> Value:
