@@ -103,12 +103,14 @@ def _about_others(source: Source, kind: bytes, start: int, size: int, before: Ex
     data = bytes(source.read_at(start, size))
     if kind == _LONG_NAME:
         return Extended(data.partition(b"\0")[0].decode("utf-8", "surrogateescape"), before.size)
-    said = _extended(data)
+    extended = _extended(data)
     if kind == _GLOBAL:
-        if said != Extended():
+        if extended != Extended():
             raise UnsupportedError("the tar archive has one name or size for all members", hint="do not trust it")
         return before
-    return Extended(before.path if said.path is None else said.path, before.size if said.size is None else said.size)
+    return Extended(
+        before.path if extended.path is None else extended.path, before.size if extended.size is None else extended.size
+    )
 
 
 def _check(header: bytes) -> None:

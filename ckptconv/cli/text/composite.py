@@ -52,10 +52,10 @@ def how(composite: Composite) -> str:
 
 def notes(checkpoint: Checkpoint) -> dict[str, str]:
     """For each part, by its name: its role, and the composite that it belongs to."""
-    said: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, composite in checkpoint.composites.items():
         for role, part in composite.parts.items():
-            said[part] = composite.summary if part == name else f"{role} of {printable(name)}"
+            texts[part] = composite.summary if part == name else f"{role} of {printable(name)}"
             if role == VALUES and part != name:
-                said[part] += f": {composite.summary}"
-    return said
+                texts[part] += f": {composite.summary}"
+    return texts

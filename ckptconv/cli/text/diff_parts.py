@@ -58,9 +58,9 @@ def verdict(result: Difference) -> tuple[str, str]:
         return "equal", f"{amount}, {size(result.nbytes)}{covered}{note}"
     counts = Counter(finding.code for finding in errors_among(result.findings))
     edits = len(edit_rows(result.edits))
-    said = [plural(edits, "edit")] if edits else []
-    said += [plural(counts[code], one, many) for code, one, many in _COUNTED if counts[code]]
-    return "different", f"{', '.join(said)} (of {amount}){note}"
+    parts = [plural(edits, "edit")] if edits else []
+    parts += [plural(counts[code], singular, plural_form) for code, singular, plural_form in _COUNTED if counts[code]]
+    return "different", f"{', '.join(parts)} (of {amount}){note}"
 
 
 def short_name(text: str) -> str:

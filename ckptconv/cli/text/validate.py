@@ -47,7 +47,7 @@ def page(result: Validation, *, titled: bool) -> list[str]:
 
 
 def _verdict(result: Validation) -> str:
-    said = style("valid", "green") if result.valid else style("invalid", "red")
+    verdict = style("valid", "green") if result.valid else style("invalid", "red")
     fits = "fits" if result.valid else "does not fit"
     names = result.spec.required if result.spec else list(result.params)
     params = ", ".join(_param(result, name) for name in names if name in result.params)
@@ -58,7 +58,7 @@ def _verdict(result: Validation) -> str:
         if (count := sum(finding.severity == word for finding in result.findings))
     ]
     end = f": {', '.join(counts)}" if counts else ""
-    return f"{said}: {fits} {printable(result.arch)}{f' ({params})' if params else ''}{why}{end}"
+    return f"{verdict}: {fits} {printable(result.arch)}{f' ({params})' if params else ''}{why}{end}"
 
 
 def _param(result: Validation, name: str) -> str:

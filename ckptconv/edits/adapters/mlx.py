@@ -39,14 +39,14 @@ TYPES = ("lora", "dora", "full")
 _EMBEDDINGS = ("embed", "wte", "wpe")
 
 
-def is_config(said: Mapping[str, object]) -> bool:
+def is_config(config: Mapping[str, object]) -> bool:
     """Whether a configuration is mlx-lm's."""
-    return "lora_parameters" in said or said.get("fine_tune_type") in TYPES
+    return "lora_parameters" in config or config.get("fine_tune_type") in TYPES
 
 
-def kind(said: Mapping[str, object]) -> str:
+def kind(config: Mapping[str, object]) -> str:
     """The type of fine-tuning. Raises UnsupportedError for an unknown one."""
-    found = said.get("fine_tune_type", "lora")
+    found = config.get("fine_tune_type", "lora")
     if not isinstance(found, str) or found not in TYPES:
         raise UnsupportedError(
             f"adapters of mlx-lm's type {str(found)[:80]!r} are not merged", hint=f"those of {', '.join(TYPES)} are"
@@ -54,9 +54,9 @@ def kind(said: Mapping[str, object]) -> str:
     return found
 
 
-def scale(said: Mapping[str, object]) -> float | None:
+def scale(config: Mapping[str, object]) -> float | None:
     """What the product is multiplied by; None if it is not stated. Raises CorruptFileError if it is not a number."""
-    parameters = said.get("lora_parameters")
+    parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict) or "scale" not in parameters:
         return None
     number = finite(parameters["scale"])

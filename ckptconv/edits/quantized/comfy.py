@@ -42,7 +42,7 @@ def markers(infos: Mapping[str, TensorInfo]) -> list[str]:
     return [name for name, info in infos.items() if _is_layer_marker(name, info) or _is_file_marker(name, info)]
 
 
-def check(tensors: Mapping[str, LazyTensor], said: Mapping[object, object]) -> None:
+def check(tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> None:
     """Read what is stated for each layer.
 
     Raises UnsupportedError for an unknown format, EditError for something that ComfyUI would not write.
@@ -52,7 +52,7 @@ def check(tensors: Mapping[str, LazyTensor], said: Mapping[object, object]) -> N
             if tensor.info.nbytes > MOST_BYTES:
                 raise _bad(name, f"of {tensor.info.nbytes:,} bytes is not a ComfyUI text")
             _check_layer(_object(bytes(tensor.read()), name), name)
-    for layer, found in _layers_in(said):
+    for layer, found in _layers_in(metadata):
         _check_layer(found, layer)
 
 
@@ -64,8 +64,8 @@ def _is_file_marker(name: str, info: TensorInfo) -> bool:
     return name.rpartition(".")[2] == _MARKER and info.numel <= 2
 
 
-def _layers_in(said: Mapping[object, object]) -> Iterator[tuple[str, Any]]:
-    text = said.get(METADATA)
+def _layers_in(metadata: Mapping[object, object]) -> Iterator[tuple[str, Any]]:
+    text = metadata.get(METADATA)
     if not isinstance(text, str):
         return
     layers = _object(text, METADATA).get("layers")

@@ -109,10 +109,10 @@ def nbits(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int,
 
 
 def _size(details: Mapping[str, Json], key: str) -> int:
-    said = details.get(key)
-    if type(said) is not int or said < 1:
-        raise ValueError(f"{key} is a number of at least 1, not {said!r}")
-    return said
+    size = details.get(key)
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{key} is a number of at least 1, not {size!r}")
+    return size
 
 
 def _zero_points(

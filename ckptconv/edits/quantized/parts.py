@@ -53,10 +53,10 @@ def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> Array
 
 def sizes_of(details: Mapping[str, Json], key: str) -> tuple[int, ...]:
     """A shape in the details."""
-    said = details.get(key)
-    if not isinstance(said, list) or any(type(size) is not int or size < 0 for size in said):
-        raise ValueError(f"{key} is a list of sizes, not {said!r}")
-    return tuple(size for size in said if isinstance(size, int))
+    sizes = details.get(key)
+    if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
+        raise ValueError(f"{key} is a list of sizes, not {sizes!r}")
+    return tuple(size for size in sizes if isinstance(size, int))
 
 
 def folded(shape: tuple[int, ...]) -> tuple[int, int]:

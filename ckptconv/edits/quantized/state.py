@@ -36,21 +36,21 @@ ONE_127TH = 7.874015718698502e-3
 
 def four_bits(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
     """nf4 and fp4."""
-    said = _state(parts["quant_state"])
-    shape, size = _shape(said.get("shape")), _size(said, "blocksize")
+    state = _state(parts["quant_state"])
+    shape, size = _shape(state.get("shape")), _size(state, "blocksize")
     count = prod(shape)
     weight = parts["weight"]
     if weight.info.nbytes != -(-count // 2) or weight.info.dtype.kind == "block":
         raise ValueError(f"{weight.info.nbytes:,} bytes are not {list(shape)} elements of 4 bits")
     codes = replace(weight, info=TensorInfo.of(DType.U8, (weight.info.nbytes,)), placement=None)
     table = _table(parts["quant_map"], "quant_map", 16)
-    scales = _absmax(parts, said, -(-count // size))
+    scales = _absmax(parts, state, -(-count // size))
     # the first of two elements is in the high bits
     values = Packed(codes, (1, count), 4, 1, table, order=(1, 0))
     return Product(values, scales, Grid(1, 1, size, 1)), shape
 
 
-def _absmax(parts: Parts, said: Mapping[str, object], blocks: int) -> Matrix:
+def _absmax(parts: Parts, state: Mapping[str, object], blocks: int) -> Matrix:
     absmax = parts["absmax"]
     if absmax.info.numel != blocks:
         raise ValueError(f"absmax has {absmax.info.numel:,} elements for {blocks:,} blocks")
@@ -62,7 +62,7 @@ def _absmax(parts: Parts, said: Mapping[str, object], blocks: int) -> Matrix:
         raise ValueError("nested_absmax needs the part 'nested_quant_map'")
     check_dtype(absmax, "absmax", (DType.U8,))
     check_dtype(nested, "nested_absmax", (DType.F32,))
-    size, offset = _size(said, "nested_blocksize"), said.get("nested_offset")
+    size, offset = _size(state, "nested_blocksize"), state.get("nested_offset")
     if isinstance(offset, bool) or not isinstance(offset, int | float) or not isfinite(offset):
         raise ValueError(f"quant_state has a nested_offset of {offset!r}")
     if nested.info.numel != -(-blocks // size):
@@ -90,12 +90,12 @@ def _state(tensor: LazyTensor) -> dict[str, object]:
     if tensor.info.nbytes > MOST_BYTES:
         raise ValueError(f"quant_state has {tensor.info.nbytes:,} bytes, and at most {MOST_BYTES:,} are read")
     try:
-        said = strict_json.loads(bytes(tensor.read()))
+        state = strict_json.loads(bytes(tensor.read()))
     except ValueError as error:
         raise ValueError(f"quant_state is not JSON: {error}") from error
-    if not isinstance(said, dict) or said.get("quant_type") not in ("nf4", "fp4"):
+    if not isinstance(state, dict) or state.get("quant_type") not in ("nf4", "fp4"):
         raise ValueError("quant_state is of neither nf4 nor fp4")
-    return said
+    return state
 
 
 def _shape(value: object) -> tuple[int, ...]:
@@ -106,8 +106,8 @@ def _shape(value: object) -> tuple[int, ...]:
     raise ValueError("quant_state says no shape")
 
 
-def _size(said: Mapping[str, object], key: str) -> int:
-    value = said.get(key)
+def _size(state: Mapping[str, object], key: str) -> int:
+    value = state.get(key)
     if not is_size(value) or not value:
         raise ValueError(f"quant_state has a {key} of {value!r}")
     return value

@@ -100,8 +100,8 @@ class Sizes:
 
 def state(dtype: str, shape: Sequence[int]) -> str:
     """What bitsandbytes says about a weight, in JSON."""
-    said: dict[str, Json] = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": dtype, "shape": list(shape)}
-    return json.dumps(said)
+    quant_state: dict[str, Json] = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": dtype, "shape": list(shape)}
+    return json.dumps(quant_state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,10 +127,15 @@ def rebuild_qtensor(
                 "scale": _values(plain, "d", (), scale), "zero_point": _values(plain, "q", (), point)
             }  # fmt: skip
             scheme, along = PER_TENSOR, None
-        case (TorchValue(name="per_channel_affine" | "per_channel_affine_float_qparams" as said), scales, points, axis):
+        case (
+            TorchValue(name="per_channel_affine" | "per_channel_affine_float_qparams" as scheme),
+            scales,
+            points,
+            axis,
+        ):
             if type(axis) is not int:
                 raise TypeError("the axis of a quantized tensor is not an int")
-            codes = ("f", "f") if said == FLOAT_QPARAMS else ("d", "q")
+            codes = ("f", "f") if scheme == FLOAT_QPARAMS else ("d", "q")
             one, other = (_channel(plain, values, code) for values, code in zip((scales, points), codes, strict=True))
             if isinstance(one, RefusedTensor) or isinstance(other, RefusedTensor):
                 return refused("quantized by scales of a kind that is not known,", one, other)
