@@ -14,7 +14,7 @@ from ckptconv.core.text import listed, plural
 from ckptconv.edits.computed import before_quantizing
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_settings, read_settings
-from ckptconv.edits.quantized.find import dequantize_edits
+from ckptconv.edits.quantized.dequantize import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
 from ckptconv.edits.quantized.torchao.bookkeeping import Changes
 from ckptconv.edits.quantized.torchao.classes import SCHEME as TORCHAO

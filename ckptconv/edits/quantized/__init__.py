@@ -1,7 +1,8 @@
-"""Dequantizing: weights that quantizers stored as several tensors, as plain weights (``--dequantize``).
+"""Dequantizing: turning weights that quantizers stored as several tensors into plain weights (``--dequantize``).
 
-Begin with `find`, which recognises them by names, types and shapes, and with `schemes`, which says what each stores:
+Begin with `dequantize`, which makes the edits, and with `schemes`, which says what each scheme stores.
 
+    dequantize                   the edits
     find  config  packing        which tensors belong together; what a configuration says about them; MLX's packings
     comfy  marks                 ComfyUI's markers; endings of names by which `inspect` recognises quantized weights
     schemes  parts               a weight from its tensors; checking these

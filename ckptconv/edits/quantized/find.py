@@ -1,4 +1,4 @@
-"""Finds a checkpoint's quantized weights, and makes the edits (of kind dequantize) that make plain ones of them.
+"""Finds quantized weights that are stored as several tensors.
 
 Names show which tensors belong together, types and shapes which scheme they have:
 
@@ -13,11 +13,7 @@ Names show which tensors belong together, types and shapes which scheme they hav
     M.weight, M.scales, M.biases?              mlx, if the weight is U32
     M.W_q, M.scale, M.zero, M.shape, …         hqq
 
-The checkpoint itself knows the parts of torch's and TensorFlow Lite's own quantized tensors, which are affine, and
-those of weights that a graph computes (`QuantizedWeight`), several of which may share a scale or a zero point.
-The same goes for weights that torchao's classes hold.
-
-A configuration (`config.Settings`) has to agree with what is found. Scales of activations are dropped with the weight.
+Weights whose parts the checkpoint itself knows are not looked for (`dequantize`).
 """
 
 from __future__ import annotations
@@ -25,22 +21,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
-from ckptconv.core.edit import Edit, Step
-from ckptconv.core.names import module_of, numbered
-from ckptconv.core.notes import UNREAD
-from ckptconv.edits.quantized import comfy
-from ckptconv.edits.quantized.config import HINT, MLX
+from ckptconv.core.names import module_of
+from ckptconv.edits.quantized.config import MLX
 from ckptconv.edits.quantized.packing import packings
 from ckptconv.edits.quantized.schemes import BYTES, ROLES
-from ckptconv.errors import EditError, UnsupportedError
+from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ckptconv.core.composite import Composite
-    from ckptconv.core.notes import Notes, QuantizedWeight
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.quantized.config import Settings
@@ -48,16 +38,6 @@ if TYPE_CHECKING:
     Infos = Mapping[str, TensorInfo]
 
 STATES = tuple(f".quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
-
-ACTIVATIONS = (
-    "input_scale", "input_scale_ub", "input_zero_point", "input_global_scale", "activation_scale", "output_scale",
-    "output_zero_point", "q_scale", "k_scale", "v_scale", "prob_output_scale", "k_zero_point", "v_zero_point",
-    "scale_input",
-)  # fmt: skip
-"""How a module's inputs, outputs and caches were to be quantized, which does not concern its weight."""
-
-SMOOTHED = ("pre_quant_scale", "_smooth_scale")
-"""Factors for the inputs, by which the weights were divided: without them, plain weights would not be the model's."""
 
 
 @dataclass
@@ -75,104 +55,7 @@ class Group:
         return repr((self.scheme, tuple(self.parts), sorted(self.details.items())))
 
 
-def dequantize_edits(infos: Infos, settings: Settings, composites: Mapping[str, Composite], notes: Notes) -> list[Edit]:
-    """The edits that make plain tensors of all quantized ones, and drop what was meant for activations.
-
-    Raises EditError if nothing is quantized, a part is missing, or the configuration states another scheme.
-    """
-    if smoothed := [name for name in infos if name.endswith(SMOOTHED)]:
-        raise EditError(
-            f"--dequantize: {smoothed[0]!r} is a scale of the inputs that the weight was divided by",
-            hint="the plain weight alone would not compute the same",
-        )
-    by_key: dict[str, list[Group]] = {}
-    from_graph = [_graph_group(infos, weight) for weight in notes.quantized if weight.values in infos]
-    shared = _unshare(from_graph, infos)
-    for group in (*_affine_groups(composites), *from_graph):
-        by_key.setdefault(group.key, []).append(group)
-    known = {part for same in by_key.values() for group in same for part in group.parts.values()} | set(notes.between)
-    for group in _find_groups({name: info for name, info in infos.items() if name not in known}, settings):
-        settings.check(group.scheme, group.target)
-        by_key.setdefault(group.key, []).append(group)
-    found = [group for same in by_key.values() for group in same]
-    if not found:
-        method = f", though the configuration says {settings.method!r}" if settings.method else ""
-        raise EditError(
-            f"--dequantize finds no quantized weight{method}",
-            hint="ckptconv inspect --list shows the tensors; GGUF's blocks are unpacked by --dtype alone",
-        )
-    edits = [*shared, *(_edit(same) for same in by_key.values())]
-    used = {name for group in found for name in group.parts.values()}
-    between = [name for name in notes.between if name in infos]
-    left_out = (*between, *_activation_scales(infos, found), *comfy.markers(infos))
-    if dropped := list(dict.fromkeys(name for name in left_out if name not in used)):
-        edits.append(Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped)))
-    return edits
-
-
-def _graph_group(infos: Infos, weight: QuantizedWeight) -> Group:
-    """A weight that a graph computes, or that its class holds; called as its values if another tensor has its name.
-
-    Raises UnsupportedError for one that is not read.
-    """
-    if weight.scheme == UNREAD:
-        raise UnsupportedError(f"{weight.name!r} is {weight.called}, {weight.details.get('why')}", hint=HINT)
-    parts = dict(weight.parts)
-    target = weight.values if weight.name in infos.keys() - parts.values() else weight.name
-    return _group(infos, weight.scheme, target, parts, len(parts), **weight.details)
-
-
-def _unshare(groups: list[Group], infos: Infos) -> list[Edit]:
-    """Give parts that several groups share further names, and return the edit that makes these."""
-    seen: set[str] = set()
-    known: set[str] = set(infos)
-    ties: list[Step] = []
-    for group in groups:
-        for role, name in group.parts.items():
-            if name in seen:
-                free = numbered(f"{group.target}.{role}", known)
-                ties.append(Step((name,), (free,)))
-                known.add(free)
-                group.parts[role] = name = free
-            seen.add(name)
-    return [Edit("tie", ties[0].sources, ties[0].targets, {}, tuple(ties))] if ties else []
-
-
-def _edit(groups: list[Group]) -> Edit:
-    """The edit that dequantizes groups of the same key."""
-    first = groups[0]
-    details: dict[str, Json] = {"scheme": first.scheme, "parts": list(first.parts), **first.details}
-    steps = tuple(Step(tuple(group.parts.values()), (group.target,)) for group in groups)
-    return Edit("dequantize", steps[0].sources, steps[0].targets, details, steps)
-
-
-def _activation_scales(infos: Infos, found: list[Group]) -> Iterator[str]:
-    """Scales of the inputs and outputs of quantized modules, and of the attention modules that these are in."""
-    modules = {module_of(group.target) for group in found}
-    near = modules | {module.rpartition(".")[0] for module in modules}
-    for name in infos:
-        module, _, last = name.rpartition(".")
-        if last in ACTIVATIONS and module in near:
-            yield name
-    for group in found:
-        yield from (name for name in (f"{group.target}_activation_scale", f"{group.target}_scale_ub") if name in infos)
-
-
-def _affine_groups(composites: Mapping[str, Composite]) -> Iterator[Group]:
-    """Torch's and TensorFlow Lite's own quantized tensors."""
-    for name, composite in composites.items():
-        if not isinstance(composite, Quantized):
-            continue
-        if composite.dtype.bits < 8:
-            raise EditError(
-                f"--dequantize: {name!r} is {composite.summary}, of which several share a byte: that is not unpacked",
-                hint=f"--drop '{name}' leaves it out",
-            )
-        details: dict[str, Json] = {} if composite.axis is None else {"axis": composite.axis}
-        yield Group("affine", name, dict(composite.parts), details)
-
-
-def _find_groups(infos: Infos, settings: Settings) -> Iterator[Group]:
+def find_groups(infos: Infos, settings: Settings) -> Iterator[Group]:
     """The quantized weights that names, types and shapes show."""
     for name in infos:
         find = next((find for end, find in _FINDERS.items() if name.endswith(end)), None)
@@ -180,7 +63,7 @@ def _find_groups(infos: Infos, settings: Settings) -> Iterator[Group]:
             yield from find(infos, name, settings)
 
 
-def _group(infos: Infos, scheme: str, target: str, parts: dict[str, str], needed: int, **details: Json) -> Group:
+def group_of(infos: Infos, scheme: str, target: str, parts: dict[str, str], needed: int, **details: Json) -> Group:
     """The group of those parts that are there. Raises EditError if one of the first `needed` is not."""
     for part in list(parts)[:needed]:
         if parts[part] not in infos:
@@ -200,14 +83,14 @@ def _find_scaled(infos: Infos, name: str, settings: Settings) -> Iterator[Group]
     weight = infos.get(target)
     if weight is None:
         if name.endswith("weight_scale_inv"):
-            yield _group(infos, "scaled", target, {"weight": target, "scale": name}, 2)
+            yield group_of(infos, "scaled", target, {"weight": target, "scale": name}, 2)
         return
     if weight.dtype in BYTES or (weight.dtype is DType.I8 and not name.endswith("_inv")):
         parts = {"weight": target, "scale": name, "zero_point": f"{target}_zero_point"}
-        yield _group(infos, "scaled", target, parts, 2, **_block(infos[name], weight, settings, name))
+        yield group_of(infos, "scaled", target, parts, 2, **_block(infos[name], weight, settings, name))
     elif weight.dtype is DType.U8 and f"{target}_scale_2" in infos:
         parts = {"packed": target, "scale": name, "scale_2": f"{target}_scale_2"}
-        yield _group(infos, "fp4", target, parts, 3)
+        yield group_of(infos, "fp4", target, parts, 3)
     elif name.endswith("weight_scale_inv"):
         raise EditError(
             f"--dequantize: {target!r} has a scale, and is {weight.dtype}, which is not known to go with it",
@@ -228,17 +111,17 @@ def _find_packed(infos: Infos, name: str, settings: Settings) -> Iterator[Group]
     stem = name.removesuffix("_packed")
     parts = {"packed": name, "scale": f"{stem}_scale"}
     if infos[name].dtype is DType.U8:
-        yield _group(infos, "fp4", stem, parts | {"global_scale": f"{stem}_global_scale"}, 2)
+        yield group_of(infos, "fp4", stem, parts | {"global_scale": f"{stem}_global_scale"}, 2)
         return
     parts |= {part: f"{stem}_{part}" for part in ("shape", "zero_point", "g_idx")}
-    yield _group(infos, "packed", stem, parts, 2, **({} if settings.bits is None else {"bits": settings.bits}))
+    yield group_of(infos, "packed", stem, parts, 2, **({} if settings.bits is None else {"bits": settings.bits}))
 
 
 def _find_mxfp4(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
     stem, info = name.removesuffix("_blocks"), infos[name]
     scales = infos.get(f"{stem}_scales")
     if info.dtype is DType.U8 and scales is not None and info.shape == (*scales.shape, 16):
-        yield _group(infos, "mxfp4", stem, {"blocks": name, "scales": f"{stem}_scales"}, 2)
+        yield group_of(infos, "mxfp4", stem, {"blocks": name, "scales": f"{stem}_scales"}, 2)
 
 
 def _find_gptq_or_awq(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
@@ -249,7 +132,7 @@ def _find_gptq_or_awq(infos: Infos, name: str, settings: Settings) -> Iterator[G
     outputs = scales.shape[-1] if scales is not None and scales.shape else 0
     if len(info.shape) == 2 and outputs and info.shape[1] * 8 == outputs and parts["g_idx"] not in infos:
         del parts["g_idx"]
-        yield _group(infos, "awq", module + "weight", parts, 3)
+        yield group_of(infos, "awq", module + "weight", parts, 3)
         return
     settings.need_gptq()
     order = infos.get(parts["g_idx"])
@@ -260,20 +143,20 @@ def _find_gptq_or_awq(infos: Infos, name: str, settings: Settings) -> Iterator[G
         raise EditError(
             f"--dequantize: nothing says of how many bits {name!r} is", hint="a config.json beside the file does"
         )
-    yield _group(infos, "gptq", module + "weight", parts, 3, bits=bits, zeros=settings.zeros)
+    yield group_of(infos, "gptq", module + "weight", parts, 3, bits=bits, zeros=settings.zeros)
 
 
 def _find_bnb_int8(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
     module = name.removesuffix("SCB")
     parts = {part: module + part for part in ("weight", "SCB", "weight_format")}
-    yield _group(infos, "bnb-int8", module + "weight", parts, 2)
+    yield group_of(infos, "bnb-int8", module + "weight", parts, 2)
 
 
 def _find_bnb_4bit(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
     stem = name[: name.index(".quant_state.")]
     parts = {"weight": stem, "absmax": f"{stem}.absmax", "quant_map": f"{stem}.quant_map", "quant_state": name}
     nested = {part: f"{stem}.{part}" for part in ("nested_absmax", "nested_quant_map")}
-    yield _group(infos, "bnb-4bit", stem, parts | nested, 4)
+    yield group_of(infos, "bnb-4bit", stem, parts | nested, 4)
 
 
 def _find_hqq(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
@@ -285,7 +168,7 @@ def _find_hqq(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
             f"--dequantize: {name!r} is hqq's, and no tensor says its shape and how it is packed",
             hint="save it with hqq's encoded_state_dict, as is usual: then tensors do",
         )
-    yield _group(infos, "hqq", module + "weight", {part: module + part for part in needed + more}, len(needed))
+    yield group_of(infos, "hqq", module + "weight", {part: module + part for part in needed + more}, len(needed))
 
 
 def _find_mlx(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
@@ -297,12 +180,12 @@ def _find_mlx(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
     if not is_mlx:
         return
     if weight is None or scales is None:
-        _group(infos, "mlx", parts["weight"], parts, 2)
+        group_of(infos, "mlx", parts["weight"], parts, 2)
     elif name == parts["scales"]:
         possible = packings(weight, scales, biased=parts["biases"] in infos)
         packing = settings.packing_of(module, possible, f"{list(weight.shape)}, scales of {list(scales.shape)}")
         details: dict[str, Json] = {"mode": packing.mode, "bits": packing.bits, "group_size": packing.group}
-        yield _group(infos, "mlx", parts["weight"], parts, 2, **details)
+        yield group_of(infos, "mlx", parts["weight"], parts, 2, **details)
 
 
 def _find_mlx_weight(infos: Infos, name: str, settings: Settings) -> Iterator[Group]:
