@@ -87,8 +87,8 @@ def without_heads(
     """The shape with the dimension of heads merged away, for the parts of an attention; None for all other tensors.
 
     path:   the tensor's modules and its own word. shapes: those of all tensors, by path.
-    names:  what query, key, value and output are called. A kernel of three dimensions could also be a convolution's; it
-            is taken for attention's if all four stand side by side and their shapes agree.
+    names:  the names of query, key, value and output. A kernel of three dimensions could also be a convolution's; it
+            counts as attention's if all four are there and their shapes agree.
     """
     if len(path) < 2:
         return None

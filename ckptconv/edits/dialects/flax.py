@@ -70,5 +70,5 @@ def _change(name: str, inner: tuple[str, ...], shape: Shape, paths: Mapping[tupl
 
 
 def _has_outputs_last(path: tuple[str, ...], shape: Shape, paths: Mapping[tuple[str, ...], Shape]) -> bool:
-    """Whether a transposed convolution's kernel ends with outputs, as others do, as far as its bias tells."""
+    """Whether a transposed convolution's kernel ends with outputs, as others do, judged by its bias."""
     return len(shape) > 2 and paths.get((*path[:-1], "bias"), shape[-1:]) == shape[-1:]

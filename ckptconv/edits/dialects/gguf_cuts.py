@@ -1,5 +1,5 @@
-"""Tensors of transformers' that llama.cpp has in pieces, or in another order: undoes what the rows `join` of the table
-do.
+"""Cuts tensors of transformers that llama.cpp has in pieces, or in another order: the inverse of the table's rows
+`join`.
 
     self_attn.kv_b_proj         → attn_k_b, attn_v_b               DeepSeek: k and v of each head, k transposed
     experts.gate_up_proj        → ffn_gate_exps, ffn_up_exps       Llama 4: two halves; gpt-oss: alternating
@@ -62,17 +62,19 @@ def cut(name: str, info: TensorInfo, joining: Joining, names: Sequence[str]) -> 
 
 
 def cut_heads(
-    name: str, info: TensorInfo, names: Sequence[str], heads: int, sizes: Shape, turns: Sequence[Shape]
+    name: str, info: TensorInfo, names: Sequence[str], heads: int, sizes: Shape, axes_of_parts: Sequence[Shape]
 ) -> Change:
     """Cuts each head's rows into parts, and moves the dimension of heads to the front; then each part's dimensions are
-    transposed as `turns` says. Raises EditError if the tensor does not divide into them.
+    transposed as `axes_of_parts` says. Raises EditError if the tensor does not divide into them.
     """
     if len(info.shape) != 2 or info.shape[0] != heads * sum(sizes) or 0 in sizes:
         raise EditError(
             f"{name!r} is {list(info.shape)}, which are no {heads} heads of {' + '.join(map(str, sizes))} rows",
             hint="ckptconv inspect shows its shape",
         )
-    transposed = {part: tuple((1, 0, 2)[axis] for axis in turn) for part, turn in zip(names, turns, strict=True)}
+    transposed = {
+        part: tuple((1, 0, 2)[axis] for axis in axes) for part, axes in zip(names, axes_of_parts, strict=True)
+    }
     shape = (heads, sum(sizes), info.shape[1])
     return Change(names=tuple(names), shape=shape, axes=(1, 0, 2), sizes=sizes, transposed=transposed)
 

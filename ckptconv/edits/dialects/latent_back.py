@@ -53,8 +53,8 @@ def current(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """The blocks on the way down, or on the way up.
+class _UNetHalf:
+    """One half of a UNet: its blocks on the way down, or those on the way up.
 
     starts:  the number of each level's first block.
     ends:    the number of the block that is the level's sampler, or contains it.
@@ -66,7 +66,7 @@ class _Way:
     crossed: frozenset[int]
 
     @classmethod
-    def of(cls, way: str, names: Collection[str]) -> _Way:
+    def of(cls, way: str, names: Collection[str]) -> _UNetHalf:
         found = [match for name in names if (match := _BLOCK.fullmatch(name)) and match[1] == way]
         sampled = {int(match[2]) for name in names if (match := _SAMPLER.fullmatch(name)) and match[1] == way}
         blocks: dict[int, int] = {}
@@ -90,12 +90,12 @@ def unet(tensors: Tensors) -> dict[str, Change]:
 
 def released(names: Collection[str]) -> dict[str, str]:
     """The same names, without tensors; those that no release has are left out."""
-    ways = {way: _Way.of(way, names) for way in ("down", "up")}
+    ways = {way: _UNetHalf.of(way, names) for way in ("down", "up")}
     found = {name: _unet_name(name, ways) for name in names}
     return {name: new for name, new in found.items() if new}
 
 
-def _unet_name(name: str, ways: Mapping[str, _Way]) -> str:
+def _unet_name(name: str, ways: Mapping[str, _UNetHalf]) -> str:
     stem, _, word = name.rpartition(".")
     if stem in _STEMS:
         return f"{_STEMS[stem]}.{word}"
@@ -115,7 +115,7 @@ def _unet_name(name: str, ways: Mapping[str, _Way]) -> str:
     return f"{'input' if match[1] == 'down' else 'output'}_blocks.{at}.{int(match[3] == 'attentions')}.{inner}"
 
 
-def _sampler(way: _Way, called: str, level: int, word: str) -> str:
+def _sampler(way: _UNetHalf, called: str, level: int, word: str) -> str:
     if level not in way.ends:
         return ""
     if called == "down":

@@ -1,6 +1,6 @@
 """A diffusion model's transformer, translated between its release's names and diffusers', both ways, by tables.
 
-What is fused in a release is separate in diffusers, and shift and scale are the other way round there.
+Projections that a release fuses are separate in diffusers, and shift and scale are in the opposite order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUMBERED = re.compile(r"([0-9]{1,4})\.(.+)", re.DOTALL)
 class Stack:
     """A stack of blocks. Names are those of modules, or of whole tensors.
 
-    theirs:  what diffusers calls the stack.
+    theirs:  diffusers' name for the stack.
     parts:   what each block contains.
     fused:   several projections in one tensor, all with equally many rows; if `grouped`, the first has as many rows as
              columns, and the others share the rest.
@@ -59,7 +59,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Release:
-    """What a release calls things, and what diffusers does with them.
+    """The names of a release's tensors, and how diffusers names and arranges them.
 
     stems:   the modules and tensors outside of the blocks.
     stacks:  the stacks of blocks, by the release's names.

@@ -273,8 +273,8 @@ class Translation:
         names = [f"{before}{part}" for part in joining.parts]
         if joining.kind == "concat" and joining.merge is not None:
             sizes = tuple(self.number(key) for key in ("qk_nope_head_dim", "v_head_dim"))
-            turns = [argsort(self.axes.get(part, (0, 1, 2))) for part in joining.parts]
-            change = cut_heads(name, info, names, self.number(*HEADS), sizes, turns)
+            axes_of_parts = [argsort(self.axes.get(part, (0, 1, 2))) for part in joining.parts]
+            change = cut_heads(name, info, names, self.number(*HEADS), sizes, axes_of_parts)
         else:
             change = cut(name, info, joining, names)
         is_f32 = is_kept_f32(names[0], len(info.shape))
