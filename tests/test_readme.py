@@ -267,7 +267,7 @@ def test_the_invalid_checkpoint_of_the_readme_is_reported_as_it_says(place: Path
     state["hidden_layers.1.weight"] = state["hidden_layers.1.weight"].T.contiguous()
     broken = {"output_size": 12, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
     torch.save({**checkpoint, **broken}, place / "broken.pth")
-    assert said_of("validate", place / "broken.pth") == (golden("invalid"), 1)
+    assert output_of("validate", place / "broken.pth") == (golden("invalid"), 1)
 
 
 def test_the_difference_of_the_readme_is_reported_as_it_says(place: Path) -> None:
@@ -278,7 +278,7 @@ def test_the_difference_of_the_readme_is_reported_as_it_says(place: Path) -> Non
     }
     state["module.output.bias"][3] += 0.25
     torch.save({**checkpoint, "epoch": 7, "state_dict": state}, place / "tuned.pth")
-    assert said_of("diff", place / "model.pth", place / "tuned.pth") == (golden("diff"), 1)
+    assert output_of("diff", place / "model.pth", place / "tuned.pth") == (golden("diff"), 1)
 
 
 def golden(name: str) -> str:
@@ -286,7 +286,7 @@ def golden(name: str) -> str:
     return README.split(f"<!-- golden: {name} -->\n```text\n")[1].split("```")[0]
 
 
-def said_of(*line: object) -> tuple[str, int]:
+def output_of(*line: object) -> tuple[str, int]:
     """What a command prints, and its exit code."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ckptconv", *map(str, line)]

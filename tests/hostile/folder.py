@@ -20,7 +20,7 @@ class Folder:
 
     files:   what lies in it beside ``model.safetensors``, by path.
     verdict: what `inspect` says. named: what it names for that.
-    runs_if: what has to be said before something in it is run, for each.
+    runs_if: the consent that something in it needs before it runs, for each.
     pickle:  the file that Python's own unpickler really runs, if there is one.
     """
 
@@ -38,5 +38,5 @@ class Folder:
         return "".join(c if c.isascii() and c.isalnum() else "-" for c in f"folder {self.name}")
 
 
-def said(**values: object) -> bytes:
+def json_of(**values: object) -> bytes:
     return json.dumps(values).encode()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.hostile.cases import RUN, SYSTEM, beside, call, checkpoint, number
-from tests.hostile.folder import MODULE, Folder, said
+from tests.hostile.folder import MODULE, Folder, json_of
 from tests.hostile.named import HARMLESS, NAMED
 from tests.hostile.others import WHOLE
 from tests.support.craft import text
@@ -90,19 +90,23 @@ WRITES, LITE = ((OTHERS / f"tensorflow-writes.{suffix}").read_bytes() for suffix
 LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4w=="}}}}
 
 
-def thincs(state: bytes) -> bytes:
+def thinc_model(state: bytes) -> bytes:
     """A model of Thinc's, of one layer that is another library's, as spaCy keeps it."""
     shim = b"\x82\xa6config\x80\xa5state\xc6" + struct.pack(">I", len(state)) + state
     return b"\x84\xa5nodes\x90\xa5attrs\x90\xa6params\x90\xa5shims\x91\x91\xc6" + struct.pack(">I", len(shim)) + shim
 
 
 PICKLES = [
-    Folder("a layer in a model of spaCy's", {"tok2vec/model": thincs(EVIL)}, named=("os.system",)),
+    Folder("a layer in a model of spaCy's", {"tok2vec/model": thinc_model(EVIL)}, named=("os.system",)),
     Folder(
-        "a layer in a model of spaCy's, in an archive", {"tok2vec/model": thincs(EVIL_ARCHIVE)}, named=("os.system",)
+        "a layer in a model of spaCy's, in an archive",
+        {"tok2vec/model": thinc_model(EVIL_ARCHIVE)},
+        named=("os.system",),
     ),
     Folder(
-        "a layer in a model of spaCy's that breaks off", {"tok2vec/model": thincs(EVIL)[:-1]}, named=("torch.load",)
+        "a layer in a model of spaCy's that breaks off",
+        {"tok2vec/model": thinc_model(EVIL)[:-1]},
+        named=("torch.load",),
     ),
     Folder("an optimizer of a trainer's", {"optimizer.pt": EVIL_ARCHIVE}, named=("os.system",), pickle="optimizer.pt"),
     Folder(
@@ -142,29 +146,29 @@ CONFIGURATIONS = [
            named=("mine.C",)),
     Folder("a module of another repository", {"modules.json": json.dumps([{"type": "o/r--mine.C"}]).encode()},
            named=("o/r--mine.C",)),
-    Folder("a router of sentence-transformers", {"router_config.json": said(types={"q": "mine.C"}), "mine.py": MODULE},
+    Folder("a router of sentence-transformers", {"router_config.json": json_of(types={"q": "mine.C"}), "mine.py": MODULE},
            named=("mine.C",)),
-    Folder("an activation", {"2_Dense/config.json": said(activation_function="os.getpid")}, named=("os.getpid",)),
-    Folder("an activation of a cross-encoder", {"config.json": said(sentence_transformers={"activation_fn": "os.abort"})},
+    Folder("an activation", {"2_Dense/config.json": json_of(activation_function="os.getpid")}, named=("os.getpid",)),
+    Folder("an activation of a cross-encoder", {"config.json": json_of(sentence_transformers={"activation_fn": "os.abort"})},
            named=("os.abort",)),
-    Folder("a model of mlx-lm's", {"config.json": said(model_file="mine.py/."), "mine.py": MODULE}, named=("mine.py/.",)),
-    Folder("a pipeline's class", {"model_index.json": said(_class_name=["mine", "C"]), "mine.py": MODULE},
+    Folder("a model of mlx-lm's", {"config.json": json_of(model_file="mine.py/."), "mine.py": MODULE}, named=("mine.py/.",)),
+    Folder("a pipeline's class", {"model_index.json": json_of(_class_name=["mine", "C"]), "mine.py": MODULE},
            named=("mine.C",)),
-    Folder("a component's class", {"model_index.json": said(_class_name="P", tokenizer=["mine", "MyTokenizer"]),
+    Folder("a component's class", {"model_index.json": json_of(_class_name="P", tokenizer=["mine", "MyTokenizer"]),
                                    "tokenizer/mine.py": MODULE}, named=("mine.MyTokenizer",)),
-    Folder("a component's class elsewhere", {"model_index.json": said(_class_name="P", tokenizer=["../mine", "MyTokenizer"]),
+    Folder("a component's class elsewhere", {"model_index.json": json_of(_class_name="P", tokenizer=["../mine", "MyTokenizer"]),
                                              "tokenizer/x": b"", "mine.py": MODULE}, named=("../mine.MyTokenizer",)),
-    Folder("a component's class behind a link", {"model_index.json": said(_class_name="P", unet=["mine", "C"]),
+    Folder("a component's class behind a link", {"model_index.json": json_of(_class_name="P", unet=["mine", "C"]),
                                                  "x/mine.py": MODULE}, named=("mine.C",), links={"unet": "x"}),
-    Folder("None.py", {"model_index.json": said(_class_name="P"), "None.py": MODULE}, named=("None.py",)),
-    Folder("a kernel", {"config.json": said(text_config={"_attn_implementation": "o/kernel"})}, named=("o/kernel",)),
-    Folder("a chat template", {"tokenizer_config.json": said(chat_template=ATTACK)}, named=("jinja2.Template.render",)),
+    Folder("None.py", {"model_index.json": json_of(_class_name="P"), "None.py": MODULE}, named=("None.py",)),
+    Folder("a kernel", {"config.json": json_of(text_config={"_attn_implementation": "o/kernel"})}, named=("o/kernel",)),
+    Folder("a chat template", {"tokenizer_config.json": json_of(chat_template=ATTACK)}, named=("jinja2.Template.render",)),
     Folder("one of several chat templates",
-           {"tokenizer_config.json": said(chat_template=[{"name": "a", "template": "x"}, {"name": "b", "template": ATTACK}])},
+           {"tokenizer_config.json": json_of(chat_template=[{"name": "a", "template": "x"}, {"name": "b", "template": ATTACK}])},
            named=("jinja2.Template.render",)),
     Folder("a file of a chat template", {"additional_chat_templates/x.jinja": ATTACK.encode()},
            named=("jinja2.Template.render",)),
-    Folder("a model of Keras'", {"config.json": said(class_name="Sequential", config={"layers": [LAMBDA]})},
+    Folder("a model of Keras'", {"config.json": json_of(class_name="Sequential", config={"layers": [LAMBDA]})},
            named=("keras.src.utils.python_utils.func_load",)),
     Folder("a SavedModel below", {"tf/saved_model.pb": WRITES}, named=("tensorflow.raw_ops.WriteFile",)),
     Folder("a graph of TensorFlow Lite's", {"a.tflite": LITE}, named=("tensorflow.raw_ops.WriteFile",)),
@@ -173,7 +177,7 @@ CONFIGURATIONS = [
     Folder("hyperparameters in disguise", {"hyperparams.yaml": b"x: !<!new:os.sys%74em> [a]\n"}, named=("os.system",)),
     Folder("hyperparameters by a detour", {"hyperparams.yaml": b"x: !new:speechbrain.utils.subprocess.Popen [a]\n"},
            named=("speechbrain.utils.subprocess.Popen",)),
-    Folder("a configuration in capitals", {"Config.JSON": said(activation_function="os.getpid")}, named=("os.getpid",)),
+    Folder("a configuration in capitals", {"Config.JSON": json_of(activation_function="os.getpid")}, named=("os.getpid",)),
     Folder("hyperparameters of Python", {"hyperparams.yaml": b"x: !!python/object/apply:os.system [a]\n"}, named=("os.system",)),
     Folder("hyperparameters by reference", {"hyperparams.yaml": b"x: !applyref:os.system\n  command: touch pwned\n"},
            named=("os.system",)),
@@ -206,33 +210,33 @@ CONFIGURATIONS = [
     Folder("types that MLflow trusts", {"MLmodel": b"flavors:\n  sklearn:\n    skops_trusted_types:\n    - os.system\n"},
            named=("- os.system",)),
     Folder("an unpickler of MLflow's", {"data/pickle_module_info.txt": b"mine"}, named=("mine",)),
-    Folder("a task of KerasHub's", {"task.json": said(module="os", class_name="function", config="system")}, named=("os.system",)),
+    Folder("a task of KerasHub's", {"task.json": json_of(module="os", class_name="function", config="system")}, named=("os.system",)),
     Folder("a tokenizer of KerasHub's", {"tokenizer.json": b'{"module": "os", "cl\\u0061ss_name": "function", "config": "system"}'},
            named=("os.system",)),
-    Folder("a chat template by a token", {"tokenizer_config.json": said(chat_template="{{ cycler[bos_token] }}", bos_token="__init__")},
+    Folder("a chat template by a token", {"tokenizer_config.json": json_of(chat_template="{{ cycler[bos_token] }}", bos_token="__init__")},
            named=("jinja2.Template.render",)),
     Folder("a chat template in disguise", {"chat_template.jinja": rb"{{ ''['__cl\x61ss__'] }}"}, named=("jinja2.Template.render",)),
 ]  # fmt: skip
 
 CONSENT = [
-    Folder("a model with code", {"config.json": said(auto_map={"AutoConfig": "mine.C", "AutoModel": "o/r--mine.C"}),
+    Folder("a model with code", {"config.json": json_of(auto_map={"AutoConfig": "mine.C", "AutoModel": "o/r--mine.C"}),
                                  "mine.py": MODULE}, "plain", (), (TRUST, TRUST)),
-    Folder("a tokenizer with code", {"tokenizer_config.json": said(auto_map={"AutoTokenizer": ["mine.C", None]})}, "plain",
+    Folder("a tokenizer with code", {"tokenizer_config.json": json_of(auto_map={"AutoTokenizer": ["mine.C", None]})}, "plain",
            (), (TRUST,)),
-    Folder("a pipeline with code", {"config.json": said(custom_pipelines={"t": {"impl": "mine.C"}})}, "plain", (), (TRUST,)),
+    Folder("a pipeline with code", {"config.json": json_of(custom_pipelines={"t": {"impl": "mine.C"}})}, "plain", (), (TRUST,)),
     Folder("code that generates", {"custom_generate/generate.py": MODULE}, "plain", (), (f"custom_generate=… and {TRUST}",)),
     Folder("an endpoint's handler", {"handler.py": MODULE}, "plain", (), ("it is deployed to one",)),
     Folder("a module of torch.hub's", {"hubconf.py": MODULE}, "plain", (), ("torch.hub.load(FOLDER, …, source='local')",)),
-    Folder("a pipeline that is asked for", {"model_index.json": said(_class_name="P"), "pipeline.py": MODULE}, "plain", (),
+    Folder("a pipeline that is asked for", {"model_index.json": json_of(_class_name="P"), "pipeline.py": MODULE}, "plain", (),
            ("custom_pipeline=FOLDER",)),
     Folder("objects in an array", {"a.npy": array_of_objects()}, "plain", (), ("allow_pickle=True",)),
     Folder("objects in arrays", {"a.npz": zipped({"x.npy": array_of_objects()})}, "plain", (), ("allow_pickle=True",)),
 ]  # fmt: skip
 
 HONEST = [
-    Folder("a pipeline of spaCy's", {"config.cfg": b"[nlp]\n", "tok2vec/model": thincs(NO_TENSORS)}, "plain"),
+    Folder("a pipeline of spaCy's", {"config.cfg": b"[nlp]\n", "tok2vec/model": thinc_model(NO_TENSORS)}, "plain"),
     Folder("a trainer's", {"optimizer.pt": checkpoint(beside(number(3))), "scheduler.pt": NO_TENSORS, "rng_state.pth": NO_TENSORS,
-                           "trainer_state.json": said(epoch=1.0)}, "plain"),
+                           "trainer_state.json": json_of(epoch=1.0)}, "plain"),
     Folder("weights of other tools", {"openvino_model.bin": struct.pack("<64f", *range(64)), "ggml.bin": b"lmgg" + bytes(64),
                                       "c.bin": b"c is for weights\nand that", "model.onnx": b"\x08\x07"}, "plain"),
     Folder("documents", {"README.md": b"!apply:os.system\n", "LICENSE": b"cos\nsystem\n", "data.zip": zipped({"a.csv": b"1,2"}),
@@ -240,8 +244,8 @@ HONEST = [
     Folder("a script that nothing names", {"convert.py": MODULE}, "plain"),
     Folder("a model of sentence-transformers", {
         "modules.json": json.dumps([{"type": "sentence_transformers.models.Transformer"}]).encode(),
-        "2_Dense/config.json": said(activation_function="torch.nn.modules.activation.Tanh"),
-        "config.json": said(activation_function="gelu_new", attn_implementation="sdpa", model_file="model.bin"),
+        "2_Dense/config.json": json_of(activation_function="torch.nn.modules.activation.Tanh"),
+        "config.json": json_of(activation_function="gelu_new", attn_implementation="sdpa", model_file="model.bin"),
     }, "plain"),
     Folder("hyperparameters of SpeechBrain's", {"hyperparams.yaml": (
         b"__set_seed: !apply:torch.manual_seed [1]\nmodel: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN\n"
@@ -276,7 +280,7 @@ HONEST = [
 OPAQUE = [
     Folder("arguments of a trainer", {"training_args.bin": checkpoint(beside(ARGUMENTS[:-1] + b"\x81"))}, "opaque",
            ("transformers.training_args.OptimizerNames",)),
-    Folder("a library of an adapter's base", {"adapter_config.json": said(
+    Folder("a library of an adapter's base", {"adapter_config.json": json_of(
         auto_mapping={"parent_library": "mine", "base_model_class": "C"})}, "opaque", ("mine.C",)),
     Folder("a module of another package", {"modules.json": json.dumps([{"type": "pylate.models.Dense.Dense"}]).encode()},
            "opaque", ("pylate.models.Dense.Dense",)),

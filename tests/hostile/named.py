@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from tests.hostile.cases import beside, checkpoint
-from tests.hostile.folder import MODULE, Folder, said
+from tests.hostile.folder import MODULE, Folder, json_of
 
 RUNS = "__import__('os').system('touch pwned')"
 TOUCH = {"args": ["touch", "pwned"]}
@@ -23,29 +23,29 @@ def configured(text: str) -> bytes:
 
 
 NAMED = [
-    Folder("a step of LeRobot's", {"policy_preprocessor.json": said(
+    Folder("a step of LeRobot's", {"policy_preprocessor.json": json_of(
         steps=[{"registry_name": "x", "class": "os.x"}, {"class": "subprocess.Popen", "config": TOUCH}])},
         named=("subprocess.Popen",)),
     Folder("a predictor of GluonTS'", {"predictor.json": b'{"__kind__": "instance", "class": "os.system", "args": ["x"]}'},
            named=("os.system",)),
-    Folder("a model of AllenNLP's", {"config.json": said(dataset_reader={"type": "subprocess.Popen", **TOUCH})},
+    Folder("a model of AllenNLP's", {"config.json": json_of(dataset_reader={"type": "subprocess.Popen", **TOUCH})},
            named=("subprocess.Popen",)),
-    Folder("a model of AllenNLP's alone", {"config.json": said(model={"type": "subprocess.Popen", **TOUCH})},
+    Folder("a model of AllenNLP's alone", {"config.json": json_of(model={"type": "subprocess.Popen", **TOUCH})},
            named=("subprocess.Popen",)),
-    Folder("a component of DeepPavlov's", {"config.json": said(chainer={"pipe": [{"class_name": "subprocess:Popen", **TOUCH}]})},
+    Folder("a component of DeepPavlov's", {"config.json": json_of(chainer={"pipe": [{"class_name": "subprocess:Popen", **TOUCH}]})},
            named=("subprocess.Popen",)),
-    Folder("a node of Rasa's", {"metadata.json": said(predict_schema={"nodes": {"a": {"uses": "subprocess.Popen"}}})},
+    Folder("a node of Rasa's", {"metadata.json": json_of(predict_schema={"nodes": {"a": {"uses": "subprocess.Popen"}}})},
            named=("subprocess.Popen",)),
-    Folder("an object of NeMo 2's", {"context/io.json": said(objects={"a": {"type": {
+    Folder("an object of NeMo 2's", {"context/io.json": json_of(objects={"a": {"type": {
         "type": "pyref", "module": "os", "name": "system"}}})}, named=("os.system",)),
-    Folder("a target in JSON", {"config.json": said(net={"_target_": "os.system", "command": "touch pwned"})},
+    Folder("a target in JSON", {"config.json": json_of(net={"_target_": "os.system", "command": "touch pwned"})},
            named=("os.system",)),
     Folder("a target behind one that only asks", {"a.yaml": b"x:\n  _target_: os.path.os.system\n  command: touch pwned\n"},
            named=("os.path.os.system",)),
     Folder("a target that is another's", {"a.yaml": b"x:\n  _target_: torch.serialization.load\n  f: y\n"},
            named=("torch.serialization.load",)),
     Folder("a class of Lightning's", {"a.yaml": b"x:\n  class_path: logging.FileHandler\n"}, named=("logging.FileHandler",)),
-    Folder("Python in a bundle of MONAI's", {"configs/inference.json": said(
+    Folder("Python in a bundle of MONAI's", {"configs/inference.json": json_of(
         imports=["$import os", "$import subprocess"], device=f"${RUNS}", a="$os", b="$@a.system('x')")},
         named=(EVAL,) * 3),
     Folder("Python in a bundle of MONAI's, in YAML", {"configs/inference.yaml": f'device: "${RUNS}"\n'.encode()},
@@ -66,21 +66,21 @@ NAMED = [
         "config.yaml": b"model: X\ntrust_remote_code: true\nremote_code: ./model.py\n", "model.py": MODULE},
         named=("importlib.import_module",)),
     Folder("requirements that FunASR installs", {
-        "configuration.json": said(file_path_metas={"config": "config.yaml"}), "requirements.txt": b"x\n"}, named=("pip.main",)),
-    Folder("code that ModelScope imports", {"configuration.json": said(allow_remote=True, plugins=["x"]), "x.py": MODULE},
+        "configuration.json": json_of(file_path_metas={"config": "config.yaml"}), "requirements.txt": b"x\n"}, named=("pip.main",)),
+    Folder("code that ModelScope imports", {"configuration.json": json_of(allow_remote=True, plugins=["x"]), "x.py": MODULE},
            named=("modelscope.utils.plugins.import_module_from_model_dir", "pip.main")),
-    Folder("a library of onnxruntime-genai's", {"genai_config.json": said(
+    Folder("a library of onnxruntime-genai's", {"genai_config.json": json_of(
         model={"decoder": {"session_options": {"custom_ops_library": "./x.so"}}}), "x.so": b""}, named=("./x.so",)),
     Folder("an array of pickles", {
-        "a/.zarray": said(zarr_format=2, filters=[{"id": "pickle"}], dtype="|O", shape=[1], chunks=[1]),
-        "b/zarr.json": said(codecs=[{"name": "numcodecs.pickle"}])}, named=("pickle.loads",) * 2),
+        "a/.zarray": json_of(zarr_format=2, filters=[{"id": "pickle"}], dtype="|O", shape=[1], chunks=[1]),
+        "b/zarr.json": json_of(codecs=[{"name": "numcodecs.pickle"}])}, named=("pickle.loads",) * 2),
     Folder("a model that Triton serves", {"m/config.pbtxt": b'backend: "python"\n', "m/1/model.py": MODULE},
            named=("1/model.py",)),
     Folder("a backend of Triton's", {"config.pbtxt": b'backend: "mine"\n', "1/libtriton_mine.so": b""},
            named=("1/libtriton_mine.so",)),
     Folder("a configuration of Gin's", {"a.gin": b"from __gin__ import dynamic_registration\nimport subprocess\n"
            b"subprocess.Popen.args = ['touch', 'pwned']\nx.y = @subprocess.Popen()\n"}, named=("subprocess",)),
-    Folder("code for pictures that vLLM fetches", {"config.json": said(model_type="Llama_Nemotron_Nano_VL", vision_config={
+    Folder("code for pictures that vLLM fetches", {"config.json": json_of(model_type="Llama_Nemotron_Nano_VL", vision_config={
         "auto_map": {"AutoConfig": "o/r--mine.C"}})}, "would run code", ("o/r--mine.C",), ("trust_remote_code=True",)),
     Folder("an instantiator of Lightning's", {"a.ckpt": kept(hyper_parameters={"_instantiator": "mine.f"})}, named=("mine.f",)),
     Folder("a target among hyperparameters", {"a.ckpt": kept(hyper_parameters={"net": {"_target_": "os.system"}})},
@@ -95,19 +95,19 @@ NAMED = [
 
 HARMLESS = [
     Folder("configurations of others that are data", {
-        "policy_preprocessor.json": said(steps=[{"registry_name": "x"}, {"class": "lerobot.processor.Step", "config": {}}]),
+        "policy_preprocessor.json": json_of(steps=[{"registry_name": "x"}, {"class": "lerobot.processor.Step", "config": {}}]),
         "predictor.json": b'{"__kind__": "instance", "class": "gluonts.torch.model.predictor.P", "args": []}',
-        "a/config.json": said(dataset_reader={"type": "x"}, model={"type": "allennlp.models.basic_classifier.B"}),
-        "b/config.json": said(chainer={"pipe": [{"class_name": "x"}, {"class_name": "deeppavlov.models.x:C"}]}),
-        "context/io.json": said(a={"type": "pyref", "module": "nemo.collections.llm", "name": "GPTModel"},
+        "a/config.json": json_of(dataset_reader={"type": "x"}, model={"type": "allennlp.models.basic_classifier.B"}),
+        "b/config.json": json_of(chainer={"pipe": [{"class_name": "x"}, {"class_name": "deeppavlov.models.x:C"}]}),
+        "context/io.json": json_of(a={"type": "pyref", "module": "nemo.collections.llm", "name": "GPTModel"},
                                 b={"type": "pyref", "module": "builtins", "name": "dict"}),
-        "configuration.json": said(framework="pytorch", task="text-generation", allow_remote=False),
-        "genai_config.json": said(model={"decoder": {"session_options": {"log_id": "x"}}}),
-        "z/.zarray": said(filters=[{"id": "vlen-utf8"}], compressor={"id": "blosc"}), "t/config.pbtxt": b'backend: "onnxruntime"',
+        "configuration.json": json_of(framework="pytorch", task="text-generation", allow_remote=False),
+        "genai_config.json": json_of(model={"decoder": {"session_options": {"log_id": "x"}}}),
+        "z/.zarray": json_of(filters=[{"id": "vlen-utf8"}], compressor={"id": "blosc"}), "t/config.pbtxt": b'backend: "onnxruntime"',
         "a.gin": b"import t5x\nfrom __gin__ import dynamic_registration\nfrom t5x import models\nx.y = @models.f()\n",
         "plain.gin": b"import os\n", "requirements.txt": b"torch\n",
     }, "plain"),
-    Folder("a bundle of MONAI's", {"configs/inference.json": said(
+    Folder("a bundle of MONAI's", {"configs/inference.json": json_of(
         imports=["$import glob", "$import os"], device="$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         data="$sorted(glob.glob(os.path.join(@root, '*.nii')))", net="$@net_def.to(@device)", price="$5 net",
         run=["$@evaluator.run()", "$setattr(torch.backends.cudnn, 'benchmark', True)", "$HOME/x"],

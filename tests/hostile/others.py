@@ -19,11 +19,11 @@ def header(text: bytes, data: bytes = FOUR_FLOATS, length: int | None = None) ->
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def one(**changes: object) -> bytes:
+def one_tensor(**changes: object) -> bytes:
     return header(json.dumps({"w": {**ENTRY, **changes}}).encode())
 
 
-def two(first: list[int], second: list[int], data: bytes = FOUR_FLOATS) -> bytes:
+def two_tensors(first: list[int], second: list[int], data: bytes = FOUR_FLOATS) -> bytes:
     entries = {
         name: {"dtype": "F32", "shape": [(end - begin) // 4], "data_offsets": [begin, end]}
         for name, (begin, end) in {"a": first, "b": second}.items()
@@ -31,7 +31,7 @@ def two(first: list[int], second: list[int], data: bytes = FOUR_FLOATS) -> bytes
     return header(json.dumps(entries).encode(), data)
 
 
-WHOLE = one()
+WHOLE = one_tensor()
 
 SAFETENSORS: dict[str, bytes] = {
     "a header of 2^64 - 1 bytes": header(b"{}", length=(1 << 64) - 1),
@@ -58,34 +58,34 @@ SAFETENSORS: dict[str, bytes] = {
     "a record with a set that collides": header(json.dumps({"__metadata__": {"m": "?", "ckptconv": json.dumps(
         {"version": 1, "root": {"m": {"$set": [{"$int": hex(i * ((1 << 61) - 1))} for i in range(40_000)]},
          "state_dict": {"$state_dict": {}}}})}}).encode(), b""),
-    "two tensors that overlap": two([0, 12], [8, 16]),
-    "two tensors in one place": two([0, 16], [0, 16]),
-    "a gap": two([0, 4], [8, 16]),
-    "bytes after the last tensor": two([0, 4], [4, 8]),
-    "bytes that are missing": two([0, 16], [16, 64]),
-    "offsets past the end": one(data_offsets=[1 << 40, (1 << 40) + 16]),
-    "offsets the wrong way round": one(data_offsets=[16, 0]),
-    "negative offsets": one(data_offsets=[-16, 0]),
-    "offsets of 2^64": one(data_offsets=[1 << 64, (1 << 64) + 16]),
-    "offsets that are floats": one(data_offsets=[0.0, 16.0]),
-    "offsets that are true": one(data_offsets=[False, 16]),
+    "two tensors that overlap": two_tensors([0, 12], [8, 16]),
+    "two tensors in one place": two_tensors([0, 16], [0, 16]),
+    "a gap": two_tensors([0, 4], [8, 16]),
+    "bytes after the last tensor": two_tensors([0, 4], [4, 8]),
+    "bytes that are missing": two_tensors([0, 16], [16, 64]),
+    "offsets past the end": one_tensor(data_offsets=[1 << 40, (1 << 40) + 16]),
+    "offsets the wrong way round": one_tensor(data_offsets=[16, 0]),
+    "negative offsets": one_tensor(data_offsets=[-16, 0]),
+    "offsets of 2^64": one_tensor(data_offsets=[1 << 64, (1 << 64) + 16]),
+    "offsets that are floats": one_tensor(data_offsets=[0.0, 16.0]),
+    "offsets that are true": one_tensor(data_offsets=[False, 16]),
     "NaN offsets": header(b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[NaN,16]}}'),
     "infinite offsets": header(b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,1e999]}}'),
     "offsets of 10,000 digits": header(b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,' + b"9" * 10_000 + b"]}}"),
-    "one offset": one(data_offsets=[0]),
-    "three offsets": one(data_offsets=[0, 16, 16]),
-    "offsets that are text": one(data_offsets=["0", "16"]),
-    "a negative shape": one(shape=[-4]),
-    "two negative dimensions": one(shape=[-2, -2]),
-    "a shape whose product overflows": one(shape=[1 << 62, 1 << 62]),
-    "a shape whose product overflows to 4": one(shape=[1 << 62, 4, 5]),
-    "a shape of floats": one(shape=[4.0]),
+    "one offset": one_tensor(data_offsets=[0]),
+    "three offsets": one_tensor(data_offsets=[0, 16, 16]),
+    "offsets that are text": one_tensor(data_offsets=["0", "16"]),
+    "a negative shape": one_tensor(shape=[-4]),
+    "two negative dimensions": one_tensor(shape=[-2, -2]),
+    "a shape whose product overflows": one_tensor(shape=[1 << 62, 1 << 62]),
+    "a shape whose product overflows to 4": one_tensor(shape=[1 << 62, 4, 5]),
+    "a shape of floats": one_tensor(shape=[4.0]),
     "a shape of NaN": header(b'{"w":{"dtype":"F32","shape":[NaN],"data_offsets":[0,16]}}'),
-    "a shape of a million dimensions": one(shape=[1] * 1_000_000),
-    "a shape that is an object": one(shape={"0": 4}),
-    "an unknown dtype": one(dtype="F33"),
-    "a dtype that is a number": one(dtype=32),
-    "a dtype in lower case": one(dtype="f32"),
+    "a shape of a million dimensions": one_tensor(shape=[1] * 1_000_000),
+    "a shape that is an object": one_tensor(shape={"0": 4}),
+    "an unknown dtype": one_tensor(dtype="F33"),
+    "a dtype that is a number": one_tensor(dtype=32),
+    "a dtype in lower case": one_tensor(dtype="f32"),
     "no dtype": header(b'{"w":{"shape":[4],"data_offsets":[0,16]}}'),
     "a tensor that is null": header(b'{"w":null}'),
     "metadata that is a list": header(b'{"__metadata__":[]}', b""),
@@ -335,7 +335,9 @@ def cases() -> list[Case]:
         )
     )
     made.append(
-        Case("tensors", "whole safetensors", two([0, 4], [4, 16]), "plain", CODES["plain"], suffix=".safetensors")
+        Case(
+            "tensors", "whole safetensors", two_tensors([0, 4], [4, 16]), "plain", CODES["plain"], suffix=".safetensors"
+        )
     )
     strings_of_others = header(b'{"__metadata__":{"format":"pt","a":"b"},"w":' + json.dumps(ENTRY).encode() + b"}")
     made.append(Case("strings", "whole safetensors", strings_of_others, "plain", CODES["plain"], suffix=".safetensors"))

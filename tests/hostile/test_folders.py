@@ -19,7 +19,7 @@ import ckptconv
 from ckptconv.api.inspecting.uses import uses_of
 from ckptconv.errors import LimitError
 from tests.hostile.cases import CODES, COMMANDS, MARKER
-from tests.hostile.folder import MODULE, Folder, said
+from tests.hostile.folder import MODULE, Folder, json_of
 from tests.hostile.folders import CONSENT, EVIL_ARCHIVE, FOLDERS, PICKLES, place
 from tests.hostile.others import WHOLE
 from tests.hostile.test_corpus import asked
@@ -133,7 +133,7 @@ def test_transformers_asks_before_it_runs_what_counts_as_asked_for(
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-    files = {"config.json": said(model_type="mine", auto_map={"AutoConfig": "mine.C"}), "mine.py": MODULE}
+    files = {"config.json": json_of(model_type="mine", auto_map={"AutoConfig": "mine.C"}), "mine.py": MODULE}
     folder = place(Folder("transformers", files), tmp_path)
     assert [use.node.name for use in ckptconv.inspect(folder).runs_if] == ["mine.C"]
     with pytest.raises((ValueError, AttributeError)):  # it wants consent, or has run the module, whose class is none

@@ -36,7 +36,7 @@ from ckptconv.io import limits, protobuf, zip
 from tests.hostile.bombs import deflated, doubling, wide, zeros
 from tests.hostile.cases import SMALL, beside, checkpoint, stacked
 from tests.hostile.honest import honest
-from tests.hostile.others import RAW, field, header, model, node, two, weight
+from tests.hostile.others import RAW, field, header, model, node, two_tensors, weight
 from tests.support.craft import FOUR_FLOATS, state_dict, tensor, zip_bytes
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "inflated : compressed": (zip, "MAX_INFLATED_RATIO", 900, ".pth", deflated(data_0=(zeros(1), 1 << 20))),
     "entries": (zip, "MAX_ZIP_ENTRIES", 3, ".pth", zip_bytes([*SMALL, ("a/data.pkl", TWO_TENSORS), ("a/data/0", FOUR_FLOATS)])),
     "tensors of a .pth": (assemble, "MAX_TENSORS", 1, ".pth", checkpoint(TWO_TENSORS)),
-    "tensors of a safetensors": (layout, "MAX_TENSORS", 1, ".safetensors", two([0, 4], [4, 16])),
+    "tensors of a safetensors": (layout, "MAX_TENSORS", 1, ".safetensors", two_tensors([0, 4], [4, 16])),
     "tensors of an ONNX": (walk, "MAX_TENSORS", 1, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
     "values": (values, "MAX_NODES", 50, ".pth", of(b"(" + b"N" * 60 + b"l")),
     "a safetensors header": (layout, "MAX_SAFETENSORS_HEADER", 1000, ".safetensors", strings(2000)),

@@ -33,7 +33,7 @@ def expected_of(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path.with_suffix(".expected.safetensors"))
 
 
-def expect_those(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+def assert_equal(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
     assert set(found) == set(expected)
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype, name
@@ -44,7 +44,7 @@ def expect_those(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch
 def test_every_class_and_layout_becomes_what_torchao_makes_of_it(file: str, tmp_path: Path) -> None:
     path, target = FIXTURES / file, tmp_path / "plain.pth"
     ckptconv.convert(path, target, edits=DEQUANTIZE)
-    expect_those(torch.load(target, weights_only=True), expected_of(path))  # nothing but a state_dict is left
+    assert_equal(torch.load(target, weights_only=True), expected_of(path))  # nothing but a state_dict is left
 
 
 @pytest.mark.parametrize("file", [FILES[1], FILES[2]])
@@ -82,7 +82,7 @@ def test_one_tensor_under_two_names_stays_one(tmp_path: Path) -> None:
 def test_a_file_that_was_converted_says_it_still(tmp_path: Path) -> None:
     ckptconv.convert(TODAYS, tmp_path / "kept.safetensors")
     ckptconv.convert(tmp_path / "kept.safetensors", tmp_path / "plain.pth", edits=DEQUANTIZE)
-    expect_those(torch.load(tmp_path / "plain.pth", weights_only=True), expected_of(TODAYS))
+    assert_equal(torch.load(tmp_path / "plain.pth", weights_only=True), expected_of(TODAYS))
 
 
 def test_selected_weights_come_without_the_records_of_others(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ print(peak, *[m for m in ("onnx", "numpy", "torch") if m in sys.modules])
 """
 
 
-def holes(path: Path, tensors: int, each: int, nodes: int = 0) -> Path:
+def sparse_model(path: Path, tensors: int, each: int, nodes: int = 0) -> Path:
     """A model of F32 weights that are holes in the file."""
     parts: list[bytes | int] = []
     for i in range(nodes):
@@ -54,7 +54,7 @@ def holes(path: Path, tensors: int, each: int, nodes: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1.6 GB, none of it on the disk."""
-    return holes(tmp_path_factory.mktemp("large") / "m.onnx", 400, 4 << 20, 2000)
+    return sparse_model(tmp_path_factory.mktemp("large") / "m.onnx", 400, 4 << 20, 2000)
 
 
 def test_a_large_model_is_opened_by_its_headers(large: Path) -> None:
@@ -79,7 +79,7 @@ def test_inspecting_a_large_model_takes_little_memory_and_no_numpy(large: Path) 
 
 
 def test_past_two_gigabytes_and_four_a_model_is_still_read(tmp_path: Path) -> None:
-    path = holes(tmp_path / "m.onnx", 3, 2 << 30)
+    path = sparse_model(tmp_path / "m.onnx", 3, 2 << 30)
     with ckptconv.open(path) as found:
         assert sum(lazy.info.nbytes for lazy in found.values()) == 6 << 30
         span = found["w2.weight"].span
@@ -89,7 +89,7 @@ def test_past_two_gigabytes_and_four_a_model_is_still_read(tmp_path: Path) -> No
 
 
 def test_30_000_tensors_are_opened_within_a_second_or_two(tmp_path: Path) -> None:
-    path = holes(tmp_path / "m.onnx", 30_000, 64)
+    path = sparse_model(tmp_path / "m.onnx", 30_000, 64)
 
     def opened() -> None:
         with ckptconv.open(path) as found:

@@ -401,17 +401,17 @@ def test_a_file_that_changed_while_its_handle_was_given_back_is_refused(
 
 
 def test_a_config_that_stays_behind_is_reported_if_a_folder_becomes_another(source: Path, tmp_path: Path) -> None:
-    def told(target: str) -> bool:
+    def is_reported(target: str) -> bool:
         done = ckptconv.convert(tmp_path / "hub", target, shard_size=16, force=True)
         return any(finding.code == "left-behind" for finding in done.findings)
 
     ckptconv.convert(source, f"{tmp_path}/hub/", shard_size=16)
-    assert not told(f"{tmp_path}/out/")
+    assert not is_reported(f"{tmp_path}/out/")
     (tmp_path / "hub" / "config.json").write_text("{}")
-    assert told(f"{tmp_path}/out/")
-    assert not told(str(tmp_path / "one.safetensors"))
+    assert is_reported(f"{tmp_path}/out/")
+    assert not is_reported(str(tmp_path / "one.safetensors"))
     (tmp_path / "out" / "config.json").write_text("{}")
-    assert not told(f"{tmp_path}/out/")
+    assert not is_reported(f"{tmp_path}/out/")
 
 
 def test_a_folder_as_target_gets_a_hint_on_how_it_is_meant(source: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def named(data: bytes) -> list[str]:
     return asked.named
 
 
-def told(data: bytes, path: Path) -> bool:
+def is_reported(data: bytes, path: Path) -> bool:
     path.write_bytes(data)
     with Source(path) as source:
         return names_something(source)
@@ -59,7 +59,7 @@ def told(data: bytes, path: Path) -> bool:
     ],
 )
 def test_what_names_something_is_reported(data: bytes, tmp_path: Path) -> None:
-    assert told(data, tmp_path / "a.pkl")
+    assert is_reported(data, tmp_path / "a.pkl")
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_what_names_something_is_reported(data: bytes, tmp_path: Path) -> None:
 )
 def test_what_names_nothing_is_not(data: bytes, tmp_path: Path) -> None:
     assert not named(data)
-    assert not told(data, tmp_path / "a.pkl")
+    assert not is_reported(data, tmp_path / "a.pkl")
 
 
 def test_a_text_that_starts_as_a_global_does_names_no_module(tmp_path: Path) -> None:
     assert named(b"c is for\nweights\n") == [" is for.weights"]
-    assert not told(b"c is for\nweights\n", tmp_path / "a.bin")
+    assert not is_reported(b"c is for\nweights\n", tmp_path / "a.bin")
 
 
 def test_nothing_that_pythons_unpickler_imports_is_missed(tmp_path: Path) -> None:
@@ -97,5 +97,5 @@ def test_nothing_that_pythons_unpickler_imports_is_missed(tmp_path: Path) -> Non
         data = b"".join(drawn.choices(pieces, k=drawn.randint(1, 8)))
         if named(data):
             imported += 1
-            assert told(data, tmp_path / "a.pkl"), data
+            assert is_reported(data, tmp_path / "a.pkl"), data
     assert imported > 100

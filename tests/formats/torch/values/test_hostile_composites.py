@@ -69,13 +69,13 @@ def quantized(
     return head + ints(*shape) + ints(*strides) + params + b"\x89" + HOOKS + b"tR"
 
 
-def one(path: Path, value: bytes) -> Path:
+def saved_value(path: Path, value: bytes) -> Path:
     return archive(path, b"\x80\x02}" + text("w") + value + b"s.", STORAGES)
 
 
 def test_the_crafted_ones_are_good_where_nothing_is_changed(tmp_path: Path) -> None:
     for name, params in (("a", per_tensor()), ("b", per_channel())):
-        path = one(tmp_path / f"{name}.pth", quantized(params))
+        path = saved_value(tmp_path / f"{name}.pth", quantized(params))
         assert torch.load(path)["w"].shape == (3, 4)
         with ckptconv.open(path) as checkpoint:
             assert list(checkpoint.composites) == ["w"]
@@ -118,7 +118,7 @@ QUANTIZED = {
 
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_a_quantized_tensor_that_contradicts_itself_is_refused(kind: str, tmp_path: Path) -> None:
-    path = one(tmp_path / "x.pth", QUANTIZED[kind])
+    path = saved_value(tmp_path / "x.pth", QUANTIZED[kind])
     with pytest.raises(CkptconvError) as caught:
         ckptconv.open(path)
     assert caught.value.hint
@@ -162,7 +162,7 @@ SHAPES = {
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_sparse_tensor_whose_parts_do_not_go_together_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(CkptconvError) as caught:
-        ckptconv.open(one(tmp_path / "x.pth", SHAPES[kind]))
+        ckptconv.open(saved_value(tmp_path / "x.pth", SHAPES[kind]))
     assert caught.value.hint
 
 
@@ -235,7 +235,7 @@ def test_our_check_of_indices_agrees_with_torchs_on_good_ones(kind: str, tmp_pat
 def test_an_index_that_stands_for_a_terabyte_is_refused_at_once(tmp_path: Path) -> None:
     many = 2**40
     indices, values = plain("LongStorage", "z", 3, (1, many), (0, 0)), plain("DoubleStorage", "f", 3, (many,), (0,))
-    path = one(tmp_path / "x.pth", sparse("sparse_coo", (4,), indices, values))
+    path = saved_value(tmp_path / "x.pth", sparse("sparse_coo", (4,), indices, values))
     with pytest.raises(CkptconvError, match="bad indices"):
         ckptconv.convert(path, tmp_path / "y.pth")
 
