@@ -44,7 +44,7 @@ def test_an_architecture_with_its_params_has_every_tensor() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnt", "", "mlp.json", "../mlp"])
-def test_a_name_that_is_none_is_refused(name: str) -> None:
+def test_an_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="there is no architecture"):
         ckptconv.architecture(name)
 

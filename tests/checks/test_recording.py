@@ -108,7 +108,7 @@ def test_what_does_not_correspond_is_refused(tmp_path: Path, source: Path) -> No
             ckptconv.read_recording(tmp_path / "cut.npz")
 
 
-def test_arrays_that_are_none_are_refused_by_what_is_wrong(tmp_path: Path, source: Path) -> None:
+def test_invalid_arrays_are_refused_by_what_is_wrong(tmp_path: Path, source: Path) -> None:
     """Each ended in an exception of numpy's, zipfile's or torch's."""
     rows = np.zeros((3, 16), np.float32)
     np.savez(tmp_path / "good.npz", x=rows)

@@ -419,7 +419,7 @@ def test_complex_outputs_and_texts_are_compared_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"rtol": -1.0}, {"atol": float("nan")}])
-def test_a_bound_that_is_none_is_refused(tmp_path: Path, bounds: dict[str, Any]) -> None:
+def test_an_invalid_bound_is_refused(tmp_path: Path, bounds: dict[str, Any]) -> None:
     source = saved(tmp_path / "a.pth", network("digits", 0))
     with pytest.raises(UsageError, match="must not be negative"):
         ckptconv.verify(source, source, arch="mlp", **bounds)

@@ -204,7 +204,7 @@ def test_an_existing_spec_is_replaced_only_by_force(run: Run, family: Callable[.
     assert target.read_text().startswith("spec = 1\n")
 
 
-def test_a_spec_that_nobody_would_know_for_one_is_not_written(
+def test_a_spec_that_could_not_be_recognised_is_not_written(
     run: Run, family: Callable[..., Path], tmp_path: Path
 ) -> None:
     refused = run("arch", "infer", family("a.pth", 8, 6), "-o", tmp_path / "mlp")

@@ -100,7 +100,7 @@ run()
 """
 
 
-def test_a_convert_under_nohup_goes_on_when_the_terminal_goes(model: Path, tmp_path: Path) -> None:
+def test_a_convert_under_nohup_continues_when_the_terminal_closes(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "m.safetensors"
     script = HANGS_UP.format(arguments=[str(model), str(target)])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

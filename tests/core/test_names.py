@@ -27,7 +27,7 @@ def test_a_name_that_is_free_stays_and_others_are_numbered_from_2() -> None:
     assert given(2, {"w", "w#2", "w#3"}) == ["w#4", "w#5"]
 
 
-def test_numbers_that_others_have_by_themselves_are_passed_over() -> None:
+def test_numbers_that_others_have_by_themselves_are_skipped() -> None:
     for taken in ({"w#2"}, {"w", "w#4"}, {"w", "w#2", "w#4", "w#8", "w#16"}, {"w", "w#3", "w#5"}):
         before = set(taken)
         found = given(20, taken)

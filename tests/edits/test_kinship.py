@@ -87,7 +87,7 @@ def test_a_matrix_is_said_to_be_transposed_only_if_its_values_say_so(tmp_path: P
     assert ("transposed" in codes(found)) is kin
 
 
-def test_a_network_trained_anew_under_other_names_is_still_the_same_network(tmp_path: Path) -> None:
+def test_a_network_retrained_under_other_names_is_still_the_same_network(tmp_path: Path) -> None:
     theirs = {name.replace("layers", "blocks"): t for name, t in attention(2, "q k v o", seed=900).items()}
     found = difference(attention(2, "q k v o", seed=100), theirs, tmp_path)
     assert partners(found)["layers.1.k.weight"] == "blocks.1.k.weight"

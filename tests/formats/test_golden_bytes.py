@@ -424,7 +424,7 @@ def test_slices_in_safetensors_files_are_read_as_what_they_say(tmp_path: Path) -
         assert not checkpoint.metadata
 
 
-def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:
+def test_a_safetensors_file_has_exactly_these_bytes(tmp_path: Path) -> None:
     write(registry.by_name("safetensors"), SAMPLE, tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == SAFETENSORS
 
@@ -439,7 +439,7 @@ def test_a_safetensors_file_is_read_as_what_it_says(tmp_path: Path) -> None:
         assert checkpoint.notes.digest == f"xxh3-128:{DIGEST}"
 
 
-def test_a_torch_archive_is_written_exactly_so(tmp_path: Path) -> None:
+def test_a_torch_archive_has_exactly_these_bytes(tmp_path: Path) -> None:
     write(registry.by_name("torch"), SAMPLE, tmp_path / "x.pth")
     assert (tmp_path / "x.pth").read_bytes() == torch_archive()
 

@@ -88,7 +88,7 @@ def test_what_is_compressed_lies_nowhere_in_the_file(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_macos_adds_is_passed_over(kind: str, tmp_path: Path) -> None:
+def test_what_macos_adds_is_skipped(kind: str, tmp_path: Path) -> None:
     junk = {"__MACOSX/top/._a.bin": b"x", "top/._a.bin": b"x", "top/.DS_Store": b"x", "._top": b"x"}
     assert list(contents(made(tmp_path / "x", kind, {**FILES, **junk}))) == ["top/a.bin", "top/b/c.bin"]
 

@@ -97,7 +97,7 @@ def test_a_box_of_another_rank_is_refused(box: Box) -> None:
         check_tiling((3, 3), [box])
 
 
-def test_boxes_without_elements_are_passed_over_and_a_shape_without_any_needs_none() -> None:
+def test_boxes_without_elements_are_skipped_and_a_shape_without_any_needs_none() -> None:
     check_tiling((2, 3), [((0, 0), (2, 3)), ((1, 1), (0, 2))])
     check_tiling((0, 3), [])
 

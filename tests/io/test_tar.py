@@ -36,7 +36,7 @@ def test_members_are_those_that_pythons_tarfile_lists(form: int, tmp_path: Path)
     assert listed(path) == expected == NAMES
 
 
-def test_folders_are_passed_over(tmp_path: Path) -> None:
+def test_folders_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "d" / "e").mkdir(parents=True)
     (tmp_path / "d" / "e" / "f").write_bytes(b"x")
     with tarfile.open(tmp_path / "x.tar", "w") as file:
@@ -44,7 +44,7 @@ def test_folders_are_passed_over(tmp_path: Path) -> None:
     assert listed(tmp_path / "x.tar") == {"d/e/f": b"x"}
 
 
-def test_a_header_for_all_members_is_passed_over_unless_it_names_them(tmp_path: Path) -> None:
+def test_a_header_for_all_members_is_skipped_unless_it_names_them(tmp_path: Path) -> None:
     path = tarred(tmp_path / "x.tar", {"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"comment": "git's"})
     assert listed(path) == {"a": b"1"}
     path = tarred(tmp_path / "y.tar", {"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"path": "b"})

@@ -149,7 +149,7 @@ def test_a_part_that_is_a_link_to_elsewhere_is_reported_and_not_copied(name: str
         (["2_Dense"], "is not a list of modules"),
     ],
 )
-def test_a_list_of_modules_that_is_none_is_refused(modules: object, said: str, tmp_path: Path) -> None:
+def test_an_invalid_list_of_modules_is_refused(modules: object, said: str, tmp_path: Path) -> None:
     source = sentences(tmp_path / "a", modules)
     with pytest.raises(CorruptFileError, match=said) as caught:
         ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)

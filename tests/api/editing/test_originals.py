@@ -47,7 +47,7 @@ def codes(found: ckptconv.Difference) -> set[str]:
     return {finding.code for finding in found.findings}
 
 
-def test_the_model_that_it_was_made_of_differs_in_metadata_alone(tmp_path: Path) -> None:
+def test_the_model_that_it_was_made_from_differs_only_in_metadata(tmp_path: Path) -> None:
     """The heads of Llama's are in another order in the file."""
     model = folder_of(tmp_path / "llama")
     made = gguf_of(model, tmp_path / "llama.gguf", "F32")

@@ -100,7 +100,7 @@ TWICE = '{"model_type": "llama", "model_type": "gpt2"}'
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "", '{"model_type": ', "\x00", "[" * 100_000, TWICE])
-def test_a_broken_config_is_passed_over_with_a_warning(model: Path, text: str) -> None:
+def test_a_broken_config_is_skipped_with_a_warning(model: Path, text: str) -> None:
     configure(model, text)
     result = validate(model)
     assert (result.valid, result.arch, result.evidence) == (True, "llama", "names")
@@ -109,7 +109,7 @@ def test_a_broken_config_is_passed_over_with_a_warning(model: Path, text: str) -
     assert "config.json beside the file is passed over" in found.message
 
 
-def test_a_config_that_is_no_text_or_no_file_is_passed_over(model: Path) -> None:
+def test_a_config_that_is_no_text_or_no_file_is_skipped(model: Path) -> None:
     (model.parent / "config.json").write_bytes(b"\xff\xfe\x00{")
     assert codes(validate(model).findings) == ["config"]
     (model.parent / "config.json").unlink()

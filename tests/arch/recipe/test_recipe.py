@@ -410,7 +410,7 @@ def test_loops_without_end_are_refused_at_once() -> None:
         expand_recipe(expand(spec, {"n": 90_000_000}))
 
 
-def test_an_activation_that_nobody_knows_is_refused_with_those_that_are() -> None:
+def test_an_unknown_activation_is_refused_with_the_known_ones() -> None:
     with pytest.raises(CkptconvError, match="no activation 'mish'") as caught:
         run_of("mlp", {"input_size": 4, "hidden_layers": [3], "output_size": 2, "activation": "mish"})
     assert "gelu" in (caught.value.hint or "")

@@ -250,7 +250,7 @@ def test_a_page_never_replaces_a_checkpoint(run: Run, pair: tuple[Path, Path]) -
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
-def test_without_the_extra_the_cure_is_named_before_anything_is_read(
+def test_without_the_extra_the_hint_comes_before_anything_is_read(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

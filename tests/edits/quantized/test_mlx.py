@@ -213,7 +213,7 @@ def test_words_of_another_name_stay_as_they_are(tmp_path: Path) -> None:
     assert torch.equal(plain(folder_of(tmp_path / "m", {**source, "seed": words}, CASES["mxfp4"]))["seed"], words)
 
 
-def test_entries_that_are_no_modules_are_passed_over(tmp_path: Path) -> None:
+def test_entries_that_are_no_modules_are_skipped(tmp_path: Path) -> None:
     source, expected = case("affine-4-32")
     said = {"group_size": 32, "bits": 4, "skip_vision": True, "calibration": {"mode": "dwq", "bits": 99}}
     assert same_bits(plain(folder_of(tmp_path / "m", source, said))["m.weight"], expected["m.weight"]).all()

@@ -150,7 +150,7 @@ def test_models_that_mlx_changes_as_it_loads_them_are_refused(tmp_path: Path) ->
     assert "mlx-lm changes weights of a falcon_h1" in refusal(source, EditError, quantize="mlx-4bit")
 
 
-def test_stacked_experts_are_taken_apart_where_releases_have_them_so(tmp_path: Path) -> None:
+def test_stacked_experts_are_split_where_releases_have_them_split(tmp_path: Path) -> None:
     torch.manual_seed(6)
     mlp = "model.language_model.layers.0.mlp"
     stacked = {

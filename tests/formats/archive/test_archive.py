@@ -339,7 +339,7 @@ def test_a_manifest_that_names_no_member_is_refused(
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"model": []}', b"[" * 100_000])
-def test_a_manifest_that_is_none_is_refused(text: bytes, tmp_path: Path) -> None:
+def test_an_invalid_manifest_is_refused(text: bytes, tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.mar", {"net.pt": saved_bytes(state()), "MAR-INF/MANIFEST.json": text})
     with pytest.raises(CorruptFileError, match="none of TorchServe's"):
         ckptconv.open(path)

@@ -113,7 +113,7 @@ def test_what_is_missing_is_named(folder: Path) -> None:
         ckptconv.open(folder)
 
 
-def test_folders_of_no_model_are_passed_over_and_may_be_missing(folder: Path) -> None:
+def test_folders_of_no_model_are_skipped_and_may_be_missing(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
     shutil.rmtree(folder / "tokenizer")
     with ckptconv.open(folder) as opened:

@@ -103,7 +103,7 @@ BAD: dict[str, tuple[bytes, type[CkptconvError], str]] = {
 
 
 @pytest.mark.parametrize(("data", "error", "words"), BAD.values(), ids=BAD)
-def test_what_contradicts_itself_is_refused_by_what_it_is(
+def test_what_contradicts_itself_is_refused_with_the_reason(
     data: bytes, error: type[CkptconvError], words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.msgpack"

@@ -39,7 +39,7 @@ def test_a_value_of_another_type_is_refused(key: str, value: Any, kind: str, mod
 
 
 @pytest.mark.parametrize("value", [7, 0, "abc"])
-def test_an_alignment_that_is_none_is_refused(value: Any, model: Path, tmp_path: Path) -> None:
+def test_an_invalid_alignment_is_refused(value: Any, model: Path, tmp_path: Path) -> None:
     with pytest.raises(EditError, match=r"^--meta general\.alignment: .* is not a power of two"):
         ckptconv.convert(model, tmp_path / "out.gguf", metadata={"general.alignment": value})
 

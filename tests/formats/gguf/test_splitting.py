@@ -221,7 +221,7 @@ def test_where_the_number_of_files_stays_the_first_has_the_metadata_alone(source
         ckptconv.convert(source, tmp_path / "out.gguf", shard_size=64, force=True)
 
 
-def test_a_set_is_split_anew_where_it_stands(source: Path, tmp_path: Path) -> None:
+def test_a_set_is_split_again_in_place(source: Path, tmp_path: Path) -> None:
     here = ckptconv.convert(source, tmp_path / "out.gguf", shard_size=64).target
     for size in (64, 32, 96, 999, 32):
         here = ckptconv.convert(here, here, shard_size=size, force=True).target

@@ -215,7 +215,7 @@ CASES: dict[str, tuple[str, At, type[CkptconvError], str]] = {
 
 
 @pytest.mark.parametrize(("name", "change", "error", "words"), CASES.values(), ids=CASES)
-def test_a_number_that_cannot_be_is_refused_for_what_it_is(
+def test_an_impossible_number_is_refused_with_the_reason(
     name: str, change: At, error: type[CkptconvError], words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.h5"
@@ -239,7 +239,7 @@ CHUNKS: dict[str, tuple[dict[str, Any], bytes, int, str]] = {
 
 
 @pytest.mark.parametrize(("filters", "raw", "mask", "words"), CHUNKS.values(), ids=CHUNKS)
-def test_a_chunk_is_refused_for_what_it_is(
+def test_a_damaged_chunk_is_refused_with_the_reason(
     filters: dict[str, Any], raw: bytes, mask: int, words: str, tmp_path: Path
 ) -> None:
     count = 1 << 16 if "beyond" in words else 1

@@ -73,7 +73,7 @@ def test_names_keep_what_stands_before_them_where_they_would_be_the_same(tmp_pat
         assert list(checkpoint) == ["arg:w", "aux:w"]
 
 
-def test_arrays_that_are_none_are_reported(tmp_path: Path) -> None:
+def test_invalid_arrays_are_reported(tmp_path: Path) -> None:
     data = file([pack("<IiI", V2, 0, 0), array(V3, [], ONE_TWO[:4]), pack("<Iii", V3, 0, -1)], ["a", "b", "c"])
     (tmp_path / "x.params").write_bytes(data)
     with ckptconv.open(tmp_path / "x.params") as checkpoint:

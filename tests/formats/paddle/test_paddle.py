@@ -136,7 +136,7 @@ def test_a_program_of_other_types_is_reported(tmp_path: Path) -> None:
         assert finding.message.endswith("'x.json', does not say: 'a' is F32, not I32")
 
 
-def test_programs_that_are_none(tmp_path: Path) -> None:
+def test_invalid_programs(tmp_path: Path) -> None:
     path = written(tmp_path, W)
     ops = [
         3,

@@ -95,7 +95,7 @@ def test_a_shard_that_is_a_dangling_link_is_missing(folder: Path) -> None:
     assert "1 shard of 2 missing" in error_of(folder).message
 
 
-def test_a_stray_shard_is_reported_and_passed_over(folder: Path) -> None:
+def test_a_stray_shard_is_reported_and_skipped(folder: Path) -> None:
     save_file({"d": torch.ones(1)}, folder / "model-00003-of-00003.safetensors")
     save_file({"d": torch.ones(1)}, folder / "other-00001-of-00001.safetensors")
     assert findings(folder / INDEX) == [("stray-shard", "model-00003-of-00003.safetensors")]

@@ -70,7 +70,7 @@ def test_a_layer_of_code_in_keras_metadata_is_reported(tmp_path: Path) -> None:
     assert all(use.where.startswith("keras_metadata.pb") for use in ckptconv.inspect(folder).opaque)
 
 
-def test_a_layer_of_code_in_a_graph_of_old_is_reported(tmp_path: Path) -> None:
+def test_a_layer_of_code_in_an_old_graph_is_reported(tmp_path: Path) -> None:
     user = field(1, b"_tf_keras_layer") + field(3, json.dumps(LAYER).encode())
     graph = field(2, field(2, b"") + field(7, field(1, field(4, user))))
     folder = saved(tmp_path / "m", graph)

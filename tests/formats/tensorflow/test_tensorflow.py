@@ -283,7 +283,7 @@ def test_slots_of_the_first_interface_are_no_part_of_the_model(tmp_path: Path) -
     ],
     ids=range(23),
 )
-def test_what_cannot_be_is_refused_by_what_it_is(
+def test_what_cannot_be_is_refused_with_the_reason(
     entries: dict[bytes, bytes], error: type[CkptconvError] | None, words: str, tmp_path: Path
 ) -> None:
     path = made(tmp_path, entries, b"\1" * 8)

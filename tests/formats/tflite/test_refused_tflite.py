@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Table, type[CkptconvError], str]] = {
 
 
 @pytest.mark.parametrize(("root", "error", "words"), CASES.values(), ids=CASES)
-def test_what_cannot_be_is_refused_by_what_it_is(
+def test_what_cannot_be_is_refused_with_the_reason(
     root: Table, error: type[CkptconvError], words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.tflite"

@@ -214,7 +214,7 @@ def test_the_first_of_small_elements_is_in_the_lowest_bits(tmp_path: Path) -> No
     assert found == {"four": [7, -8, 2], "two": [-1, 1, 0, -2, -2], "unsigned": [7, 8, 2]}
 
 
-def test_an_empty_zip_archive_is_passed_over(tmp_path: Path) -> None:
+def test_an_empty_zip_archive_is_skipped(tmp_path: Path) -> None:
     """MediaPipe's models have one behind their metadata."""
     path = tmp_path / "x.tflite"
     path.write_bytes((OTHERS / "tflite-int4.tflite").read_bytes())

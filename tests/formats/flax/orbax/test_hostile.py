@@ -307,7 +307,7 @@ def test_a_place_that_a_list_does_not_have_is_no_value(place: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("fill", ["x", [1, 2], {}, 10**400, "0x12", "0xzzzzzzzz"], ids=lambda fill: repr(fill)[:9])
-def test_a_fill_value_that_is_none_is_refused(fill: Any, tmp_path: Path) -> None:
+def test_an_invalid_fill_value_is_refused(fill: Any, tmp_path: Path) -> None:
     folder = write_store(tmp_path / "x", {"w/.zarray": zarray([2], fill_value=fill)})
     with ckptconv.open(folder) as checkpoint, pytest.raises(CorruptFileError, match="fill value of 'w'"):
         checkpoint["w"].read()

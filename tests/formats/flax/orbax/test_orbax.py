@@ -316,7 +316,7 @@ def test_entries_of_unknown_types_are_reported_and_need_consent(tmp_path: Path) 
     ckptconv.convert(folder, tmp_path / "x.safetensors", allow_loss=["opaque"])
 
 
-def test_without_the_package_the_cure_is_reported(new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_hint_says_what_to_install(new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> Any:
         raise ModuleNotFoundError(name)
 

@@ -292,7 +292,7 @@ def test_dynamic_scaling_is_reported() -> None:
         {"original_max_position_embeddings": 1e5},
     ],
 )
-def test_frequencies_of_llama_3_that_are_none(rope: dict[str, Any]) -> None:
+def test_invalid_frequencies_of_llama_3(rope: dict[str, Any]) -> None:
     said = CASES["llama3"]["config"]["rope_parameters"]
     with pytest.raises(CorruptFileError):
         rope_tensors("llama", config("llama3", rope_parameters=said | rope))

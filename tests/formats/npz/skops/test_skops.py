@@ -231,9 +231,7 @@ def test_a_small_file_cannot_ask_for_much(schema: dict[str, Any], said: str, tmp
         ckptconv.open(path)
 
 
-def test_a_schema_that_is_too_large_is_refused_and_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_schema_that_is_too_large_is_refused_and_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = packed(tmp_path / "x.skops", b" " * 200 + json.dumps(plain(1)).encode())
     monkeypatch.setattr(reader, "MAX_SCHEMA", 100)
     with pytest.raises(LimitError, match=r"'schema\.json' has"):

@@ -32,7 +32,7 @@ def test_a_plain_tensor_on_a_quantized_storage(tmp_path: Path) -> None:
     assert "storage" in str(error_of(path))
 
 
-def test_a_storage_class_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_storage_class(tmp_path: Path) -> None:
     path = archive(tmp_path / "x.pth", state_dict(w=tensor(storage="Foo")), {"0": FOUR_FLOATS})
     assert isinstance(error_of(path), UnsupportedError)
 

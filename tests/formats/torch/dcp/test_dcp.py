@@ -265,7 +265,7 @@ def test_a_listing_that_contradicts_itself_is_refused(four: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("prefix", ["[[1]]", "[" * 100_000, "{}", "5", "x"])
-def test_a_record_whose_paths_are_none_is_refused(tmp_path: Path, prefix: str) -> None:
+def test_a_record_with_invalid_paths_is_refused(tmp_path: Path, prefix: str) -> None:
     torch.save({"epoch": 3, "state_dict": {"w": torch.ones(2)}}, tmp_path / "a.pth")
     ckptconv.convert(tmp_path / "a.pth", tmp_path / "d", to_format="torch-dcp")
 

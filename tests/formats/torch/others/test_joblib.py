@@ -369,7 +369,7 @@ def test_files_of_each_release_are_read_as_it_reads_them(path: Path) -> None:
         assert [bytes(one.read()) for one in checkpoint.extras.values()] == [bias.tobytes()]
 
 
-def test_sklearn_s_own_joblib_of_old_is_read(tmp_path: Path) -> None:
+def test_sklearns_own_old_joblib_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(between.file(between.wrapper(alignment=b"N", made=OLD) + between.FIVE))
     with ckptconv.open(tmp_path / "a.pkl") as checkpoint:
         assert bytes(checkpoint["k0"].read()) == between.FIVE
@@ -420,7 +420,7 @@ def test_however_a_wrapper_is_made_no_call_is_hidden(made: bytes, tmp_path: Path
         assert said["verdict"] == "would run code"
 
 
-def test_an_array_of_objects_that_pickle_goes_on_in_with_other_memos_is_refused(tmp_path: Path) -> None:
+def test_an_array_of_objects_that_pickle_reads_with_other_memos_is_refused(tmp_path: Path) -> None:
     shell = call("numpy.core.multiarray", "_reconstruct", named("numpy", "ndarray"), b"K\0\x85", b"C\1b")
     inner = shell + b"(K\1K\1\x85" + between.OBJECT + b"\x89(h\0)Rltb."
     nested = b"\x80\4" + named("collections", "OrderedDict") + b"\x940" + inner
