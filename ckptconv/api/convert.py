@@ -12,7 +12,7 @@ from ckptconv.api.converting.destination import choose_format, parse_shard_size
 from ckptconv.api.converting.job import Job
 from ckptconv.api.converting.order import Order
 from ckptconv.api.editing.edits import Edits
-from ckptconv.api.editing.lora import Adapters
+from ckptconv.api.editing.step_files import StepFiles
 from ckptconv.api.open import open
 from ckptconv.api.request import Request, arch_text, as_tuple, option_words, pair_words
 from ckptconv.errors import FileAccessError
@@ -108,8 +108,8 @@ def convert(
         order=order, target=target, allowed=allowed, shard_size=size, force=force, dry_run=dry_run,
         with_files=with_files, progress=progress,
     )  # fmt: skip
-    with _open_source(source, target, from_format, progress) as opened, Adapters(edits.steps) as adapters:
-        return job.run(opened, adapters)
+    with _open_source(source, target, from_format, progress) as opened, StepFiles(edits.steps) as files:
+        return job.run(opened, files)
 
 
 def _open_source(source: PathText, target: PathText, format: str | None, progress: Progress | None) -> Checkpoint:

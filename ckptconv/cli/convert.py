@@ -34,7 +34,7 @@ SECTIONS = {
     "Files and formats": "--from --to -O --shard-size --with-files --force --dry-run",
     "What is kept": "--bare --meta --allow-loss",
     "Which tensors": "--select --drop",
-    "Their names": "--strip-prefix --add-prefix --rename --translate --rules --reverse",
+    "Their names": "--strip-prefix --add-prefix --rename --translate --like --rules --reverse",
     "Their values": "--dtype --dequantize --quantize --lora",
     "Architecture": "--arch --set --with-params --verify --input",
 }
@@ -60,6 +60,7 @@ Examples:
   ckptconv convert model/ model.gguf --translate to-gguf --dtype F16
   ckptconv convert adapter/ adapter.gguf --translate to-gguf --arch base/config.json
   ckptconv convert model/ mmproj-model.gguf --translate to-mmproj --dtype F16
+  ckptconv convert trained.pth new.keras --like model.keras
   ckptconv convert pipeline/ sdxl.safetensors --translate to-ldm --dtype F16
   ckptconv convert checkpoint.pth model.onnx --arch mlp --verify
   ckptconv convert model.safetensors model/ --shard-size 5GB

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptconv.api.editing.edits import Edits
     from ckptconv.cli.options import Command
 
-NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "lora", "rules")
+NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "like", "lora", "rules")
 """The options whose order on the command line counts."""
 
 _ORDER = "ckptconv.order"
@@ -80,6 +80,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "a GGUF with hyperparameters and tokenizer (to-gguf), and the file for its images or audio (to-mmproj); from "
         "a PEFT LoRA, an adapter (to-gguf, with --arch BASE/config.json). For ComfyUI and A1111: from a diffusers "
         "pipeline, or one of its models, a single file (to-ldm).",
+    ),
+    click.option(
+        "--like", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
+        help="Give tensors the names and layouts of FILE, another framework's file of the same model: the way back "
+        "from --translate. Weights trained in torch return to Keras (a .keras gets FILE's configuration) or Flax, or "
+        "to mlx-lm's, Meta's or Whisper's names.",
     ),
     click.option(
         "--lora", metavar="ADAPTER[=SCALE]", multiple=True, shell_complete=lambda _, __, start: completion.files(start),

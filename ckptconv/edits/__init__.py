@@ -8,6 +8,7 @@ What the user asks for:
     rules                   files of edits (``--rules``)
     types                   element types (``--dtype``)
     translate  dialects     names and layouts of other frameworks (``--translate``)
+    like                    the way back to another framework's file (``--like``)
     quantized               weights that quantizers stored as several tensors, read (``--dequantize``)
     quantizers              …and written (``--quantize``)
     adapters                LoRA and similar (``--lora``)

@@ -16,7 +16,7 @@ TO_LDM = "to-ldm"
 
 @dataclass(frozen=True, slots=True)
 class NameRule:
-    """One of ``--strip-prefix``, ``--add-prefix``, ``--rename`` and ``--translate``, with its text."""
+    """One of ``--strip-prefix``, ``--add-prefix``, ``--rename``, ``--translate`` and ``--like``, with its text."""
 
-    how: Literal["strip-prefix", "add-prefix", "rename", "translate"]
+    how: Literal["strip-prefix", "add-prefix", "rename", "translate", "like"]
     text: str

@@ -68,7 +68,7 @@ def _rename(rule: NameRule, names: Sequence[str]) -> Edit:
             pairs = _substituted(rule.text, names)
         case _:
             raise UsageError(
-                f"there is no rule of names {rule.how!r}", hint="strip-prefix, add-prefix, rename, translate"
+                f"there is no rule of names {rule.how!r}", hint="strip-prefix, add-prefix, rename, translate, like"
             )
     changed = [(old, new) for old, new in pairs if old != new]
     if not changed:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ckptconv.api.converting.order import Order
     from ckptconv.api.converting.prepare import Prepared
     from ckptconv.api.converting.verifier import Verifier
-    from ckptconv.api.editing.lora import Adapters
+    from ckptconv.api.editing.step_files import StepFiles
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
@@ -49,9 +49,9 @@ class Job:
     with_files: bool
     progress: Progress | None
 
-    def run(self, opened: Checkpoint, adapters: Adapters) -> Conversion:
-        """Convert the open source. `adapters` are those of the order's edits, opened. Raises as `convert` does."""
-        prepared = prepare(self.order, opened, adapters)
+    def run(self, opened: Checkpoint, files: StepFiles) -> Conversion:
+        """Convert the open source. `files` are those that the order's edits name. Raises as `convert` does."""
+        prepared = prepare(self.order, opened, files)
         companions = self._find_companions(opened, prepared) if self.with_files else None
         if companions is not None:
             prepared = replace(prepared, checkpoint=companions.removed_from(prepared.checkpoint))
@@ -75,7 +75,7 @@ class Job:
                 written = self._write(prepared, place, target)
                 result = written_result(result, prepared, written, self.allowed)
                 opened.check_unchanged()
-                adapters.check_unchanged()
+                files.check_unchanged()
                 if companions is not None:
                     companions.write(target)
                 return _commit(result, target, written, verifier)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckptconv.api.converting.arch_note import Fitting
     from ckptconv.api.converting.gguf import AdapterForLlamaCpp
     from ckptconv.api.converting.order import Order
-    from ckptconv.api.editing.lora import Adapters
+    from ckptconv.api.editing.step_files import StepFiles
     from ckptconv.api.request import Request
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
@@ -48,8 +48,8 @@ class Prepared:
     is_edited: bool = False
 
 
-def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
-    """Prepare what `order` asks for. `adapters` are those of its edits, opened.
+def prepare(order: Order, opened: Checkpoint, files: StepFiles) -> Prepared:
+    """Prepare what `order` asks for. `files` are those that its edits name.
 
     If a graph is asked for, and only a config.json beside the source says what is computed, the class that it names is
     built by the installed transformers or diffusers.
@@ -57,31 +57,31 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     Raises EditError, UsageError, MisfitError and what reading rules, configurations and architectures raises.
     """
     try:
-        return _prepare(order, opened, adapters)
+        return _prepare(order, opened, files)
     except UnknownClassError as error:
         if not order.format.graph:
             raise
-        return _prepare_with_installed_class(order, opened, adapters, error)
+        return _prepare_with_installed_class(order, opened, files, error)
 
 
 def _prepare_with_installed_class(
-    order: Order, opened: Checkpoint, adapters: Adapters, error: UnknownClassError
+    order: Order, opened: Checkpoint, files: StepFiles, error: UnknownClassError
 ) -> Prepared:
     from ckptconv.api.fitting.installed import refuse_custom_class, request_for_installed_class
 
     request, finding = request_for_installed_class(order.request, error, opened)
     try:
-        prepared = _prepare(replace(order, request=request), opened, adapters)
+        prepared = _prepare(replace(order, request=request), opened, files)
     except MisfitError:
         refuse_custom_class(request, error)
         raise
     return replace(prepared, findings=[finding, *prepared.findings])
 
 
-def _prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
+def _prepare(order: Order, opened: Checkpoint, files: StepFiles) -> Prepared:
     named = _select_outside(_restore_names(opened, order.request, graph=order.format.graph), order)
     adapter = _prepare_adapter(named, order) if order.edits.for_llama_cpp else None
-    edited, moves, added = _apply_edits(named, order, adapters, adapter)
+    edited, moves, added = _apply_edits(named, order, files, adapter)
     edited = _restore_shapes(edited, named, order, moves)
     requested = _metadata_to_set(named, order)
     described = edited.with_metadata(requested)
@@ -127,7 +127,7 @@ def _prepare_adapter(named: Checkpoint, order: Order) -> AdapterForLlamaCpp | No
 
 
 def _apply_edits(
-    named: Checkpoint, order: Order, adapters: Adapters, adapter: AdapterForLlamaCpp | None
+    named: Checkpoint, order: Order, files: StepFiles, adapter: AdapterForLlamaCpp | None
 ) -> tuple[Checkpoint, Moves, Mapping[str, MetaNode]]:
     """The checkpoint after all edits, where its tensors come from, and the metadata that the edits added."""
     if not order.edits:
@@ -135,8 +135,11 @@ def _apply_edits(
     from ckptconv.api.editing.apply import apply_edits
 
     stated = adapter.stated if adapter is not None else None
-    edited, moves = apply_edits(named, order.edits, adapters, bare=order.bare, stated=stated)
+    edited, moves = apply_edits(named, order.edits, files, bare=order.bare, stated=stated)
     added: Mapping[str, MetaNode] = {}
+    for template in files.templates:
+        if template.format == order.format.name:  # a .keras, for one, is nothing without its configuration
+            added = {key: value for key, value in template.metadata.items() if isinstance(key, str)}
     if order.edits.for_llama_cpp:
         from ckptconv.api.converting.gguf import complete_for_llama_cpp
 

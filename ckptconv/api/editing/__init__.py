@@ -4,7 +4,8 @@ Begin with `edits`, which says what can be asked for:
 
     edits                          what a user asks for
     apply  state  rebuild          applying it: all edits; the tensors between edits; the checkpoint around the result
-    lora                           adapters, opened to be merged
+    step_files                     the files that steps name, open until a conversion is done
+    lora  like                     …adapters to merge; files whose names and layouts are to be had
     dequantize  quantize  mixture  quantized weights, both ways; the facts that llama.cpp's type mixtures depend on
     dialects                       other frameworks' names: whether ``--translate`` would have something to do
     originals                      for `diff`, `verify` and `validate`: other frameworks' models under torch's names,

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.editing import dequantize, quantize
 from ckptconv.api.editing.edits import Moves
-from ckptconv.api.editing.lora import Adapters, Lora
+from ckptconv.api.editing.lora import Lora
 from ckptconv.api.editing.mixture import mixture_model
 from ckptconv.api.editing.rebuild import rebuild
 from ckptconv.api.editing.state import State
+from ckptconv.api.editing.step_files import StepFiles
 from ckptconv.api.evidence import check_config, merged_values
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import label
@@ -42,16 +43,16 @@ if TYPE_CHECKING:
 def apply_edits(
     checkpoint: Checkpoint,
     edits: Edits,
-    adapters: Adapters | None = None,
+    files: StepFiles | None = None,
     *,
     bare: bool = False,
     stated: Stated | None = None,
 ) -> tuple[Checkpoint, Moves]:
     """Apply all edits. Returns the new checkpoint, and where each of its tensors comes from.
 
-    adapters: those that the edits merge, opened.
-    bare:     metadata may be left out.
-    stated:   what translations go by, instead of what the checkpoint and the files beside it say.
+    files:  those that the edits name.
+    bare:   metadata may be left out.
+    stated: what translations go by, instead of what the checkpoint and the files beside it say.
 
     Raises EditError, UsageError, and what reading a rules file raises.
     """
@@ -62,7 +63,7 @@ def apply_edits(
         check_config(checkpoint)
     stated = _stated_values(checkpoint, edits) if stated is None else stated
     dequantizing = _dequantize(state, stated) if edits.dequantize else []
-    _apply_steps(state, edits, adapters or Adapters(()), stated)
+    _apply_steps(state, edits, files or StepFiles(()), stated)
     _apply_casts(state, edits, dequantizing, stated)
     if dequantizing:
         state.findings += dequantize.left_quantized(state.tensors)
@@ -94,16 +95,21 @@ def _dequantize(state: State, stated: Stated) -> Sequence[Edit]:
     return edits
 
 
-def _apply_steps(state: State, edits: Edits, adapters: Adapters, stated: Stated) -> None:
+def _apply_steps(state: State, edits: Edits, files: StepFiles, stated: Stated) -> None:
     """Apply the name rules, adapters and rules files, in the order given."""
     for rule in edits.steps:
         if isinstance(rule, NameRule):
+            if rule.how == "like":
+                from ckptconv.api.editing.like import become_like
+
+                become_like(state, rule.text, files.template(rule))
+                continue
             if rule.how == "translate":
                 state.findings += left_alone(rule.text, infos_of(state.tensors), stated)
             for edit in name_edits(rule, state.tensors, stated):
                 state.apply(edit, f"--{rule.how} {rule.text!r}")
         elif isinstance(rule, Lora):
-            state.merge(rule, adapters)
+            state.merge(rule, files)
         else:
             _apply_rules(state, rule, reverse=edits.reverse)
 

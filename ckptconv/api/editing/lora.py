@@ -1,4 +1,4 @@
-"""Adapters: opened for merging, and what is reported about them.
+"""Adapters: opening them, and what is reported about merging them.
 
 An adapter is a checkpoint like any other. What its tensors do not say is in PEFT's ``adapter_config.json`` beside
 them, or in the metadata: ``lora_adapter_metadata`` is what diffusers puts there.
@@ -7,9 +7,7 @@ them, or in the metadata: ``lora_adapter_metadata`` is what diffusers puts there
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -20,17 +18,15 @@ from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.adapters.inside import is_inside
 from ckptconv.edits.adapters.names import is_adapter, is_loralib
-from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsafeError, UsageError, located
+from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsafeError, UsageError
 from ckptconv.io.documents import read_object
 from ckptconv.io.folder import folder_of
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.adapters.adapter import Adapter, Merge
     from ckptconv.edits.adapters.config import Config
     from ckptconv.edits.adapters.summary import Summary
@@ -76,46 +72,7 @@ class Lora:
         return os.fspath(self.path) + ("" if self.scale is None else f"={self.scale!r}".removesuffix(".0"))
 
 
-class Adapters:
-    """The adapters among a conversion's steps, open until it is done. A context manager."""
-
-    def __init__(self, steps: Iterable[object]) -> None:
-        self._loras = [step for step in steps if isinstance(step, Lora)]
-        self._files = ExitStack()
-        self._opened: dict[int, tuple[Checkpoint, Adapter]] = {}
-
-    def __enter__(self) -> Adapters:
-        try:
-            for lora in self._loras:
-                checkpoint = self._files.enter_context(_open_adapter(lora.path))
-                with located(lora.path):
-                    self._opened[id(lora)] = checkpoint, adapter_of(checkpoint, lora.label)
-        except BaseException:
-            self._files.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def check_unchanged(self) -> None:
-        """Raise SourceChangedError if one of them was written to since it was opened."""
-        for checkpoint, _ in self._opened.values():
-            checkpoint.check_unchanged()
-
-    def merge(self, lora: Lora, tensors: Mapping[str, LazyTensor]) -> tuple[Merge, list[Finding]]:
-        """Merge an adapter into the tensors. Raises as `edits.adapters.merge` does, with the adapter's path."""
-        from ckptconv.edits.adapters.merge import merge
-
-        _, adapter = self._opened[id(lora)]
-        if lora.scale is not None and not isfinite(lora.scale):
-            raise UsageError(f"{lora.label}: {lora.scale} is not a scale", hint="--lora ADAPTER=0.8")
-        with located(lora.path):
-            result = merge(tensors, adapter, lora.scale)
-        return result, _merge_findings(lora, adapter, result)
-
-
-def _open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
+def open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
     """Open an adapter's file or folder; its adapter_config.json stands for the folder."""
     text = os.fspath(path)
     checkpoint = open(os.path.dirname(text) or "." if os.path.basename(text) == ADAPTER_CONFIG else path)
@@ -202,7 +159,8 @@ def _config_in_archive(checkpoint: Checkpoint) -> str | None:
     return folder.text(ADAPTER_CONFIG, MAX_CONFIG)
 
 
-def _merge_findings(lora: Lora, adapter: Adapter, result: Merge) -> list[Finding]:
+def merge_findings(lora: Lora, adapter: Adapter, result: Merge) -> list[Finding]:
+    """What to report about an adapter that was merged."""
     path = os.fspath(lora.path)
     kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in adapter.kinds.items())
     times = f", times {lora.scale:g}" if lora.scale not in (None, 1) else ""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Container, Sequence
 
     from ckptconv.api.editing.edits import Origins
-    from ckptconv.api.editing.lora import Adapters, Lora
+    from ckptconv.api.editing.lora import Lora
+    from ckptconv.api.editing.step_files import StepFiles
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.edit import Edit, Step
     from ckptconv.core.report import Finding
@@ -73,9 +74,9 @@ class State:
         found = [name for name in names if name in self.extras]
         return found if len(found) < 2 else [name for name in self.extras if name in names]
 
-    def merge(self, lora: Lora, adapters: Adapters) -> None:
-        """Merge an adapter. Raises as `Adapters.merge` does, and EditError for a weight that is part of a composite."""
-        result, findings = adapters.merge(lora, self.tensors)
+    def merge(self, lora: Lora, files: StepFiles) -> None:
+        """Merge an adapter. Raises as `StepFiles.merge`, and EditError for a weight that is part of a composite."""
+        result, findings = files.merge(lora, self.tensors)
         whole_of = {part: name for name, whole in self.composites.items() for part in whole.parts.values()}
         if touched_wholes := [whole_of[name] for name in result.touched if name in whole_of]:
             whole = self.composites[touched_wholes[0]]

@@ -184,7 +184,7 @@ def names_to_drop(changes: Mapping[str, Change], tensors: Mapping[str, LazyTenso
     Reads the tensors that have a twin. Raises EditError if one that is tied to its twin is not a copy of it.
     """
     copies = {
-        name for name, change in changes.items() if change.twin and _same_bytes(tensors[name], tensors[change.twin])
+        name for name, change in changes.items() if change.twin and have_same_bytes(tensors[name], tensors[change.twin])
     }
     for name, change in changes.items():
         if change.tied and name not in copies:
@@ -195,7 +195,8 @@ def names_to_drop(changes: Mapping[str, Change], tensors: Mapping[str, LazyTenso
     return [name for name, change in changes.items() if change.dropped or name in copies]
 
 
-def _same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
+def have_same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors have the same type, shape and bytes. Reads both, in pieces, unless they share a storage."""
     if a.alias is not None and a.alias == b.alias:
         return True
     return a.info == b.info and all(
@@ -219,7 +220,7 @@ def _edits_of_kept(changes: Mapping[str, Change], tensors: Mapping[str, TensorIn
     def each(kind: Kind, details: Callable[[str, Change], Mapping[str, Json] | None]) -> Iterator[Edit]:
         rows = ((name, change, details(name, change)) for name, change in changes.items())
         renames = kind in ("unstack", "split", "rename")
-        yield from _grouped_by_details(
+        yield from grouped_by_details(
             (kind, found, (name,), change.names if renames else (name,))
             for name, change, found in rows
             if found is not None
@@ -232,21 +233,21 @@ def _edits_of_kept(changes: Mapping[str, Change], tensors: Mapping[str, TensorIn
     yield from each("unstack", lambda name, c: {"axis": 0} if len(c.names) > 1 and c.sizes is None else None)
     yield from each("split", lambda name, c: None if c.sizes is None else {"axis": 0, "sizes": list(c.sizes)})
     transposed = [item for change in changes.values() for item in change.transposed.items()]
-    yield from _grouped_by_details(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in transposed)
+    yield from grouped_by_details(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in transposed)
     yield from each("map", lambda name, c: c.function)
     yield from each("rename", lambda name, c: {} if len(c.names) == 1 and c.names[0] != name else None)
     for axis in sorted({axis for change in changes.values() for axis in change.flips}):
         yield from _flip_edits(axis, changes, tensors)
     cut = [(name, change.parts) for change in changes.values() if change.parts > 1 for name in change.names]
-    yield from _grouped_by_details(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
+    yield from grouped_by_details(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
     copies = [((c.names[0],), (copy,)) for c in changes.values() for copy in c.copies]
     shared = [((c.names[0],), (other,)) for c in changes.values() for other in c.shared]
-    yield from _grouped_by_details(("tie", {"new": True}, name, new) for name, new in (*copies, *shared))
-    yield from _grouped_by_details(("untie", {}, name, copy) for name, copy in copies)
-    yield from _grouped_by_details(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
+    yield from grouped_by_details(("tie", {"new": True}, name, new) for name, new in (*copies, *shared))
+    yield from grouped_by_details(("untie", {}, name, copy) for name, copy in copies)
+    yield from grouped_by_details(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
     yield from _join_edits(changes, tensors)
     joins = [item for change in changes.values() for item in change.joined.items()]
-    yield from _grouped_by_details(("concat", {"axis": 0}, parts, (name,)) for name, parts in joins)
+    yield from grouped_by_details(("concat", {"axis": 0}, parts, (name,)) for name, parts in joins)
 
 
 def parts_of(name: str, parts: int) -> tuple[str, ...]:
@@ -258,11 +259,11 @@ def _join_edits(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]
     joins = list({change.into.target: change.into for change in changes.values() if change.into is not None}.values())
     for kind in ("concat", "stack"):
         alike = (join for join in joins if join.kind == kind)
-        yield from _grouped_by_details((join.kind, join.details(), join.sources, (join.target,)) for join in alike)
+        yield from grouped_by_details((join.kind, join.details(), join.sources, (join.target,)) for join in alike)
     merged = ((join, _merged_shape(join, changes, tensors)) for join in joins if join.merge is not None)
-    yield from _grouped_by_details(("reshape", shape, (join.target,), (join.target,)) for join, shape in merged)
+    yield from grouped_by_details(("reshape", shape, (join.target,), (join.target,)) for join, shape in merged)
     moved = ((join.target, join.axes) for join in joins if join.axes is not None)
-    yield from _grouped_by_details(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in moved)
+    yield from grouped_by_details(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in moved)
 
 
 def _merged_shape(join: Join, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Mapping[str, Json]:
@@ -284,11 +285,11 @@ def _flip_edits(axis: int, changes: Mapping[str, Change], tensors: Mapping[str, 
         if axis in change.flips and change.axes is not None:
             rows.append((change.names[0], parts_of(change.names[0], tensors[old].shape[change.axes[axis]])))
     details: Mapping[str, Json] = {"axis": axis}
-    yield from _grouped_by_details(("split", details, (name,), parts) for name, parts in rows)
-    yield from _grouped_by_details(("concat", details, parts[::-1], (name,)) for name, parts in rows)
+    yield from grouped_by_details(("split", details, (name,), parts) for name, parts in rows)
+    yield from grouped_by_details(("concat", details, parts[::-1], (name,)) for name, parts in rows)
 
 
-def _grouped_by_details(
+def grouped_by_details(
     rows: Iterable[tuple[Kind, Mapping[str, Json], tuple[str, ...], tuple[str, ...]]],
 ) -> Iterator[Edit]:
     """One edit for all steps that have the same details."""

@@ -96,7 +96,7 @@ def test_several_adapters_are_added_before_it_is_rounded(tmp_path: Path) -> None
 
 def test_any_range_of_a_merged_tensor_is_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptconv.api.editing.apply import apply_edits
-    from ckptconv.api.editing.lora import Adapters
+    from ckptconv.api.editing.step_files import StepFiles
 
     monkeypatch.setattr(merging, "TILE", 20)
     rng = random.Random(1)
@@ -108,7 +108,7 @@ def test_any_range_of_a_merged_tensor_is_the_same_bytes(tmp_path: Path, monkeypa
         base, adapter, _ = case(name, folder, torch.bfloat16)
         loras = [Lora(adapter)]
         wanted = ckptconv.Edits(names=loras)
-        with ckptconv.open(base) as checkpoint, Adapters(loras) as adapters:
+        with ckptconv.open(base) as checkpoint, StepFiles(loras) as adapters:
             for tensor in apply_edits(checkpoint, wanted, adapters)[0].values():
                 whole = bytes(tensor.read())
                 for _ in range(20):

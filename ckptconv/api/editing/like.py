@@ -1,0 +1,65 @@
+"""``--like FILE``: gives tensors the names and layouts of another framework's file of the same model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.api.editing.dialects import dialect_of
+from ckptconv.api.evidence import merged_values
+from ckptconv.core.edit import Edit, Step
+from ckptconv.core.report import Finding
+from ckptconv.core.text import listed, plural
+from ckptconv.edits.like import check_reduced, plan
+from ckptconv.edits.name_rule import GGUF, TO_LDM
+from ckptconv.edits.quantized.marks import kinds_in
+from ckptconv.edits.translate import dialect_by_names
+from ckptconv.errors import UsageError, located
+
+if TYPE_CHECKING:
+    from ckptconv.api.editing.state import State
+    from ckptconv.core.checkpoint import Checkpoint
+
+
+def become_like(state: State, path: str, template: Checkpoint) -> None:
+    """Give the tensors of `state` the names, layouts and order of the template, which was opened from `path`.
+
+    Raises UsageError if the template's names are torch's already, EditError if it is not of the same network, and what
+    a translation of it raises.
+    """
+    option = f"--like {path!r}"
+    with located(path):
+        dialect = _dialect_to_undo(template, option)
+        planned = plan(state.tensors, template, dialect, merged_values(template))
+        before = dict(state.tensors)
+        if planned.unneeded:
+            steps = tuple(Step((name,), ()) for name in planned.unneeded)
+            state.apply(Edit("drop", planned.unneeded[:1], (), {}, steps), option)
+        for edit in planned.edits:
+            state.apply(edit, option)
+        check_reduced(planned, before, {**state.tensors, **{name: template[name] for name in planned.kept}})
+    state.tensors |= {name: template[name] for name in planned.kept}
+    state.origins |= dict.fromkeys(planned.kept, ())
+    state.tensors = {name: state.tensors[name] for name in template}
+    if planned.kept:
+        count, names = plural(len(planned.kept), "tensor"), listed([repr(name) for name in planned.kept], 3)
+        message = f"{path}: what has no counterpart in torch keeps the values that it has there: {count}, {names}"
+        state.findings.append(Finding("kept", "warning", planned.kept[0], message, None, str(len(planned.kept))))
+
+
+def _dialect_to_undo(template: Checkpoint, option: str) -> str:
+    if kinds_in(template):
+        raise UsageError(
+            f"{option}: its weights are quantized", hint="--quantize makes such weights; name a file with plain ones"
+        )
+    dialect = dialect_of(template)
+    if dialect == GGUF:
+        raise UsageError(
+            f"{option}: this is a GGUF", hint="--translate to-gguf makes one from a transformers folder, whole"
+        )
+    dialect = dialect_by_names(template) if dialect in ("", TO_LDM) else dialect
+    if not dialect:
+        raise UsageError(
+            f"{option}: its names and layouts are torch's, as far as they are known here",
+            hint="--rename and --rules change names; --like takes a file of Flax, Keras, mlx-lm or another release",
+        )
+    return dialect
