@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural, shape_text
-from ckptconv.edits.apply import apply_edit, label
+from ckptconv.edits.apply import apply, apply_edit, label
 from ckptconv.edits.dialects.change import edits_for, grouped_by_details, have_same_bytes
 from ckptconv.edits.invert import inverted
+from ckptconv.edits.ordered import OrderedMap
 from ckptconv.edits.translate import changes_in
 from ckptconv.errors import LIST_NAMES, EditError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.apply import Tensors
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 _COUNTER = ".num_batches_tracked"
 """What torch counts in a batch norm; other frameworks do not."""
@@ -65,12 +65,12 @@ def plan(
     """
     changes = changes_in(dialect, infos_of(template), metadata)
     forward = edits_for(changes, template)
-    translated: Tensors = dict(template)
+    translated = OrderedMap(template)
     complete: list[Edit] = []
     for number, edit in enumerate(forward, 1):
-        made, steps = apply_edit(translated, edit, label(edit, number))
-        complete += _completed(edit, steps, translated, made)
-        translated = made
+        before = {name: translated[name].info for step in edit.steps for name in step.sources}
+        apply_edit(translated, edit, label(edit, number))
+        complete += _completed(edit, before, translated)
     backward = [edit for edit in complete if edit.kind not in ("drop", "cast")]
     used = {name for edit in backward for step in edit.steps for name in (*step.sources, *step.targets)}
     untouched = {name for name in template if name in translated and name not in used}
@@ -96,9 +96,7 @@ def check_reduced(plan: LikePlan, tensors: Mapping[str, LazyTensor], result: Map
     """
     if not plan.reduced:
         return
-    again: Tensors = dict(result)
-    for number, edit in enumerate(plan.forward, 1):
-        again, _ = apply_edit(again, edit, label(edit, number))
+    again = apply(result, plan.forward)
     lost = [name for name in plan.reduced if not have_same_bytes(tensors[name], again[name])]
     if lost:
         raise EditError(
@@ -107,20 +105,20 @@ def check_reduced(plan: LikePlan, tensors: Mapping[str, LazyTensor], result: Map
         )
 
 
-def _completed(edit: Edit, steps: Sequence[Step], before: Tensors, after: Tensors) -> Iterator[Edit]:
+def _completed(edit: Edit, before: Mapping[str, TensorInfo], after: Mapping[str, LazyTensor]) -> Iterator[Edit]:
     """The edit with what is needed to undo it: shapes before and after, and the sizes of parts."""
 
     def details(step: Step) -> dict[str, object]:
         more: dict[str, object] = {}
         if edit.kind == "reshape":
-            more = {"from": list(before[step.sources[0]].info.shape), "shape": list(after[step.targets[0]].info.shape)}
+            more = {"from": list(before[step.sources[0]].shape), "shape": list(after[step.targets[0]].info.shape)}
         elif edit.kind == "concat":
             axis = edit.details.get("axis", 0)
             assert isinstance(axis, int)
-            more = {"sizes": [before[name].info.shape[axis] for name in step.sources]}
+            more = {"sizes": [before[name].shape[axis] for name in step.sources]}
         return {**edit.details, **more}
 
-    yield from grouped_by_details((edit.kind, details(step), step.sources, step.targets) for step in steps)
+    yield from grouped_by_details((edit.kind, details(step), step.sources, step.targets) for step in edit.steps)
 
 
 def _made_of_additions(forward: Sequence[Edit]) -> set[str]:

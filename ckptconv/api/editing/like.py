@@ -11,6 +11,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.like import check_reduced, plan
 from ckptconv.edits.name_rule import GGUF, TO_LDM
+from ckptconv.edits.ordered import OrderedMap
 from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.edits.translate import dialect_by_names
 from ckptconv.errors import UsageError, located
@@ -37,9 +38,9 @@ def become_like(state: State, path: str, template: Checkpoint) -> None:
         for edit in planned.edits:
             state.apply(edit, option)
         check_reduced(planned, before, {**state.tensors, **{name: template[name] for name in planned.kept}})
-    state.tensors |= {name: template[name] for name in planned.kept}
+    tensors = {**state.tensors, **{name: template[name] for name in planned.kept}}
+    state.tensors = OrderedMap({name: tensors[name] for name in template})
     state.origins |= dict.fromkeys(planned.kept, ())
-    state.tensors = {name: state.tensors[name] for name in template}
     if planned.kept:
         count, names = plural(len(planned.kept), "tensor"), listed([repr(name) for name in planned.kept], 3)
         message = f"{path}: what has no counterpart in torch keeps the values that it has there: {count}, {names}"
