@@ -104,6 +104,16 @@ def from_config(spec: Spec, config: Mapping[str, object]) -> Source:
     return Source(CONFIG, values, tuple(findings))
 
 
+def is_for(spec: Spec, config: Mapping[str, object]) -> bool:
+    """Whether a Hugging Face configuration of the spec's classes may be of the spec: no condition is false."""
+    scope = _ConfigScope(_with_absent_keys(spec.config.defaults, config))
+    for condition in spec.config.when:
+        with suppress(UndeterminedError, EvaluationError):
+            if condition(scope) is False:
+                return False
+    return True
+
+
 def _with_absent_keys(defaults: Mapping[str, object], config: Mapping[str, object]) -> dict[str, object]:
     """A configuration with the meaning of keys that are absent or null."""
     return {**defaults, **{key: value for key, value in config.items() if value is not None}}

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.arch import shortlist
+from ckptconv.arch.bind import is_for
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.rating import ENOUGH, Rated, overlap, rate
 from ckptconv.arch.solver import errors, solve
@@ -138,7 +139,8 @@ def _by_config(config: Mapping[str, object] | None) -> list[Spec]:
     if isinstance(config.get(CLASS_NAME), str):
         named.add(config[CLASS_NAME])
     kind = config.get("model_type")
-    specs = [load_spec(name) for name in shortlist.mentioning_any([*named, *([kind] if _is_text(kind) else [])])]
+    mentioning = shortlist.mentioning_any([*named, *([kind] if _is_text(kind) else [])])
+    specs = [spec for spec in map(load_spec, mentioning) if is_for(spec, config)]
     by_class = [spec for spec in specs if named & set(spec.config.architectures)]
     return by_class or [spec for spec in specs if kind in spec.config.model_types]
 

@@ -9,6 +9,9 @@
     [config.defaults]
     n_head = 12                            what an absent key means, or one that is null
 
+Beside `model_type`, ``when = "not is_hybrid"`` (or a list of conditions) leaves out configurations of the same class
+with an option that the spec lacks; a condition over an absent key leaves out none.
+
 ``each`` may be several expressions. They give numbers, or lists that are joined.
 """
 
@@ -28,13 +31,14 @@ if TYPE_CHECKING:
 
 def read_config(rows: Rows, value: Toml) -> ConfigMap:
     """The table's content. Mistakes are refused by `rows`, with line and key."""
-    row = rows.table(value, ["config"], ("model_type", "architectures", "params", "defaults"))
+    row = rows.table(value, ["config"], ("model_type", "architectures", "params", "defaults", "when"))
     params = rows.table(row.get("params", {}), ["config", "params"])
     return ConfigMap(
         rows.texts(row.get("model_type", []), ["config", "model_type"]),
         rows.texts(row.get("architectures", []), ["config", "architectures"]),
         {name: _config_param(rows, each, ("config", "params", name)) for name, each in params.items()},
         rows.table(row.get("defaults", {}), ["config", "defaults"]),
+        _formulas(rows, row.get("when", []), ("config", "when")),
     )
 
 

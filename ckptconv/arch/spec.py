@@ -151,12 +151,14 @@ class ConfigMap:
     model_types:   values of its ``model_type`` that mean this spec.
     architectures: values of its ``architectures``, or of diffusers' ``_class_name``, that mean this spec.
     defaults:      what absent keys mean: the class's own defaults.
+    when:          conditions over its keys; where one is false, the class was made with an option that the spec lacks.
     """
 
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     params: Mapping[str, ConfigParam] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
+    when: tuple[Formula, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

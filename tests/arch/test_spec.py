@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch.bind import from_config
+from ckptconv.arch.bind import from_config, is_for
 from ckptconv.arch.check import check
 from ckptconv.arch.load import library_names, library_text, load_spec, parse_text
 from ckptconv.arch.solver import solve
@@ -104,6 +104,24 @@ types  = ["deep"]
 def test_a_loop_over_a_configuration_states_a_list(config: dict[str, object], said: dict[str, object]) -> None:
     stated = from_config(parse_text(LOOPED), config)
     assert (dict(stated.values), stated.findings) == (said, ())
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({}, True),
+        ({"mixed": False, "body": None}, True),
+        ({"mixed": True}, False),
+        ({"body": {"kind": "deep"}}, False),
+        ({"mixed": False, "body": {"kind": "flat"}}, True),
+        ({"body": 3}, True),
+    ],
+)
+def test_a_configuration_with_an_option_that_the_spec_lacks_is_not_for_it(
+    config: dict[str, object], fits: bool
+) -> None:
+    text = HEAD + """[config]\nwhen = ["not mixed", "body.kind != 'deep'"]\n"""
+    assert is_for(parse_text(text), config) is fits
 
 
 def test_a_loop_that_says_nothing_leaves_its_name_to_the_configuration() -> None:

@@ -7,6 +7,7 @@ from tests.arch.families import (
     detection,
     diffusion,
     encoders,
+    heard_and_found,
     listed,
     modern_decoders,
     more_encoders,
@@ -113,5 +114,8 @@ ALL = [
     *seen_and_read.masks(),
     *seen_and_read.resnet(),
     *seen_and_read.further_vision(),
+    *heard_and_found.speech(),
+    *heard_and_found.sounds(),
+    *heard_and_found.detr(),
     *listed.listed(),
 ]
