@@ -11,7 +11,7 @@ from ckptconv.core.spelling import canonical, dumps, to_json
 from ckptconv.core.text import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Container, Hashable, Iterator, Mapping
 
     from ckptconv.core.checkpoint import MetaDict
 
@@ -44,6 +44,11 @@ class MetadataChange:
     def where(self) -> str:
         """The path as text."""
         return spell_path(self.path)
+
+    def is_place_of(self, names: Container[str]) -> bool:
+        """Whether nothing changed but that one side has a tensor here, and it is one of `names`."""
+        values = [value for value in (self.expected, self.found) if not isinstance(value, Missing)]
+        return len(values) == 1 and isinstance(values[0], TensorRef) and values[0].name in names
 
     @property
     def texts(self) -> tuple[str, str]:

@@ -94,7 +94,9 @@ def compare(
     untied, tied = _report_ties(found, a, b, explained)
     found.edits = [*untied, *found.edits, *tied, *shared, *drops]
     found.findings += compare_composites(a, b, explained.names)
-    found.metadata = compare_metadata(a.metadata, b.metadata, explained.names)
+    changes = compare_metadata(a.metadata, b.metadata, explained.names)
+    one_sided = {*explained.removed, *explained.added}
+    found.metadata = [change for change in changes if not change.is_place_of(one_sided)]  # they are reported already
     for change in found.metadata:
         one, other = change.texts
         message = f"{change.where}: {one} → {other}"

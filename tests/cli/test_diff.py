@@ -115,6 +115,14 @@ def test_the_models_tensors_alone_are_compared_where_that_is_asked_for(run: Run,
     assert codes(run, a, untied, "--bare") == [("tie-broken", "fc.weight")]
 
 
+def test_a_tensor_that_is_gone_is_reported_once_and_not_as_metadata_too(run: Run, tmp_path: Path) -> None:
+    before, after = {"exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3), "step": 3}, {"step": 4}
+    a, b = (save(tmp_path / f"{i}.pth", described(network(), ema=state)) for i, state in enumerate((before, after)))
+    expected = [("metadata-changed", "ema.step"), ("removed", "ema.exp_avg"), ("removed", "ema.exp_avg_sq")]
+    assert sorted(codes(run, a, b)) == expected
+    assert [code for code, _ in codes(run, b, a)].count("added") == 2
+
+
 def test_one_name_one_tie_one_shape_one_type_are_named(run: Run, tmp_path: Path) -> None:
     a = save(tmp_path / "a.pth", network())
     state = network()

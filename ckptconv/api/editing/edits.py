@@ -26,9 +26,9 @@ class Edits:
     select, drop: globs over the source's names; ``*`` also matches dots.
     dequantize:   make plain tensors of quantized weights, in the type that the configuration states for them (F32 if it
                   states none), or in that of `dtype`.
-    names:        prefixes, substitutions and translations (`NameRule`), adapters to merge (`Lora`), and rules files
-                  (their paths), applied in the order given. Substitutions are Python regular expressions, which can be
-                  slow if written badly; the patterns in rules files take linear time.
+    names:        prefixes, substitutions, translations and templates (`NameRule`), adapters to merge (`Lora`), and
+                  rules files (their paths), applied in the order given. Substitutions are Python regular expressions,
+                  which can be slow if written badly; the patterns in rules files take linear time.
     reverse:      undo the rules files instead.
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also a
                   block type such as ``"Q8_0"``, for the matrices that can have it, or one of llama.cpp's mixtures such
@@ -67,9 +67,14 @@ class Edits:
         return (*option_words(before), *names, *option_words(after))
 
     @property
+    def name_rules(self) -> tuple[NameRule, ...]:
+        """The naming rules among `names`."""
+        return tuple(step for step in self.steps if isinstance(step, NameRule))
+
+    @property
     def dialects(self) -> tuple[str, ...]:
         """The dialects of the translations among `names`."""
-        return tuple(step.text for step in self.steps if isinstance(step, NameRule) and step.how == "translate")
+        return tuple(rule.text for rule in self.name_rules if rule.how == "translate")
 
     @property
     def for_llama_cpp(self) -> str:
