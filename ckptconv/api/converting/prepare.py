@@ -138,8 +138,9 @@ def _apply_edits(
     edited, moves = apply_edits(named, order.edits, files, bare=order.bare, stated=stated)
     added: Mapping[str, MetaNode] = {}
     for template in files.templates:
-        if template.format == order.format.name:  # a .keras, for one, is nothing without its configuration
-            added = {key: value for key, value in template.metadata.items() if isinstance(key, str)}
+        from ckptconv.api.editing.like import metadata_for
+
+        added = metadata_for(order.format, template)
     if order.edits.for_llama_cpp:
         from ckptconv.api.converting.gguf import complete_for_llama_cpp
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 
+MARK = "format"
+"""The key of metadata in which a safetensors file says whose it is."""
+
 MAX_TENSORS = 20_000
 """With more tensors than this, nobody tries whether they could be translated."""
 
@@ -62,7 +65,7 @@ def dialect_of(checkpoint: Checkpoint) -> str:
 
 def is_from_mlx_lm(checkpoint: Checkpoint) -> bool:
     """Whether the file says that mlx-lm wrote it. Its format is safetensors, which has no dialect of its own."""
-    return checkpoint.metadata.get("format") == MLX
+    return checkpoint.metadata.get(MARK) == MLX
 
 
 def has_mlx_lm_layout(checkpoint: Checkpoint) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.dialects import dialect_of
+from ckptconv.api.editing.dialects import MARK, dialect_of, is_from_mlx_lm
 from ckptconv.api.evidence import merged_values
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.like import check_reduced, plan
-from ckptconv.edits.name_rule import GGUF, TO_LDM
+from ckptconv.edits.name_rule import GGUF, MLX, TO_LDM
 from ckptconv.edits.ordered import OrderedMap
 from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.edits.translate import dialect_by_names
@@ -19,6 +19,8 @@ from ckptconv.errors import UsageError, located
 if TYPE_CHECKING:
     from ckptconv.api.editing.state import State
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.base import Format
 
 
 def become_like(state: State, path: str, template: Checkpoint) -> None:
@@ -45,6 +47,15 @@ def become_like(state: State, path: str, template: Checkpoint) -> None:
         count, names = plural(len(planned.kept), "tensor"), listed([repr(name) for name in planned.kept], 3)
         message = f"{path}: what has no counterpart in torch keeps the values that it has there: {count}, {names}"
         state.findings.append(Finding("kept", "warning", planned.kept[0], message, None, str(len(planned.kept))))
+
+
+def metadata_for(format: Format, template: Checkpoint) -> dict[str, MetaNode]:
+    """What a file of the template's kind needs of its metadata: a .keras is nothing without its configuration, and
+    mlx-lm tells its own layouts by a mark.
+    """
+    if format.dialect and format.name == template.format:
+        return {key: value for key, value in template.metadata.items() if isinstance(key, str)}
+    return {MARK: MLX} if is_from_mlx_lm(template) else {}
 
 
 def _dialect_to_undo(template: Checkpoint, option: str) -> str:

@@ -17,7 +17,7 @@ from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects.mlx import MODELS
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.edits.translate import changes_in
-from ckptconv.errors import EditError, LimitError, UnsupportedError
+from ckptconv.errors import EditError, LimitError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
@@ -74,6 +74,25 @@ def test_diff_compares_it_with_what_it_was_made_of(tmp_path: Path) -> None:
         found = ckptconv.diff(original, made, bare=True)
         assert found.equal, name
         assert "translated" in [finding.code for finding in found.told]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_like_one_of_mlx_lms_files_it_is_mlx_lms_again(name: str, tmp_path: Path) -> None:
+    source = part(f"{name}/source")
+    folder = folder_of(tmp_path / "m", source, CASES[name])
+    save_file(part(f"{name}/expected"), tmp_path / "trained.safetensors")
+    edits = ckptconv.Edits(names=[NameRule("like", str(folder))])
+    again = tmp_path / "again.safetensors"
+    if "quantization" in CASES[name] or MODELS[CASES[name]["model_type"]].plus_one:  # neither can be undone
+        with pytest.raises((EditError, UsageError), match=r"quantized|cannot be undone"):
+            ckptconv.convert(tmp_path / "trained.safetensors", again, edits=edits)
+        return
+    ckptconv.convert(tmp_path / "trained.safetensors", again, edits=edits)
+    found = load_file(again)
+    assert found.keys() == source.keys()
+    assert all(torch.equal(found[key], source[key]) for key in source)
+    with safe_open(again, "pt") as file:
+        assert file.metadata()["format"] == "mlx"
 
 
 @pytest.mark.parametrize("name", ["granitemoehybrid", "mixtral", "qwen3_next"])
