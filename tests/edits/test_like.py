@@ -108,6 +108,15 @@ def test_names_of_ones_own_are_given_before_it(tmp_path: Path) -> None:
         like(source, path, tmp_path / "c.keras")
 
 
+def test_from_one_framework_to_another_it_follows_a_translation(tmp_path: Path) -> None:
+    source, template = OTHERS / "keras-bert.h5", OTHERS / "flax-bert.msgpack"
+    made = like(source, template, tmp_path / "a.msgpack", ckptconv.NameRule("translate", "keras"))
+    assert ckptconv.diff(source, made, bare=True).equal
+    with pytest.raises(EditError, match="14 of its tensors are missing") as caught:
+        like(source, template, tmp_path / "b.msgpack")
+    assert str(caught.value.hint).startswith("--translate keras before it")
+
+
 def test_what_torch_has_no_place_for_is_taken_from_the_template(tmp_path: Path) -> None:
     release = tmp_path / "consolidated.00.pth"
     release.write_bytes((OTHERS / "llama-2-whole.pth").read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.api.editing.dialects import MARK, dialect_of, is_from_mlx_lm
+from ckptconv.api.editing.originals import OTHER_FRAMEWORKS
 from ckptconv.api.evidence import merged_values
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
@@ -14,7 +15,7 @@ from ckptconv.edits.name_rule import GGUF, MLX, TO_LDM
 from ckptconv.edits.ordered import OrderedMap
 from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.edits.translate import dialect_by_names
-from ckptconv.errors import UsageError, located
+from ckptconv.errors import EditError, UsageError, located
 
 if TYPE_CHECKING:
     from ckptconv.api.editing.state import State
@@ -32,7 +33,13 @@ def become_like(state: State, path: str, template: Checkpoint) -> None:
     option = f"--like {path!r}"
     with located(path):
         dialect = _dialect_to_undo(template, option)
-        planned = plan(state.tensors, template, dialect, merged_values(template))
+        try:
+            planned = plan(state.tensors, template, dialect, merged_values(template))
+        except EditError as error:
+            own = dialect_of(state.source)
+            if own in OTHER_FRAMEWORKS and state.tensors.keys() == state.source.keys():
+                error.hint = f"--translate {own} before it makes torch's names of those here"
+            raise
         before = dict(state.tensors)
         if planned.unneeded:
             steps = tuple(Step((name,), ()) for name in planned.unneeded)
