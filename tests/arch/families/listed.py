@@ -17,7 +17,8 @@ THOROUGH = {
     "realplksr/plain", "yolov8/yolov8n-cls", "yolo11/yolo11n-cls", "yolov5/yolov5n",
     "segmentation_models/Segformer-resnet18", "mit/MixVisionTransformer", "efficientnet_pytorch/efficientnet-b0",
     "swin_unetr/second", "segresnet/three", "nnunet/planar", "sam/small", "sam2/sam2.1_hiera_t",
-    "hifigan/v3", "easyocr/second", "nafnet/small",
+    "hifigan/v3", "easyocr/second", "nafnet/small", "pyannote/apart", "wespeaker/ResNet34", "ecapa/small",
+    "esm_fair/module", "litgpt/pythia", "litgpt/gemma", "litgpt/mixtral",
 }  # fmt: skip
 """One of each kind, whose tensors are changed in turn; of what make_more_architectures.py made, small ones alone."""
 
