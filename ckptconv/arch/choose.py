@@ -178,6 +178,8 @@ def _share_of_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
+    if not tensors:  # every spec has all of its names, and none of them is loaded for that
+        raise _no_spec_error(tensors)
     if averaged := _inside_averaged(tensors):
         return replace(_by_names(averaged, findings), strays=frozenset({AVERAGED}))
     ranked, wrapper = _rank(tensors, _wrappers(tensors))

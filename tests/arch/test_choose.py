@@ -243,3 +243,10 @@ def test_an_architecture_that_takes_too_long_to_work_out_is_none_that_the_names_
         solver.solve(load_spec("resnet"), network)
     assert caught.value.hint is not None
     assert "--arch OTHER.pth" in caught.value.hint
+
+
+def test_of_no_tensors_no_spec_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All specs have all of no names, and loading all takes seconds."""
+    monkeypatch.setattr("ckptconv.arch.choose.load_spec", pytest.fail)
+    with pytest.raises(UsageError, match="there are no tensors in the model"):
+        choose({})

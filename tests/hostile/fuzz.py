@@ -18,6 +18,7 @@ import time
 import traceback
 import zipfile
 import zlib
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
@@ -51,6 +52,11 @@ BYTES = 256 << 20
 FIRST = 1 << 12
 CONVERTED = 50
 """One in so many of the files that are read is also converted."""
+
+COMPARED = 20
+"""One in so many of the files that are read is also validated, and compared with a model of transformers."""
+
+TRANSFORMERS = Path(__file__).parents[2] / "fixtures" / "others" / "torch-of-flax-bert.pth"
 
 SEED_BYTES = 1 << 14
 """Files of the corpus up to this size are seeds: a bomb's size is its whole idea."""
@@ -106,6 +112,11 @@ def looked_at(path: Path, chance: random.Random) -> None:
             size = min(tensor.info.nbytes, FIRST)
             assert len(tensor.read(0, size)) == size, "short data"
         edits = ckptconv.Edits(dequantize=bool(found.notes.quantized))
+    if not chance.randrange(COMPARED):
+        with suppress(CkptconvError):  # most are of no architecture
+            ckptconv.validate(path)
+        with suppress(CkptconvError):
+            ckptconv.diff(path, TRANSFORMERS, headers=True)
     if not chance.randrange(CONVERTED):
         names = ["out.pth", "out.safetensors", "out.gguf", "out.npz", "out.npy"]
         target = path.with_name(chance.choice(["out.keras"] if found.format == "keras" else names))
