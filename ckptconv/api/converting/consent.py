@@ -57,7 +57,7 @@ def require_consent(losses: list[Finding], allowed: Collection[str], source: Pat
     if refused:
         codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in refused))
         hints = dict.fromkeys(loss.hint for loss in refused if loss.hint)
-        ways = [*hints, f"{codes} goes on without"]
+        ways = [*hints, f"{codes} agrees to that"]
         if not bare and not _OUTSIDE_THE_MODEL.isdisjoint(loss.code for loss in refused):
             ways.append("--bare takes the model's tensors alone")
         raise LossError(refused, path=source, hint="; ".join(ways), told=summed_up(refused))
