@@ -34,6 +34,9 @@ Numbers = Mapping[tuple[int, tuple[int, ...]], frozenset[int]]
 
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 
+_VARIABLES = "/vars/"
+"""What Keras puts before the numbers of a layer's variables, which are no loop."""
+
 MAX_SITE = 100_000
 """The most numbers at one site."""
 
@@ -157,13 +160,13 @@ class _Folding:
 
     def keeps_numbers(self, place: str, every: Numbers, rows: list[Row]) -> bool:
         """Whether numbers are part of the name: a single one everywhere, or glued to a word (conv1, conv2)."""
-        if place in self.literal or max(map(len, every.values())) > MAX_SITE:
+        if place in self.literal or place.endswith(_VARIABLES) or max(map(len, every.values())) > MAX_SITE:
             return True
         same = len(set(every.values())) == 1 and {file for file, _ in every} == set(range(self.files))
         if not same:
             return False
         numbers = next(iter(every.values()))
-        glued = not place.endswith(".") and place != ""
+        glued = not place.endswith((".", "/")) and place != ""
         return len(numbers) == 1 or (glued and (len(numbers) < 4 or not _have_same_shapes(rows)))
 
     def keep(self, path: _Path, rows: Iterable[Row]) -> None:

@@ -24,6 +24,12 @@ _ROLES: tuple[tuple[str, int, str], ...] = (
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z_]*")
 
+_VARIABLE = ".value"
+"""The end of all names that Flax NNX gives."""
+
+_PARTS = ("weight", "bias", "running_mean", "running_var", "kernel", "vars")
+"""Words for a part of a module, in torch's names, Flax's and Keras'."""
+
 
 class Namer:
     """Gives out free names: identifiers that are no words of the language, each only once."""
@@ -56,6 +62,7 @@ def loop_names(text: str) -> tuple[str, str]:
 
 def role(name: str, axis: int, rank: int) -> str:
     """A likely name for a dimension of this tensor."""
+    name = name.removesuffix(_VARIABLE)
     for pattern, where, word in _ROLES:
         if where == axis and re.search(pattern, name):
             return word
@@ -72,5 +79,5 @@ def presence_name(name: str) -> str:
 
 def _stem(name: str) -> str:
     """The last word of a name that says what the tensor belongs to; "" if there is none."""
-    words = [word for word in _WORD.findall(name) if word not in ("weight", "bias", "running_mean", "running_var")]
+    words = [word for word in _WORD.findall(name) if word not in _PARTS]
     return words[-1].strip("_").lower() if words else ""

@@ -83,6 +83,21 @@ def test_one_checkpoint_gives_a_spec_that_it_fits(name: str) -> None:
     assert faults(parse_text(infer([found])), found) == 0
 
 
+def test_names_with_slashes_fold_as_names_with_dots_do() -> None:
+    found = {
+        f"encoder/layers/{layer}/{dense}/kernel": TensorInfo.of(DType.F32, (8, 16))
+        for layer in range(3) for dense in ("query", "up")
+    }  # fmt: skip
+    dotted = infer([{name.replace("/", "."): info for name, info in found.items()}])
+    assert '"encoder.layers.{layer}.up.kernel"' in dotted
+    assert infer([found]).replace("/", ".") == dotted
+
+
+def test_the_variables_of_a_keras_layer_are_no_loop() -> None:
+    found = {f"layers/norm/vars/{number}": TensorInfo.of(DType.F32, (8,)) for number in range(4)}
+    assert "repeat" not in infer([found])
+
+
 def test_tensors_that_some_of_the_checkpoints_have_become_a_switch() -> None:
     full = tensors("llama-LlamaForCausalLM-0")
     tied = {name: value for name, value in tensors("llama-LlamaForCausalLM-2").items() if name != "lm_head.weight"}
