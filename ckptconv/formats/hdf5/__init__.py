@@ -1,4 +1,4 @@
-"""HDF5: files of weights by h5py and Keras, and Keras' zip archive around one.
+"""HDF5: files of weights by h5py and Keras, Keras' index of several, and its zip archive around one.
 
 To read the code, begin with `tree` and `read`; for the writer, with `writer.write`.
 
@@ -7,6 +7,7 @@ To read the code, begin with `tree` and `read`; for the writer, with `writer.wri
     tree  read    the walk from the root group; the checkpoint
     recorded      …of a file with our record
     archive       Keras' archive
+    sharded       Keras' weights in several files
     writer        writing both
 """
 
@@ -27,6 +28,17 @@ FORMATS = (
         writer="ckptconv.formats.hdf5.writer.write:write",
         notices="ckptconv.formats.hdf5.writer.stored:notices",
         holds=_HOLDS,
+    ),
+    Format(
+        name="keras-sharded",
+        summary="Keras' weights in several files: an index, and HDF5 files with parts of them",
+        suffixes=(".weights.json",),
+        magic=((0, b"{"),),
+        claims="ckptconv.formats.hdf5.sharded:claims",
+        dialect="keras",
+        reader="ckptconv.formats.hdf5.sharded:read",
+        takes=("file", "folder"),
+        main="model.weights.json",
     ),
     Format(
         name="keras",

@@ -20,6 +20,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
 from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
+from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.code.keras import findings_in, programs_in
 from ckptconv.formats.hdf5.recorded import checkpoint_from_record
@@ -28,6 +29,7 @@ from ckptconv.formats.hdf5.tree import MODEL, Tree, walk
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
+    from pathlib import Path
 
     from ckptconv.core.checkpoint import OpenFile
     from ckptconv.core.tensor import LazyTensor
@@ -37,6 +39,7 @@ _RECORD = '{"version":'
 """The start of our record."""
 
 _OPTIMIZERS = ("optimizer_weights/", "optimizer/")
+_SHARD = re.compile(r"(.+)_\d{5}\.weights\.h5")
 _METRICS = re.compile(r"metrics/[^/]+/vars/\d+")
 
 
@@ -45,7 +48,18 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
     """
-    return checkpoint_of(walk(Hdf5File(source)), {}, "hdf5", source)
+    tree = walk(Hdf5File(source))
+    tree.findings += _lone_shard_findings(source.path)
+    return checkpoint_of(tree, {}, "hdf5", source)
+
+
+def _lone_shard_findings(path: Path) -> list[Finding]:
+    """A warning if this is one of several files by Keras (`sharded`), whose index lies beside it."""
+    shard = _SHARD.fullmatch(path.name)
+    if shard is None or not (index := path.with_name(f"{shard[1]}.weights.json")).is_file():
+        return []
+    message = f"by its name this has only a part of the weights: {index.name!r} is the whole"
+    return [Finding("shard", "warning", path.name, message)]
 
 
 def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, source: OpenFile | None) -> Checkpoint:

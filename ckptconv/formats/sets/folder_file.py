@@ -66,11 +66,13 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
 
 
 def _is_index(source: Source) -> bool:
-    """Whether it is a JSON object that mentions a weight_map. Errors in it are left to the reader."""
+    """Whether it is a JSON object that mentions a weight_map, other than Keras' (`hdf5.sharded`). Errors in it are left
+    to the reader.
+    """
     if source.size > MAX_INDEX_BYTES:
         return source.path.name.endswith(INDEX_SUFFIX)
     text = bytes(source.read_at(0, source.size))
-    return text.lstrip()[:1] == b"{" and b'"weight_map"' in text
+    return text.lstrip()[:1] == b"{" and b'"weight_map"' in text and b".weights.h5" not in text
 
 
 def _candidates(folder: Folder) -> list[str]:
