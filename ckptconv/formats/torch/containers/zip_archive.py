@@ -35,6 +35,8 @@ from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.io.source import Source
@@ -66,7 +68,18 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model depends on a call).
     """
-    return open_archive(source, (*others_beside(source.path), *lone_shard_findings(source.path)))
+    checkpoint = open_archive(source, (*others_beside(source.path), *lone_shard_findings(source.path)))
+    if not checkpoint.all_tensors:
+        checkpoint.findings = (*checkpoint.findings, *_weights_beside(source.path))
+    return checkpoint
+
+
+def _weights_beside(path: Path) -> list[Finding]:
+    """A finding if the weights are in a file beside this one, as darts writes ``model.pt`` and ``model.pt.ckpt``."""
+    weights = path.with_name(f"{path.name}.ckpt")
+    if not weights.is_file():
+        return []
+    return [Finding("elsewhere", "info", path.name, f"its weights are in a file of their own: {weights.name!r}")]
 
 
 def open_archive(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:

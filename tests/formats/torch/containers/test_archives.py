@@ -257,3 +257,16 @@ def test_a_packed_scalar_is_refused_by_name(tmp_path: Path) -> None:
     value = torch.zeros(1, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)[0]
     with pytest.raises(UnsupportedError, match="'w'"):
         ckptconv.open(saved(tmp_path / "x.pth", {"w": value}))
+
+
+def test_a_file_without_tensors_names_the_one_beside_it_that_has_them(tmp_path: Path) -> None:
+    settings = saved(tmp_path / "model.pt", {"input_chunk_length": 12})  # as darts saves a model
+    with ckptconv.open(settings) as checkpoint:
+        assert not checkpoint.findings
+    saved(tmp_path / "model.pt.ckpt", {"state_dict": STATE})
+    with ckptconv.open(settings) as checkpoint:
+        assert [one.message for one in checkpoint.findings] == [
+            "its weights are in a file of their own: 'model.pt.ckpt'"
+        ]
+    with ckptconv.open(tmp_path / "model.pt.ckpt") as checkpoint:
+        assert not checkpoint.findings
