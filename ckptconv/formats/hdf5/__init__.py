@@ -6,6 +6,7 @@ To read the code, begin with `tree` and `read`; for the writer, with `writer.wri
     datasets      types, shapes, chunks and attributes: a dataset as a tensor
     tree  read    the walk from the root group; the checkpoint
     recorded      …of a file with our record
+    pickled       …and the pickles in one by tianshou
     archive       Keras' archive
     sharded       Keras' weights in several files
     writer        writing both

@@ -23,6 +23,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.code.keras import findings_in, programs_in
+from ckptconv.formats.hdf5.pickled import take_pickles
 from ckptconv.formats.hdf5.recorded import checkpoint_from_record
 from ckptconv.formats.hdf5.structures.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import MODEL, Tree, walk
@@ -44,7 +45,7 @@ _METRICS = re.compile(r"metrics/[^/]+/vars/\d+")
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the file. Reads headers, attributes and texts, but no other elements.
+    """Open the file. Reads headers, attributes, texts and pickles, but no other elements.
 
     Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
     """
@@ -67,6 +68,7 @@ def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, sou
     text = tree.attributes.get("", {}).get(records.KEY)
     if isinstance(text, str) and text.startswith(_RECORD):
         return checkpoint_from_record(tree, records.parse(text), metadata, format, source)
+    pickles = take_pickles(tree)
     model, extras = _split(tree.tensors)
     entries: dict[Hashable, MetaNode] = {}
     for key, value in (
@@ -84,7 +86,7 @@ def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, sou
         raise UnsupportedError("the HDF5 file holds no arrays of numbers", hint="h5dump -n FILE shows what it holds")
     return Checkpoint(
         model, extras=extras, root=root, format=format, findings=(*tree.findings, *findings_in(entries)), file=source,
-        notes=Notes(source=format, programs=tuple(programs_in(entries))),
+        notes=Notes(source=format, programs=(*programs_in(entries), *pickles)),
     )  # fmt: skip
 
 
