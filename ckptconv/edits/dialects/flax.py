@@ -3,8 +3,9 @@
     kernel [..., in, out] → weight [out, in, ...]    scale, embedding → weight    mean, var → running_mean, running_var
 
 The heads of an attention, kernel [in, heads, width] and [heads, width, out], become one dimension. The collections
-params and batch_stats are not part of a name, nor is the ``.value`` at the end of NNX variables' names. Recurrent cells
-are in `flax_cells`. A transposed convolution is recognized by the name that such modules get by default:
+params and batch_stats are not part of a name, nor is the ``.value`` at the end of NNX variables' names. Slashes, as an
+.npz of a flattened tree has them, are dots. Recurrent cells are in `flax_cells`. A transposed convolution is recognized
+by the name that such modules get by default:
 
     ConvTranspose_0   kernel [..., in, out] → weight [in, out, ...], with its window flipped, as torch has it
                       kernel [..., out, in] (``transpose_kernel=True``, known only by the bias) → weight [in, out, ...]
@@ -40,6 +41,9 @@ _ATTENTION = ("query", "key", "value", "out")
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
     """The change of each tensor."""
+    if any("/" in name for name in tensors) and not any("." in name for name in tensors):
+        found = changes({name.replace("/", "."): info for name, info in tensors.items()}, metadata)
+        return {name: found[name.replace("/", ".")] for name in tensors}
     if tensors and all(name.endswith(_VARIABLE) for name in tensors):
         found = changes({name.removesuffix(_VARIABLE): info for name, info in tensors.items()}, metadata)
         return {name: found[name.removesuffix(_VARIABLE)] for name in tensors}

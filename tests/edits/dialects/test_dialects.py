@@ -75,6 +75,17 @@ def test_flax_names_that_stand_in_no_collection_keep_all_of_their_parts(tmp_path
     assert list(state) == ["params.a.weight", "ema.a.weight"]
 
 
+def test_flax_names_of_a_flattened_tree_have_slashes_for_dots(tmp_path: Path) -> None:
+    arrays = {name: random(*(3, 2, 2)[:rank]) for name, rank in (
+        ("params.encoder.query.kernel", 3), ("params.encoder.query.bias", 2), ("params.Dense_0.kernel", 2),
+        ("batch_stats.BatchNorm_0.mean", 1), ("params.cls", 3),
+    )}  # fmt: skip
+    dotted = translated(arrays, tmp_path, "flax")
+    slashed = translated({name.replace(".", "/"): array for name, array in arrays.items()}, tmp_path, "flax")
+    assert list(slashed) == list(dotted)
+    assert all(torch.equal(slashed[name], tensor) for name, tensor in dotted.items())
+
+
 @pytest.mark.parametrize(("dialect", "name"), [("flax", "d.kernel"), ("keras", "d/d/kernel:0")])
 def test_a_dense_layer(dialect: str, name: str, tmp_path: Path) -> None:
     kernel, x = random(5, 7), random(3, 5)
