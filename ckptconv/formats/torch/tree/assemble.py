@@ -12,6 +12,7 @@ from ckptconv.core.strided import is_contiguous
 from ckptconv.core.text import quoted
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.tree.composites import check_parts, unfold
+from ckptconv.formats.torch.tree.modules import quantized_layer_findings
 from ckptconv.formats.torch.tree.names import no_name, with_names
 from ckptconv.formats.torch.tree.outside import attribute_nodes, version_nodes
 from ckptconv.formats.torch.values.dtensor import local_part_findings
@@ -75,6 +76,7 @@ def assemble(
             *findings,
             *_optimizer_findings(tree),
             *local_part_findings(obj for obj, _ in tree.objects),
+            *quantized_layer_findings(obj for obj, _ in tree.objects),
             *(unreadable(name, kind) for name, kind in tree.refused.items()),
             *lost,
             *_retyped_findings(tensors),

@@ -8,13 +8,24 @@ Source: torch/nn/modules/module.py (`_save_to_state_dict`, `state_dict`).
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from ckptconv.core.names import NameBudget
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural
 from ckptconv.errors import LimitError
 from ckptconv.formats.targets import plain
 from ckptconv.formats.torch.pickle import UnbuiltObject, Value
 from ckptconv.io.limits import FREE_NODES, MAX_DEPTH
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 Path = tuple[object, ...]
+
+_QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.")
+_PACKED = ".LinearPackedParams"
 
 
 def is_module(value: Value) -> bool:
@@ -48,3 +59,21 @@ class ModuleState(dict[str, Value]):
         for key, child in module.state["_modules"].items():
             if is_module(child):
                 self._add(child, f"{prefix}{key}.", (*path, "state", "_modules", key))
+
+
+def quantized_layer_findings(unbuilt: Iterable[object]) -> list[Finding]:
+    """A warning if layers of torch.ao.quantization are pickled in a form of their own: a tuple, or a packed object."""
+    found = [
+        obj
+        for obj in unbuilt
+        if isinstance(obj, UnbuiltObject)
+        and _QUANTIZED.match(obj.name)
+        and (isinstance(obj.state, tuple) or obj.name.endswith(_PACKED))
+    ]
+    if not found:
+        return []
+    message = (
+        f"the weights of {plural(len(found), 'quantized layer')} are not under the names that state_dict() gives them, "
+        "and so --bare may leave them out"
+    )
+    return [Finding("quantized-layer", "warning", "", message, hint="save model.state_dict()")]

@@ -317,3 +317,20 @@ def test_a_module_that_is_given_up_becomes_its_state_dict(wrap: Any, between: bo
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     assert state["tied.weight"].data_ptr() == state["first.0.weight"].data_ptr()
     Buffered().load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_layers_of_a_pickled_module_are_told_apart_from_its_state_dict(tmp_path: Path) -> None:
+    quantization = torch.ao.quantization
+    network = nn.Sequential(quantization.QuantStub(), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).eval()
+    network.qconfig = quantization.get_default_qconfig("fbgemm")
+    prepared = quantization.prepare(network)
+    prepared(torch.ones(1, 1, 4, 4))
+    converted = quantization.convert(prepared)
+    with ckptconv.open(saved(tmp_path / "whole.pth", converted)) as checkpoint:
+        (finding,) = checkpoint.findings
+    assert (finding.code, finding.severity) == ("quantized-layer", "warning")
+    assert "2 quantized layers" in finding.message
+    with ckptconv.open(saved(tmp_path / "state.pth", converted.state_dict())) as checkpoint:
+        assert not checkpoint.findings
+        assert "1.weight" in checkpoint
