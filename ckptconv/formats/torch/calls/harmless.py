@@ -139,6 +139,7 @@ _ENUMS = frozenset(
         "timm.layers.format": "Format",
         "torchvision.transforms.functional": "InterpolationMode",
         "torchvision.transforms.autoaugment": "AutoAugmentPolicy",
+        "torch.distributed._shard.sharded_tensor.metadata": "MEM_FORMAT_ENCODING",
         "torchao.quantization.quant_primitives": "MappingType ZeroPointDomain",
         "torchao.quantization.quantize_.common.kernel_preference": "KernelPreference",
         "torchao.quantization.quantize_.common.packing_format": "PackingFormat",

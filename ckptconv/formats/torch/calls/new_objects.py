@@ -56,6 +56,7 @@ KNOWN = frozenset(
         "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
         "random": "Random", "string": "Template", "torch": "ScriptObject Size Tensor device dtype",
         "torch._dynamo.decorators": "_DimRange", "torch.distributed._mesh_layout": "_FlatLayout _MeshLayout",
+        "torch.distributed.remote_device": "_remote_device",
         "torch.torch_version": "TorchVersion",
         "torch.utils.data.dataloader": "DataLoader",
         "types": "SimpleNamespace", "urllib.parse": "ParseResult SplitResult", "uuid": "SafeUUID UUID",

@@ -265,6 +265,8 @@ class Machine(Containers):
     def _push_new(self, cls: Value, args: Value, kwargs: Value) -> None:
         if type(args) is not tuple or type(kwargs) is not dict:
             raise self._bad("the arguments of a new object are not a tuple and dict")
+        if isinstance(cls, UnbuiltObject):  # a class in a class, below protocol 4
+            cls = self._resolved_getattr(cls)
         if type(cls) is not Global:
             self._stack.append(self._unbuilt(_described(cls), "called", args, kwargs))
             return
@@ -272,7 +274,7 @@ class Machine(Containers):
         result = constructor(*args) if constructor else NotImplemented
         if result is NotImplemented:
             harmless = self._make.only_makes(cls, args, kwargs)
-            self.globals[cls] = self.globals[cls] or not harmless
+            self.globals[cls] = self.globals.get(cls, False) or not harmless
             result = self._unbuilt(str(cls), "object" if harmless else "called", args, kwargs)
         self._stack.append(result)
 

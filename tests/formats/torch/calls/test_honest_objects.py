@@ -16,6 +16,7 @@ import torch
 from sklearn.linear_model import SGDClassifier, TweedieRegressor
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
+from torch.distributed._shard.sharded_tensor.metadata import MEM_FORMAT_ENCODING
 
 import ckptconv
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 
 X = np.arange(12.0).reshape(6, 2)
 Y = np.array([0, 1, 0, 1, 0, 1])
+
+
+class Outer:
+    class Inner:
+        def __init__(self) -> None:
+            self.rate = 0.1
+
 
 STARTED = iter(["a", "b"])  # as TorchRL's networks have one
 next(STARTED)
@@ -49,6 +57,9 @@ OBJECTS: dict[str, Any] = {
     "an optimizer": torch.optim.Adam(torch.nn.Linear(2, 2).parameters()),
     "a recurrent layer": torch.nn.LSTM(2, 2),
     "torch's version": torch.__version__,
+    "a device of another process": torch.distributed._remote_device("rank:1/cpu"),
+    "a shard's memory format": MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT,
+    "an object of a class in a class": Outer.Inner(),
 }
 
 

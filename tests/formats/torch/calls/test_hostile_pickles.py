@@ -296,3 +296,23 @@ def test_what_is_read_at_the_deepest_nesting_can_be_written_to_every_format(dept
         except LimitError:
             assert depth == 60  # an object takes two levels where it is written as plain dicts
             assert name in ("objects", "arguments")
+
+
+@pytest.mark.parametrize(
+    ("module", "owner", "attribute", "verdict"),
+    [
+        ("mine", "Model", "Config", "opaque"), ("subprocess", "Popen", "x", "would run code"),
+        ("mine", "Model", "ABCMeta", "would run code"), ("weakref", "ref", "x", "would run code"),
+        ("pathlib", "Path", "home", "would run code"), ("torch.utils.data", "DataLoader", "x", "would run code"),
+        ("torch.nn", "Module", "Inner", "opaque"), ("random", "Random", "choice", "would run code"),
+    ],
+)  # fmt: skip
+def test_a_class_in_a_class_is_judged_alike_in_every_protocol(
+    module: str, owner: str, attribute: str, verdict: str, tmp_path: Path
+) -> None:
+    new = b")\x81}" + text("a") + b"K\x01sb."
+    by_getattr = b"cbuiltins\ngetattr\n" + f"c{module}\n{owner}\n".encode() + text(attribute) + b"\x86R"
+    by_name = text(module) + text(f"{owner}.{attribute}") + b"\x93"
+    for start, cls in ((b"\x80\x03", by_getattr), (b"\x80\x04", by_name)):
+        (tmp_path / "a.pkl").write_bytes(start + cls + new)
+        assert ckptconv.inspect(tmp_path / "a.pkl").verdict == verdict
