@@ -38,10 +38,10 @@ GPT = {"vocab_size": 20, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions":
     [
         ("Olmo", DECODER, "cohere", "lacks model.layers.*.input_layernorm.weight"),
         ("DiffLlama", DECODER, "llama", "has model.layers.*.self_attn.lambda_q*"),
-        ("Longformer", {**ENCODER, "attention_window": 4}, "bert", "has encoder.layer.*.attention.self.query_global"),
+        ("Nystromformer", ENCODER, "bert", "has encoder.layer.*.attention.self.conv.weight"),
         ("MegatronBert", ENCODER, "bert", "has bert.encoder.layer.*.attention.ln.weight"),  # its own names of norms
         ("VaultGemma", DECODER, "cohere", "has model.layers.*.pre_feedforward_layernorm.weight"),
-        ("LayoutLM", ENCODER, "layoutlmv3", "has pooler.dense.weight, pooler.dense.bias"),  # outside of the layers
+        ("BigBird", ENCODER, "bert", "has bert.pooler.weight, bert.pooler.bias"),  # outside of the layers
         ("OpenAIGPT", GPT, "gpt2", "lacks ln_f.weight, ln_f.bias"),  # all of a module
         ("Vilt", {**TALL, "patch_size": 8}, "vit", "has embeddings.text_embeddings.word_embeddings.weight"),
     ],

@@ -68,3 +68,37 @@ def detr() -> list[Case]:
         hugging("detr_transformers", "DetrModel", "DetrConfig", **sizes, backbone="resnet50"),
         hugging("detr_transformers", table, "TableTransformerConfig", **sizes, backbone="resnet50"),
     ]
+
+
+def read() -> list[Case]:
+    """TrOCR on a ViT and on a DeiT, as it is saved and in memory."""
+    seen: dict[str, Any] = {**WIDTHS, "hidden_size": 20, "image_size": 32, "patch_size": 8}
+    decoder: dict[str, Any] = {
+        "model_type": "trocr", "vocab_size": 97, "d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 30, "max_position_embeddings": 20, "cross_attention_hidden_size": 20,
+    }  # fmt: skip
+    bare = {**decoder, "use_learned_position_embeddings": False, "layernorm_embedding": False}
+    name, config = "VisionEncoderDecoderModel", "VisionEncoderDecoderConfig"
+    first = hugging("trocr", name, config, encoder={**seen, "model_type": "vit", "qkv_bias": False}, decoder=decoder)
+    return [
+        *both([first]),
+        hugging("trocr", name, config, label="small", encoder={**seen, "model_type": "deit"}, decoder=bare),
+    ]
+
+
+def long_and_placed() -> list[Case]:
+    """Relatives of BERT and RoBERTa: Longformer, LayoutLM, RoFormer."""
+    small: dict[str, Any] = {**WIDTHS, "vocab_size": 97, "max_position_embeddings": 30, "num_labels": 5}
+    rows: list[tuple[str, str, dict[str, Any]]] = [
+        ("Longformer", "ForMaskedLM", {"attention_window": 4}),
+        ("Longformer", "ForSequenceClassification", {"attention_window": 4}),
+        ("Longformer", "Model", {"attention_window": 4}),
+        ("LayoutLM", "ForTokenClassification", {"max_2d_position_embeddings": 20}),
+        ("LayoutLM", "ForMaskedLM", {"max_2d_position_embeddings": 20}),
+        ("LayoutLM", "Model", {"max_2d_position_embeddings": 20}),
+        ("RoFormer", "ForMaskedLM", {"embedding_size": 16}),
+        ("RoFormer", "ForSequenceClassification", {}),
+        ("RoFormer", "ForMultipleChoice", {}),
+        ("RoFormer", "Model", {}),
+    ]
+    return [hugging(name.lower(), f"{name}{head}", f"{name}Config", **small, **more) for name, head, more in rows]
