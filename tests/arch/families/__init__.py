@@ -118,6 +118,7 @@ ALL = [
     *heard_and_found.sounds(),
     *heard_and_found.detr(),
     *heard_and_found.read(),
+    *heard_and_found.told(),
     *heard_and_found.long_and_placed(),
     *listed.listed(),
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from tests.arch.families.pictures import both
-from tests.arch.real_models import Case, hugging
+from tests.arch.real_models import Case, hugging, torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WIDTHS: dict[str, Any] = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -102,3 +106,35 @@ def long_and_placed() -> list[Case]:
         ("RoFormer", "Model", {}),
     ]
     return [hugging(name.lower(), f"{name}{head}", f"{name}Config", **small, **more) for name, head, more in rows]
+
+
+def told() -> list[Case]:
+    """VITS with each predictor of durations, with one voice and with several; Moonshine."""
+    small: dict[str, Any] = {
+        "vocab_size": 33, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 30,
+        "flow_size": 20, "spectrogram_bins": 17, "upsample_initial_channel": 16, "upsample_rates": [4, 2],
+        "upsample_kernel_sizes": [8, 4], "prior_encoder_num_flows": 2, "prior_encoder_num_wavenet_layers": 2,
+        "posterior_encoder_num_wavenet_layers": 3,
+    }  # fmt: skip
+    plain = {**small, "use_stochastic_duration_prediction": False, "duration_predictor_filter_channels": 13}
+    many = hugging("vits", "VitsModel", "VitsConfig", label="many", **small, num_speakers=3, speaker_embedding_size=5)
+    heads = {f"{side}_num_{name}": count for side in ("encoder", "decoder") for name, count in (
+        ("hidden_layers", 2), ("attention_heads", 4), ("key_value_heads", 2),
+    )}  # fmt: skip
+    heard: dict[str, Any] = {"vocab_size": 33, "hidden_size": 24, "intermediate_size": 40, **heads}
+    return [
+        many,
+        Case("vits", "weight_norm", partial(of_earlier_torch, many.build), many.config),
+        hugging("vits", "VitsModel", "VitsConfig", **plain),
+        hugging("moonshine", "MoonshineForConditionalGeneration", "MoonshineConfig", **heard),
+        hugging("moonshine", "MoonshineModel", "MoonshineConfig", **heard, attention_bias=True),
+    ]
+
+
+def of_earlier_torch(build: Callable[[], Any]) -> Any:
+    """A model with the weight norms of earlier torch."""
+    made = build()
+    for module in [each for each in made.modules() if hasattr(each, "parametrizations")]:
+        torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
+        torch.nn.utils.weight_norm(module)
+    return made
