@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -158,6 +158,14 @@ def test_another_network_or_a_template_that_is_none_is_refused(
     with pytest.raises(error, match=message):
         like(source(tmp_path), OTHERS / template, tmp_path / "c.keras")
     assert not (tmp_path / "c.keras").exists()
+
+
+@pytest.mark.parametrize("how", [{"verify": True}, {"with_params": True}, {"arch": "mlp"}])
+def test_options_that_go_by_an_architecture_are_refused(how: dict[str, Any], tmp_path: Path) -> None:
+    edits = ckptconv.Edits(names=[ckptconv.NameRule("like", str(OTHERS / "keras-bert.h5"))])
+    with pytest.raises(UsageError, match="and none has another framework's names") as caught:
+        ckptconv.convert(OTHERS / "torch-of-keras-bert.pth", tmp_path / "a.h5", edits=edits, **how)
+    assert "ckptconv verify of both afterwards" in str(caught.value.hint)
 
 
 def test_quantized_templates_and_ggufs_are_refused_by_name(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ class Order:
             raise self.unused_inputs_error()
         if self.edits.quantize:
             self._check_quantize()
+        if any(rule.how == "like" for rule in self.edits.name_rules):
+            self._refuse_architecture(
+                "none has another framework's names",
+                "ckptconv validate asks it of the source, and ckptconv verify of both afterwards",
+            )
         for key, value in self.metadata.items():
             try:
                 to_json(value)
@@ -98,10 +103,13 @@ class Order:
                 f"{to_ldm or self.format.name}",
                 hint=hint,
             )
+        self._refuse_architecture("none has quantized weights", "ckptconv validate asks it of the source")
+
+    def _refuse_architecture(self, why: str, instead: str) -> None:
+        """Raise UsageError for an option that goes by the architecture of what is written."""
         options = {"verify": self.verify, "with-params": self.with_params, "arch": self.request.arch is not None}
         for option, is_given in options.items():
             if is_given:
                 raise UsageError(
-                    f"--{option} goes by an architecture, and none has quantized weights",
-                    hint=f"leave --{option} out; ckptconv validate asks it of the source",
+                    f"--{option} goes by an architecture, and {why}", hint=f"leave --{option} out; {instead}"
                 )
