@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.arch import shortlist
 from ckptconv.arch.bind import is_for
+from ckptconv.arch.evaluate import MAX_STEPS, Allowance
 from ckptconv.arch.load import library_names, load_spec
-from ckptconv.arch.rating import ENOUGH, Rated, overlap, rate
+from ckptconv.arch.rating import ENOUGH, Rated, Rater, overlap
 from ckptconv.arch.solver import errors, solve
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
 from ckptconv.core.names import module_of
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from ckptconv.arch.statements import Statement
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import TensorInfo
+
+STEPS = MAX_STEPS
+"""The most steps for working out which spec has the names. Qwen3-235B, with 37,000 tensors, takes 1.4 million."""
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of torch's DataParallel and DistributedDataParallel, and of torch.compile."""
@@ -111,7 +115,8 @@ def choose(
         return Choice(noted, "arch note", find_wrapper(noted, tensors), findings=findings)
     for evidence, specs in (("config.json", _by_config(config)), _by_statements(statements, tensors)):
         if specs:
-            spec = specs[0] if len(specs) == 1 else rate(specs, tensors)[0].spec
+            rated = Rater(tensors, Allowance(STEPS)).rate(specs) if len(specs) > 1 else []
+            spec = rated[0].spec if rated else specs[0]
             return Choice(spec, evidence, find_wrapper(spec, tensors), findings=findings)
     return _by_names(tensors, findings)
 
@@ -178,21 +183,22 @@ def _share_of_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
-    if not tensors:  # every spec has all of its names, and none of them is loaded for that
-        raise _no_spec_error(tensors)
     if averaged := _inside_averaged(tensors):
         return replace(_by_names(averaged, findings), strays=frozenset({AVERAGED}))
-    ranked, wrapper = _rank(tensors, _wrappers(tensors))
+    allowance = Allowance(STEPS)
+    raters = _Raters(tensors, allowance)
+    ranked, wrapper = raters.rank(_wrappers(tensors))
     enough = ENOUGH if len(tensors) >= FEW else 1.0
     if not ranked or ranked[0].share < enough:  # a network inside a larger class, which was saved whole
-        ranked, wrapper = _rank(tensors, _first_parts(tensors))
-    inner, strays = tensors, frozenset[str]()
+        ranked, wrapper = raters.rank(_first_parts(tensors))
+    inner, strays = raters, frozenset[str]()
     if not ranked or ranked[0].share < enough:
         strays, enough = _strays(tensors), 1.0
-        inner = {name: info for name, info in tensors.items() if name not in strays}
-        ranked, wrapper = _rank(inner, _first_parts(inner)) if strays else ([], "")
+        rest = {name: info for name, info in tensors.items() if name not in strays}
+        inner = _Raters(rest, allowance)
+        ranked, wrapper = inner.rank(_first_parts(rest)) if strays else ([], "")
     if not ranked or ranked[0].share < enough:
-        raise _no_spec_error(tensors)
+        raise _no_spec_error(raters.without(""))
     best = [rated for rated in ranked if rated.share == ranked[0].share]
     names = {rated.spec.name for rated in best}
     left = [rated for rated in best if not names & set(rated.spec.yields_to)]
@@ -202,35 +208,45 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         raise UsageError(
             f"the names fit several architectures: {', '.join(sorted(names))}", hint="name one with --arch"
         )
-    share, spec, solution = _by_shapes(left[0], unwrapped(inner, wrapper))
+    share, spec, solution = _by_shapes(left[0], inner.without(wrapper))
     return Choice(spec, "names", wrapper, strays, share, findings, solution)
 
 
-def _by_shapes(likeliest: Rated, tensors: Mapping[str, TensorInfo]) -> Rated:
+def _by_shapes(likeliest: Rated, rater: Rater) -> Rated:
     """The likeliest spec, or if its shapes do not fit, the only one with the same names that yields to it and whose
     shapes do.
     """
-    if not errors(likeliest.solution, tensors):
+    if not errors(likeliest.solution, rater.tensors):
         return likeliest
-    yielding = [spec for spec in _likely_specs(tensors) if likeliest.spec.name in spec.yields_to]
-    fitting = []
-    for spec in yielding:
-        solution = solve(spec, tensors)
-        share = overlap(solution, tensors)
-        if share >= likeliest.share and not errors(solution, tensors):
-            fitting.append(Rated(share, spec, solution))
+    yielding = [spec for spec in rater.likely() if likeliest.spec.name in spec.yields_to]
+    fitting = [
+        rated
+        for rated in map(rater.solved, yielding)
+        if rated is not None and rated.share >= likeliest.share and not errors(rated.solution, rater.tensors)
+    ]
     return fitting[0] if len(fitting) == 1 else likeliest
 
 
-def _rank(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:
-    """The most likely specs, best first, and the prefix, if any, without which most names are in common."""
-    ranked, wrapper = rate(_likely_specs(tensors), tensors), ""
-    for prefix in prefixes:
-        bare = unwrapped(tensors, prefix)
-        inner = rate(_likely_specs(bare), bare)
-        if inner and (not ranked or inner[0].share > ranked[0].share):
-            ranked, wrapper = inner, prefix
-    return ranked, wrapper
+class _Raters:
+    """A rater for the tensors, and for the same without each prefix that is asked for."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], allowance: Allowance) -> None:
+        self._tensors, self._allowance = tensors, allowance
+        self._by_prefix: dict[str, Rater] = {}
+
+    def without(self, prefix: str) -> Rater:
+        if prefix not in self._by_prefix:
+            self._by_prefix[prefix] = Rater(unwrapped(self._tensors, prefix), self._allowance)
+        return self._by_prefix[prefix]
+
+    def rank(self, prefixes: Sequence[str]) -> tuple[list[Rated], str]:
+        """The most likely specs, best first, and the prefix, if any, without which most names are in common."""
+        ranked, wrapper = self.without("").best(), ""
+        for prefix in prefixes:
+            inner = self.without(prefix).best()
+            if inner and (not ranked or inner[0].share > ranked[0].share):
+                ranked, wrapper = inner, prefix
+        return ranked, wrapper
 
 
 def _first_parts(tensors: Mapping[str, TensorInfo]) -> list[str]:
@@ -272,22 +288,19 @@ def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
     return frozenset() if layers else frozenset(strays)
 
 
-def _no_spec_error(tensors: Mapping[str, TensorInfo]) -> UsageError:
+def _no_spec_error(rater: Rater) -> UsageError:
     """The error if nothing names a spec, with what the names suggest."""
+    tensors = rater.tensors
     if not tensors:
         return UsageError("there are no tensors in the model", hint="ckptconv inspect says what is in the file")
     hint = ARCH_HINT
-    nearest = rate([load_spec(name) for name in shortlist.by_names(tensors, NEAR)], tensors)[:1]
+    nearest = rater.best(NEAR)[:1]
     why = f"the library has none with such names ({quoted(tensors, 2)})"
     if nearest and nearest[0].share >= NEAR and len(tensors) >= FEW:
         share, spec, _ = nearest[0]
         why = f"the nearest in the library, {spec.name}, has {share:.0%} of the names in common"
         hint = f"--arch {spec.name} says what differs; {hint}"
     return UsageError(f"nothing says which architecture this is: {why}", hint=hint)
-
-
-def _likely_specs(tensors: Mapping[str, TensorInfo]) -> list[Spec]:
-    return [load_spec(name) for name in shortlist.by_names(tensors, ENOUGH)]
 
 
 def find_wrapper(spec: Spec, tensors: Mapping[str, TensorInfo]) -> str:

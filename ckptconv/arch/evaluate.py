@@ -67,6 +67,27 @@ class Budget:
             raise StepsError("the spec takes too many steps to evaluate", hint="simplify its expressions or loops")
 
 
+@dataclass(slots=True)
+class Allowance:
+    """The steps that several budgets share, which are used one after another."""
+
+    steps: int
+    _last: tuple[Budget, int] = field(default_factory=lambda: (Budget(0), 0))
+
+    def budget(self) -> Budget:
+        """A budget of `MAX_STEPS`, or of what is left."""
+        given = min(MAX_STEPS, self.left())
+        self._last = Budget(given), given
+        return self._last[0]
+
+    def left(self) -> int:
+        """The steps that are left after what the last budget has spent so far."""
+        budget, given = self._last
+        self.steps -= given - max(budget.steps, 0)
+        self._last = budget, max(budget.steps, 0)
+        return self.steps
+
+
 class Scope(Protocol):
     """Where names get their values."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.tree import ListDisplay, Literal, Name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.spec import Spec, TensorRule
@@ -81,12 +81,25 @@ def match_names(patterns: list[Pattern], tensors: Mapping[str, TensorInfo]) -> l
         if by_ends is None:
             fitting = [match for match in matches if match.pattern.skeleton.fullmatch(skeleton)]
             by_ends = by_skeleton[skeleton] = _group_by_ends(fitting)
-        for (first, last), candidates in by_ends.items():
-            for candidate in candidates.get((name[:first], name[len(name) - last :]), ()):
-                found = candidate.pattern.expression.fullmatch(name)
-                if found is not None:
-                    candidate.found.append((name, found.groups(), info.shape))
+        for candidate in _with_ends_of(name, by_ends):
+            found = candidate.pattern.expression.fullmatch(name)
+            if found is not None:
+                candidate.found.append((name, found.groups(), info.shape))
     return matches
+
+
+def count_matching(patterns: Iterable[Pattern], names: Iterable[str]) -> int:
+    """How many of the names some pattern matches; their skeletons match all patterns."""
+    by_ends = _group_by_ends([RuleMatches(pattern) for pattern in patterns])
+    return sum(
+        any(candidate.pattern.expression.fullmatch(name) for candidate in _with_ends_of(name, by_ends))
+        for name in names
+    )
+
+
+def _with_ends_of(name: str, by_ends: _ByEnds) -> Iterator[RuleMatches]:
+    for (first, last), candidates in by_ends.items():
+        yield from candidates.get((name[:first], name[len(name) - last :]), ())
 
 
 def _group_by_ends(matches: Sequence[RuleMatches]) -> _ByEnds:

@@ -5,20 +5,22 @@ The names of many specs have the same patterns (``model.0.conv.weight``); the nu
 
 from __future__ import annotations
 
-from collections import Counter
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptconv.arch import shortlist
 from ckptconv.arch.check import BATCHES
 from ckptconv.arch.load import load_spec
-from ckptconv.arch.match import Pattern, compile_patterns, match_names, skeleton_of
+from ckptconv.arch.match import Pattern, compile_patterns, count_matching, skeleton_of
 from ckptconv.arch.solver import solve
-from ckptconv.errors import StepsError
+from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Mapping, Sequence
 
+    from ckptconv.arch.evaluate import Allowance
     from ckptconv.arch.solver import Solution
     from ckptconv.arch.spec import Spec
     from ckptconv.core.tensor import TensorInfo
@@ -30,6 +32,10 @@ CLOSE = 8
 """The most specs that are solved to compare names exactly; the others' patterns already have less in common."""
 
 
+Kind = tuple[str, int]
+"""The skeleton of a name, and the tensor's number of dimensions."""
+
+
 class Rated(NamedTuple):
     """A spec, the share of names in common, and the solution that gave it."""
 
@@ -38,25 +44,80 @@ class Rated(NamedTuple):
     solution: Solution
 
 
-def rate(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rated]:
-    """The most fitting specs, best first."""
-    kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
-    shares = sorted(((share_of_patterns(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
-    close = [entry for entry in shares if entry[0] >= ENOUGH] or shares[:1]
-    if len(close) > 1:
-        close = sorted(((share_of_numbered(spec, tensors), spec) for _, spec in close), key=_order)[:CLOSE]
-    found: dict[str, Rated] = {}
-    # The overlap is never larger than the share by patterns, so specs that can no longer win need not be solved.
-    for share, spec in sorted(close, key=_order):
-        most = max((rated.share for rated in found.values()), default=0.0)
-        yields = any(other in found and found[other].share >= share for other in spec.yields_to)
-        if share >= most and not yields:
-            try:
-                solution = solve(spec, tensors)
-            except StepsError:  # far more layers than the spec can have
-                continue
-            found[spec.name] = Rated(overlap(solution, tensors), spec, solution)
-    return sorted(found.values(), key=lambda rated: -rated.share)
+class Rater:
+    """Rates specs for the same tensors. Remembers what it found, since several questions are asked of one checkpoint.
+
+    allowance: the steps that all its solutions may take together.
+    """
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], allowance: Allowance) -> None:
+        self.tensors, self._allowance = tensors, allowance
+        self._names: dict[Kind, list[str]] = {}
+        for name, info in tensors.items():
+            self._names.setdefault((skeleton_of(name), len(info.shape)), []).append(name)
+        self._shares = shortlist.shares(tensors)
+        self._matching: dict[tuple[Kind, frozenset[str]], int] = {}
+        self._rated: dict[str, Rated | None] = {}
+
+    def likely(self, share: float = ENOUGH) -> list[Spec]:
+        """The specs of the library that may have at least that share of the names."""
+        return [load_spec(name) for name in shortlist.with_share(self._shares, share)]
+
+    def best(self, share: float = ENOUGH) -> list[Rated]:
+        """The most fitting of these specs, best first."""
+        return self.rate(self.likely(share))
+
+    def rate(self, specs: Sequence[Spec]) -> list[Rated]:
+        """The most fitting of these specs, best first."""
+        shares = sorted(((self.share_of_patterns(spec), spec) for spec in specs), key=lambda entry: -entry[0])
+        close = [entry for entry in shares if entry[0] >= ENOUGH] or shares[:1]
+        if len(close) > 1:
+            close = sorted(((self.share_of_numbered(spec), spec) for _, spec in close), key=_order)[:CLOSE]
+        found: dict[str, Rated] = {}
+        # The overlap is never larger than the share by patterns, so specs that can no longer win need not be solved.
+        for share, spec in sorted(close, key=_order):
+            most = max((rated.share for rated in found.values()), default=0.0)
+            yields = any(other in found and found[other].share >= share for other in spec.yields_to)
+            if share >= most and not yields and (rated := self.solved(spec)) is not None:
+                found[spec.name] = rated
+        return sorted(found.values(), key=lambda rated: -rated.share)
+
+    def share_of_patterns(self, spec: Spec) -> float:
+        """The share of the tensors whose name, and number of dimensions, some rule of the spec could have."""
+        skeletons = _skeletons(spec.name)
+        fitting = sum(
+            len(names)
+            for (skeleton, rank), names in self._names.items()
+            if any(expression.fullmatch(skeleton) for expression in skeletons.get(rank, ()))
+        )
+        return fitting / max(len(self.tensors), 1)
+
+    def share_of_numbered(self, spec: Spec) -> float:
+        """The share of the tensors that some rule of the spec could be, with the numbers in their names."""
+        matching = 0
+        for kind, names in self._names.items():
+            skeleton, rank = kind
+            patterns = [
+                pattern
+                for pattern in _patterns(spec.name)
+                if pattern.rule.rank == rank and pattern.skeleton.fullmatch(skeleton)
+            ]
+            key = kind, frozenset(pattern.expression.pattern for pattern in patterns)  # many specs have the same names
+            if key not in self._matching:
+                self._matching[key] = count_matching(patterns, names)
+            matching += self._matching[key]
+        return matching / max(len(self.tensors), 1)
+
+    def solved(self, spec: Spec) -> Rated | None:
+        """The spec solved; None if that takes too much, as for far more layers than the spec can have."""
+        if spec.name not in self._rated:
+            self._rated[spec.name] = None
+            if not self._allowance.left():
+                return None
+            with suppress(LimitError):
+                solution = solve(spec, self.tensors, allowance=self._allowance)
+                self._rated[spec.name] = Rated(overlap(solution, self.tensors), spec, solution)
+        return self._rated[spec.name]
 
 
 def _order(entry: tuple[float, Spec]) -> tuple[float, int]:
@@ -76,27 +137,6 @@ def _skeletons(name: str) -> Mapping[int, set[re.Pattern[str]]]:
     for pattern in _patterns(name):
         found.setdefault(pattern.rule.rank, set()).add(pattern.skeleton)
     return found
-
-
-def share_of_patterns(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
-    """The share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have.
-
-    kinds: how many tensors have each (skeleton of the name, number of dimensions).
-    """
-    skeletons = _skeletons(spec.name)
-    fitting = sum(
-        count
-        for (skeleton, rank), count in kinds.items()
-        if any(expression.fullmatch(skeleton) for expression in skeletons.get(rank, ()))
-    )
-    return fitting / max(sum(kinds.values()), 1)
-
-
-def share_of_numbered(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
-    """The share of the tensors that some rule of the spec could be, with the numbers in their names."""
-    matches = match_names(_patterns(spec.name), tensors)
-    found = {name for match in matches for name, _, shape in match.found if len(shape) == match.pattern.rule.rank}
-    return len(found) / max(len(tensors), 1)
 
 
 def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.bind import conflict
 from ckptconv.arch.check import check
 from ckptconv.arch.equations import TENSORS, Solved, Solving
-from ckptconv.arch.evaluate import Budget
+from ckptconv.arch.evaluate import Allowance
 from ckptconv.arch.match import compile_patterns, match_names
 from ckptconv.arch.operations import EvaluationError
 from ckptconv.arch.polynomial import SCALAR
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from ckptconv.arch.bind import Source
+    from ckptconv.arch.evaluate import Budget
     from ckptconv.arch.polynomial import Atom, Monomial
     from ckptconv.arch.scope import Bindings
     from ckptconv.arch.spec import ParamValue, Spec
@@ -63,17 +65,19 @@ def solve(
     sources: Sequence[Source] = (),
     *,
     aliases: Mapping[str, Hashable] | None = None,
+    allowance: Allowance | None = None,
 ) -> Solution:
     """Bind the params of `spec` for a checkpoint.
 
     sources: what is stated elsewhere, the strongest first. The tensors outvote them, except for the user's own word.
     aliases: name → storage, equal for names that share one.
+    allowance: the steps that it may take together with other solutions; each of its parts is limited anyway.
 
     Raises LimitError for a spec that cannot be evaluated within limits, for example one with far more layers than any
     model has. A checkpoint that does not fit raises nothing: `check` says what does not fit, against `Solution.table`.
     """
     try:
-        return _solve(spec, tensors, sources, aliases)
+        return _solve(spec, tensors, sources, aliases, allowance or Allowance(sys.maxsize))
     except StepsError as error:
         many = plural(len(tensors), "tensor")
         raise StepsError(
@@ -87,14 +91,15 @@ def _solve(
     tensors: Mapping[str, TensorInfo],
     sources: Sequence[Source],
     aliases: Mapping[str, Hashable] | None,
+    allowance: Allowance,
 ) -> Solution:
     matches = match_names(compile_patterns(spec), tensors)
-    candidates = Ranking(spec, matches, sources, Budget()).best()
+    candidates = Ranking(spec, matches, sources, allowance.budget()).best()
     solutions = []
     for assignment in candidates or [{}]:
-        solved = Solving(spec, matches, assignment, sources, Budget()).run()
-        _tie_params(spec, solved, tensors, sources, aliases)
-        solutions.append(_solution(spec, solved, sources))
+        solved = Solving(spec, matches, assignment, sources, allowance.budget()).run()
+        _tie_params(spec, solved, tensors, sources, aliases, allowance.budget())
+        solutions.append(_solution(spec, solved, sources, allowance.budget()))
     if len(solutions) == 1:
         return solutions[0]
     return min(solutions, key=lambda solution: errors(solution, tensors))
@@ -107,12 +112,12 @@ def errors(solution: Solution, tensors: Mapping[str, TensorInfo]) -> int:
     return len(solution.findings) + len(errors_among(check(solution.table, tensors)))
 
 
-def _solution(spec: Spec, solved: Solved, sources: Sequence[Source]) -> Solution:
+def _solution(spec: Spec, solved: Solved, sources: Sequence[Source], budget: Budget) -> Solution:
     bindings = solved.bindings
     whole = {name: bindings.whole(spec, name) for name in spec.params}
     table, problem = None, None
     try:
-        table = expand(spec, bindings)
+        table = expand(spec, bindings, budget)
     except UsageError as error:
         problem = error
     return Solution(
@@ -211,13 +216,14 @@ def _tie_params(
     tensors: Mapping[str, TensorInfo],
     sources: Sequence[Source],
     aliases: Mapping[str, Hashable] | None,
+    budget: Budget,
 ) -> None:
     """Bind bools that say only whether tensors are tied: if one of the names is absent, they are.
 
     A name that is there, with a storage of its own, decides only if nothing states the param: copies of a tied tensor
     load just as well.
     """
-    scope = Scope(spec, solved.bindings, Budget())
+    scope = Scope(spec, solved.bindings, budget)
     strong: dict[str, bool] = {}
     weak: dict[str, Counter[bool]] = {}
     for rule in spec.rules:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from ckptconv.arch import shortlist, solver
-from ckptconv.arch.choose import choose
-from ckptconv.arch.evaluate import Budget
+from ckptconv.arch import evaluate, shortlist, solver
+from ckptconv.arch.choose import STEPS, choose
+from ckptconv.arch.evaluate import Allowance, Budget
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import skeleton_of
-from ckptconv.arch.rating import share_of_numbered, share_of_patterns
+from ckptconv.arch.rating import Rater
 from ckptconv.arch.statements import Statement, root_statement
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
@@ -191,12 +190,12 @@ def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
             continue
         seen[case.spec] |= names
         count += 1
-        kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in found.items())
-        shares = {name: share_of_patterns(load_spec(name), kinds) for name in library_names()}
+        rater = Rater(found, Allowance(0))
+        shares = {name: rater.share_of_patterns(load_spec(name)) for name in library_names()}
         for share in (0.5, 1.0):
-            kept = shortlist.by_names(found, share)
+            kept = [spec.name for spec in rater.likely(share)]
             near = [name for name in shares if shares[name] >= share]
-            knowing = {name for name in near if share_of_numbered(load_spec(name), found) >= share}
+            knowing = {name for name in near if rater.share_of_numbered(load_spec(name)) >= share}
             assert case.spec in knowing <= set(kept)
             spared += len(library_names()) - len(kept)
     assert spared > count * len(library_names())
@@ -220,22 +219,48 @@ def test_the_text_of_a_spec_shows_all_of_its_names() -> None:
         assert all(known.fullmatch(rule.name.text) for rule in load_spec(name).rules), name
 
 
+def forget_library() -> None:
+    shortlist._index.cache_clear()
+    shortlist.templates_of.cache_clear()
+
+
 def test_a_mounted_spec_lends_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"inner": '"w.blue" = "1"', "outer": 'use = "inner"\nprefix = "top.w_"', "open": '"{any}.x{i}" = "1"'}
     monkeypatch.setattr(shortlist, "library_names", lambda: tuple(texts))
     monkeypatch.setattr(shortlist, "library_text", texts.__getitem__)
-    shortlist._templates.cache_clear()
-    assert shortlist.by_names(["top.w_w.blue"], 1.0) == ["outer"]
-    assert shortlist.by_names(["q.x3"], 1.0) == ["open"]
-    assert shortlist.by_names(["q.y3", "w.blue"], 1.0) == []
-    shortlist._templates.cache_clear()
+    forget_library()
+    assert shortlist.shares(["top.w_w.blue"]) == {"outer": 1.0}
+    assert shortlist.shares(["q.x3"]) == {"open": 1.0}
+    assert shortlist.with_share(shortlist.shares(["q.y3", "w.blue"]), 1.0) == []
+    forget_library()
+
+
+def test_names_that_fit_nothing_are_told_so_within_one_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several specs have such names, each in several assignments of its switches, and the names may have a prefix."""
+    spent = 0
+    spend = Budget.spend
+
+    def counted(budget: Budget, steps: int) -> None:
+        nonlocal spent
+        spent += steps
+        spend(budget, steps)
+
+    monkeypatch.setattr(Budget, "spend", counted)
+    layers = {
+        f"model.layers.{i}.self_attn.{p}_proj.weight": TensorInfo.of(DType.F32, (8, 8))
+        for i in range(3000)
+        for p in "qkvo"
+    }
+    with pytest.raises(UsageError, match="nothing says which architecture"):
+        choose(layers)
+    assert STEPS / 2 < spent < 1.1 * STEPS
 
 
 def test_an_architecture_that_takes_too_long_to_work_out_is_none_that_the_names_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """100,000 names ``layers.N.weight`` are of no architecture, and that is what a user has to know."""
-    monkeypatch.setattr(solver, "Budget", lambda: Budget(10))
+    monkeypatch.setattr(evaluate, "MAX_STEPS", 10)
     network = tensors("resnet-resnet18")
     with pytest.raises(UsageError, match="nothing says which architecture"):
         choose(network)
