@@ -7,7 +7,6 @@ that a checksum is a running value and need not be combined.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -74,6 +73,8 @@ class Streamer:
         workers = min(4, os.cpu_count() or 1, max(1, self._total >> 22))
         if workers == 1:
             return [self._copy(job, memoryview(bytearray(CHUNK))) for job in jobs]
+        from concurrent.futures import ThreadPoolExecutor  # imported late: small files need no threads
+
         sums: list[Sums | None] = [None] * len(jobs)
         queue = iter(enumerate(jobs))
         with ThreadPoolExecutor(workers) as pool:

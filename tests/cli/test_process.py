@@ -208,8 +208,8 @@ def test_inspecting_a_model_imports_nothing_of_edits_or_archives(tmp_path: Path)
     convert(tmp_path / "a.pth", tmp_path / "parts" / "model.safetensors.index.json")
     code = (
         "import sys\nfrom ckptconv import inspect\ninspect(sys.argv[1])\nprint([name for name in sys.modules if "
-        "name.startswith(('ckptconv.edits.apply', 'ckptconv.io.archive', 'ckptconv.formats.torch.megatron.ranks', "
-        "'tempfile', 'numpy'))])"
+        "name.startswith(('ckptconv.edits.apply', 'ckptconv.edits.adapters.deltas', 'ckptconv.io.archive', "
+        "'ckptconv.formats.torch.megatron.ranks', 'concurrent', 'tempfile', 'numpy'))])"
     )
     for path in (tmp_path / "a.pth", tmp_path / "parts"):
         done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

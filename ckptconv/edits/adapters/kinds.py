@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters import blockwise, mlx, multiplied, products, shared
+from ckptconv.edits.adapters import blockwise, multiplied, products, shared
+from ckptconv.edits.adapters.names import MLX_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ _KINDS = (
     Kind(marks=("diff_bias",), name="full difference"),
     Kind(marks=("beft_bias",), name="BEFT", peft=("BEFT",)),
     Kind(marks=("tokens",), name="trainable tokens", weight=multiplied.tokens, scaled=False),
-    Kind(marks=("lora_a",), name="LoRA", weight=products.of_mlx, needs=mlx.PARTS, takes=("magnitude",),
+    Kind(marks=("lora_a",), name="LoRA", weight=products.of_mlx, needs=MLX_PARTS, takes=("magnitude",),
          ranks=(("lora_a", 1),), scale=products.alpha_over_rank, magnitude="m"),
     Kind(marks=("vera_lambda_b",), name="VeRA", peft=("VERA",), weight=shared.vera, needs=("vera_lambda_d",),
          shared=("vera_A", "vera_B"), ranks=(("vera_lambda_d", 0),)),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.deltas import Stacked
 from ckptconv.edits.adapters.matrices import Factor
+from ckptconv.edits.adapters.names import MLX_PARTS
 from ckptconv.edits.adapters.patterns import finite
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from ckptconv.edits.adapters.factors import Factors
 
     Shape = tuple[int, ...]
-
-PARTS = ("lora_a", "lora_b")
-
-MAGNITUDE = ".m"
-"""The ending of a DoRA's norms. Without other names of the module, it means nothing."""
 
 TYPES = ("lora", "dora", "full")
 
@@ -75,7 +71,7 @@ def fits(module: Factors, shape: Shape) -> bool:
 def product(module: Factors, shape: Shape) -> LowRank | Stacked:
     """What is added, without the scale. Raises EditError where the factors do not fit."""
     linear, embedding = _orientations(module, shape)
-    first, second = (module.parts[part].info.shape for part in PARTS)
+    first, second = (module.parts[part].info.shape for part in MLX_PARTS)
     if not linear and not embedding:
         raise module.misfit(shape, f"the adapter has factors of {list(first)} and {list(second)}")
     if len(shape) == 3:
@@ -90,9 +86,9 @@ def product(module: Factors, shape: Shape) -> LowRank | Stacked:
 
 def _orientations(module: Factors, shape: Shape) -> tuple[bool, bool]:
     """Whether the factors fit that shape as a layer or experts, and as an embedding."""
-    if any(part not in module.parts for part in PARTS):
+    if any(part not in module.parts for part in MLX_PARTS):
         return True, False  # `Module.check` reports it
-    first, second = (module.parts[part].info.shape for part in PARTS)
+    first, second = (module.parts[part].info.shape for part in MLX_PARTS)
     if len(first) != len(shape) or len(second) != len(shape) or 0 in (*first, *second):
         return False, False
     if len(shape) == 3:

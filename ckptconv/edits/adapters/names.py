@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters import mlx
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+MLX_PARTS = ("lora_a", "lora_b")
+"""mlx-lm's names of the two factors."""
 
 _ROLES = {
     "lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_linear_layer.down": "down",
@@ -33,7 +36,7 @@ _ROLES = {
     **{f"lokr_{word}": f"lokr_{word}" for word in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     "ia3_l": "ia3", "diff": "diff", "diff_b": "diff_bias", "w_norm": "diff", "b_norm": "diff_bias", "bm": "bm",
     "token_adapter.trainable_tokens_delta": "tokens", "trainable_tokens_delta": "tokens",
-    **{word: word for word in mlx.PARTS}, **{word: word for word in ("a1", "a2", "b1", "b2")},
+    **{word: word for word in MLX_PARTS}, **{word: word for word in ("a1", "a2", "b1", "b2")},
     **{word: word for word in (
         "lora_E", "ranknum", "vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B", "delora_A", "delora_B",
         "randlora_lambda", "randlora_gamma", "randlora_A", "randlora_B",
@@ -54,11 +57,7 @@ _UNMERGED = {
 }  # fmt: skip
 """Endings of tensors that are not merged, and what they belong to."""
 
-_SUFFIX = re.compile(
-    r"\.(" + "|".join(re.escape(word) for word in sorted((*_ROLES, *_UNMERGED), key=len, reverse=True)) + r")"
-    r"(?:\.([^.]+?))??(?:\.(weight|bias))?"
-)
-_ROLES_BESIDE = ((mlx.MAGNITUDE, ".lora_a", "magnitude"), (".weight", ".on_input", "ia3_weight"))
+_ROLES_BESIDE = ((".m", ".lora_a", "magnitude"), (".weight", ".on_input", "ia3_weight"))
 """(ending, another ending, role): the first has that role only if the same module has a tensor with the other."""
 
 _OLD_DIFFUSERS = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
@@ -147,16 +146,25 @@ def _role(name: str) -> tuple[str, str, str] | None:
         return module, match[3], ""
     at = 0
     while (at := name.find(".", at)) >= 0:
-        if match := _SUFFIX.fullmatch(name, at):
+        if match := _suffix().fullmatch(name, at):
             word, adapter, end = match[1], match[2] or "", match[3] or ""
             if name.startswith(PEFT) and not word.startswith(_PEFT_WORDS):
                 return None
             role = _ROLES.get(word) or f"?{_UNMERGED[word]}"
-            if role in mlx.PARTS and (adapter or end):  # another library's, with torch's layout
+            if role in MLX_PARTS and (adapter or end):  # another library's, with torch's layout
                 return None
             return _without_wrappers(name[:at]), "up_bias" if (role, end) == ("up", "bias") else role, adapter
         at += 1
     return None
+
+
+@cache
+def _suffix() -> re.Pattern[str]:
+    """The end of a name: role, adapter's name, ``weight`` or ``bias``. Compiling it takes some ms, and few files need
+    it.
+    """
+    words = "|".join(re.escape(word) for word in sorted((*_ROLES, *_UNMERGED), key=len, reverse=True))
+    return re.compile(rf"\.({words})(?:\.([^.]+?))??(?:\.(weight|bias))?")
 
 
 def _without_wrappers(module: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -138,6 +137,8 @@ def write_beside(target: Target, shards: Mapping[str, Shard], total: int, progre
 
     total: the bytes of all tensors of the set, for `progress`.
     """
+    from concurrent.futures import ThreadPoolExecutor  # imported late: reading a set needs none
+
     written = done = 0
     with ThreadPoolExecutor(1) as disk:  # flushes one shard while the next is copied
         flushes = []
