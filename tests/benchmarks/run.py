@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from measure import FailedRunError, Measured, measure, remove, run, warm
-from works import CKPTCONV, HEAVY, OTHER, Work, all_works
+from works import CKPTCONV, HEAVY, OTHER, USUAL_HDF5, Work, all_works
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +68,8 @@ class Shelf:
             run(["sync", str(path)])
         if work.source == "/":
             path = self._made("shards", [*CKPTCONV, "convert", str(path), "shards", "--shard-size", "1GB"])
+        elif work.source == ".h5":
+            path = self._made("groups.h5", [sys.executable, str(USUAL_HDF5), "write", str(path), "groups.h5"])
         elif work.source != ".pth":
             path = self._made(path.stem + work.source, [*CKPTCONV, "convert", str(path), path.stem + work.source])
         path = self.placed(path, work)
@@ -125,7 +127,7 @@ def measure_work(work: Work, shelf: Shelf, pairs: int) -> Row:
         ours = work.ours(source, shelf.second(work, work.second, source))
         peers = work.peers(source, shelf.second(work, "twin", source)) if work.peer else None
         return judge(work, measure(ours, peers, None, pairs, work.good))
-    target = shelf.folder(work) / f"target{(work.target or OTHER[work.source]).rstrip('/')}"
+    target = shelf.folder(work) / f"target{(work.target or OTHER.get(work.source, '')).rstrip('/')}"
     found = measure(work.ours(source, target), work.peers(source, target), target if work.writes else None, pairs)
     return judge(work, found)
 

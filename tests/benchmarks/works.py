@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CKPTCONV = [sys.executable, "-m", "ckptconv"]
-USUAL_SCRIPT, USUAL_DIFF = (Path(__file__).with_name(f"usual_{name}.py") for name in ("script", "diff"))
+USUAL_SCRIPT, USUAL_DIFF, USUAL_HDF5 = (
+    Path(__file__).with_name(f"usual_{name}.py") for name in ("script", "diff", "hdf5")
+)
 ARROWS = {".pth": ".pth → .safetensors", ".safetensors": ".safetensors → .pth"}
 OTHER = {".pth": ".safetensors", ".safetensors": ".pth"}
 HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "rich"}  # none of them belongs into `--help`
@@ -29,6 +31,7 @@ PEERS: dict[str, Callable[[Path, Path], list[str]]] = {
     ],
     "cmp": lambda source, other: ["cmp", str(source), str(other)],
     "usual diff script": lambda source, other: [sys.executable, str(USUAL_DIFF), str(source), str(other)],
+    "h5py": lambda source, _: [sys.executable, str(USUAL_HDF5), "list", str(source)],
     "usual script": lambda source, target: [sys.executable, str(USUAL_SCRIPT), str(source), str(target)],
 }
 
@@ -50,7 +53,7 @@ class Bars:
 class Work:
     """One row of the table. `input` names the kind of the file that goes in.
 
-    source:  its suffix, or "/" for a folder of shards.
+    source:  its suffix, or "/" for a folder of shards; h5py writes an ".h5", and we the others that torch does not.
     target:  the suffix of what comes out, or "/"; "": the other of .pth and .safetensors.
     options: the command's.
     second:  what it is compared with: a "twin", a "changed" one with other values, a "renamed" one.
@@ -162,6 +165,15 @@ def all_works(size: str) -> list[Work]:
         *both_ways("one-tensor", "one tensor of 1 GiB", "one-tensor", peer="cp + sync", bars=memory),
         *both_ways("transposed", "one transposed tensor of 512 MiB", "transposed", peer="cp + sync", bars=memory),
         *inspects("many", "30,000 tensors,", "many-tensors", 1.0),
+        Work(
+            name="inspect-many-h5",
+            title="inspect 30,000 tensors, .h5 by h5py, beside h5py's own list of them",
+            command="inspect",
+            input="many-tensors",
+            source=".h5",
+            peer="h5py",
+            bars=Bars(ratio=1.0),
+        ),
         *both_ways("small", "2 MB", "small", peer="usual script", bars=Bars(seconds=0.30)),
         *whiles(size),
         *compares(size),
