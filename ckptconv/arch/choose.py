@@ -55,7 +55,9 @@ MOST_PARTS = 4
 """The most parts of a prefix."""
 
 FEW = 4
-"""With fewer tensors, a spec must have all of their names and no others: many files have an embedding.weight."""
+"""With fewer tensors, a spec must have all of their names and no others, and none is mentioned as the nearest: many
+files have an embedding.weight, or a single layer.
+"""
 
 ARCH_HINT = (
     "--arch takes a name (ckptconv arch list), a SPEC.toml (ckptconv arch infer writes one), another checkpoint, a "
@@ -73,9 +75,6 @@ SOME = 0.1
 
 NEAR = 0.25
 """The share of names from which on the nearest spec is mentioned when none fits."""
-
-FEW = 4
-"""With fewer tensors, no spec is mentioned: an embedding, or a single layer, has names in common with many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,16 @@ class Rater:
         return [load_spec(name) for name in shortlist.with_share(self._shares, share)]
 
     def best(self, share: float = ENOUGH) -> list[Rated]:
-        """The most fitting of these specs, best first."""
+        """The most fitting of these specs, best first; specs that cannot be the best may be missing.
+
+        Those whose text may have the most names are read first. If one of them has more in common than any other spec
+        may have, the others need not be read, which takes longer than all else.
+        """
+        bounds = sorted({bound for bound in self._shares.values() if bound >= share}, reverse=True)
+        if len(bounds) > 1:
+            rated = self.best(bounds[0])
+            if rated and rated[0].share > bounds[1]:
+                return rated
         return self.rate(self.likely(share))
 
     def rate(self, specs: Sequence[Spec]) -> list[Rated]:

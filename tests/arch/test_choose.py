@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import ckptconv
 from ckptconv.arch import choose as choosing
 from ckptconv.arch import evaluate, shortlist, solver
 from ckptconv.arch.choose import choose
 from ckptconv.arch.evaluate import Allowance, Budget
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import skeleton_of
-from ckptconv.arch.rating import Rater
+from ckptconv.arch.rating import ENOUGH, Rater
 from ckptconv.arch.statements import Statement, root_statement
 from ckptconv.core.dtypes import DType
-from ckptconv.core.tensor import TensorInfo
+from ckptconv.core.tensor import TensorInfo, infos_of
 from ckptconv.errors import StepsError, UsageError
 from tests.arch.families import ALL
 from tests.arch.real_models import Case, built, infos
 
+if TYPE_CHECKING:
+    from ckptconv.arch.spec import Spec
+
+LLAMA = Path(__file__).parents[2] / "fixtures" / "others" / "llama-2-whole.pth"
 CASES = {str(case): case for case in ALL}
 SAME_NAMES = {"gemma": "llama", "roberta": "bert", "electra": "bert"}
 """The first Gemma has Llama's names, a bare RoBERTa or ELECTRA BERT's, and their shapes: only a config.json, or what
@@ -274,3 +280,19 @@ def test_of_no_tensors_no_spec_is_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("ckptconv.arch.choose.load_spec", pytest.fail)
     with pytest.raises(UsageError, match="there are no tensors in the model"):
         choose({})
+
+
+def test_specs_that_cannot_be_the_best_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama's own names have something in common with those of 25 specs, and all of them with few."""
+    read: set[str] = set()
+
+    def load(name: str) -> Spec:
+        read.add(name)
+        return load_spec(name)
+
+    monkeypatch.setattr("ckptconv.arch.rating.load_spec", load)
+    with ckptconv.open(LLAMA) as checkpoint:
+        names = infos_of(checkpoint)
+    assert choose(names).spec.name == "llama_meta"
+    assert len(read) < 5
+    assert len(shortlist.with_share(shortlist.shares(names), ENOUGH)) > 20
