@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
+_COMPUTED = frozenset({"rope.freqs"})
+"""What transformers computes, and a translation leaves as it is: the rotary frequencies in Llama's releases."""
+
 _COUNTER = ".num_batches_tracked"
 """What torch counts in a batch norm; other frameworks do not."""
 
@@ -73,8 +76,8 @@ def plan(
         complete += _completed(edit, before, translated)
     backward = [edit for edit in complete if edit.kind not in ("drop", "cast")]
     used = {name for edit in backward for step in edit.steps for name in (*step.sources, *step.targets)}
-    untouched = {name for name in template if name in translated and name not in used}
-    kept = tuple(name for name in translated if name in untouched and name not in tensors)
+    left_alone = {name for name in template if name not in used and (changes[name].note or name in _COMPUTED)}
+    kept = tuple(name for name in translated if name in left_alone and name not in tensors)
     unneeded = _unneeded(tensors, translated)
     _check_names(tensors, translated.keys() - {*kept}, unneeded)
     _check_shapes(tensors, translated)

@@ -112,7 +112,7 @@ def test_from_one_framework_to_another_it_follows_a_translation(tmp_path: Path) 
     source, template = OTHERS / "keras-bert.h5", OTHERS / "flax-bert.msgpack"
     made = like(source, template, tmp_path / "a.msgpack", ckptconv.NameRule("translate", "keras"))
     assert ckptconv.diff(source, made, bare=True).equal
-    with pytest.raises(EditError, match="14 of its tensors are missing") as caught:
+    with pytest.raises(EditError, match="26 of its tensors are missing") as caught:
         like(source, template, tmp_path / "b.msgpack")
     assert str(caught.value.hint).startswith("--translate keras before it")
 
@@ -166,6 +166,14 @@ def test_options_that_go_by_an_architecture_are_refused(how: dict[str, Any], tmp
     with pytest.raises(UsageError, match="and none has another framework's names") as caught:
         ckptconv.convert(OTHERS / "torch-of-keras-bert.pth", tmp_path / "a.h5", edits=edits, **how)
     assert "ckptconv verify of both afterwards" in str(caught.value.hint)
+
+
+def test_what_is_missing_is_not_taken_from_the_template_though_its_name_is_the_same(tmp_path: Path) -> None:
+    """Flax' biases have torch's names and layouts."""
+    state = torch.load(OTHERS / "torch-of-flax-bert.pth")
+    del state["bert.encoder.layer.0.output.dense.bias"]
+    with pytest.raises(EditError, match=r"1 of its tensors is missing here, by torch's names 'bert\.encoder.*bias'"):
+        like(saved(tmp_path / "a.pth", state), OTHERS / "flax-bert.msgpack", tmp_path / "a.msgpack")
 
 
 def test_quantized_templates_and_ggufs_are_refused_by_name(tmp_path: Path) -> None:
