@@ -168,6 +168,16 @@ def test_options_that_go_by_an_architecture_are_refused(how: dict[str, Any], tmp
     assert "ckptconv verify of both afterwards" in str(caught.value.hint)
 
 
+def test_metadata_of_its_own_is_kept_beside_the_configuration(tmp_path: Path) -> None:
+    path = OTHERS / "keras-3.keras"
+    state = translated(path, tmp_path / "a.pth", "keras")
+    torch.save({"epoch": 7, "vars": "mine", "state_dict": state}, tmp_path / "b.pth")
+    made = like(tmp_path / "b.pth", path, tmp_path / "b.keras", bare=False)
+    with ckptconv.open(path) as before, ckptconv.open(made) as after:
+        assert after.metadata["epoch"] == 7
+        assert after.metadata["config.json"] == before.metadata["config.json"]
+
+
 def test_what_is_missing_is_not_taken_from_the_template_though_its_name_is_the_same(tmp_path: Path) -> None:
     """Flax' biases have torch's names and layouts."""
     state = torch.load(OTHERS / "torch-of-flax-bert.pth")

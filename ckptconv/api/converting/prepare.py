@@ -140,7 +140,7 @@ def _apply_edits(
     for template in files.templates:
         from ckptconv.api.editing.like import metadata_for
 
-        added = metadata_for(order.format, template)
+        added = metadata_for(order.format, template, edited.metadata)
     if order.edits.for_llama_cpp:
         from ckptconv.api.converting.gguf import complete_for_llama_cpp
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.api.editing.dialects import MARK, dialect_of, is_from_mlx_lm
-from ckptconv.api.editing.originals import OTHER_FRAMEWORKS
+from ckptconv.api.editing.originals import KERAS, OTHER_FRAMEWORKS
 from ckptconv.api.evidence import merged_values
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
@@ -18,6 +18,8 @@ from ckptconv.edits.translate import dialect_by_names
 from ckptconv.errors import EditError, UsageError, located
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from ckptconv.api.editing.state import State
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
@@ -56,13 +58,14 @@ def become_like(state: State, path: str, template: Checkpoint) -> None:
         state.findings.append(Finding("kept", "warning", planned.kept[0], message, None, str(len(planned.kept))))
 
 
-def metadata_for(format: Format, template: Checkpoint) -> dict[str, MetaNode]:
-    """What a file of the template's kind needs of its metadata: a .keras is nothing without its configuration, and
-    mlx-lm tells its own layouts by a mark.
+def metadata_for(format: Format, template: Checkpoint, stated: Collection[MetaNode]) -> dict[str, MetaNode]:
+    """What a file of the template's kind needs of its metadata, but for the keys that are `stated` already: a .keras is
+    nothing without its configuration, and mlx-lm tells its own layouts by a mark.
     """
-    if format.dialect and format.name == template.format:
-        return {key: value for key, value in template.metadata.items() if isinstance(key, str)}
-    return {MARK: MLX} if is_from_mlx_lm(template) else {}
+    needed: Mapping[MetaNode, MetaNode] = {MARK: MLX} if is_from_mlx_lm(template) else {}
+    if format.dialect == KERAS and format.name == template.format:
+        needed = template.metadata
+    return {key: value for key, value in needed.items() if isinstance(key, str) and key not in stated}
 
 
 def _dialect_to_undo(template: Checkpoint, option: str) -> str:

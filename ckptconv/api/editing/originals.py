@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 COMMON_DIVISOR = 2
 """If two checkpoints share one in this many of their names, both follow the same naming scheme."""
 
-OTHER_FRAMEWORKS = frozenset(["flax", "keras", GGUF, MLX])
+KERAS = "keras"
+"""The dialect of all that Keras and TensorFlow write."""
+
+OTHER_FRAMEWORKS = frozenset(["flax", KERAS, GGUF, MLX])
 """Dialects whose names no architecture has; it may well have those of the others, such as Meta's for Llama."""
 
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
