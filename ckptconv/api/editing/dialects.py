@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MARK = "format"
 """The key of metadata in which a safetensors file says whose it is."""
 
+_OF_TEMPLATES = {"flax": "Flax", "keras": "Keras"}
+"""Dialects to which only a file of the same model leads (``--like``), and whose they are."""
+
 MAX_TENSORS = 20_000
 """With more tensors than this, nobody tries whether they could be translated."""
 
@@ -37,9 +40,17 @@ def untranslated_findings(checkpoint: Checkpoint, wanted: Format, edits: Edits |
         from ckptconv.edits.translate import GIVES
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
+        if framework := _OF_TEMPLATES.get(wanted.dialect):
+            message += f", and --like FILE {framework}'s of these"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
     elif is_from_mlx_lm(checkpoint) and (why := _why_mlx_lm_stays(checkpoint)):
         yield Finding("dialect", "warning", "", f"names and layouts stay mlx-lm's: {why}")
+    elif wanted.dialect in _OF_TEMPLATES and any(name.endswith(".weight") for name in checkpoint):
+        message = (
+            f"names and layouts stay torch's; --like FILE gives them those of {_OF_TEMPLATES[wanted.dialect]}, where "
+            "FILE is of the same model"
+        )
+        yield Finding("dialect", "info", "", message, hint="--like FILE")
 
 
 def _dialect_towards(checkpoint: Checkpoint, wanted: Format) -> str:

@@ -179,6 +179,11 @@ def test_that_a_checkpoint_could_be_translated_is_reported(tmp_path: Path) -> No
     assert notices(others / "keras-3.keras", tmp_path / "a.pth", edits=edits) == []
     assert notices(others / "tensorflow-types.ckpt.index", tmp_path / "a.pth") == []
     assert notices(others.parent / "digits-raw.pth", tmp_path / "a.pth") == []
+    assert notices(others.parent / "digits-raw.pth", tmp_path / "a.msgpack") == ["--like FILE"]
+    assert notices(others.parent / "digits-raw.pth", tmp_path / "a.weights.h5") == ["--like FILE"]
+    assert notices(others / "tensorflow-types.ckpt.index", tmp_path / "a.h5") == []
+    edits = ckptconv.Edits(names=[NameRule("like", str(others / "flax-bert.msgpack"))])
+    assert notices(others / "torch-of-flax-bert.pth", tmp_path / "a.msgpack", edits=edits) == []
 
 
 def test_a_misfit_whose_names_are_those_of_another_release_says_so_first(tmp_path: Path) -> None:
