@@ -29,7 +29,8 @@ def validate(
     format: str | None = None,
     progress: Progress | None = None,
 ) -> Validation:
-    """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is given.
+    """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is given. (What
+    a file of Keras holds twice is read, to see whether the two are equal.)
 
     Files with the names and layouts of Flax, Keras, mlx-lm or llama.cpp are checked under the names that
     ``--translate`` gives them, a GGUF's blocks as the floats that they stand for, and quantized weights as the plain

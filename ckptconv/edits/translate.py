@@ -14,7 +14,7 @@ from ckptconv.edits.name_rule import GGUF, MLX, TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor, TensorInfo
@@ -41,14 +41,6 @@ GIVES = {
     "whisper": "transformers'",
 }  # fmt: skip
 """Whose names and layouts a translation gives."""
-
-
-_KNOWN_BY_NAMES = {"ldm": ldm, "whisper": whisper, "meta": meta}
-
-
-def dialect_by_names(names: Collection[str]) -> str:
-    """The dialect that can be recognised by names alone, in any format; "" if there is none."""
-    return next((name for name, dialect in _KNOWN_BY_NAMES.items() if dialect.known(names)), "")
 
 
 def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:

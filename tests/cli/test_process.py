@@ -216,6 +216,17 @@ def test_inspecting_a_model_imports_nothing_of_edits_or_archives(tmp_path: Path)
         assert done.stdout == "[]\n"
 
 
+def test_a_diff_of_other_names_imports_no_dialect_but_those_that_names_show(tmp_path: Path) -> None:
+    """All of them take 0.1 s, and are only needed for other frameworks' files."""
+    for name in ("a", "b"):
+        torch.save({f"{name}.weight": torch.ones(2)}, tmp_path / f"{name}.pth")
+    code = (
+        "import sys\nfrom ckptconv import diff\ndiff(*sys.argv[1:])\nprint('ckptconv.edits.translate' in sys.modules)"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "a.pth"), str(tmp_path / "b.pth")]
+    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 STOPPED = """
 import os, signal, sys
 from ckptconv.io import source

@@ -43,7 +43,7 @@ def refuse_unwritable(order: Order, prepared: Prepared, place: Destination) -> N
     else:
         target = place.path.with_name(place.path.name.removesuffix(place.path.suffix) + place.format.instead)
         hint = f"{order.request.command_into(str(target))} writes the weights alone"
-        if place.format.dialect and not any(rule.how == "like" for rule in order.edits.name_rules):
+        if place.format.dialect and not order.edits.templates:
             hint += f"; --like MODEL{place.format.suffixes[0]} takes what is lacking from a file of the same model"
     raise UnsupportedError(f"no {place.format.name} file can be made: {lacking}", path=order.request.source, hint=hint)
 

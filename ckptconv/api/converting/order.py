@@ -57,7 +57,7 @@ class Order:
             raise self.unused_inputs_error()
         if self.edits.quantize:
             self._check_quantize()
-        if any(rule.how == "like" for rule in self.edits.name_rules):
+        if self.edits.templates:
             self._refuse_architecture(
                 "none has another framework's names",
                 "ckptconv validate asks it of the source, and ckptconv verify of both afterwards",

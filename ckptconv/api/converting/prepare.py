@@ -137,10 +137,11 @@ def _apply_edits(
     stated = adapter.stated if adapter is not None else None
     edited, moves = apply_edits(named, order.edits, files, bare=order.bare, stated=stated)
     added: Mapping[str, MetaNode] = {}
-    for template in files.templates:
+    if order.edits.templates:
         from ckptconv.api.editing.like import metadata_for
 
-        added = metadata_for(order.format, template, edited.metadata)
+        for template in files.templates:
+            added = metadata_for(order.format, template, edited.metadata)
     if order.edits.for_llama_cpp:
         from ckptconv.api.converting.gguf import complete_for_llama_cpp
 

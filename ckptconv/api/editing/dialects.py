@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.evidence import merged_values
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
-from ckptconv.edits.name_rule import GGUF, MLX, TO_GGUF
+from ckptconv.edits.name_rule import GGUF, MLX, TO_GGUF, TO_LDM
 from ckptconv.errors import EditError, LimitError, UnsupportedError, UsageError
 from ckptconv.formats import registry
 
@@ -72,6 +72,16 @@ def dialect_of(checkpoint: Checkpoint) -> str:
         if dialect and _can_translate(dialect, checkpoint):
             return dialect
     return ""
+
+
+def dialect_of_names(checkpoint: Checkpoint) -> str:
+    """The dialect that leads to torch's names: its format's, or one that the names alone show; "" if none does."""
+    dialect = dialect_of(checkpoint)
+    if dialect not in ("", TO_LDM):
+        return dialect
+    from ckptconv.edits.dialects.by_names import dialect_by_names
+
+    return dialect_by_names(checkpoint)
 
 
 def is_from_mlx_lm(checkpoint: Checkpoint) -> bool:

@@ -67,14 +67,17 @@ class Edits:
         return (*option_words(before), *names, *option_words(after))
 
     @property
-    def name_rules(self) -> tuple[NameRule, ...]:
-        """The naming rules among `names`."""
-        return tuple(step for step in self.steps if isinstance(step, NameRule))
-
-    @property
     def dialects(self) -> tuple[str, ...]:
         """The dialects of the translations among `names`."""
-        return tuple(rule.text for rule in self.name_rules if rule.how == "translate")
+        return self._texts_of("translate")
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The paths of the templates (``--like``) among `names`."""
+        return self._texts_of("like")
+
+    def _texts_of(self, how: str) -> tuple[str, ...]:
+        return tuple(step.text for step in self.steps if isinstance(step, NameRule) and step.how == how)
 
     @property
     def for_llama_cpp(self) -> str:

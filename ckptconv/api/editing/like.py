@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.dialects import MARK, dialect_of, is_from_mlx_lm
+from ckptconv.api.editing.dialects import MARK, dialect_of, dialect_of_names, is_from_mlx_lm
 from ckptconv.api.editing.originals import KERAS, OTHER_FRAMEWORKS
 from ckptconv.api.evidence import merged_values
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.like import check_reduced, plan
-from ckptconv.edits.name_rule import GGUF, MLX, TO_LDM
+from ckptconv.edits.name_rule import GGUF, MLX
 from ckptconv.edits.ordered import OrderedMap
 from ckptconv.edits.quantized.marks import kinds_in
-from ckptconv.edits.translate import dialect_by_names
 from ckptconv.errors import EditError, UsageError, located
 
 if TYPE_CHECKING:
@@ -73,12 +72,11 @@ def _dialect_to_undo(template: Checkpoint, option: str) -> str:
         raise UsageError(
             f"{option}: its weights are quantized", hint="--quantize makes such weights; name a file with plain ones"
         )
-    dialect = dialect_of(template)
+    dialect = dialect_of_names(template)
     if dialect == GGUF:
         raise UsageError(
             f"{option}: this is a GGUF", hint="--translate to-gguf makes one from a transformers folder, whole"
         )
-    dialect = dialect_by_names(template) if dialect in ("", TO_LDM) else dialect
     if not dialect:
         raise UsageError(
             f"{option}: its names and layouts are torch's, as far as they are known here",

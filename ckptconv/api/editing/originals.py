@@ -13,13 +13,13 @@ from dataclasses import replace
 from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.dialects import dialect_of, is_from_mlx_lm
+from ckptconv.api.editing.dialects import dialect_of, dialect_of_names, is_from_mlx_lm
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed
-from ckptconv.edits.name_rule import GGUF, MLX, TO_LDM, NameRule
+from ckptconv.edits.name_rule import GGUF, MLX, NameRule
 from ckptconv.edits.quantized.marks import kinds_in
-from ckptconv.errors import EditError, MissingExtraError, UnsupportedError, UsageError
+from ckptconv.errors import EditError, LimitError, MissingExtraError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +90,7 @@ def as_translated(checkpoint: Checkpoint, path: Path, dialect: str | None = None
     dialect: the one to translate from. None: the checkpoint's own, if it is another framework's.
 
     Without such names, or if they cannot be translated: the same checkpoint, and no findings. What transformers
-    computes from its configuration is left out. Reads no tensor.
+    computes from its configuration is left out. Reads no tensor but those that a file of Keras holds twice.
     """
     if dialect is None:
         dialect = dialect_of(checkpoint)
@@ -103,7 +103,7 @@ def as_translated(checkpoint: Checkpoint, path: Path, dialect: str | None = None
     computed = [name for name in _ROPE_TENSORS if name in checkpoint] if dialect == GGUF else []
     try:
         translated, _ = apply_edits(checkpoint, Edits(drop=computed, names=[NameRule("translate", dialect)]))
-    except (EditError, UnsupportedError, UsageError):
+    except (EditError, LimitError, UnsupportedError, UsageError):
         return checkpoint, []
     message = f"{fspath(path)} is read under {GIVES[dialect]} names, which --translate {dialect} makes of its own"
     findings = [Finding("translated", "info", "", message)]
@@ -165,13 +165,7 @@ def _dialects_to_align(a: Checkpoint, b: Checkpoint) -> tuple[str, str]:
     """
     if _names_in_common(a, b) == min(len(a), len(b)) and not (is_from_mlx_lm(a) or is_from_mlx_lm(b)):
         return "", ""
-    from ckptconv.edits.translate import dialect_by_names
-
-    dialects = dialect_of(a), dialect_of(b)
-    left, right = (
-        dialect_by_names(one) if dialect in ("", TO_LDM) else dialect
-        for one, dialect in zip((a, b), dialects, strict=True)
-    )
+    left, right = dialect_of_names(a), dialect_of_names(b)
     return ("", "") if left == right else (left, right)
 
 

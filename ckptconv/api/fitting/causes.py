@@ -73,8 +73,9 @@ def foreign_name_causes(
 ) -> list[Finding]:
     """The cause if names and layouts are another framework's."""
     from ckptconv.api.editing.dialects import dialect_of
+    from ckptconv.edits.dialects.by_names import dialect_by_names
     from ckptconv.edits.name_rule import MLX, TO_LDM
-    from ckptconv.edits.translate import GIVES, dialect_by_names
+    from ckptconv.edits.translate import GIVES
 
     dialect = dialect_of(checkpoint)
     is_hugging_face_class = spec is not None and bool(spec.config.architectures)

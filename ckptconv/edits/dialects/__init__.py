@@ -4,6 +4,7 @@ A tensor's name does not say what kind of module it belongs to, so each dialect'
 out wrong. Begin with `change`; `edits.translate` lists the dialects.
 
     change                              what is done to one tensor, and the edits that do it to all
+    by_names                            dialects that names alone show
     attention  recurrent                what frameworks do to heads and to gates
     flax  flax_cells                    Flax's modules
     keras  keras_config                 Keras' layers, and what its configuration says about them

@@ -313,3 +313,15 @@ def test_metas_names_are_compared_as_transformers_but_have_an_architecture_of_th
     assert found.equal
     assert [finding.code for finding in found.told][:1] == ["translated"]
     assert ckptconv.validate(path).arch == "llama_meta"
+
+
+def test_what_is_too_much_to_translate_is_compared_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "consolidated.00.pth"
+    path.write_bytes((FIXTURES / "others" / "llama-2-whole.pth").read_bytes())
+    (tmp_path / "params.json").write_text('{"n_heads": 2, "n_kv_heads": 1}')
+    edits = ckptconv.Edits(names=[ckptconv.NameRule("translate", "meta")])
+    ckptconv.convert(path, tmp_path / "llama.safetensors", edits=edits)
+    monkeypatch.setattr("ckptconv.edits.dialects.change.MOST_PARTS", -1)
+    found = ckptconv.diff(path, tmp_path / "llama.safetensors", bare=True)
+    assert not found.equal
+    assert not found.told

@@ -92,6 +92,15 @@ def test_diff_compares_a_single_file_with_the_same_models_of_diffusers(case: str
     assert [finding.code for finding in found.told] == ["translated"]
 
 
+@pytest.mark.parametrize("case", ["sd1", "sdxl", "flux-whole", "sd3", "wan-vae"])
+def test_like_a_single_file_it_is_that_again(case: str, tmp_path: Path) -> None:
+    source = single(case, tmp_path / "a.safetensors")
+    translated(source, tmp_path / "b.safetensors")
+    edits = ckptconv.Edits(names=[NameRule("like", str(source))])
+    ckptconv.convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", edits=edits)
+    assert summed(load_file(tmp_path / "c.safetensors")) == summed(load_file(source))
+
+
 @pytest.mark.parametrize("case", ["sd1", "flux-whole"])
 def test_a_network_without_its_prefix_is_known_too(case: str, tmp_path: Path) -> None:
     prefix = "model.diffusion_model."

@@ -31,6 +31,17 @@ CPP = {
 """Of the file that whisper.cpp loads."""
 
 
+def test_diff_and_like_know_the_release(tmp_path: Path) -> None:
+    release, in_transformers = tmp_path / "whisper.pt", tmp_path / "a.safetensors"
+    torch.save({"dims": DIMS, "model_state_dict": spoken(**DIMS).state_dict()}, release)
+    ckptconv.convert(
+        release, in_transformers, edits=ckptconv.Edits(names=[NameRule("translate", "whisper")]), bare=True
+    )
+    assert ckptconv.diff(release, in_transformers, bare=True).equal
+    ckptconv.convert(in_transformers, tmp_path / "b.pth", edits=ckptconv.Edits(names=[NameRule("like", str(release))]))
+    assert ckptconv.diff(release, tmp_path / "b.pth", bare=True, translate=False).equal
+
+
 def computed(model: Any, mel: torch.Tensor, tokens: torch.Tensor, dims: dict[str, int]) -> torch.Tensor:
     """The logits of OpenAI's network, as the forward functions of whisper/model.py compute them."""
 
