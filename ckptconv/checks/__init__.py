@@ -16,7 +16,6 @@ Begin with the module of a command: `diff`, `validate`, `verify`, or `stats` for
     blame  case  layer_counts               …and why not: the causes, the findings that they explain, whole layers
     prefixes  hypotheses                    …with another prefix, with other params
     related_architecture                    …or damaged, or of a related architecture
-    parametrized                            …weights that were pruned or normalized, and are stored in parts
     verify  first_difference                whether outputs are the same, and the first layer that differs
     runners  torch_runner  onnx_runner      running a network, in torch or in onnxruntime
     layers  recording                       …with the outputs of its layers; keeping the outputs

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.case import Case
 from ckptconv.checks.layer_counts import explain_layer_counts
-from ckptconv.checks.parametrized import computed_weights
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.core.text import listed, shape_text
 from ckptconv.edits.match import pair_renames, substitutions
+from ckptconv.edits.parametrized.find import find_parametrized
 from ckptconv.edits.parts import find_parts
 from ckptconv.edits.patterns import bracketed, edits_by_pattern
 from ckptconv.edits.python import python, renames, single
@@ -48,6 +48,8 @@ LAYOUTS = ((3, 2, 0, 1), (4, 3, 0, 1, 2), (2, 1, 0))
 """Permutations of other frameworks' convolution kernels, such as [height, width, in, out], into torch's order,
 [out, in, height, width].
 """
+
+_REMOVAL = "convert --remove-parametrizations makes plain weights of those that are computed of several tensors"
 
 MAX_LISTED = 4
 """The most parts of a tensor to list."""
@@ -91,7 +93,7 @@ def causes_first(findings: Iterable[Finding]) -> list[Finding]:
 def _explain_parametrized(case: Case) -> None:
     """Missing weights that the network computes from tensors that are unexpected."""
     unexpected = {name: case.found[name] for name in set(case.tensors_with("unexpected-tensor"))}
-    weights = computed_weights(
+    weights = find_parametrized(
         case.tensors_with("missing-tensor"), unexpected, lambda name, shape: case.fits(case.expected[name], shape)
     )
     for weight in weights:
@@ -99,6 +101,8 @@ def _explain_parametrized(case: Case) -> None:
         case.causes.append(
             Finding("parametrized", "error", weight.name, message, weight.name, weight.parts[0], weight.hint)
         )
+    if any(weight.scheme for weight in weights):
+        case.causes.append(Finding("parametrizations", "info", "", _REMOVAL))
     case.remove("missing-tensor", {weight.name for weight in weights})
     case.remove("unexpected-tensor", {part for weight in weights for part in weight.parts})
 

@@ -35,7 +35,7 @@ SECTIONS = {
     "What is kept": "--bare --meta --allow-loss",
     "Which tensors": "--select --drop",
     "Their names": "--strip-prefix --add-prefix --rename --translate --like --rules --reverse",
-    "Their values": "--dtype --dequantize --quantize --lora",
+    "Their values": "--dtype --dequantize --remove-parametrizations --quantize --lora",
     "Architecture": "--arch --set --with-params --verify --input",
 }
 

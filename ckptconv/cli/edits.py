@@ -66,6 +66,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Turn quantized weights into plain ones: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes, "
         "HQQ, MLX, torchao, ONNX, OpenVINO, Core ML, CTranslate2; in the type that config.json names, or --dtype.",
     ),
+    click.option(
+        "--remove-parametrizations", is_flag=True,
+        help="Compute the weights that torch keeps in parts: pruned ones (weight_orig, weight_mask), and those of "
+        "weight_norm and spectral_norm (weight_g, weight_v; parametrizations.weight.original0 …).",
+    ),
     click.option("--strip-prefix", metavar="P", multiple=True, help="Remove P from the names that start with it."),
     click.option("--add-prefix", metavar="P", multiple=True, help="Put P before every name."),
     click.option(
@@ -114,7 +119,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )  # fmt: skip
 
 
-def parse_edits(context: click.Context, *, reverse: bool, dequantize: bool, **given: tuple[str, ...]) -> Edits:
+def parse_edits(
+    context: click.Context, *, reverse: bool, dequantize: bool, remove_parametrizations: bool, **given: tuple[str, ...]
+) -> Edits:
     """The edits that the options ask for, with those for names in the order in which they were typed."""
     from ckptconv.api.editing.edits import Edits
     from ckptconv.api.editing.lora import Lora
@@ -133,6 +140,7 @@ def parse_edits(context: click.Context, *, reverse: bool, dequantize: bool, **gi
         else:
             names.append(NameRule(option, value))
     return Edits(
-        select=given["select"], drop=given["drop"], dequantize=dequantize, names=names, reverse=reverse,
+        select=given["select"], drop=given["drop"], dequantize=dequantize,
+        remove_parametrizations=remove_parametrizations, names=names, reverse=reverse,
         dtype=given["dtype"], quantize=given["quantize"],
     )  # fmt: skip

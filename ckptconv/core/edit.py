@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 Kind = Literal[
-    "rename", "transpose", "permute", "reshape", "cast", "map", "dequantize", "quantize", "split",
-    "concat", "stack", "unstack", "tie", "untie", "drop", "zeros", "remove-layers", "insert-layers",
+    "rename", "transpose", "permute", "reshape", "cast", "map", "dequantize", "quantize",
+    "remove-parametrization", "split", "concat", "stack", "unstack", "tie", "untie", "drop", "zeros",
+    "remove-layers", "insert-layers",
 ]  # fmt: skip
 """What each kind does; words in double backticks are keys of ``details``.
 
@@ -34,6 +35,9 @@ Kind = Literal[
     dequantize  makes a weight in F32 of the tensors that it is stored as, by ``scheme``; ``parts`` says which is which,
                 and ``block``, ``bits``, ``zeros`` and others are the scheme's parameters (edits.quantized.schemes)
     quantize    makes codes and scales of a weight, by ``scheme`` (edits.quantizers.schemes)
+    remove-parametrization
+                computes a weight of the tensors that a network computes it of, by ``scheme``: pruned, weight_norm or
+                spectral_norm, along ``axis`` (edits.parametrized.weights)
     split       one source into several targets along ``axis``, of lengths ``sizes``; with ``blocks``, the source is
                 that many blocks of equal length, each with a piece of every target, like the heads of an interleaved
                 q, k and v

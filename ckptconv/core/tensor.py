@@ -205,6 +205,11 @@ def infos_of(tensors: Mapping[str, LazyTensor]) -> dict[str, TensorInfo]:
     return {name: tensor.info for name, tensor in tensors.items()}
 
 
+def shapes_of(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes, under the same names."""
+    return {name: tensor.info.shape for name, tensor in tensors.items()}
+
+
 def depends_of(tensors: Iterable[LazyTensor]) -> tuple[ByteSpan, ...]:
     """The file spans that values computed from all these tensors come from, each once."""
     return tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))

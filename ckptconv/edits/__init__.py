@@ -11,6 +11,7 @@ What the user asks for:
     like                    the way back to another framework's file (``--like``)
     quantized               weights that quantizers stored as several tensors, read (``--dequantize``)
     quantizers              …and written (``--quantize``)
+    parametrized            weights that a network computes of several tensors (``--remove-parametrizations``)
     adapters                LoRA and similar (``--lora``)
 
 Making edits:

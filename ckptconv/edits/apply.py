@@ -33,6 +33,7 @@ _MAKERS: dict[Kind, Callable[[Change, Step], Sequence[LazyTensor]]] = {
     "cast": values.cast,
     "map": values.map_values,
     "dequantize": values.dequantize,
+    "remove-parametrization": values.remove_parametrization,
     "quantize": values.quantize,
     "split": layout.split,
     "concat": layout.concat,

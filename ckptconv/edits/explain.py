@@ -17,6 +17,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Step
+from ckptconv.core.tensor import shapes_of
 from ckptconv.edits.kinship import NEARLY_ALL, Kinship
 from ckptconv.edits.match import find_prefix, pair_renames
 from ckptconv.edits.pairing import (
@@ -220,12 +221,12 @@ class _Explainer:
             return
         for fits in (is_same_shape, is_transposed_shape):
             lost, new = self.progress.lost, self.progress.new
-            self.progress.rename(pair_renames(_shapes(new), _shapes(lost), fits))
+            self.progress.rename(pair_renames(shapes_of(new), shapes_of(lost), fits))
 
     def _match_similar_kin(self, kin: Kinship) -> None:
         """The same where values can be read: kin first, and no transposed matrix whose values speak against it."""
         lost, new = self.progress.lost, self.progress.new
-        pairs = pair_renames(_shapes(new), _shapes(lost), is_same_shape, lambda a, b: kin(lost[a], new[b]))
+        pairs = pair_renames(shapes_of(new), shapes_of(lost), is_same_shape, lambda a, b: kin(lost[a], new[b]))
         self.progress.rename([(a, b) for a, b in pairs if not self.by_values_only or kin(lost[a], new[b])])
 
         left, right = self.progress.lost, self.progress.new
@@ -236,7 +237,7 @@ class _Explainer:
         def may_be_transposed(a: str, b: str) -> bool:
             return is_transposed(a, b) or not (self.by_values_only or kin.can_tell(left[a], right[b]))
 
-        pairs = pair_renames(_shapes(right), _shapes(left), is_transposed_shape, is_transposed)
+        pairs = pair_renames(shapes_of(right), shapes_of(left), is_transposed_shape, is_transposed)
         self.progress.rename([(a, b) for a, b in pairs if may_be_transposed(a, b)])
 
     def _pair_same_names(self) -> None:
@@ -274,7 +275,3 @@ class _Explainer:
         explanation.removed.extend(self.progress.original[name] for name in lost)
         explanation.added.extend(self.progress.new)
         self.progress.record("drop", [Step((name,), ()) for name in lost])
-
-
-def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.info.shape for name, tensor in tensors.items()}

@@ -49,6 +49,8 @@ def _inverse(edit: Edit, number: int) -> Edit:
         raise fail("what it rounded away is not in it", near_inverse(details))
     if edit.kind == "dequantize":
         raise fail("quantizing anew is not an edit", "the file that it was made from has the quantized weights")
+    if edit.kind == "remove-parametrization":
+        raise fail("the tensors that it computed from are not in it", "the file that it was made from has them")
     if edit.kind == "quantize":
         raise fail("what it rounded away is not in it", "--dequantize makes plain weights of what it made")
     if edit.kind not in _OPPOSITE:

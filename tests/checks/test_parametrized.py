@@ -55,15 +55,25 @@ def test_the_hints_make_a_state_dict_that_computes_the_same(change: Callable[[nn
     model.eval()
     torch.save(model.state_dict(), tmp_path / "changed.pth")
     verdict = ckptconv.validate(tmp_path / "changed.pth", arch=tmp_path / "plain.pth")
-    assert [finding.code for finding in verdict.findings] == ["parametrized"] * 3
+    assert [finding.code for finding in verdict.findings] == ["parametrized"] * 3 + ["parametrizations"]
     state_dict = torch.load(tmp_path / "changed.pth")
-    for finding in verdict.findings:
+    for finding in verdict.findings[:3]:
         assert finding.hint is not None
         exec(finding.hint, {"state_dict": state_dict, "torch": torch})
     again = plain()
     again.load_state_dict(state_dict)
     given = torch.randn(3, 4, 12)
     torch.testing.assert_close(again.eval()(given), model(given), rtol=1e-5, atol=1e-6)
+
+
+def test_a_parametrization_that_only_code_says_is_not_taken_for_a_rename(tmp_path: Path) -> None:
+    model = plain()
+    torch.save(model.state_dict(), tmp_path / "plain.pth")
+    parametrizations.orthogonal(model[4])
+    torch.save(model.state_dict(), tmp_path / "changed.pth")
+    (finding,) = ckptconv.validate(tmp_path / "changed.pth", arch=tmp_path / "plain.pth").findings
+    assert (finding.code, finding.where) == ("parametrized", "4.weight")
+    assert "a class that the file does not name" in finding.message
 
 
 def test_a_half_of_such_parts_is_no_weight(tmp_path: Path) -> None:

@@ -12,13 +12,16 @@ from ckptconv.api.editing.rebuild import rebuild
 from ckptconv.api.editing.state import State
 from ckptconv.api.editing.step_files import StepFiles
 from ckptconv.api.evidence import check_config, merged_values
-from ckptconv.core.tensor import infos_of
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import infos_of, shapes_of
+from ckptconv.core.text import listed, plural
 from ckptconv.edits.apply import label
 from ckptconv.edits.composites import fixed_parts
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.edits.dialects.to_mmproj import fixed_types
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.name_rule import TO_GGUF, NameRule
+from ckptconv.edits.parametrized.find import HOW, removing_edits
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import name_edits
 from ckptconv.edits.translate import left_alone
@@ -63,6 +66,8 @@ def apply_edits(
         check_config(checkpoint)
     stated = _stated_values(checkpoint, edits) if stated is None else stated
     dequantizing = _dequantize(state, stated) if edits.dequantize else []
+    if edits.remove_parametrizations:
+        _remove_parametrizations(state)
     _apply_steps(state, edits, files or StepFiles(()), stated)
     _apply_casts(state, edits, dequantizing, stated)
     if dequantizing:
@@ -93,6 +98,17 @@ def _dequantize(state: State, stated: Stated) -> Sequence[Edit]:
         state.findings += dequantize.findings_about(edits, stated)
         state.source = dequantize.without_torchao_objects(state.source, edits, selected)
     return edits
+
+
+def _remove_parametrizations(state: State) -> None:
+    """Make plain weights of those that a network computes of several tensors."""
+    edits = removing_edits(shapes_of(state.tensors))
+    for edit in edits:
+        state.apply(edit, "--remove-parametrizations")
+    count = sum(len(edit.steps) for edit in edits)
+    how = listed([HOW[str(scheme)] for scheme in dict.fromkeys(edit.details["scheme"] for edit in edits)])
+    message = f"{plural(count, 'weight')} that {'is' if count == 1 else 'are'} {how} became plain"
+    state.findings.append(Finding("parametrizations-removed", "info", "", message, None, str(count)))
 
 
 def _apply_steps(state: State, edits: Edits, files: StepFiles, stated: Stated) -> None:

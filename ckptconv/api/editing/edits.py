@@ -1,4 +1,6 @@
-"""What a user asks for while converting: select, drop, dequantize, rename, rules, casts, quantize, in this order."""
+"""What a user asks for while converting: select, drop, dequantize, remove parametrizations, rename, rules, casts,
+quantize, in this order.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +28,8 @@ class Edits:
     select, drop: globs over the source's names; ``*`` also matches dots.
     dequantize:   make plain tensors of quantized weights, in the type that the configuration states for them (F32 if it
                   states none), or in that of `dtype`.
+    remove_parametrizations:
+                  compute the weights that are pruned, or normalized by weight_norm or spectral_norm.
     names:        prefixes, substitutions, translations and templates (`NameRule`), adapters to merge (`Lora`), and
                   rules files (their paths), applied in the order given. Substitutions are Python regular expressions,
                   which can be slow if written badly; the patterns in rules files take linear time.
@@ -40,6 +44,7 @@ class Edits:
     select: Sequence[str] = ()
     drop: Sequence[str] = ()
     dequantize: bool = False
+    remove_parametrizations: bool = False
     names: Sequence[Step] | Step = ()
     reverse: bool = False
     dtype: Sequence[str] = ()
@@ -62,7 +67,10 @@ class Edits:
     def words(self) -> tuple[str, ...]:
         """The options of ``ckptconv convert`` that ask for this."""
         names = tuple(word for step in self.steps for word in _words_of_step(step))
-        before = {"--select": self.select, "--drop": self.drop, "--dequantize": self.dequantize}
+        before = {
+            "--select": self.select, "--drop": self.drop, "--dequantize": self.dequantize,
+            "--remove-parametrizations": self.remove_parametrizations,
+        }  # fmt: skip
         after = {"--reverse": self.reverse, "--dtype": self.dtype, "--quantize": self.quantize}
         return (*option_words(before), *names, *option_words(after))
 
@@ -96,7 +104,8 @@ class Edits:
 
     def __bool__(self) -> bool:
         changed = self.names or self.reverse or self.dtype or self.quantize
-        return bool(self.select or self.drop or self.dequantize or changed)
+        values = self.dequantize or self.remove_parametrizations
+        return bool(self.select or self.drop or values or changed)
 
 
 def _words_of_step(step: Step) -> tuple[str, str]:

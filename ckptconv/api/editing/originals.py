@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from ckptconv.api.editing.dialects import dialect_of, dialect_of_names, is_from_mlx_lm
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import shapes_of
 from ckptconv.core.text import listed
 from ckptconv.edits.name_rule import GGUF, MLX, NameRule
+from ckptconv.edits.parametrized.find import all_parametrized
 from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.errors import EditError, LimitError, MissingExtraError, UnsupportedError, UsageError
 
@@ -140,12 +142,26 @@ def align_pair(
 
 
 def _plain_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
-    """One checkpoint with plain weights, if only this one is quantized."""
+    """One checkpoint with plain weights, if only this one is quantized or parametrized."""
     if not kinds_in(other):
         plain, findings = as_dequantized(one, path)
         if findings and not _keeps_quantized_parts(other, one, plain):
             return plain, findings
-    return one, []
+    return _unparametrized_beside(one, other, path)
+
+
+def _unparametrized_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
+    """One checkpoint with plain weights instead of parts that torch computes these of, if the other has the weights."""
+    weights = all_parametrized(shapes_of(one))
+    if not weights or not all(weight.scheme and weight.name in other for weight in weights):
+        return one, []
+    from ckptconv.api.editing.apply import apply_edits
+    from ckptconv.api.editing.edits import Edits
+
+    plain, _ = apply_edits(one, Edits(remove_parametrizations=True))
+    found = next(finding for finding in plain.findings if finding.code == "parametrizations-removed")
+    message = f"{fspath(path)}: {found.message}, as --remove-parametrizations makes them"
+    return plain, [replace(found, message=message)]
 
 
 def _with_floats(translated: Checkpoint, findings: list[Finding]) -> tuple[Checkpoint, list[Finding]]:

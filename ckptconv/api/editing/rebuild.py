@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import shapes_of
 from ckptconv.edits.tree import rebuild_tree
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _renamed_notes(state: State) -> Notes:
     quantized = [weight.renamed(new_name) for weight in notes.quantized]
     return replace(
         notes,
-        arch=notes.arch if _shapes(state.tensors) == _shapes(source) else None,
+        arch=notes.arch if shapes_of(state.tensors) == shapes_of(source) else None,
         tensors={new: notes.tensors[old] for new, old in first_origin.items() if old in notes.tensors},
         strides={new: notes.strides[old] for new, old in untouched.items() if old in notes.strides},
         attributes={new: notes.attributes[old] for new, old in first_origin.items() if old in notes.attributes},
@@ -56,10 +57,6 @@ def _renamed_notes(state: State) -> Notes:
         between=tuple(new_name[name] for name in notes.between if name in new_name),
         digest=None,
     )
-
-
-def _shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.info.shape for name, tensor in tensors.items()}
 
 
 def _broken_ties(

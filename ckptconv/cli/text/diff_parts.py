@@ -54,7 +54,8 @@ def verdict(result: Difference) -> tuple[str, str]:
     if result.equal:
         if result.headers:
             return "equal headers", f"{amount}{note}"
-        covered = f"; {within:,} of them differ within the tolerance" if within else ""
+        differ = "differs" if within == 1 else "differ"
+        covered = f"; {within:,} of them {differ} within the tolerance" if within else ""
         return "equal", f"{amount}, {size(result.nbytes)}{covered}{note}"
     counts = Counter(finding.code for finding in errors_among(result.findings))
     edits = len(edit_rows(result.edits))

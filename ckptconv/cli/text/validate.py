@@ -179,9 +179,10 @@ def _message(alike: Sequence[Finding]) -> str:
         return first.message
     if not first.where or first.where not in first.message:
         return f"{first.message} (and {len(alike) - 1:,} more like it)"
-    name = f"{_range([finding.where for finding in alike])} ×{len(alike):,}"
+    name = _range([finding.where for finding in alike])
     rest = {finding.message.replace(finding.where, "") for finding in alike}
-    return first.message.replace(first.where, name) + (" (the first of them)" if len(rest) > 1 else "")
+    counted = first.message.replace(first.where, f"{name} ×{len(alike):,}", 1).replace(first.where, name)
+    return counted + (" (the first of them)" if len(rest) > 1 else "")
 
 
 def _range(names: Sequence[str]) -> str:

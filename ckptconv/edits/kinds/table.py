@@ -50,6 +50,9 @@ KINDS: dict[Kind, Needs] = {
     "dequantize": Needs("many", "one", ("scheme", "parts", "block", "bits", "group_size", "mode", "zeros", "axis",
                                         "inverse"),
                         "sources are the parts of a scheme in their order, or as parts lists them"),
+    "remove-parametrization": Needs("many", "one", ("scheme", "axis"),
+                                    "scheme is pruned (orig, mask), weight_norm (v, g) or spectral_norm (orig, u, v), "
+                                    "and axis the dimension that has norms, or is the rows of the matrix"),
     "quantize": Needs("one", "many", ("scheme",),
                       "the source is a matrix of floats, the targets its codes and what the scheme has besides, as "
                       "scales"),

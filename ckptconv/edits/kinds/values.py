@@ -1,4 +1,4 @@
-"""Edits that compute values while they are read: casts, functions, dequantizing and quantizing."""
+"""Edits that compute values while they are read: casts, functions, parametrizations, dequantizing and quantizing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ckptconv.core.dtypes import DTYPES
 from ckptconv.edits.cast import cast_to
 from ckptconv.edits.functions import Function, mapped
 from ckptconv.edits.ggml.quantize import unfit
+from ckptconv.edits.parametrized.weights import plain_weight
 from ckptconv.edits.quantized.schemes import dequantized
 from ckptconv.edits.quantizers.schemes import SCHEMES, coded
 
@@ -47,6 +48,16 @@ def dequantize(change: Change, step: Step) -> tuple[LazyTensor]:
     tensors = tuple(change.sources(step))
     try:
         result = dequantized(tensors, change.details)
+    except ValueError as error:
+        raise change.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
+    return (replace(result, alias=change.alias(tensors)),)
+
+
+def remove_parametrization(change: Change, step: Step) -> tuple[LazyTensor]:
+    """The weight that a network computes of several tensors, in the first one's type."""
+    tensors = change.sources(step)
+    try:
+        result = plain_weight(tensors, change.details)
     except ValueError as error:
         raise change.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
     return (replace(result, alias=change.alias(tensors)),)
