@@ -14,6 +14,7 @@
     │   ├── DamagedTensorError    a tensor's bytes fail their recorded checksum
     │   └── LimitError            a number in the file is beyond what any honest file needs
     │       └── StepsError        an architecture takes too many steps to work out
+    ├── MemoryLimitError          the machine does not have enough memory for this file
     ├── UnsafeError               going on would mean running code from the file
     ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
     ├── EditError                 an edit cannot be made: what it names is missing, or occurs twice
@@ -234,6 +235,12 @@ class LimitError(CorruptFileError):
 
 class StepsError(LimitError):
     """Working out an architecture takes more steps than any honest spec needs for any honest checkpoint."""
+
+
+class MemoryLimitError(CkptconvError):
+    """The machine does not have enough memory for this file."""
+
+    code = "memory"
 
 
 class UnsafeError(CkptconvError):

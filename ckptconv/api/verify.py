@@ -12,10 +12,13 @@ from ckptconv.api.request import Request, arch_text, format_words
 from ckptconv.api.running.arrays import read_recording
 from ckptconv.api.running.comparing import Verification, compare, shapes_of
 from ckptconv.api.running.feeds import batches_for
+from ckptconv.api.running.memory import Memory
 from ckptconv.api.running.pair import DEFAULT_SAMPLES, verify_sides
 from ckptconv.api.running.recording import add_layers, add_reference, record, run_counter
-from ckptconv.api.running.side import Memory, Side, Subject
+from ckptconv.api.running.side import Side, Subject
 from ckptconv.checks.runners import check_device
+from ckptconv.core.report import Finding
+from ckptconv.errors import MemoryLimitError
 from ckptconv.io.target import Target
 
 if TYPE_CHECKING:
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.checks.recording import Recording
     from ckptconv.core.progress import Progress
-    from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
 TRACED_BATCH = 1
@@ -120,7 +122,11 @@ def run(
         if traced:
             add_layers(recording, side, like.traced if like is not None else min(TRACED_BATCH, len(batches) - 1))
         if like is None or not like.reason:
-            add_reference(recording, side, layers=traced)
+            try:
+                add_reference(recording, side, layers=traced)
+            except MemoryLimitError as error:
+                hint = "comparing with it takes --rtol and --atol"
+                recording.findings.append(Finding("no-reference", "warning", "", error.message, hint=hint))
         return recording
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptconv.cli.output import OutputError, complain, emit_json, printable
-from ckptconv.errors import CkptconvError, FileAccessError, UsageError
+from ckptconv.errors import CkptconvError, FileAccessError, MemoryLimitError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,12 +40,6 @@ class BugError(CkptconvError):
     """An exception that nobody raised on purpose."""
 
     code = "bug"
-
-
-class MemoryLimitError(CkptconvError):
-    """The machine does not have enough memory for this file."""
-
-    code = "memory"
 
 
 class ThreadLimitError(CkptconvError):

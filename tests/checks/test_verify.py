@@ -18,13 +18,13 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import ckptconv
-from ckptconv.api.running import side
+from ckptconv.api.running import memory, side
 from ckptconv.arch.samples import InputSpec, parse_input
 from ckptconv.checks.rounding import UNIT, bound
 from ckptconv.checks.torch_runner import load_weights
 from ckptconv.checks.verify import Output, compare_outputs
 from ckptconv.core.dtypes import DType
-from ckptconv.errors import CkptconvError, MissingExtraError, RunError, UsageError
+from ckptconv.errors import CkptconvError, MemoryLimitError, MissingExtraError, RunError, UsageError
 from fixtures.network import Network, digits
 
 if TYPE_CHECKING:
@@ -185,6 +185,30 @@ def test_one_network_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
         assert equivalent or "first-difference" in {finding.code for finding in result.findings}
         assert set(counts) == {1}, (a, b)
         assert not alive
+
+
+def test_what_does_not_fit_into_memory_is_an_error_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = network("digits", 0)
+    source = saved(tmp_path / "a.pth", state)
+    other = saved(tmp_path / "b.pth", {**state, "output.bias": state["output.bias"] + 1})
+    needed = 4 * sum(tensor.numel() for tensor in state.values())  # F32
+    monkeypatch.setattr(memory, "available_memory", lambda: needed - 1)
+    with pytest.raises(MemoryLimitError, match=r"\.pth: running it takes .* of memory, for .* parameters"):
+        ckptconv.verify(source, other, arch="mlp")
+    with pytest.raises(MemoryLimitError):
+        ckptconv.convert(source, tmp_path / "c.safetensors", arch="mlp", verify=True)
+    assert not (tmp_path / "c.safetensors").exists()
+    monkeypatch.setattr(memory, "available_memory", lambda: needed)
+    assert ckptconv.verify(source, source, arch="mlp").equivalent
+    with pytest.raises(MemoryLimitError, match="the float64 run that gives the bound takes") as caught:
+        ckptconv.verify(source, other, arch="mlp")
+    assert caught.value.hint is not None and "--rtol" in caught.value.hint
+    assert ckptconv.verify(source, other, arch="mlp", atol=9.0).equivalent
+    recording = ckptconv.run(source, arch="mlp")
+    assert [finding.code for finding in recording.findings if finding.severity == "warning"] == ["no-reference"]
+    assert not recording.batches[0].limits
 
 
 def test_python_runs_beside_its_own_graph(tmp_path: Path) -> None:

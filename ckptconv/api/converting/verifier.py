@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.running.feeds import batches_for, inputs_of
+from ckptconv.api.running.memory import Memory
 from ckptconv.api.running.pair import DEFAULT_SAMPLES, verify_sides
-from ckptconv.api.running.side import Memory, Side, Subject
+from ckptconv.api.running.side import Side, Subject
 from ckptconv.arch.factory import is_reference
 from ckptconv.arch.samples import parse_input
 from ckptconv.checks.runners import check_device

@@ -1,8 +1,4 @@
-"""A file to run, and what runs it: a graph in onnxruntime, a network in torch.
-
-A network takes as much memory as its model, and twice as much in float64. So only one is in memory at a time: loading
-another one releases it, and it is loaded again when it is needed again.
-"""
+"""A file to run, and what runs it: a graph in onnxruntime, a network in torch."""
 
 from __future__ import annotations
 
@@ -18,13 +14,13 @@ from ckptconv.api.fitting.network_form import NetworkForm, in_network_form
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.open import open
 from ckptconv.api.running.feeds import recipe_input
+from ckptconv.api.running.memory import Memory, Needs
 from ckptconv.arch.factory import built_module, is_reference
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.samples import shown_inputs
 from ckptconv.checks.onnx_runner import OnnxRunner
 from ckptconv.checks.torch_runner import TorchRunner, float_types, load_weights
 from ckptconv.checks.verify import Weight
-from ckptconv.core.memory import give_back_freed_memory
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, UnknownClassError
 
@@ -57,20 +53,6 @@ class Subject:
     device: str = "cpu"
     tensors: Checkpoint | None = None
     evidence: Checkpoint | None = None
-
-
-class Memory:
-    """The memory for one network, shared by the sides that are compared."""
-
-    def __init__(self) -> None:
-        self._holder: Side | None = None
-
-    def give_to(self, side: Side) -> None:
-        """Release the network in memory, since `side` is about to load one."""
-        if self._holder is not None:
-            self._holder.release()
-        self._holder = side
-        give_back_freed_memory()
 
 
 class Side:
@@ -135,6 +117,7 @@ class Side:
         """
         if self._runner is None:
             self._memory.give_to(self)
+            self._needs.check_network()
             if self.is_graph:
                 self._runner = OnnxRunner(self.path, self.path.name, self.device)
             else:
@@ -182,6 +165,10 @@ class Side:
                 self.findings.append(Finding("assumed", "info", name, message, hint=f"--set {name}=VALUE"))
         return program
 
+    @property
+    def _needs(self) -> Needs:
+        return Needs.of(self.path, self.checkpoint, graph=self.is_graph)
+
     def _module(self) -> torch.nn.Module:
         """A torch module on the CPU with the weights as F32, or as F64 if all of them are."""
         import torch
@@ -209,9 +196,11 @@ class Side:
         None if nothing says what a graph computes.
         """
         if isinstance(runner := self.runner, TorchRunner):
+            self._needs.check_reference(loaded=self.device == "cpu")
             self._runner = None
             return runner.module.cpu()
         self._memory.give_to(self)
+        self._needs.check_reference(loaded=False)
         try:
             return self._module()
         except CkptconvError:

@@ -13,9 +13,8 @@ from math import ceil, floor, log2, log10
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.histogram import BINS, FIRST
-from ckptconv.cli.text.common import approximately
 from ckptconv.cli.text.diff_parts import share, spell_range, times, value_groups
-from ckptconv.core.text import plural
+from ckptconv.core.text import approximately, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,8 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.text.common import approximately
-from ckptconv.core.text import listed, plural
+from ckptconv.core.text import approximately, listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

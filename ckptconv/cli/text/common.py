@@ -38,31 +38,6 @@ def section(title: str, lines: Sequence[str]) -> list[str]:
     return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
 
 
-def size(nbytes: int) -> str:
-    """A number of bytes with three significant digits: ``68.9 kB``."""
-    if nbytes < 1000:
-        return f"{nbytes} B"
-    return _three_digits(nbytes, ["kB", "MB", "GB", "TB", "PB", "EB"])
-
-
-def approximately(count: int) -> str:
-    """A count of 1,000 or more with three significant digits: ``124 M``."""
-    return _three_digits(count, ["k", "M", "G", "T", "P", "E"])
-
-
-def _three_digits(number: int, units: list[str]) -> str:
-    value, power = number / 1000, 0
-    while value >= 999.5 and power < len(units) - 1:
-        value /= 1000
-        power += 1
-    decimals = 0
-    if value < 9.995:
-        decimals = 2
-    elif value < 99.95:
-        decimals = 1
-    return f"{value:.{decimals}f} {units[power]}"
-
-
 def value(param: ParamValue) -> str:
     """A param's value: words without quotes, long lists cut."""
     if isinstance(param, str) and (param == "" or not param.replace("_", "").replace("-", "").isalnum()):

@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.text.common import findings, size, table
+from ckptconv.cli.text.common import findings, table
 from ckptconv.core.report import summed_up
-from ckptconv.core.text import plural
+from ckptconv.core.text import plural, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,8 @@ from math import inf, isfinite, log10
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
-from ckptconv.cli.text.common import size
 from ckptconv.core.report import errors_among
-from ckptconv.core.text import plural
+from ckptconv.core.text import plural, size
 from ckptconv.edits.patterns import bracketed, group_names, open_numbers
 from ckptconv.edits.stacks import spell_numbers
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.text import adapter, composite
 from ckptconv.cli.text.columns import kind_of, kind_without_shape, list_columns, short_tied_name, tree_columns
-from ckptconv.cli.text.common import approximately, fields, findings, section, size, table
+from ckptconv.cli.text.common import fields, findings, section, table
 from ckptconv.cli.text.graph import graph_rows
 from ckptconv.cli.text.loading import MAX_OBJECTS, name_lines, object_lines, optional_lines, verdict
 from ckptconv.cli.text.metadata import attributes, entries, shortened, spelled
 from ckptconv.cli.text.tree import flat, tree
 from ckptconv.core.metadata import StateDict, TensorRef, nodes_of
-from ckptconv.core.text import listed, plural
+from ckptconv.core.text import approximately, listed, plural, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

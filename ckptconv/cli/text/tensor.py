@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.text import composite
-from ckptconv.cli.text.common import fields, size
+from ckptconv.cli.text.common import fields
 from ckptconv.core.checkpoint import no_tensor
 from ckptconv.core.dtypes import COMPONENT
-from ckptconv.core.text import plural
+from ckptconv.core.text import plural, size
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptconv.cli.text.common import size, table
+from ckptconv.cli.text.common import table
+from ckptconv.core.text import size
 
 
 @pytest.mark.parametrize(
