@@ -26,6 +26,7 @@ Examples:
   ckptconv inspect checkpoint.pth
   ckptconv inspect --fail-on-code downloads/*.pth
   ckptconv inspect --fail-on-code downloads/bert/
+  ckptconv inspect --sizes model.safetensors
   ckptconv inspect --list model.safetensors | grep bias
   ckptconv inspect --tensor layers.0.weight --stats model.safetensors
   ckptconv inspect archive.zip/policy.pth
@@ -39,6 +40,9 @@ Examples:
     "--tree", "as_tree", is_flag=True, help="Show the tensors as a tree with repeated layers folded (default)."
 )
 @click.option("--list", "as_list", is_flag=True, help="Show one line per tensor, with full names, and nothing else.")
+@click.option(
+    "--sizes", is_flag=True, help="Add to each line of the tree the elements and bytes of all tensors below it."
+)
 @click.option("--stats", is_flag=True, help="Add min, max, mean, std, counts of NaN, Inf and zeros. Reads all values.")
 @click.option("--tensor", metavar="NAME", help="Show one tensor: its header and its first and last values.")
 @click.option("--digest", is_flag=True, help="Compute the content digest, and compare it with a recorded one.")
@@ -53,8 +57,8 @@ Examples:
 @options.help_
 @click.pass_obj
 def command(
-    debug: bool, sources: tuple[str, ...], as_tree: bool, as_list: bool, stats: bool, tensor: str | None,
-    digest: bool, fail_on_code: bool, from_format: str | None, as_json: bool,
+    debug: bool, sources: tuple[str, ...], as_tree: bool, as_list: bool, sizes: bool, stats: bool,
+    tensor: str | None, digest: bool, fail_on_code: bool, from_format: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Show what is in each SRC: format, size, parameters, tensors, metadata, and whether it is safe to load.
 
@@ -64,7 +68,9 @@ def command(
     if as_tree + as_list + (tensor is not None) > 1:
         message = "--tree, --list and --tensor exclude each other"
         raise click.UsageError(message, click.get_current_context())
-    view = _View(as_list, stats, tensor, digest, fail_on_code, from_format)
+    if sizes and (as_list or tensor is not None):
+        raise click.UsageError("--sizes is for the tree; --list has BYTES", click.get_current_context())
+    view = _View(as_list, sizes, stats, tensor, digest, fail_on_code, from_format)
 
     def ask(source: str) -> Answer:
         answer = view.inspect(source, as_json=as_json)
@@ -80,6 +86,7 @@ class _View:
     """What to show of every file."""
 
     as_list: bool
+    sizes: bool
     stats: bool
     tensor: str | None
     digest: bool
@@ -109,7 +116,7 @@ class _View:
         from ckptconv.cli.text.common import fields
 
         if not self.as_list:
-            return text.page(inspection)
+            return text.page(inspection, sizes=self.sizes)
         _warn_of_code(inspection)
         lines = text.listing(inspection)
         return [*lines, *fields(text.digest(inspection), indent="")] if self.digest else lines

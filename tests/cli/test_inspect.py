@@ -206,6 +206,29 @@ def test_stats_add_columns(run: Run, tmp_path: Path) -> None:
     assert "x F32 [6] 24 0 3 1.333 1.247 1 2 1" in lines(path, run, "--list", "--stats")
 
 
+def test_sizes_are_those_of_all_tensors_that_a_line_stands_for(run: Run, tmp_path: Path) -> None:
+    embedding = torch.zeros(100, 8)
+    state = {"embed.weight": embedding, "head.weight": embedding, "head.bias": torch.zeros(100, dtype=torch.float16)}
+    state |= {
+        f"model.layers.{i}.heads.{j}.{name}": torch.zeros(4, 5) for i in range(6) for j in range(3) for name in "qk"
+    }
+    page = lines(save(tmp_path / "a.pth", state), run, "--sizes")
+    assert "ELEMENTS SIZE SHARE DTYPE SHAPE" in page
+    assert "embed.weight 800 3.20 kB 51.0 % F32 [100, 8]" in page
+    assert "head 100 200 B 3.2 %" in page
+    assert "├─ weight 0 0 B 0.0 % F32 [100, 8] = embed.weight" in page
+    assert "model.layers.0–5.heads.0–2 ×6 ×3 720 2.88 kB 45.9 %" in page
+    assert "├─ q 360 1.44 kB 22.9 % F32 [4, 5]" in page
+
+
+def test_sizes_of_folded_states_are_their_sums(run: Run, tmp_path: Path) -> None:
+    state = {i: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(i + 1, 3)} for i in range(20)}
+    torch.save({"model": {"w": torch.zeros(2)}, "optimizer": {"state": state, "param_groups": []}}, tmp_path / "a.pth")
+    page = lines(tmp_path / "a.pth", run, "--sizes")
+    assert "optimizer.state.0–19 ×20 650 2.60 kB 100.0 %" in page
+    assert "└─ exp_avg 630 2.52 kB 96.9 % F32 20 shapes" in page
+
+
 def test_stats_that_json_has_no_number_for_are_spelled(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = stats.Stats(mean=float("inf"), std=float("nan"))
     monkeypatch.setattr(stats, "stats_of", lambda tensors, progress=None: [odd for _ in tensors])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ckptconv.api.inspect import Inspection
     from ckptconv.checks.stats import Stats
-    from ckptconv.cli.text.tree import Kind
+    from ckptconv.cli.text.tree import Kind, Weigh
     from ckptconv.core.checkpoint import Checkpoint
 
 STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
@@ -40,6 +40,19 @@ def tree_columns(checkpoint: Checkpoint, tied: Mapping[str, str], stats: Mapping
         return [info.dtype.name, _shape(info.shape), *figures, *note]
 
     return Columns(["DTYPE", "SHAPE", *_heads(stats)], frozenset(range(2, 2 + len(_heads(stats)))), cells)
+
+
+def weights_of(checkpoint: Checkpoint, tied: Mapping[str, str]) -> Weigh:
+    """Elements and bytes, as stored: tied tensors count once, under their first name, and composites by their parts."""
+    tensors, composites = checkpoint.all_tensors, checkpoint.composites
+
+    def weigh(name: str) -> tuple[int, int]:
+        if name in tied or (name in composites and name not in tensors):
+            return 0, 0
+        info = tensors[name].info
+        return info.numel, info.nbytes
+
+    return weigh
 
 
 def kind_of(checkpoint: Checkpoint) -> Kind:

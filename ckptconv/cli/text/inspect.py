@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.text import adapter, composite
-from ckptconv.cli.text.columns import kind_of, kind_without_shape, list_columns, short_tied_name, tree_columns
+from ckptconv.cli.text.columns import (
+    kind_of,
+    kind_without_shape,
+    list_columns,
+    short_tied_name,
+    tree_columns,
+    weights_of,
+)
 from ckptconv.cli.text.common import fields, findings, section, table
 from ckptconv.cli.text.graph import graph_rows
 from ckptconv.cli.text.loading import MAX_OBJECTS, name_lines, object_lines, optional_lines, verdict
@@ -31,8 +38,8 @@ MAX_TIED = 8
 _HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
 
 
-def page(inspection: Inspection) -> list[str]:
-    """The whole page."""
+def page(inspection: Inspection, *, sizes: bool = False) -> list[str]:
+    """The whole page. `sizes`: the tree of tensors has sums of elements and bytes."""
     checkpoint, stats = inspection.checkpoint, inspection.stats
     ties = checkpoint.ties
     tied = {name: names[0] for names in ties for name in names[1:]}
@@ -50,7 +57,10 @@ def page(inspection: Inspection) -> list[str]:
     ):
         if tensors:
             names = composite.with_wholes(tensors, composites)
-            rows = tree(names, tied, columns, kind, fold=stats is None, heads=stats is not None, loose_kind=loose_kind)
+            rows = tree(
+                names, tied, columns, kind, fold=stats is None, heads=stats is not None, loose_kind=loose_kind,
+                weigh=weights_of(checkpoint, tied) if sizes else None,
+            )  # fmt: skip
             lines += section(title, rows)
     # a tensor under its own name is among the tensors already
     values = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}

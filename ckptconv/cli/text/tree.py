@@ -21,6 +21,7 @@ from typing import TypeGuard
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.text.common import table
+from ckptconv.core.text import size
 
 SLASH = "/"
 """Separates the parts of a name in files of Keras, TensorFlow and h5py, whose parts may have dots."""
@@ -31,6 +32,9 @@ MOST_APART = 8
 MAX_LEVELS = 40
 """How many dots a name is split at; the rest of it stays in one piece."""
 
+SUMS = ["ELEMENTS", "SIZE", "SHARE"]
+"""The heads of the columns that `Weigh` fills."""
+
 _SELF = None
 """The key, in a branch, of a tensor whose own name is the branch's (``a`` beside ``a.b``)."""
 
@@ -40,6 +44,9 @@ Node = Branch | list[str] | str
 
 Cells = Callable[[str], Sequence[str]]
 """The columns behind a tensor's name, by that name."""
+
+Weigh = Callable[[str], tuple[int, int]]
+"""The elements and the bytes of a tensor, by its name; zeros for one that is counted under another name."""
 
 Kind = Callable[[str], Hashable]
 """What must be equal for two tensors to be folded, such as the element type and shape, by a tensor's name."""
@@ -71,18 +78,24 @@ def tree(
     fold: bool,
     heads: bool,
     loose_kind: Kind | None = None,
+    weigh: Weigh | None = None,
 ) -> list[str]:
     """The tensors by the dots in their names, or by slashes where all have one; with `fold`, numbered siblings of equal
-    kinds are one line; more than `MOST_APART` of them are folded where `loose_kind` is equal.
+    kinds are one line; more than `MOST_APART` of them are folded where `loose_kind` is equal. With `weigh`, every line
+    has the sums of all tensors that it stands for, and their share of all bytes.
     """
     names = list(names)
     mark = SLASH if names and all(SLASH in name for name in names) else "."
-    forest = _Forest(kind, tied, columns.cells, fold, mark, loose_kind if fold else None)
-    if heads:
-        forest.rows.append(["", *columns.heads])
+    forest = _Forest(kind, tied, columns.cells, fold, mark, loose_kind if fold else None, weigh)
+    if weigh is not None:
+        forest.nbytes = sum(weigh(name)[1] for name in names)
+    sums = [] if weigh is None else SUMS
+    if heads or sums:
+        forest.rows.append(["", *sums, *columns.heads])
     forest.draw(forest.groups(_build(names, mark)), "", root=True)
-    lines = table(forest.rows, {i + 1 for i in columns.numeric})
-    return [style(lines[0], "bold"), *lines[1:]] if heads else lines
+    numeric = [*range(len(sums)), *(i + len(sums) for i in columns.numeric)]
+    lines = table(forest.rows, {i + 1 for i in numeric})
+    return [style(lines[0], "bold"), *lines[1:]] if heads or sums else lines
 
 
 def _build(names: Iterable[str], mark: str) -> Branch:
@@ -105,16 +118,24 @@ def _build(names: Iterable[str], mark: str) -> Branch:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Siblings that share a line: the first and the last of them, how many, and the first one's subtree."""
+    """Siblings that share a line: the first and the last of them, how many, and the first one's subtree, or with
+    `merged` that of all of them.
+    """
 
     first: str
     last: str
     count: int
     node: Node
+    merged: bool = False
 
     @property
     def label(self) -> str:
         return self.first if self.count == 1 else f"{self.first}–{self.last}"
+
+    @property
+    def times(self) -> int:
+        """How many subtrees the node stands for."""
+        return 1 if self.merged else self.count
 
 
 @dataclass(slots=True)
@@ -125,29 +146,41 @@ class _Forest:
     fold: bool
     mark: str
     loose_kind: Kind | None
+    weigh: Weigh | None = None
+    nbytes: int = 0
     rows: list[list[str]] = field(default_factory=list)
     _ids: dict[Hashable, int] = field(default_factory=dict)
 
-    def draw(self, groups: list[_Group], guide: str, *, root: bool = False) -> None:
-        """Add a row for each group, and under it those of its subtree."""
+    def draw(self, groups: list[_Group], guide: str, *, root: bool = False, times: int = 1) -> None:
+        """Add a row for each group, and under it those of its subtree. `times`: how many of it the rows stand for."""
         for group in groups:
             ending = group is groups[-1]
-            label, counts, node, below = self._collapsed(group)
+            label, counts, node, below, more = self._collapsed(group)
             mark = "" if root else "└─ " if ending else "├─ "
             own = node.get(_SELF) if isinstance(node, dict) else node
             text = guide + mark + (printable(label) or "''") + counts
-            self.rows.append([text, *self._cells(own)])
-            self.draw(below, guide + ("" if root else "   " if ending else "│  "))
+            self.rows.append([text, *self._sums(group.node, times * group.times), *self._cells(own)])
+            self.draw(below, guide + ("" if root else "   " if ending else "│  "), times=times * more)
 
-    def _collapsed(self, group: _Group) -> tuple[str, str, Node, list[_Group]]:
-        """The group joined with each only child below it: ``encoder.layer.0–11``."""
-        label, counts, node = group.label, _times(group), group.node
+    def _collapsed(self, group: _Group) -> tuple[str, str, Node, list[_Group], int]:
+        """The group joined with each only child below it: ``encoder.layer.0–11``; and how many it stands for."""
+        label, counts, node, times = group.label, _times(group), group.node, group.times
         while isinstance(node, dict):
             below = self.groups(node)
             if len(below) != 1 or _SELF in node:
-                return label, counts, node, below
-            label, counts, node = f"{label}{self.mark}{below[0].label}", counts + _times(below[0]), below[0].node
-        return label, counts, node, []
+                return label, counts, node, below, times
+            (only,) = below
+            label, counts, node = f"{label}{self.mark}{only.label}", counts + _times(only), only.node
+            times *= only.times
+        return label, counts, node, [], times
+
+    def _sums(self, node: Node, times: int) -> list[str]:
+        """The columns of `SUMS`, for so many subtrees."""
+        if self.weigh is None:
+            return []
+        elements, nbytes = (times * total for total in _weight(node, self.weigh))
+        share = f"{100 * nbytes / self.nbytes:.1f} %" if self.nbytes else ""
+        return [f"{elements:,}", size(nbytes), share]
 
     def _cells(self, own: Node | None) -> Sequence[str]:
         """The columns of a tensor, or of several that share a line: their shapes are counted where they differ."""
@@ -165,7 +198,7 @@ class _Forest:
         if self.loose_kind is None or sum(_is_number(group.first) for group in found) <= MOST_APART:
             return found
         return [
-            replace(run, node=_merged([branch[str(n)] for n in range(int(run.first), int(run.last) + 1)]))
+            replace(run, node=_merged([branch[str(n)] for n in range(int(run.first), int(run.last) + 1)]), merged=True)
             if run.count > 1 else run
             for run in self._runs(branch, self.loose_kind)
         ]  # fmt: skip
@@ -204,6 +237,14 @@ class _Forest:
         else:
             key = frozenset([(name, self._shape_of(child, kind)) for name, child in node.items()])
         return self._ids.setdefault(key, len(self._ids))
+
+
+def _weight(node: Node, weigh: Weigh) -> tuple[int, int]:
+    """The sums over a subtree."""
+    if isinstance(node, str):
+        return weigh(node)
+    below = [_weight(child, weigh) for child in (node.values() if isinstance(node, dict) else node)]
+    return sum(elements for elements, _ in below), sum(nbytes for _, nbytes in below)
 
 
 def _merged(nodes: Sequence[Node]) -> Node:
