@@ -16,6 +16,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     npz  hdf5  flax
     tensorflow  tfjs  tflite            families that are only read
     openvino  coreml  paddle  mxnet
-    caffe  ctranslate2
+    caffe  ctranslate2  mindspore
+    darknet  mlc
     diffusers  archive                  folders and archives that contain checkpoints in other formats
 """

@@ -48,6 +48,9 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     *((2, b"\n\x05" + first, "a SentencePiece vocabulary", "name the file of the weights")
       for first in (b"<unk>", b"<pad>")),
     (0, b"\xba\x16\x4f\x2f", "a fastText model", "numpy.savez what model.get_input_matrix() gives"),
+    *((0, magic + b"\x5e\x3a\x7f", "an encrypted checkpoint of MindSpore's",
+       "save what mindspore.load_checkpoint(FILE, dec_key=…) gives: that is read")
+      for magic in (b"\xd8", b"\xd9", b"\xda")),
     (0, b"PAR1", "a Parquet file, of data", "name the file of the weights"),
     (0, b"MATLAB 5.0", "a MATLAB file", "numpy.savez what scipy.io.loadmat gives: that is read"),
     (0, b"BZh", "a bzip2 file", "bunzip2 it first, or tar xjf an archive"),
@@ -83,7 +86,6 @@ the length of each vector, and the first word; JSON for people has white space.
 
 SUFFIXES: dict[str, Lookalike] = {
     ".pdmodel": Lookalike("a PaddlePaddle program, without weights", BESIDE_PROGRAM),
-    ".weights": Lookalike("Darknet weights, such as YOLO's", "torch.save a network that loads them: that is read"),
     ".t7": Lookalike("a file of Lua Torch's", OF_TORCHFILE),
     ".engine": Lookalike("a TensorRT engine", MADE_FROM),
     ".plan": Lookalike("a TensorRT engine", MADE_FROM),

@@ -3,6 +3,8 @@
 X.data-0000N-of-0000M, X.meta       TensorFlow checkpoint: X.index
 X.bin                               OpenVINO graph: X.xml
 X.onnx.data, X.onnx_data            ONNX graph: X.onnx
+X.weights                           Darknet network: X.cfg
+params_shard_0.bin                  MLC-LLM model: tensor-cache.json, ndarray-cache.json
 group1-shard1of2.bin, X-shard1      TensorFlow.js model: model.json, X-weights_manifest.json
 """
 
@@ -36,7 +38,21 @@ def part_file_error(path: Path) -> UnknownFormatError | None:
     if model := _tfjs_model(path):
         hint = f"name the model: {model}"
         return UnknownFormatError("this is one of the weight files of a TensorFlow.js model", hint=hint)
+    if index := _mlc_index(path):
+        hint = f"name its index: {index}"
+        return UnknownFormatError("this is one of the files of a model of MLC-LLM's or WebLLM's", hint=hint)
+    if path.suffix == ".weights":
+        hint = f"put its network's .cfg beside it: {path.with_suffix('.cfg')}"
+        return UnknownFormatError("by its name it is weights of Darknet's, such as YOLO's", hint=hint)
     return None
+
+
+def _mlc_index(path: Path) -> Path | None:
+    """The index beside a file of elements."""
+    if not re.fullmatch(r"params_shard_\d+\.bin", path.name):
+        return None
+    indexes = map(path.with_name, ("tensor-cache.json", "ndarray-cache.json"))
+    return next((index for index in indexes if index.is_file()), None)
 
 
 def _tfjs_model(path: Path) -> Path | None:

@@ -17,10 +17,13 @@ from ckptconv.formats import (
     caffe,
     coreml,
     ctranslate2,
+    darknet,
     diffusers,
     flax,
     gguf,
     hdf5,
+    mindspore,
+    mlc,
     mxnet,
     npz,
     onnx,
@@ -46,8 +49,9 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *ctranslate2.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS,
     *npz.FORMATS, *hdf5.FORMATS, *tensorflow.FORMATS, *tfjs.FORMATS, *tflite.FORMATS, *openvino.FORMATS,
-    *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS, *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS,
-    torch.TENSORDICT, npz.SKOPS, *ARCHIVES, npz.EQUINOX, npz.NPY, torch.JOBLIB, torch.PICKLE,
+    *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS, *mindspore.FORMATS, *mlc.FORMATS, *darknet.FORMATS,
+    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, torch.TENSORDICT, npz.SKOPS, *ARCHIVES, npz.EQUINOX,
+    npz.NPY, torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 

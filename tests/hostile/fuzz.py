@@ -37,7 +37,7 @@ from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
 from tests.hostile.folders import FOLDERS, joined, unpacked
-from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, SKOPS, SLICES, TFJS, honest
+from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, RUNTIMES, SKOPS, SLICES, TFJS, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
@@ -142,6 +142,23 @@ def beside_weights(path: Path, data: bytes, chance: random.Random) -> None:
     if not folder.exists():
         shutil.copytree(TFJS, folder)
     opened(folder / "model.json", data, chance)
+
+
+def configured(path: Path, data: bytes, chance: random.Random) -> None:
+    """The .cfg of a network of Darknet's, beside its weights."""
+    weights = path.with_suffix(".weights")
+    if not weights.exists():
+        shutil.copy(RUNTIMES / "darknet-saved.weights", weights)
+    path.with_suffix(".cfg").write_bytes(data)
+    looked_at(weights, chance)
+
+
+def indexed(path: Path, data: bytes, chance: random.Random) -> None:
+    """The index of a folder of MLC-LLM's."""
+    folder = path.with_name("mlc")
+    if not folder.exists():
+        shutil.copytree(RUNTIMES / "mlc", folder)
+    opened(folder / "tensor-cache.json", data, chance)
 
 
 def blobbed(path: Path, data: bytes, chance: random.Random) -> None:
@@ -261,6 +278,7 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "ggml": (),
     "npz": (),
     "mxnet": (),
+    "mindspore": (),
     "caffe": (),
     "ctranslate2": (),
     "npy": (),
@@ -279,7 +297,7 @@ _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "ggml": mutate.GGML, "mxnet": mutate.MXNET, "caffe": mutate.WIRE, "ctranslate2": mutate.MXNET, "npz": mutate.NPZ, "npy": mutate.NPY,
+    "gguf": mutate.GGUF, "ggml": mutate.GGML, "mxnet": mutate.MXNET, "caffe": mutate.WIRE, "mindspore": mutate.MINDSPORE, "ctranslate2": mutate.MXNET, "npz": mutate.NPZ, "npy": mutate.NPY,
     "equinox": [*mutate.NPY, *mutate.JSON], "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
     "joblib": [*mutate.PICKLE, *mutate.JOBLIB],
     "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5], "nemo": mutate.TAR,
@@ -297,6 +315,8 @@ TARGETS = [
     Target("tfjs", beside_weights, (), mutate.TFJS),
     Target("coreml", blobbed, (), mutate.COREML),
     Target("paddle", programmed, (), mutate.PADDLE),
+    Target("darknet", configured, (), mutate.DARKNET),
+    Target("mlc", indexed, (), mutate.MLC),
     Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),
     Target("megatron", cut_for_ranks, (), mutate.PICKLE),
@@ -313,7 +333,7 @@ def seeds(target: Target) -> list[bytes]:
     if target.run is together:
         return [joined(case) for case in FOLDERS if sum(map(len, case.files.values())) <= SEED_BYTES]
     folders = (stored, ranked, cut_for_ranks, beside_processes, mapped)
-    if target.run in (opened, tabled, graphed, beside_weights, blobbed, programmed, *folders):
+    if target.run in (opened, tabled, graphed, beside_weights, blobbed, programmed, configured, indexed, *folders):
         return files + honest(target.name)
     found = []
     for data in files:

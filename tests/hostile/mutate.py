@@ -89,6 +89,15 @@ MXNET = [
     b"\x12\1" + bytes(6), *(magic + b"\xfa\x93\xf9" for magic in (b"\xc8", b"\xc9", b"\xca")), b"\xff" * 4, b"\xff" * 8,
     *(bytes([n, 0, 0, 0]) for n in range(13)), *(bytes([n]) + bytes(7) for n in range(4)), b"arg:", b"aux:",
 ]  # fmt: skip
+MINDSPORE = [*WIRE, b"Float32", b"BFloat16", b"Int4", b"str", b"crc_num", b"moment1.", b"\x08\0", b"\x0a\2\2\2"]
+MLC = [
+    *JSON[:18], b'"records"', b'"dataPath"', b'"byteOffset"', b'"nbytes"', b'"f32-to-bf16"', b'"raw"', b'"bool"', b'"float32"',
+]  # fmt: skip
+DARKNET = [
+    b"[net]", b"[conv]", b"[connected]", b"[route]", b"[shortcut]", b"[reorg]", b"[upsample]", b"[crop]", b"[implicit]", b"[local]",
+    b"\nstride=", b"\nsize=", b"\nfilters=", b"\ngroups=", b"\nextra=", b"\nlayers=", b"\nfrom=", b"-1", b"0", b"9" * 12, b",",
+    b"\nweights_type=per_channel", b"\nbatch_normalize=1", b"\nflipped=1", b"\nshare_index=-1", b"\ndontload=1", b"\n#",
+]  # fmt: skip
 PADDLE = [
     *WIRE,
     bytes(16),
