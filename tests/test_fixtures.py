@@ -58,6 +58,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
         "equinox",
         "ggml",
         "joblib",
+        "keras-quantized",
         "keras-sharded",
         "megatron",
         "orbax",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.core.text import quoted
+from ckptconv.edits.quantized.marks import KERAS
 from ckptconv.edits.quantized.torchao.marks import mentions_torchao
 from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
@@ -36,6 +37,10 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
     with located(path):
         try:
             checkpoint = _read(source, format)
+            if checkpoint.format in KERAS:
+                from ckptconv.edits.quantized.keras import with_weights as with_keras_weights
+
+                return with_keras_weights(checkpoint)
             if not mentions_torchao(checkpoint):
                 return checkpoint
             from ckptconv.edits.quantized.torchao.bookkeeping import with_weights

@@ -75,9 +75,22 @@ VALUES = "values"
 UNREAD = "unread"
 """The scheme of a weight that is known to be quantized and is not read; its details say `why`."""
 
-SCHEMES = frozenset(("affine", "nbits", "sparse", "torchao", UNREAD))
+SCHEMES = frozenset(("affine", "keras", "nbits", "sparse", "torchao", UNREAD))
 PARTS = frozenset(
-    (VALUES, "scale", "zero_point", "factor", "codebook", "mask", "axis", "shape", "pairs", "shard_2", "shard_3")
+    (
+        VALUES,
+        "scale",
+        "zero_point",
+        "factor",
+        "codebook",
+        "mask",
+        "axis",
+        "shape",
+        "pairs",
+        "shard_2",
+        "shard_3",
+        "g_idx",
+    )
 )
 
 

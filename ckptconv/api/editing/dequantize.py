@@ -12,16 +12,18 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.computed import before_quantizing
+from ckptconv.edits.dialects.keras_quantized import SCHEME as KERAS
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_settings, read_settings
 from ckptconv.edits.quantized.dequantize import dequantize_edits
+from ckptconv.edits.quantized.keras import with_plain_policies, without_names
 from ckptconv.edits.quantized.packing import AFFINE
 from ckptconv.edits.quantized.torchao.bookkeeping import Changes
 from ckptconv.edits.quantized.torchao.classes import SCHEME as TORCHAO
 from ckptconv.formats.graphs.notes import PACKED_KEY, READ_AS, read_as_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.composite import Composite
@@ -35,11 +37,11 @@ _SCHEME_LABELS = {
     "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
     "affine": "affine integers", "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits",
     "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's", "hqq": "HQQ's", "torchao": "torchao's",
-    "nbits": "MatMulNBits'", "sparse": "sparse",
+    "nbits": "MatMulNBits'", "sparse": "sparse", KERAS: "Keras'",
 }  # fmt: skip
 """How messages call the weights of each scheme."""
 
-_SCALE_PART = {MLX: "scales", HQQ: "scale", "nbits": "scale", "affine": "scale", "sparse": "values"}
+_SCALE_PART = {MLX: "scales", HQQ: "scale", "nbits": "scale", "affine": "scale", KERAS: "scale", "sparse": "values"}
 """For each scheme, the part whose type is the one that the library computes in."""
 
 _CODEBOOK = "codebook"
@@ -223,6 +225,17 @@ def without_quantization_keys(node: MetaNode) -> MetaNode:
         if isinstance(document, dict) and (removed := _quantization_keys(document)):
             return json.dumps({key: value for key, value in document.items() if key not in removed})
     return node
+
+
+def without_keras_marks(node: MetaNode, edits: Sequence[Edit], left: Collection[str]) -> MetaNode:
+    """The metadata without what Keras says about quantized layers, if these edits made their weights plain.
+
+    left: the names of the tensors that are there.
+    """
+    if not any(edit.details.get("scheme") == KERAS for edit in edits):
+        return node
+    gone = {name for edit in edits for step in edit.steps for name in step.sources}.difference(left)
+    return without_names(with_plain_policies(node), gone)
 
 
 def without_packed_parts(checkpoint: Checkpoint, edits: Sequence[Edit]) -> Checkpoint:

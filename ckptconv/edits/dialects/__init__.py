@@ -9,6 +9,8 @@ out wrong. Begin with `change`; `edits.translate` lists the dialects.
     flax  flax_cells                    Flax's modules
     keras  keras_config                 Keras' layers, and what its configuration says about them
     keras_recurrent  numbered           its recurrent layers; the numbered variables of Keras 3
+    keras_quantized  keras_layers       its quantized weights, noted when a file is opened; layers with their configuration
+    keras_readings  keras_einsum        …how a layer's variables can be read; the kernels of EinsumDense
     gguf  to_gguf  to_mmproj            llama.cpp's names to those of transformers' classes, and back
     gguf_table  gguf_config             …what is known of its architectures; what a configuration says
     gguf_cuts  gguf_delta               …tensors that it has in pieces, or in another order

@@ -22,10 +22,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects import keras_recurrent, numbered
+from ckptconv.edits.dialects import keras_quantized, keras_recurrent, numbered
 from ckptconv.edits.dialects.attention import without_heads
 from ckptconv.edits.dialects.change import Change, outputs_first
 from ckptconv.edits.dialects.keras_config import Configuration
+from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,12 @@ _DEPTHWISE = re.compile(r"depthwise_conv\dd(_\d+)?")
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """The change of each tensor."""
+    """The change of each tensor. Raises EditError if Keras quantized any: torch has no such variables."""
+    if quantized := keras_quantized.find(tensors, metadata).weights:
+        raise EditError(
+            f"--translate keras: {quantized[0].values!r} is quantized ({quantized[0].called})",
+            hint="add --dequantize, which comes first: torch has no such layers",
+        )
     configuration = Configuration.of(metadata)
     paths, twins = _paths(tensors, metadata, configuration)
     shapes = {paths[name]: info.shape for name, info in tensors.items()}

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_DOCUMENTS = ("config.json", "model_config")
+DOCUMENTS = ("config.json", "model_config")
+"""The metadata keys of configurations."""
+
 
 _RECURRENT = {"LSTM", "GRU", "SimpleRNN"}
 _MAX_PARENTS = 64
@@ -43,14 +45,14 @@ class Configuration:
     @classmethod
     def of(cls, metadata: Mapping[object, object]) -> Configuration:
         """Read from a file's metadata; it is empty if there is no configuration, or none that can be parsed."""
-        has_names = _DOCUMENTS[0] not in metadata or any(str(key).endswith("/vars") for key in metadata)
+        has_names = DOCUMENTS[0] not in metadata or any(str(key).endswith("/vars") for key in metadata)
         configuration = cls(by_name=has_names)
-        for key in _DOCUMENTS:
-            for layer in _layers(_parsed(metadata.get(key))):
+        for key in DOCUMENTS:
+            for layer in layers_in(metadata.get(key)):
                 configuration._add(layer)
         return configuration
 
-    def _add(self, layer: _Layer) -> None:
+    def _add(self, layer: Layer) -> None:
         name = layer.settings.get("name")
         if isinstance(name, str):
             self.classes[name].add(layer.class_name)
@@ -83,16 +85,25 @@ class Configuration:
 
 
 @dataclass(slots=True)
-class _Layer:
-    """A layer or another object, and the one that contains it."""
+class Layer:
+    """A layer or another object: its class, its ``config``, the shapes it was built for (``build_config``), and the
+    object that contains it.
+    """
 
     class_name: str
     settings: Mapping[object, object]
-    parent: _Layer | None
+    built: Mapping[object, object]
+    parent: Layer | None
+
+    @property
+    def name(self) -> str:
+        """Its own name; "" if it has none."""
+        name = self.settings.get("name")
+        return name if isinstance(name, str) else ""
 
     def names(self) -> Iterator[str]:
         """Its name, and those of the objects that contain it."""
-        layer: _Layer | None = self
+        layer: Layer | None = self
         for _ in range(_MAX_PARENTS):
             if layer is None:
                 return
@@ -110,15 +121,16 @@ def _parsed(document: object) -> object:
         return None
 
 
-def _layers(document: object) -> Iterator[_Layer]:
-    """Every object in a document that names its class."""
-    waiting: list[tuple[object, _Layer | None]] = [(document, None)]
+def layers_in(document: object) -> Iterator[Layer]:
+    """Every object in a document, or in a text that is JSON, that names its class."""
+    waiting: list[tuple[object, Layer | None]] = [(_parsed(document), None)]
     while waiting:
         node, parent = waiting.pop()
         if isinstance(node, Mapping):
             name, settings = node.get("class_name"), node.get("config")
             if isinstance(name, str) and isinstance(settings, Mapping):
-                parent = _Layer(name.rpartition(">")[2], settings, parent)
+                built = node.get("build_config")
+                parent = Layer(name.rpartition(">")[2], settings, built if isinstance(built, Mapping) else {}, parent)
                 yield parent
             waiting += [(child, parent) for child in node.values()]
         elif isinstance(node, (list, tuple)):

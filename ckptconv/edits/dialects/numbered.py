@@ -42,6 +42,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], ...]] = {
     "group_normalization": _NORM,
     "rms_normalization": (("scale",),),
     "embedding": (("embeddings",),),
+    "reversible_embedding": (("embeddings",), ("embeddings", "reverse_embeddings")),
     **{f"{cell}_cell": _RECURRENT for cell in ("lstm", "gru", "simple_rnn")},
     **{f"{part}_dense": _KERNEL for part in ("query", "key", "value", "output")},
 }  # fmt: skip
@@ -63,7 +64,7 @@ def path_of(
         return None
     group = parts[:-2]
     count = counts["/".join((*group, _VARS))]
-    own = _recorded_name(group, metadata)
+    own = recorded_name(group, metadata)
     for called in (group[-1], own, configuration.class_of(own) or _nameless_cell(group, own, configuration)):
         known = _CLASS.fullmatch(called)
         for words in VARIABLES.get(known[1], ()) if known else ():
@@ -90,12 +91,13 @@ def _modules(group: Sequence[str], metadata: Mapping[object, object]) -> list[st
         in_list = i > 0 and group[i - 1] == _LIST
         if part == _LIST and not in_list:
             continue
-        own = _recorded_name(group[: i + 1], metadata) if in_list else ""
+        own = recorded_name(group[: i + 1], metadata) if in_list else ""
         found.append(own or _ATTENTION.get(part, part))
     return found
 
 
-def _recorded_name(group: Sequence[str], metadata: Mapping[object, object]) -> str:
+def recorded_name(group: Sequence[str], metadata: Mapping[object, object]) -> str:
+    """The layer's own name, which metadata has under the path of its group; "" if it has none."""
     recorded = metadata.get("/".join((*group, _VARS)))
     name = recorded.get("name") if isinstance(recorded, Mapping) else None
     return name if isinstance(name, str) else ""

@@ -15,6 +15,7 @@ from ckptconv.core.composite import Quantized
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.names import module_of, numbered
 from ckptconv.core.notes import UNREAD
+from ckptconv.edits.dialects.keras_quantized import SCHEME as KERAS
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HINT
 from ckptconv.edits.quantized.find import Group, find_groups, group_of
@@ -53,7 +54,9 @@ def dequantize_edits(infos: Infos, settings: Settings, composites: Mapping[str, 
             hint="the plain weight alone would not compute the same",
         )
     by_key: dict[str, list[Group]] = {}
-    from_graph = [_graph_group(infos, weight) for weight in notes.quantized if weight.values in infos]
+    noted = [weight for weight in notes.quantized if weight.values in infos]
+    from_graph = [_graph_group(infos, weight) for weight in noted]
+    renames = _renames(infos, noted)
     shared = _unshare(from_graph, infos)
     for group in (*_affine_groups(composites), *from_graph):
         by_key.setdefault(group.key, []).append(group)
@@ -69,10 +72,12 @@ def dequantize_edits(infos: Infos, settings: Settings, composites: Mapping[str, 
             hint="ckptconv inspect --list shows the tensors; GGUF's blocks are unpacked by --dtype alone",
         )
     edits = [*shared, *(_edit(same) for same in by_key.values())]
-    used = {name for group in found for name in group.parts.values()}
+    if renames:
+        edits.append(Edit("rename", renames[0].sources, renames[0].targets, {}, renames))
+    parts = {name for group in found for name in group.parts.values()}
     between = [name for name in notes.between if name in infos]
     left_out = (*between, *_activation_scales(infos, found), *comfy.markers(infos))
-    if dropped := list(dict.fromkeys(name for name in left_out if name not in used)):
+    if dropped := list(dict.fromkeys(name for name in left_out if name not in parts)):
         edits.append(Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped)))
     return edits
 
@@ -85,8 +90,21 @@ def _graph_group(infos: Infos, weight: QuantizedWeight) -> Group:
     if weight.scheme == UNREAD:
         raise UnsupportedError(f"{weight.name!r} is {weight.called}, {weight.details.get('why')}", hint=HINT)
     parts = dict(weight.parts)
-    target = weight.values if weight.name in infos.keys() - parts.values() else weight.name
-    return group_of(infos, weight.scheme, target, parts, len(parts), **weight.details)
+    is_free = weight.name not in infos.keys() - parts.values() and weight.scheme != KERAS
+    return group_of(
+        infos, weight.scheme, weight.name if is_free else weight.values, parts, len(parts), **weight.details
+    )
+
+
+def _renames(infos: Infos, noted: list[QuantizedWeight]) -> tuple[Step, ...]:
+    """Renames of Keras' weights, which other numbers than their values have once they are plain: where a bias has the
+    number, it gets that of the values.
+    """
+    weights = [weight for weight in noted if weight.scheme == KERAS and weight.name != weight.values]
+    used = {part for weight in noted for part in weight.parts.values()}
+    pairs = [(weight.values, weight.name) for weight in weights]
+    pairs += [(weight.name, weight.values) for weight in weights if weight.name in infos.keys() - used]
+    return tuple(Step((old,), (new,)) for old, new in pairs)
 
 
 def _unshare(groups: list[Group], infos: Infos) -> list[Edit]:

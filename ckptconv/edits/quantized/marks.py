@@ -33,6 +33,10 @@ _MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
 """(ending, ending of the weight beside it, what such weights are called, the weight's types)."""
 
 
+KERAS = ("hdf5", "keras", "keras-sharded")
+"""The formats whose quantized weights `keras` finds."""
+
+
 def kinds_in(checkpoint: Checkpoint) -> dict[str, int]:
     """How many weights are quantized in each way: as a graph says, and for the others, as names and types show."""
     stated = checkpoint.notes.quantized

@@ -162,21 +162,38 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
+class Lines:
+    """Which line of scales is for which row of values: any, by number. There is one scale for each column.
+
+    The scales are read whole for every rectangle.
+    """
+
+    groups: Array
+
+    def apply(self, operation: Callable[..., object], made: Array, by: Matrix, rows: range, columns: range) -> None:
+        """Replace the values of a rectangle in `made` by ``operation(values, their scales)``."""
+        scales = by.rectangle(range(by.shape[0]), columns)
+        operation(made, scales[self.groups[rows.start : rows.stop]], out=made)
+
+
+@dataclass(frozen=True, slots=True)
 class Product:
     """(Values - zeros) · scales · factor.
 
     biases:  added to values, in the same grid as the scales. shift: added at the end.
     rounded: the 16-bit type to which differences, products and sums are rounded, if the library computes in it.
+    divides: whether it is divided by the scales instead.
     """
 
     values: Matrix
     scales: Matrix
-    grid: Grid
+    grid: Grid | Lines
     zeros: Matrix | None = None
     factor: float | None = None
     shift: float | None = None
     biases: Matrix | None = None
     rounded: DType | None = None
+    divides: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -197,7 +214,7 @@ class Product:
             if self.zeros is not None:
                 self.grid.apply(np.subtract, result, self.zeros, rows, columns)
                 result = rounded_to(result, self.rounded)
-            self.grid.apply(np.multiply, result, self.scales, rows, columns)
+            self.grid.apply(np.divide if self.divides else np.multiply, result, self.scales, rows, columns)
             result = rounded_to(result, self.rounded)
             if self.biases is not None:
                 self.grid.apply(np.add, result, self.biases, rows, columns)

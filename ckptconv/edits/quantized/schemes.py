@@ -31,6 +31,8 @@
     affine    values, scale?, zero_point?, factor?, codebook?; axis and shape from the edit
               of any shape, integers or what they stand for in a codebook, minus a zero point, times a scale: a single
               one, one for each index of `axis`, or one for each block (`blocks`)
+    keras     values, scale, zero_point?, g_idx?, factor?
+              of any shape, in one of the layouts of Keras' own quantizing (`keras`)
     sparse    values, mask; shape from the edit
               of the `shape`, zero except where the bits of the mask are set (`lookups`)
 
@@ -47,7 +49,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
-from ckptconv.edits.quantized import blocks, hqq, integers, lookups, mlx, state
+from ckptconv.edits.quantized import blocks, hqq, integers, keras, lookups, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, E8M0_BIAS, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, Parts, check_dtype, folded, scalar, swap_last_axes
@@ -75,6 +77,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "torchao": (("values",), ("scale", "zero_point", "pairs", "factor", "codebook", "shard_2", "shard_3")),
     "nbits": (("values", "scale"), ("zero_point",)),
+    "keras": (("values", "scale"), ("zero_point", "g_idx", "factor")),
     "sparse": (("values", "mask"), ("shape",)),
     "affine": (("values",), ("scale", "zero_point", "factor", "codebook", "axis", "shape")),
 }  # fmt: skip
@@ -215,5 +218,5 @@ _MAKERS = {
     "scaled": _scaled, "fp4": _fp4, "mxfp4": _mxfp4, "packed": integers.packed, "gptq": integers.gptq,
     "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "mlx": mlx.weight,
     "hqq": hqq.weight, "torchao": torchao.weight, "nbits": integers.nbits, "affine": blocks.affine,
-    "sparse": lookups.sparse,
+    "sparse": lookups.sparse, "keras": keras.weight,
 }  # fmt: skip
