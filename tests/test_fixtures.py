@@ -56,6 +56,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
         "deepspeed",
         "dill",
         "equinox",
+        "flax-scanned",
         "ggml",
         "joblib",
         "keras-quantized",

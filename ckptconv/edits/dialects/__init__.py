@@ -6,10 +6,11 @@ out wrong. Begin with `change`; `edits.translate` lists the dialects.
     change                              what is done to one tensor, and the edits that do it to all
     by_names                            dialects that names alone show
     attention  recurrent                what frameworks do to heads and to gates
-    flax  flax_cells                    Flax's modules
+    flax  flax_cells                    Flax's modules, and its recurrent cells
+    flax_general  flax_scanned          …kernels with several dimensions of outputs; layers in a scan
     keras  keras_config                 Keras' layers, and what its configuration says about them
     keras_recurrent  numbered           its recurrent layers; the numbered variables of Keras 3
-    keras_quantized  keras_layers       its quantized weights, noted when a file is opened; layers with their configuration
+    keras_quantized  keras_layers       its quantized weights; layers with what the configuration says of them
     keras_readings  keras_einsum        …how a layer's variables can be read; the kernels of EinsumDense
     gguf  to_gguf  to_mmproj            llama.cpp's names to those of transformers' classes, and back
     gguf_table  gguf_config             …what is known of its architectures; what a configuration says

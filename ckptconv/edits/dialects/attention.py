@@ -97,7 +97,7 @@ def without_heads(
     if [len(kernel) for kernel in kernels] != [3, 3, 3, 3]:
         return None
     query, key, value, output = kernels
-    if query[1:] != key[1:] or value[1:] != output[:2]:
+    if query[2] != key[2] or key[1] != value[1] or (query[1], value[2]) != output[:2] or query[1] % max(key[1], 1):
         return None
     if part in names[:3]:
         if word == "kernel":

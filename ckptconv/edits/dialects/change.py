@@ -58,6 +58,7 @@ class Change:
     """What happens to one tensor, in this order.
 
     unpack:   it becomes F32, as blocks must before they are cut, and tensors before a function is applied.
+    lead:     this dimension becomes the first.
     shape:    it is reshaped to this.
     permute:  dimension `axis` is split and its parts are permuted: the rotary halves of heads, a fused q, k and v.
     axes:     its dimensions are transposed.
@@ -80,6 +81,7 @@ class Change:
 
     names: tuple[str, ...]
     unpack: bool = False
+    lead: int = 0
     shape: Shape | None = None
     permute: Permutation | None = None
     axis: int = 0
@@ -227,7 +229,10 @@ def _edits_of_kept(changes: Mapping[str, Change], tensors: Mapping[str, TensorIn
         )
 
     yield from each("cast", lambda name, c: {"from": tensors[name].dtype.name, "dtype": "F32"} if c.unpack else None)
-    yield from each("reshape", lambda name, c: _reshape(c, tensors[name].shape))
+    yield from each(
+        "transpose", lambda name, c: {"axes": [*_led(c, range(len(tensors[name].shape)))]} if c.lead else None
+    )
+    yield from each("reshape", lambda name, c: _reshape(c, _led(c, tensors[name].shape)))
     yield from each("permute", lambda name, c: _permute(c))
     yield from each("transpose", lambda name, c: None if c.axes is None else {"axes": list(c.axes)})
     yield from each("unstack", lambda name, c: {"axis": 0} if len(c.names) > 1 and c.sizes is None else None)
@@ -301,6 +306,12 @@ def grouped_by_details(
     for key, steps in groups.items():
         kind, details = found[key]
         yield Edit(kind, steps[0].sources, steps[0].targets, details, tuple(steps))
+
+
+def _led(change: Change, dimensions: Sequence[int]) -> Shape:
+    """The dimensions, with the one that leads first."""
+    rest = tuple(size for axis, size in enumerate(dimensions) if axis != change.lead)
+    return (*dimensions[change.lead : change.lead + 1], *rest)
 
 
 def _reshape(change: Change, before: Shape) -> Mapping[str, Json] | None:

@@ -4,7 +4,8 @@
 
 The heads of an attention, kernel [in, heads, width] and [heads, width, out], become one dimension. The collections
 params and batch_stats are not part of a name, nor is the ``.value`` at the end of NNX variables' names. Slashes, as an
-.npz of a flattened tree has them, are dots. Recurrent cells are in `flax_cells`. A transposed convolution is recognized
+.npz of a flattened tree has them, are dots. Recurrent cells are in `flax_cells`, kernels with several dimensions of
+inputs or outputs in `flax_general`, layers in a scan in `flax_scanned`. A transposed convolution is recognized
 by the name that such modules get by default:
 
     ConvTranspose_0   kernel [..., in, out] → weight [in, out, ...], with its window flipped, as torch has it
@@ -19,15 +20,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects import flax_cells
+from ckptconv.edits.dialects import flax_cells, flax_general, flax_scanned
 from ckptconv.edits.dialects.attention import without_heads
 from ckptconv.edits.dialects.change import Change, outputs_first
+from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.dialects.change import Shape
+
+    Path = tuple[str, ...]
 
 _WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 _TRANSPOSED = re.compile(r"ConvTranspose_\d+")
@@ -36,7 +40,12 @@ _WINDOW = 1024
 
 _COLLECTIONS = ("params.", "batch_stats.")
 _VARIABLE = ".value"
-_ATTENTION = ("query", "key", "value", "out")
+_ATTENTIONS = (
+    ("query", "key", "value", "out"),
+    ("q_proj", "k_proj", "v_proj", "o_proj"),
+    ("q_proj", "k_proj", "v_proj", "out_proj"),
+)
+"""The names of the layers of an attention."""
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
@@ -47,17 +56,37 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
     if tensors and all(name.endswith(_VARIABLE) for name in tensors):
         found = changes({name.removesuffix(_VARIABLE): info for name, info in tensors.items()}, metadata)
         return {name: found[name.removesuffix(_VARIABLE)] for name in tensors}
-    paths = {tuple(name.split(".")): info.shape for name, info in tensors.items()}
+    _refuse_haiku(tensors)
     collected = all(name.startswith(_COLLECTIONS) for name in tensors)
-    inner = {name: tuple(name.split("."))[int(collected) :] for name in tensors}
-    cells = flax_cells.changes(inner, {name: info.shape for name, info in tensors.items()})
-    return {
-        name: cells[name] if name in cells else _change(name, inner[name], info.shape, paths)
+    paths = {name: tuple(name.split(".")) for name in tensors}
+    inner = {name: path[int(collected) :] for name, path in paths.items()}
+    scans = flax_scanned.scans_in({inner[name]: info.shape for name, info in tensors.items()})
+    shapes = {
+        name: scans[inner[name]].layer(info.shape) if inner[name] in scans else info.shape
         for name, info in tensors.items()
     }
+    changed = flax_cells.changes(inner, shapes)
+    by_path = {paths[name]: shape for name, shape in shapes.items()}
+    outputs = flax_general.outputs_of(by_path)
+    for name in tensors:
+        change = changed.get(name) or _change(name, inner[name], shapes[name], by_path, outputs)
+        scan = scans.get(inner[name])
+        changed[name] = change if scan is None else scan.lifted(change, shapes[name])
+    return {name: changed[name] for name in tensors}
 
 
-def _change(name: str, inner: tuple[str, ...], shape: Shape, paths: Mapping[tuple[str, ...], Shape]) -> Change:
+def _refuse_haiku(tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise EditError for Haiku's names, of which Flax has only a few."""
+    words = {name.rpartition(".")[2] for name in tensors}
+    if "w" in words and words.isdisjoint(("kernel", "embedding")):
+        raise EditError(
+            "--translate flax: these names are Haiku's, which is not translated",
+            hint="a rules file (--rules) can rename w and b, and transpose w",
+        )
+
+
+def _change(name: str, inner: Path, shape: Shape, paths: Mapping[Path, Shape], outputs: Mapping[Path, Shape]) -> Change:
+    """A tensor's change; outputs: what `flax_general.outputs_of` says."""
     path = tuple(name.split("."))
     *modules, word = inner
     new = ".".join((*modules, _WORDS.get(word, word)))
@@ -67,7 +96,11 @@ def _change(name: str, inner: tuple[str, ...], shape: Shape, paths: Mapping[tupl
             return Change(names=(".".join(inner),), note=why)
         rank = len(shape)
         return Change(names=(new,), axes=(rank - 2, rank - 1, *range(rank - 2)), flips=tuple(range(2, rank)))
-    flat = without_heads(path, shape, paths, _ATTENTION)
+    flat = next((flat for names in _ATTENTIONS if (flat := without_heads(path, shape, paths, names))), None)
+    flat = flat or flax_general.flattened(path, shape, outputs)
+    if word == "kernel" and flat is None and flax_general.is_unclear(path, shape):
+        why = f"{'.'.join(modules)} stays as Flax has it: nothing says which of its dimensions are inputs"
+        return Change(names=(".".join(inner),), note=why)
     if word == "kernel":
         return Change.to(new, flat, outputs_first(len(flat or shape)))
     return Change.to(new, flat)
