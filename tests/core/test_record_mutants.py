@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -73,7 +72,6 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, torch.Tensor], dict[str, str]]:
     """A path, and what is to be saved there of a file of ours."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
     path = tmp_path / "x.safetensors"
     ckptconv.convert(saved(tmp_path / "x.pth", checkpoint()), path)
     with safe_open(path, framework="pt") as file:

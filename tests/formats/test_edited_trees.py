@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -50,11 +49,6 @@ EDITS: dict[str, Callable[[list[str]], ckptconv.Edits]] = {
     "cast": lambda names: ckptconv.Edits(dtype=["BF16"]),
 }
 """What is done to tensors of these names."""
-
-
-@pytest.fixture(autouse=True)
-def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def flat(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[tuple[object, ...], object]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,18 +15,9 @@ from tests.support.nodes import image, load, same_object
 from tests.support.strategies import METADATA, TEXT, TYPED, state_dicts, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_disk() -> Iterator[None]:
-    """Thousands of files: nobody waits for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda fd: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def offers(links: str, patch: pytest.MonkeyPatch) -> None:
     """A file system with unnamed files, with links alone, or with neither."""
-    patch.setattr(os, "fsync", lambda fd: None)
     if links != "unnamed":
         patch.delattr(os, "O_TMPFILE", raising=False)
     if links == "none":
@@ -149,7 +148,6 @@ def test_a_signal_before_any_line_leaves_neither_folder_nor_name(
     replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no step of the system's has just been taken, too: between what makes a folder and what notes its owner."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
     folder, lines, at = tmp_path / "out", 0, 0
 
     def stepping(frame: FrameType, event: str, arg: object) -> TraceFunction | None:
