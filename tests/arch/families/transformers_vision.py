@@ -1,0 +1,64 @@
+"""Vision models as transformers names them: convolutions, transformers over windows, texts beside pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.arch.real_models import Case, hugging
+
+
+def convolutions() -> list[Case]:
+    """EfficientNet, both MobileNets, MobileViT, with each head."""
+    blocks: dict[str, Any] = {
+        "in_channels": [32, 8, 12], "out_channels": [8, 12, 24], "kernel_sizes": [3, 5, 3], "strides": [1, 2, 2],
+        "num_block_repeats": [2, 1, 2], "expand_ratios": [1, 6, 4],
+    }  # fmt: skip
+    sizes: dict[str, Any] = {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 12, 16, 20, 24, 28, 40]}
+    v2: dict[str, Any] = {"depth_multiplier": 0.35, "num_labels": 5}
+    segments = "MobileNetV2ForSemanticSegmentation"
+    return [
+        hugging(
+            "efficientnet_transformers", "EfficientNetForImageClassification", "EfficientNetConfig", **blocks,
+            width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280,
+        ),
+        hugging("efficientnet_transformers", "EfficientNetModel", "EfficientNetConfig", **blocks, hidden_dim=2560),
+        hugging("mobilenet_v1", "MobileNetV1ForImageClassification", "MobileNetV1Config", depth_multiplier=0.25),
+        hugging("mobilenet_v1", "MobileNetV1Model", "MobileNetV1Config", depth_multiplier=0.5, num_channels=1),
+        hugging("mobilenet_v2_transformers", "MobileNetV2ForImageClassification", "MobileNetV2Config", **v2),
+        hugging(
+            "mobilenet_v2_transformers", segments, "MobileNetV2Config", **v2, first_layer_is_expansion=False,
+            expand_ratio=4.0,
+        ),
+        hugging("mobilevit", "MobileViTForImageClassification", "MobileViTConfig", **sizes, mlp_ratio=3.0),
+        hugging(
+            "mobilevit", "MobileViTForSemanticSegmentation", "MobileViTConfig", **sizes, expand_ratio=2.0,
+            conv_kernel_size=5, aspp_out_channels=20, qkv_bias=False,
+        ),
+    ]  # fmt: skip
+
+
+def windows() -> list[Case]:
+    """Swin V2 with each head."""
+    small: dict[str, Any] = {"embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "image_size": 32, "window_size": 4}
+    bare = {**small, "qkv_bias": False, "use_absolute_embeddings": True, "encoder_stride": 8}
+    return [
+        hugging("swinv2", "Swinv2ForImageClassification", "Swinv2Config", **small, num_labels=5),
+        hugging("swinv2", "Swinv2ForMaskedImageModeling", "Swinv2Config", **bare),
+        hugging("swinv2", "Swinv2Model", "Swinv2Config", **{**small, "depths": [2, 1, 1], "num_heads": [2, 2, 4]}),
+    ]
+
+
+def texts_too() -> list[Case]:
+    """ViLT with each head."""
+    small: dict[str, Any] = {
+        "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 33, "image_size": 32, "patch_size": 8, "num_labels": 5,
+    }  # fmt: skip
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("ForMaskedLM", small),
+        ("ForQuestionAnswering", {**small, "modality_type_vocab_size": 3, "qkv_bias": False}),
+        ("ForImagesAndTextClassification", {**small, "num_images": 3}),
+        ("ForTokenClassification", small),
+        ("ForImageAndTextRetrieval", {**small, "num_hidden_layers": 1}),
+    ]
+    return [hugging("vilt", f"Vilt{head}", "ViltConfig", **more) for head, more in rows]
