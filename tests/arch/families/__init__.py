@@ -130,5 +130,6 @@ ALL = [
     *transformers_vision.convolutions(),
     *transformers_vision.windows(),
     *transformers_vision.texts_too(),
+    *transformers_vision.masks(),
     *listed.listed(),
 ]

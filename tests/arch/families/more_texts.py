@@ -18,11 +18,11 @@ def without_norms() -> list[Case]:
 
 
 def of_gpt() -> list[Case]:
-    """GPTBigCode with one key for all heads and with many, CodeGen, the first GPT."""
+    """GPTBigCode, CodeGen, the first GPT."""
     small: dict[str, Any] = {"vocab_size": 97, "n_positions": 33, "n_embd": 24, "n_layer": 2, "n_head": 4}
     return [
         hugging("gpt_bigcode", "GPTBigCodeForCausalLM", "GPTBigCodeConfig", **small, n_inner=40),
-        hugging("gpt_bigcode", "GPTBigCodeForTokenClassification", "GPTBigCodeConfig", **small, multi_query=False),
+        hugging("gpt_bigcode", "GPTBigCodeForTokenClassification", "GPTBigCodeConfig", **{**small, "n_head": 2}),
         hugging("codegen", "CodeGenForCausalLM", "CodeGenConfig", **small, n_inner=40, rotary_dim=4),
         hugging("codegen", "CodeGenModel", "CodeGenConfig", **small, rotary_dim=4, n_ctx=33),
         hugging("openai_gpt", "OpenAIGPTLMHeadModel", "OpenAIGPTConfig", **small),

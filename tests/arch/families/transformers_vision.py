@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.arch.real_models import Case, hugging
@@ -62,3 +63,35 @@ def texts_too() -> list[Case]:
         ("ForImageAndTextRetrieval", {**small, "num_hidden_layers": 1}),
     ]
     return [hugging("vilt", f"Vilt{head}", "ViltConfig", **more) for head, more in rows]
+
+
+def masks() -> list[Case]:
+    """SAM 2 for pictures, and both versions for video."""
+    trunk: dict[str, Any] = {
+        "model_type": "sam2_hiera_det_model", "hidden_size": 8, "embed_dim_per_stage": [8, 16, 32, 64],
+        "blocks_per_stage": [1, 2, 1, 1], "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [6, 4, 14, 7], "window_positional_embedding_background_size": [7, 5],
+    }  # fmt: skip
+    more: dict[str, Any] = {
+        "vision_config": {
+            "model_type": "sam2_vision_model", "backbone_config": trunk, "backbone_channel_list": [64, 32, 16, 8],
+            "fpn_hidden_size": 32,
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "mask_input_channels": 12},
+        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 40, "num_multimask_outputs": 2, "iou_head_hidden_dim": 20},
+    }  # fmt: skip
+    recent: dict[str, Any] = {
+        "memory_encoder_output_channels": 12, "memory_attention_num_layers": 1, "memory_fuser_num_layers": 1,
+        "num_maskmem": 3, "memory_attention_feed_forward_hidden_size": 50, "memory_fuser_intermediate_dim": 70,
+    }  # fmt: skip
+    first: dict[str, Any] = {"enable_occlusion_spatial_embedding": False}
+    first["enable_temporal_pos_encoding_for_object_pointers"] = False
+    wide: dict[str, Any] = {"vision_config": {**more["vision_config"], "fpn_hidden_size": 256}}
+    return [
+        hugging("sam2_transformers", "Sam2Model", "Sam2Config", **more),
+        hugging("sam2_transformers", "Sam2VideoModel", "Sam2VideoConfig", **wide, **recent),
+        replace(
+            hugging("sam2_transformers", "Sam2VideoModel", "Sam2VideoConfig", label="first", **wide, **first),
+            thorough=False,
+        ),
+    ]
