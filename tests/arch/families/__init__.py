@@ -21,6 +21,7 @@ from tests.arch.families import (
     seen_and_read,
     seq2seq,
     timm_models,
+    transformers_detection,
     transformers_vision,
     tutorials,
     vision,
@@ -131,5 +132,8 @@ ALL = [
     *transformers_vision.windows(),
     *transformers_vision.texts_too(),
     *transformers_vision.masks(),
+    *transformers_detection.found(),
+    *transformers_detection.segmented(),
+    *transformers_detection.pages(),
     *listed.listed(),
 ]

@@ -78,7 +78,7 @@ def masks() -> list[Case]:
             "fpn_hidden_size": 32,
         },
         "prompt_encoder_config": {"hidden_size": 32, "mask_input_channels": 12},
-        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 40, "num_multimask_outputs": 2, "iou_head_hidden_dim": 20},
+        "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 40, "num_multimask_outputs": 2, "iou_head_hidden_dim": 9},
     }  # fmt: skip
     recent: dict[str, Any] = {
         "memory_encoder_output_channels": 12, "memory_attention_num_layers": 1, "memory_fuser_num_layers": 1,
