@@ -82,7 +82,8 @@ def convert(
 
     with_files:  also copy the files beside the source's weights into the target's folder: configuration, tokenizer,
                  chat templates, sentence-transformers modules. The copied config.json states the new type, and drops
-                 the quantization settings of weights that are no longer quantized.
+                 the quantization settings of weights that are no longer quantized. Of a GGUF that is translated, what
+                 its metadata gives of these; a folder as `target` gets them in any case.
 
     Returns what was written, what was lost, and what else a user should know.
 

@@ -55,6 +55,7 @@ Examples:
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
   ckptconv convert model.gguf model.safetensors --translate gguf --dtype BF16 --bare
+  ckptconv convert model.gguf model/ --translate gguf --dtype BF16
   ckptconv convert qwen3/ qwen3-fp8/ --quantize fp8 --with-files
   ckptconv convert base/ merged/ --lora adapter/ --lora style.safetensors=0.8 --with-files
   ckptconv convert model/ model.gguf --translate to-gguf --dtype F16
@@ -116,7 +117,7 @@ def _loss_code(word: str) -> str:
 @click.option(
     "--with-files", is_flag=True,
     help="Also copy the files beside SRC's weights (configuration, tokenizer, chat templates, sentence-transformers "
-    "modules; no code); config.json gets the new type.",
+    "modules; no code); config.json gets the new type. For --translate gguf, what a GGUF's metadata gives of them.",
 )  # fmt: skip
 @click.option(
     "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,

@@ -84,9 +84,7 @@ class Companions:
         """
         if os.path.realpath(target.parent) == os.path.realpath(self.place.path):
             raise UsageError("--with-files: DST is in the folder of SRC", hint="put it into a folder of its own")
-        if target.parent.is_dir():
-            for name in self.names:
-                Target(target.parent / name, replace=replace, folders=name.count("/"))
+        check_free(target.parent, self.names, replace=replace)
 
     def removed_from(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint without the metadata that holds the texts of these files, as an archive's checkpoint has."""
@@ -115,6 +113,13 @@ class Companions:
                     check.update(piece)
             if check is not None and not check.holds:
                 raise CorruptFileError("it fails its CRC-32", hint=COPY_ARCHIVE_AGAIN)
+
+
+def check_free(folder: Path, names: Iterable[str], *, replace: bool) -> None:
+    """Raise TargetExistsError if one of these files exists in the folder already and may not be replaced."""
+    if folder.is_dir():
+        for name in names:
+            Target(folder / name, replace=replace, folders=name.count("/"))
 
 
 def find_companions(source: PathText, edits: Edits, opened: Checkpoint, made: Checkpoint) -> Companions:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from ckptconv.api.converting.consent import refuse_overflow
 from ckptconv.api.converting.plan import plan_moves
 from ckptconv.api.editing.dialects import untranslated_findings
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural
+from ckptconv.edits.name_rule import GGUF
 from ckptconv.formats.targets import preflight
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from ckptconv.api.converting.companions import Companions
     from ckptconv.api.converting.destination import Destination
+    from ckptconv.api.converting.made_files import MadeFiles
     from ckptconv.api.converting.order import Order
     from ckptconv.api.converting.plan import Move
     from ckptconv.api.converting.prepare import Prepared
@@ -37,7 +40,7 @@ class Conversion:
     findings: what else a user should know.
     digest:   the content digest, if the written file records one.
     plan:     in a dry run, what happens to every tensor.
-    files:    the files that `with_files` copies beside the target.
+    files:    the files beside the target, which `with_files` copies, or which are made from a GGUF's metadata.
     verification: what `verify` found, if it was asked for.
     """
 
@@ -73,12 +76,14 @@ class Conversion:
         return document | ({"digest": self.digest} if self.digest else {})
 
 
-def forecast(order: Order, prepared: Prepared, place: Destination, companions: Companions | None) -> Conversion:
+def forecast(
+    order: Order, prepared: Prepared, place: Destination, companions: Companions | MadeFiles | None
+) -> Conversion:
     """What is known before the first byte is written."""
     checkpoint, wanted, source = prepared.checkpoint, place.format, order.request.source
     keeps_graph = any(finding.code == "template" for finding in prepared.findings)
     if companions is None:
-        file_findings = [*place.left_behind(source), *_config_findings(prepared)]
+        file_findings = [*place.left_behind(source), *_config_findings(prepared), *_unmade_findings(order, prepared)]
     else:
         file_findings = companions.findings
     return Conversion(
@@ -171,6 +176,13 @@ def _config_findings(prepared: Prepared) -> Iterable[Finding]:
     from ckptconv.api.editing.quantize import config_finding
 
     return config_finding(prepared.checkpoint)
+
+
+def _unmade_findings(order: Order, prepared: Prepared) -> Iterable[Finding]:
+    """A finding if a GGUF is translated, and none of the files that its metadata gives are asked for."""
+    if GGUF in order.edits.dialects and prepared.source.format.startswith(GGUF) and order.format.dialect != GGUF:
+        message = f"{CONFIG} and the tokenizer, which its metadata gives, are not written: a folder as DST gets them"
+        yield Finding("left-behind", "info", CONFIG, message, hint="--with-files")
 
 
 def _changed_digest_findings(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:

@@ -155,7 +155,7 @@ def _is_folder(target: PathText) -> bool:
     return text.endswith(("/", os.sep)) or os.path.isdir(text)
 
 
-def _stands_in_folder(target: PathText, shard_size: int | None) -> bool:
+def stands_in_folder(target: PathText, shard_size: int | None) -> bool:
     """Whether DST is a folder in which we name the files: ``out/``; for shards, any folder or name without suffix."""
     text = os.fspath(target)
     if text.endswith(("/", os.sep)):
@@ -170,7 +170,7 @@ def choose_format(target: PathText, name: str | None, shard_size: int | None) ->
         raise UsageError("this is not a file", path=target, hint="write a file first: nothing is uploaded here")
     if name is not None:
         wanted = registry.by_name(name)
-    elif _stands_in_folder(target, shard_size):
+    elif stands_in_folder(target, shard_size):
         wanted = registry.by_name("safetensors")
     elif os.path.isdir(target):
         text = os.fspath(target)
@@ -214,7 +214,7 @@ def choose_destination(
     if wanted.numbered:
         wanted = next(single for single in registry.all_formats() if single.sharded == wanted.name)
         shard_size = shard_size or DEFAULT_SIZE
-    folder = bool(wanted.sharded) and _stands_in_folder(target, shard_size)
+    folder = bool(wanted.sharded) and stands_in_folder(target, shard_size)
     if folder:
         path /= registry.by_name(wanted.sharded).main.removesuffix(INDEX_SUFFIX) or f"model{wanted.suffixes[0]}"
     index = path.with_name(path.name + INDEX_SUFFIX)

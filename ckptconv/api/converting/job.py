@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.converting.consent import refuse_dependents, refuse_unwritable, require_consent
 from ckptconv.api.converting.conversion import dry_run_result, forecast, stored_tensors, written_result
-from ckptconv.api.converting.destination import choose_destination
+from ckptconv.api.converting.destination import choose_destination, stands_in_folder
 from ckptconv.api.converting.prepare import prepare, without_extras
 from ckptconv.errors import NotEquivalentError, located
 from ckptconv.formats import registry
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ckptconv.api.converting.companions import Companions
     from ckptconv.api.converting.conversion import Conversion
     from ckptconv.api.converting.destination import Destination
+    from ckptconv.api.converting.made_files import MadeFiles
     from ckptconv.api.converting.order import Order
     from ckptconv.api.converting.prepare import Prepared
     from ckptconv.api.converting.verifier import Verifier
@@ -52,7 +53,7 @@ class Job:
     def run(self, opened: Checkpoint, files: StepFiles) -> Conversion:
         """Convert the open source. `files` are those that the order's edits name. Raises as `convert` does."""
         prepared = prepare(self.order, opened, files)
-        companions = self._find_companions(opened, prepared) if self.with_files else None
+        companions = self._find_companions(opened, prepared)
         if companions is not None:
             prepared = replace(prepared, checkpoint=companions.removed_from(prepared.checkpoint))
         place = choose_destination(
@@ -80,10 +81,19 @@ class Job:
                     companions.write(target)
                 return _commit(result, target, written, verifier)
 
-    def _find_companions(self, opened: Checkpoint, prepared: Prepared) -> Companions:
-        from ckptconv.api.converting.companions import find_companions  # imported late: few conversions need it
+    def _find_companions(self, opened: Checkpoint, prepared: Prepared) -> Companions | MadeFiles | None:
+        """The files to write beside the target; None if there are none. Imports late: few conversions need it."""
+        order, folder = self.order, stands_in_folder(self.target, self.shard_size)
+        if order.edits.dialects:
+            from ckptconv.api.converting.made_files import make_files, makes_files
 
-        return find_companions(self.order.request.source, self.order.edits, opened, prepared.checkpoint)
+            if makes_files(order, opened, with_files=self.with_files, folder=folder):
+                return make_files(order, opened, prepared.checkpoint, demanded=self.with_files)
+        if not self.with_files:
+            return None
+        from ckptconv.api.converting.companions import find_companions
+
+        return find_companions(order.request.source, order.edits, opened, prepared.checkpoint)
 
     def _open_target(self, opened: Checkpoint, prepared: Prepared, place: Destination, result: Conversion) -> Target:
         """Open the target, once every loss is agreed to. Raises LossError, UnsafeError, TargetExistsError."""

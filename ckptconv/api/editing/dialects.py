@@ -40,6 +40,8 @@ def untranslated_findings(checkpoint: Checkpoint, wanted: Format, edits: Edits |
         from ckptconv.edits.translate import GIVES
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
+        if dialect == GGUF:
+            message += ", and of the metadata, in a folder (DST/), the files that transformers loads"
         if framework := _OF_TEMPLATES.get(wanted.dialect):
             message += f", and --like FILE {framework}'s of these"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")

@@ -11,7 +11,7 @@ Begin with `layout`, which describes the file, then `read`.
     overrides                   metadata that the user sets with ``--meta``, in the types that llama.cpp expects
     templates                   chat templates that would run code
     reference                   a check of each written file by the gguf package's reader
-    hub                         metadata for a GGUF from a transformers model's config.json and tokenizer
+    hub  to_hub                 metadata for a GGUF from a transformers model's config.json and tokenizer, and back
     legacy                      ggml's files that predate GGUF
 """
 

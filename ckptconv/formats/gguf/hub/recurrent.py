@@ -27,7 +27,7 @@ _NO_LIMIT = 1 << 20
 
 _INFINITE = (math.inf, {"__float__": "Infinity"})
 _STATES = ("mamba", "linear_attention")
-_SIGMOID = 2
+SIGMOID = 2
 
 
 def mamba(config: Config, findings: list[Finding]) -> Entries:
@@ -146,7 +146,7 @@ def lfm2_mixture(config: Config) -> Entries:
         **_convolutions("lfm2moe", config),
         "expert_feed_forward_length": ("uint32", config.positive("moe_intermediate_size")),
         "leading_dense_block_count": ("uint32", config.integer("num_dense_layers", default=0)),
-        "expert_gating_func": ("uint32", _SIGMOID),
+        "expert_gating_func": ("uint32", SIGMOID),
     }
 
 

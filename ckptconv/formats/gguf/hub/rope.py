@@ -78,7 +78,7 @@ def rope_tensors(arch: str, config: Config) -> dict[str, LazyTensor]:
     """The tensors of factors, which transformers' files don't have. Raises CorruptFileError."""
     rope = config.rope()
     if rope["rope_type"] == "llama3":
-        return {"rope_freqs.weight": _vector(_llama3_divisors(rope, config.head_width))}
+        return {"rope_freqs.weight": _vector(llama3_divisors(rope, config.head_width))}
     if rope["rope_type"] in _LONG and arch == "phi3":
         half = int(config.partial_rotary(1.0) * config.head_width) // 2
         factors = {which: _listed_factors(rope, which, half) for which in ("long", "short")}
@@ -86,7 +86,7 @@ def rope_tensors(arch: str, config: Config) -> dict[str, LazyTensor]:
     return {}
 
 
-def _llama3_divisors(rope: dict[str, Any], width: int) -> list[float]:
+def llama3_divisors(rope: dict[str, Any], width: int) -> list[float]:
     """What each frequency is divided by."""
     import numpy as np
 

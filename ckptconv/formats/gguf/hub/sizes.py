@@ -65,7 +65,7 @@ def _check_rows(rows: Mapping[str, int], tensors: Infos) -> None:
     """Raise EditError unless these matrices of the first layer, if it has them, have so many rows."""
     for part, count in rows.items():
         info = tensors.get(f"blk.0.{part}.weight")
-        if info is not None and info.shape[0] != count:
+        if info is not None and info.shape[:1] != (count,):
             raise EditError(
                 f"--translate {_TRANSLATION}: by {CONFIG} {part} has {count:,} rows, and its tensor is "
                 f"{list(info.shape)}",

@@ -1,0 +1,163 @@
+"""A GGUF as a folder that transformers loads: it computes what the folder did that the GGUF was made of."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import ckptconv
+from ckptconv.edits.name_rule import NameRule
+from ckptconv.errors import LossError, TargetExistsError, UnsupportedError
+from tests.arch.real_models import transformers_module
+from tests.formats.gguf.hub.test_model import SCALED, SIZES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+NONE: dict[str, Any] = {"tokenizer.ggml.model": "none"}
+BACK, THERE = [NameRule("translate", "gguf")], [NameRule("translate", "to-gguf")]
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 12, "qk_rope_head_dim": 8, "v_head_dim": 16, "qk_nope_head_dim": 16,
+          "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+          "first_k_dense_replace": 1, "num_key_value_heads": 4, "n_group": 2, "topk_group": 1, "head_dim": 8,
+          "pad_token_id": 0}  # fmt: skip
+LONG = {"rope_type": "longrope", "long_factor": [1.5, 2.0, 3.0, 4.0], "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "rope_theta": 1e4, "original_max_position_embeddings": 16}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"rope_scaling": SCALED, "tie_word_embeddings": True, "attention_bias": True},
+    "Qwen3MoeForCausalLM": MIXTURE | {"head_dim": 16},
+    "Gemma3ForCausalLM": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "num_hidden_layers": 7},
+    "DeepseekV3ForCausalLM": LATENT,
+    "Phi3ForCausalLM": {"rope_scaling": LONG, "original_max_position_embeddings": 16, "pad_token_id": 0},
+    "FalconForCausalLM": {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False, "bias": False},
+}
+
+
+def saved(path: Path, name: str = "LlamaForCausalLM", **more: Any) -> Path:
+    """A folder with a small model."""
+    cls = getattr(transformers_module(), name)
+    torch.manual_seed(0)
+    cls(cls.config_class(**SIZES | MODELS[name] | more)).save_pretrained(path)
+    return path
+
+
+def to_gguf(folder: Path, target: Path, dtype: Sequence[str] = ("F32",), **options: Any) -> Path:
+    options = {"metadata": NONE} | options
+    ckptconv.convert(folder, target, edits=ckptconv.Edits(names=THERE, dtype=dtype), **options)
+    return target
+
+
+def back(source: Path, target: Path | str, dtype: Sequence[str] = (), **options: Any) -> Any:
+    return ckptconv.convert(source, target, edits=ckptconv.Edits(names=BACK, dtype=dtype), **options)
+
+
+def outputs(folder: Path) -> torch.Tensor:
+    """What the model computes in float32; every weight of it is in the folder."""
+    model, info = transformers_module().AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    ids = torch.arange(5, 45).reshape(2, 20)
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(input_ids=ids).logits
+    return logits
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_it_computes_the_same_bits(name: str, tmp_path: Path) -> None:
+    first = saved(tmp_path / "a", name)
+    back(to_gguf(first, tmp_path / "m.gguf"), f"{tmp_path / 'b'}/")
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["architectures"] == [name]
+    assert torch.equal(outputs(first), outputs(tmp_path / "b"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_blocks_and_of_several_files_it_computes_what_their_floats_say(tmp_path: Path) -> None:
+    first = saved(tmp_path / "a", hidden_size=64)
+    to_gguf(first, tmp_path / "m.gguf", ("Q8_0",), shard_size="40KB")
+    source = min(tmp_path.glob("m-00001-of-*.gguf"))
+    back(source, f"{tmp_path / 'b'}/", ("BF16",))
+    back(source, f"{tmp_path / 'c'}/", ("BF16",), shard_size="40KB")
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert len([*(tmp_path / "c").glob("model-*.safetensors")]) > 1
+    assert torch.equal(outputs(tmp_path / "b"), outputs(tmp_path / "c"))
+    assert torch.allclose(outputs(tmp_path / "b"), outputs(first), atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf")
+    return to_gguf(saved(path / "a"), path / "m.gguf")
+
+
+def test_what_the_files_say_is_not_said_again(gguf: Path, tmp_path: Path) -> None:
+    """Not as a tensor, nor as metadata; what they do not say stays, and so does what a person sets."""
+    done = back(gguf, f"{tmp_path}/out/", metadata={"llama.block_count": 9, "note": "mine"})
+    assert done.files == [tmp_path / "out" / "config.json"]
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert "rope_freqs.weight" not in file.keys()  # noqa: SIM118
+        said = file.metadata()
+    assert {"general.name", "note", "llama.block_count"} <= said.keys()
+    assert not {"llama.context_length", "general.architecture", "general.file_type"} & said.keys()
+    assert {finding.code for finding in done.findings} >= {"made-files", "left-out"}
+
+
+def test_a_file_gets_weights_alone_unless_files_are_asked_for(gguf: Path, tmp_path: Path) -> None:
+    assert back(gguf, tmp_path / "a.safetensors").files == []
+    assert not (tmp_path / "config.json").exists()
+    (tmp_path / "out").mkdir()
+    back(gguf, tmp_path / "out" / "b.safetensors", with_files=True)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float32"
+
+
+def test_a_configuration_beside_the_gguf_is_copied_if_files_are_asked_for(gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    source = tmp_path / "in" / "m.gguf"
+    source.write_bytes(gguf.read_bytes())
+    (tmp_path / "in" / "config.json").write_text('{"mine": 1}')
+    back(source, f"{tmp_path}/out/", with_files=True)
+    assert (tmp_path / "out" / "config.json").read_text() == '{"mine": 1}'
+
+
+def test_a_model_without_a_configuration_is_weights_alone_unless_files_are_asked_for(tmp_path: Path) -> None:
+    source = to_gguf(saved(tmp_path / "a"), tmp_path / "m.gguf", metadata=NONE | {"llama.rope.scaling.type": "ntk"})
+    ckptconv.convert(source, tmp_path / "n.gguf", metadata={"llama.attention.key_length": 6})
+    done = back(tmp_path / "n.gguf", f"{tmp_path}/out/", dry_run=True)
+    assert [(one.code, one.severity) for one in done.findings if one.code == "no-config"] == [("no-config", "warning")]
+    with pytest.raises(UnsupportedError) as refused:
+        back(tmp_path / "n.gguf", f"{tmp_path}/out/", with_files=True)
+    assert refused.value.hint
+    assert refused.value.path == tmp_path / "n.gguf"
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_is_written_or_nothing(gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(TargetExistsError):
+        back(gguf, f"{tmp_path}/out/")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+    back(gguf, f"{tmp_path}/out/", force=True)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
+    big = load_file(tmp_path / "out" / "model.safetensors")
+    big["model.norm.weight"] *= 1e6
+    save_file(big, tmp_path / "out" / "model.safetensors")
+    to_gguf(tmp_path / "out", tmp_path / "big.gguf")
+    with pytest.raises(LossError):  # found as values are written
+        back(tmp_path / "big.gguf", f"{tmp_path}/new/", ("F16",))
+    assert not [*tmp_path.glob("new/*")]
+
+
+def test_a_dry_run_names_the_files_and_writes_none(gguf: Path, tmp_path: Path) -> None:
+    done = back(gguf, f"{tmp_path}/out/", dry_run=True)
+    assert [path.name for path in done.files] == ["config.json"]
+    assert [move.sources for move in done.plan if move.target is None] == [("rope_freqs.weight",)]
+    assert not (tmp_path / "out").exists()
