@@ -85,7 +85,7 @@ def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: 
 
     try:
         with located(Path(order.request.source)):
-            restored = restore_files(opened.metadata, opened)
+            restored = restore_files(opened.metadata, opened, whole=demanded)
     except CkptconvError as error:
         if demanded:
             raise

@@ -69,9 +69,37 @@ def _sequence(node: object) -> list[Any]:
 
 
 @cache
+def _rows() -> list[dict[str, Any]]:
+    """pre.toml, which explains its keys."""
+    found: list[dict[str, Any]] = tomllib.loads((resources.files(__package__) / "pre.toml").read_text("utf-8"))["pre"]
+    return found
+
+
+def row_by_name(name: str) -> dict[str, Any] | None:
+    """How texts are split by llama.cpp's name for it: the first row that has it; None if no row does."""
+    return next((row for row in _rows() if name == row["name"] or name in row.get("also", ())), None)
+
+
+def steps_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a row as those of a tokenizer.json's pre_tokenizer."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    found: list[dict[str, Any]] = []
+    for step in row["steps"]:
+        match step:
+            case "digits":
+                found.append({"type": "Digits", "individual_digits": True})
+            case "gpt2" | "bytes":
+                found.append({**byte_level, "use_regex": step == "gpt2"})
+            case _:
+                pattern = {"Regex": step.removeprefix(_SPLIT)}
+                found.append({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
+    return found
+
+
+@cache
 def _names() -> dict[tuple[bool, tuple[str, ...]], str]:
     """llama.cpp's names, by ``ignore_merges`` and steps. A gapless pattern may also be stated as what it matches."""
-    rows = tomllib.loads((resources.files(__package__) / "pre.toml").read_text("utf-8"))["pre"]
+    rows = _rows()
     found = {(row.get("whole", False), tuple(row["steps"])): row["name"] for row in rows}
     gapless = [row for row in rows if row.get("gapless")]
     return found | {

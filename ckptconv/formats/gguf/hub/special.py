@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
     from ckptconv.formats.gguf.values import Typed
 
-_KEYS = {
+KEYS = {
     "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
     "eot": "eot",
 }  # fmt: skip
@@ -31,7 +31,7 @@ _KEYS = {
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 """BERT's special tokens, unless a file states others."""
 
-_TEMPLATE = "tokenizer.chat_template"
+TEMPLATE = "tokenizer.chat_template"
 _MAX_TEMPLATES = 100
 """Each is a key of the file; models have up to four."""
 
@@ -49,7 +49,7 @@ class SpecialTokens:
     def __init__(self, documents: Documents, config: Config, ids: Mapping[str, int], count: int) -> None:
         self.documents, self.config, self.ids, self.count = documents, config, ids, count
         self.tokenizer_config = documents.object(TOKENIZER_CONFIG) or {}
-        self.texts = {role: text for role in _KEYS if (text := self._stated_text(role)) is not None}
+        self.texts = {role: text for role in KEYS if (text := self._stated_text(role)) is not None}
         self.adds: dict[str, bool] = {}
         self.numbers: dict[str, int] = {}
 
@@ -67,7 +67,7 @@ class SpecialTokens:
             self._set_wordpiece_texts()
         self._read_post_processor()
         entries: dict[str, Typed] = {}
-        for role, name in _KEYS.items():
+        for role, name in KEYS.items():
             number = self._id(role)
             if number is None:
                 continue
@@ -154,7 +154,7 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
     if stated is None:
         return {}
     if isinstance(stated, str):
-        return {_TEMPLATE: ("string", utf8(stated, "the chat_template"))}
+        return {TEMPLATE: ("string", utf8(stated, "the chat_template"))}
     if not isinstance(stated, list):
         raise bad(f"{TOKENIZER_CONFIG}: chat_template is not text")
     if len(stated) > _MAX_TEMPLATES:
@@ -164,7 +164,7 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
         if not isinstance(template, dict) or not isinstance(template.get("name"), str):
             raise bad(f"{TOKENIZER_CONFIG}: a chat_template has no name")
         name = re.sub(r"[^A-Za-z0-9]", "_", template["name"])[:80]
-        key = _TEMPLATE if name == "default" else f"{_TEMPLATE}.{name}"
+        key = TEMPLATE if name == "default" else f"{TEMPLATE}.{name}"
         entries[key] = ("string", utf8(template.get("template"), "a chat_template"))
-    names = [key.removeprefix(f"{_TEMPLATE}.") for key in entries if key != _TEMPLATE]
+    names = [key.removeprefix(f"{TEMPLATE}.") for key in entries if key != TEMPLATE]
     return {"tokenizer.chat_templates": ("string[]", names), **entries} if names else entries

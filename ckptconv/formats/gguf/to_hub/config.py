@@ -24,16 +24,17 @@ from ckptconv.formats.gguf.hub.config import Config
 from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters
 from ckptconv.formats.gguf.to_hub.architectures import SPECIFIC
 from ckptconv.formats.gguf.to_hub.rope import FREQS, LONG, SHORT, rope_scaling
-from ckptconv.formats.gguf.to_hub.said import WEIGHTS_ALONE, Said, bad, plain, single
+from ckptconv.formats.gguf.to_hub.said import WEIGHTS_ALONE, bad, plain, single
+from ckptconv.formats.gguf.to_hub.special import special_ids
 from ckptconv.formats.gguf.to_hub.table import rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.gguf.to_hub.said import Said
     from ckptconv.formats.gguf.to_hub.table import Row
 
-_ROLES = {"bos": "bos", "eos": "eos", "pad": "padding"}
+_ROLES = ("bos", "eos", "pad")
 _WHOLE = {"vocab_size"}
 """Entries that the tensors outrank."""
 _BASE = 10000.0
@@ -54,13 +55,12 @@ class Restored:
     findings: tuple[Finding, ...]
 
 
-def restore_config(metadata: Mapping[object, object], tensors: Mapping[str, LazyTensor]) -> Restored:
-    """The configuration of the model in a GGUF, whose tensors have llama.cpp's names.
+def restore_config(said: Said) -> Restored:
+    """The configuration of the model in a GGUF.
 
     Raises UnsupportedError for an architecture or a value that has no configuration, CorruptFileError for metadata that
     makes no model.
     """
-    said = Said(metadata, tensors)
     row = rows().get(said.arch)
     if row is None:
         what = "only the weights" if said.arch in architectures() else "not even the weights"
@@ -71,9 +71,9 @@ def restore_config(metadata: Mapping[object, object], tensors: Mapping[str, Lazy
     config = _proposed(said, row)
     made = _entries_of(config, said)
     _refuse_others(said, row, config, made)
-    factors = tuple(name for name in (FREQS, LONG, SHORT) if name in tensors)
+    factors = tuple(name for name in (FREQS, LONG, SHORT) if name in said.tensors)
     keys = {said.key(name) for name in made} | said.used | {FILE_TYPE_KEY, VERSION_KEY}
-    keys |= {key for key in map(str, metadata) if _is_idle(row, key.removeprefix(f"{said.arch}."))}
+    keys |= {key for key in map(str, said.metadata) if _is_idle(row, key.removeprefix(f"{said.arch}."))}
     return Restored(config, frozenset(keys), factors, (*_unsaid(said, keys), *_assumed(said, row, config)))
 
 
@@ -102,12 +102,9 @@ def _proposed(said: Said, row: Row) -> dict[str, Any]:
 
 def _token_ids(said: Said, row: Row) -> dict[str, int | None]:
     """The ids of special tokens; null where the file says none, so that no class's own are taken for them."""
-    found: dict[str, int | None] = {} if row.model_type == "t5" else {f"{role}_token_id": None for role in _ROLES}
-    for role, name in _ROLES.items():
-        number = said.metadata.get(f"tokenizer.ggml.{name}_token_id")
-        if type(number) is int and 0 <= number < said.rows:
-            found[f"{role}_token_id"] = number
-    return found
+    ids = special_ids(said)
+    roles = _ROLES if row.model_type != "t5" else [role for role in _ROLES if role in ids]
+    return {f"{role}_token_id": ids.get(role) for role in roles}
 
 
 def _by_llama_cpp(said: Said, name: str) -> Any:

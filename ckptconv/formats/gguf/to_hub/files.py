@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.statements import CONFIG
+from ckptconv.core.report import Finding
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.gguf.to_hub.config import restore_config
+from ckptconv.formats.gguf.to_hub.said import TOKENIZER as TOKENIZER_KEYS
+from ckptconv.formats.gguf.to_hub.said import Said
+from ckptconv.formats.gguf.to_hub.special import ends
+from ckptconv.formats.gguf.to_hub.tokenizer import restore_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
 
 GENERATION = "generation_config.json"
@@ -38,20 +43,41 @@ class RestoredFiles:
         return {name: _text(document, dtype if name == CONFIG else None) for name, document in self.documents.items()}
 
 
-def restore_files(metadata: Mapping[object, object], tensors: Mapping[str, LazyTensor]) -> RestoredFiles:
-    """The files of the model in a GGUF, whose tensors have llama.cpp's names. Raises what `restore_config` raises."""
-    config = restore_config(metadata, tensors)
-    documents: dict[str, Any] = {CONFIG: config.values}
-    if generation := _generation(config.values):
+def restore_files(
+    metadata: Mapping[object, object], tensors: Mapping[str, LazyTensor], *, whole: bool = False
+) -> RestoredFiles:
+    """The files of the model in a GGUF, whose tensors have llama.cpp's names.
+
+    whole: also a tokenizer that cannot be restored is an error, and not a finding.
+
+    Raises CorruptFileError, LimitError, UnsupportedError.
+    """
+    said = Said(metadata, tensors)
+    config = restore_config(said)
+    documents, findings = {CONFIG: config.values}, [*config.findings]
+    if "tie_word_embeddings" in config.values and (generation := _generation(said, config.values)):
         documents[GENERATION] = generation
-    return RestoredFiles(documents, config.keys, config.tensors, config.findings)
+    try:
+        tokenizer = restore_tokenizer(said)
+    except (CorruptFileError, LimitError, UnsupportedError) as error:
+        if whole:
+            raise
+        findings.append(Finding("no-tokenizer", "warning", "", f"{error.args[0]}: none is written"))
+        tokenizer = None
+    keys = config.keys | said.used
+    if tokenizer is None:
+        keys = frozenset(key for key in keys if not key.startswith(TOKENIZER_KEYS))
+    else:
+        documents |= tokenizer.documents
+        findings += tokenizer.findings
+    return RestoredFiles(documents, keys, config.tensors, tuple(findings))
 
 
-def _generation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json: where a text begins and ends, for a model that generates any."""
-    if "tie_word_embeddings" not in config:
-        return {}
-    return {key: config[key] for key in _ROLES if config.get(key) is not None}
+def _generation(said: Said, config: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json: the tokens at which a text begins and ends."""
+    found = {key: config[key] for key in _ROLES if config.get(key) is not None}
+    stops = ends(said)
+    return found | ({"eos_token_id": stops} if len(stops) > 1 else {})
 
 
 def _text(document: Any, dtype: str | None) -> bytes:

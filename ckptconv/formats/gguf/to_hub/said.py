@@ -95,6 +95,14 @@ class Said:
             raise bad(f"{self.key(name)} has no item for each of {self.layers} layers")
         return value
 
+    def items(self, name: str) -> Any:
+        """A list, or bytes, of any length; empty if there is none. Raises CorruptFileError for anything else."""
+        value = self.metadata.get(self.key(name))
+        self.used.add(self.key(name))
+        if value is not None and not isinstance(value, list | bytes):
+            raise bad(f"{self.key(name)} is no list")
+        return value or []
+
     def has_part(self, part: str) -> bool:
         """Whether a layer has this part, such as ``attn_q.bias``."""
         return any(name.endswith(f".{part}") and name.split(".", 2)[-1] == part for name in self.tensors)

@@ -17,7 +17,7 @@ from ckptconv.formats.gguf.hub.config import Config
 from ckptconv.formats.gguf.hub.rope import rope_tensors
 from ckptconv.formats.gguf.to_hub.config import Restored, restore_config
 from ckptconv.formats.gguf.to_hub.rope import FREQS
-from ckptconv.formats.gguf.to_hub.said import shortest
+from ckptconv.formats.gguf.to_hub.said import Said, shortest
 from ckptconv.formats.gguf.to_hub.table import rows
 from tests.arch.real_models import transformers_module
 from tests.formats.gguf.hub.test_hyperparameters import CASES
@@ -65,7 +65,7 @@ def zeros(*shape: int) -> LazyTensor:
 
 def restored(case: str, changed: dict[str, Any] | None = None) -> Restored:
     said = {key: value for key, value in (entries(case) | (changed or {})).items() if value != "gone"}
-    return restore_config(said, tensors(case))
+    return restore_config(Said(said, tensors(case)))
 
 
 def by_transformers(model_type: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_llama_3s_factors_become_its_numbers_and_others_numbers_that_fit() -> No
     config = Config({**CASES["llama3"]["config"], "head_dim": 128, "rope_parameters": odd})
     wanted = rope_tensors("llama", config)[FREQS]
     changed = entries("llama3") | {"llama.rope.freq_base": 1e4}
-    scaling = restore_config(changed, tensors("llama3") | {FREQS: wanted}).values["rope_scaling"]
+    scaling = restore_config(Said(changed, tensors("llama3") | {FREQS: wanted})).values["rope_scaling"]
     again = rope_tensors("llama", Config({**config.values, "rope_parameters": scaling | {"rope_theta": 1e4}}))[FREQS]
     assert memoryview(again.read()).cast("f").tolist() == pytest.approx(memoryview(wanted.read()).cast("f").tolist())
 
