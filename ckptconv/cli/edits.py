@@ -80,7 +80,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--translate", metavar="DIALECT", multiple=True, shell_complete=completion.words(completion.dialects),
         help="Give tensors other names and layouts: torch's, from Flax or Keras (flax, keras); transformers', from "
-        "llama.cpp, mlx-lm, or Llama's and Whisper's own releases (gguf, mlx, meta, whisper); diffusers', from "
+        "llama.cpp (in a folder, with config.json and tokenizer), mlx-lm, or Llama's and Whisper's own releases (gguf, "
+        "mlx, meta, whisper); diffusers', from "
         "single files of diffusion models (ldm). Or make what others load. For llama.cpp: from a transformers folder, "
         "a GGUF with hyperparameters and tokenizer (to-gguf), and the file for its images or audio (to-mmproj); from "
         "a PEFT LoRA, an adapter (to-gguf, with --arch BASE/config.json). For ComfyUI and A1111: from a diffusers "

@@ -153,6 +153,7 @@ def _unigrams(said: Said, tokens: Tokens, ids: Mapping[str, int], _: list[Findin
     count = tokens.count
     while count and tokens.is_padding(count - 1):
         count -= 1
+    unknown = ids.get("unk", count)
     prefix = "always" if _flag(said, "add_space_prefix", default=True) else "never"
     metaspace = {**_METASPACE, "prepend_scheme": prefix}
     return {
@@ -161,17 +162,21 @@ def _unigrams(said: Said, tokens: Tokens, ids: Mapping[str, int], _: list[Findin
         "post_processor": post_processor(ids, tokens.texts, bos=bos, eos=eos),
         "decoder": metaspace,
         "model": {
-            "type": "Unigram", "unk_id": ids.get("unk"), "byte_fallback": BYTE in tokens.kinds,
+            "type": "Unigram", "unk_id": unknown if unknown < count else None, "byte_fallback": BYTE in tokens.kinds,
             "vocab": [[text, score] for text, score in zip(tokens.texts[:count], tokens.scores, strict=False)],
         },
     }  # fmt: skip
 
 
 def _base64(values: list[Any] | bytes) -> str:
+    """A table of normalizations, which begins with the size of its first part. Raises CorruptFileError."""
     try:
-        return base64.b64encode(bytes(values)).decode()
+        data = bytes(values)
     except (TypeError, ValueError) as error:
         raise bad("tokenizer.ggml.precompiled_charsmap is no bytes") from error
+    if len(data) < 4 or int.from_bytes(data[:4], "little") > len(data) - 4:
+        raise bad("tokenizer.ggml.precompiled_charsmap is cut short")
+    return base64.b64encode(data).decode()
 
 
 def _wordpiece(said: Said, tokens: Tokens, ids: Mapping[str, int], findings: list[Finding]) -> dict[str, Any]:
@@ -181,6 +186,9 @@ def _wordpiece(said: Said, tokens: Tokens, ids: Mapping[str, int], findings: lis
             text = text.removeprefix(SPACE) if text.startswith(SPACE) else f"##{text}"
         if vocab.setdefault(text, number) != number:
             raise bad(f"tokenizer.ggml.tokens has {text[:40]!r} twice")
+    unknown = tokens.texts[ids["unk"]] if "unk" in ids else "[UNK]"
+    if unknown not in vocab:
+        raise bad(f"tokenizer.ggml.tokens has no {unknown[:40]!r}")
     stated = said.get("tokenizer.ggml.normalizer.lowercase")
     has_capitals = any("A" <= letter <= "Z" for text in vocab if not text.startswith("[") for letter in text)
     lowercase = _flag(said, "normalizer.lowercase", default=not has_capitals)
@@ -198,7 +206,7 @@ def _wordpiece(said: Said, tokens: Tokens, ids: Mapping[str, int], findings: lis
         "post_processor": wordpiece_processor(ids, tokens.texts),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
-            "type": "WordPiece", "unk_token": tokens.texts[ids["unk"]] if "unk" in ids else "[UNK]",
+            "type": "WordPiece", "unk_token": unknown,
             "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocab,
         },
     }  # fmt: skip

@@ -9,12 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 
 import ckptconv
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import LossError, TargetExistsError, UnsupportedError
 from tests.arch.real_models import transformers_module
 from tests.formats.gguf.hub.test_model import SCALED, SIZES
+from tests.formats.gguf.hub.test_tokenizer import byte_level
+from tests.formats.gguf.to_hub.test_tokenizer import TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,3 +164,78 @@ def test_a_dry_run_names_the_files_and_writes_none(gguf: Path, tmp_path: Path) -
     assert [path.name for path in done.files] == ["config.json"]
     assert [move.sources for move in done.plan if move.target is None] == [("rope_freqs.weight",)]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer, and its GGUF in a folder of its own."""
+    path = tmp_path_factory.mktemp("tokenizer")
+    saved(path / "a", vocab_size=270)
+    made = byte_level()
+    made.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B:1", [("<s>", 260)])
+    (path / "a" / "tokenizer.json").write_text(made.to_str(), "utf-8")
+    said = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>",
+            "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "{{ messages[0].content }}"}  # fmt: skip
+    (path / "a" / "tokenizer_config.json").write_text(json.dumps(said))
+    to_gguf(path / "a", path / "m.gguf", metadata={"tokenizer.ggml.eot_token_id": 262})
+    return path
+
+
+def test_transformers_reads_the_same_tokenizer_of_the_folder_and_of_the_gguf(
+    with_tokenizer: Path, tmp_path: Path
+) -> None:
+    done = back(with_tokenizer / "m.gguf", f"{tmp_path}/out/")
+    assert [path.name for path in done.files] == [
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    load = transformers_module().AutoTokenizer.from_pretrained
+    first, found = load(with_tokenizer / "a"), load(tmp_path / "out")
+    read = load(with_tokenizer, gguf_file="m.gguf")
+    for text in TEXTS:
+        assert found.encode(text) == first.encode(text) == read.encode(text), text
+    messages = [{"role": "user", "content": "hell"}]
+    assert found.apply_chat_template(messages, tokenize=False) == "hell"
+    assert (found.bos_token, found.eos_token, found.pad_token_id) == ("<s>", "</s>", 261)
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert not [key for key in file.metadata() if key.startswith("tokenizer.")]
+
+
+def test_generating_stops_at_each_end_that_the_gguf_states(with_tokenizer: Path, tmp_path: Path) -> None:
+    said = {"tokenizer.ggml.eot_token_id": 262, "tokenizer.ggml.eom_token_id": 261}
+    ckptconv.convert(with_tokenizer / "m.gguf", tmp_path / "n.gguf", metadata=said)
+    back(tmp_path / "n.gguf", f"{tmp_path}/out/")
+    found = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert found == {"bos_token_id": 260, "eos_token_id": [261, 262], "pad_token_id": 261}
+
+
+def test_a_tokenizer_that_cannot_be_made_is_left_out_unless_files_are_asked_for(
+    with_tokenizer: Path, tmp_path: Path
+) -> None:
+    ckptconv.convert(with_tokenizer / "m.gguf", tmp_path / "n.gguf", metadata={"tokenizer.ggml.pre": "viking"})
+    done = back(tmp_path / "n.gguf", f"{tmp_path}/out/")
+    assert [path.name for path in done.files] == ["config.json", "generation_config.json"]
+    assert [one.severity for one in done.findings if one.code == "no-tokenizer"] == ["warning"]
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert "tokenizer.ggml.tokens" in file.metadata()
+    with pytest.raises(UnsupportedError, match="'viking' splits texts is not known"):
+        back(tmp_path / "n.gguf", f"{tmp_path}/new/", with_files=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_encoder_and_its_words(tmp_path: Path) -> None:
+    """BERT, whose words llama.cpp spells otherwise."""
+    transformers = transformers_module()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(40)), "##ll", "he"]
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(words), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "max_position_embeddings": 64}  # fmt: skip
+    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
+    (tmp_path / "a" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    back(to_gguf(tmp_path / "a", tmp_path / "m.gguf", metadata={}), f"{tmp_path}/b/")
+    inputs = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")("word7 HELL [MASK]", return_tensors="pt")
+    assert inputs["input_ids"].tolist() == [[2, 12, 46, 45, 4, 3]]
+    models = [transformers.AutoModel.from_pretrained(tmp_path / name, dtype=torch.float32) for name in "ab"]
+    with torch.no_grad():
+        found = [model.eval()(**inputs).last_hidden_state for model in models]
+    assert torch.equal(*found)

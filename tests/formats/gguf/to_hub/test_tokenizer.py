@@ -139,7 +139,7 @@ def test_unigrams(tmp_path: Path) -> None:
 
 
 def test_a_table_of_normalizations_comes_back(tmp_path: Path) -> None:
-    table = base64.b64encode(bytes(range(40))).decode()
+    table = base64.b64encode(b"\x04\0\0\0trieand texts\0").decode()
     vocabulary = [["<unk>", 0.0], ["▁", -1.0]]
     model = {"type": "Unigram", "unk_id": 0, "vocab": vocabulary}
     document = {"model": model, "normalizer": {"type": "Precompiled", "precompiled_charsmap": table}}
@@ -219,7 +219,9 @@ BYTES: dict[str, Any] = {"model": "gpt2", "pre": "qwen2", "tokens": WORDS, "merg
         ({"model": "llama", "tokens": ["a" * 2000]}, LimitError, "a token has 2,000 characters"),
         ({"add_bos_token": 1}, CorruptFileError, "add_bos_token is '1'"),
         ({"model": "t5", "precompiled_charsmap": [300]}, CorruptFileError, "is no bytes"),
+        ({"model": "t5", "precompiled_charsmap": b"\x09\0\0\0trie"}, CorruptFileError, "is cut short"),
         ({"model": "bert", "tokens": ["▁##x", "##x", "x"]}, CorruptFileError, "twice"),
+        ({"model": "bert", "tokens": ["▁x"]}, CorruptFileError, r"has no '\[UNK\]'"),
     ],
 )
 def test_what_makes_no_tokenizer_is_refused(changed: dict[str, Any], error: type[CkptconvError], words: str) -> None:
