@@ -114,7 +114,11 @@ def _attention_factor(config: Config) -> float:
         return number(rope["attention_factor"], "rope attention_factor")
     longest = config.positive("max_position_embeddings")
     stated = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-    original = _context_length(stated)
+    return default_attention_factor(longest, _context_length(stated))
+
+
+def default_attention_factor(longest: int, original: int) -> float:
+    """The factor for texts of up to `longest` tokens, where a model was trained on those of `original`."""
     scale = longest / original
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.gguf.hub.rope import MAX_HEAD_WIDTH, llama3_divisors
+from ckptconv.formats.gguf.hub.rope import MAX_HEAD_WIDTH, default_attention_factor, llama3_divisors
 from ckptconv.formats.gguf.to_hub.said import WEIGHTS_ALONE, bad, shortest, single
 
 if TYPE_CHECKING:
@@ -62,12 +62,15 @@ def rope_scaling(said: Said) -> dict[str, Any]:
 
 
 def _longrope(said: Said) -> dict[str, Any]:
-    found: dict[str, Any] = {"rope_type": "longrope", "type": "longrope"}
+    """Factors as they are. transformers 4 takes these three keys alone, so that it computes a usual factor itself."""
+    found: dict[str, Any] = {"type": "longrope"}
     found |= {
         f"{which}_factor": [*map(shortest, _values(said, name))] for which, name in (("long", LONG), ("short", SHORT))
     }
-    factor = said.get("rope.scaling.attn_factor")
-    return found | ({} if factor is None else {"attention_factor": factor})
+    longest = said.positive("context_length")
+    usual = default_attention_factor(longest, said.positive("rope.scaling.original_context_length", longest))
+    factor = said.number("rope.scaling.attn_factor", usual)
+    return found if single(factor) == single(usual) else {**found, "attention_factor": factor}
 
 
 def _values(said: Said, name: str) -> tuple[float, ...]:

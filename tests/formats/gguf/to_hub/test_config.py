@@ -35,7 +35,7 @@ SAME = {
     "hunyuan-alpha": {"rope_parameters", "max_position_embeddings"}, "lfm2": {"full_attn_idxs"},
     "lfm2-adjusted": {"full_attn_idxs", "block_multiple_of", "block_auto_adjust_ff_dim", "intermediate_size"},
     "mixtral": {"head_dim"}, "phi3": {"partial_rotary_factor"}, "starcoder": {"n_inner"},
-    "phi3long": {"partial_rotary_factor", "rope_parameters"}, "modern-bert": {"layer_norm_eps"},
+    "phi3long": {"partial_rotary_factor"}, "modern-bert": {"layer_norm_eps"},
     "t5": {"n_positions"}, "t5-v1": {"n_positions"}, "umt5": {"n_positions"}, "t5encoder": {"n_positions", "use_cache"},
     "bert": {"position_embedding_type"},
     "granitehybrid": {"max_position_embeddings"}, "granitehybrid-dense": {"max_position_embeddings"},
