@@ -76,7 +76,9 @@ def makes_files(order: Order, opened: Checkpoint, *, with_files: bool, folder: b
     """Whether this conversion makes files from a GGUF's metadata."""
     if GGUF not in order.edits.dialects or not opened.format.startswith(SOURCE) or order.format.dialect == GGUF:
         return False
-    return not config_beside(Path(order.request.source)).is_file() if with_files else folder
+    if with_files:
+        return not config_beside(Path(order.request.source)).is_file()
+    return folder and bool(order.format.sharded or order.format.layout)
 
 
 def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: bool) -> MadeFiles:
@@ -96,5 +98,8 @@ def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: 
     if restored.tensors:
         message = f"{listed(restored.tensors)}: transformers computes it from config.json, and it is left out"
         findings.append(Finding("left-out", "info", restored.tensors[0], message))
+    if blocks := sorted({tensor.info.dtype.name for tensor in made.values() if tensor.info.dtype.block > 1}):
+        message = f"weights stay {listed(blocks)}, which transformers does not read: --dtype BF16 makes floats of them"
+        findings.append(Finding("blocks", "warning", "", message, hint="--dtype BF16"))
     files = MadeFiles(restored, findings, kept=frozenset(order.metadata))
     return replace(files, dtype=type_name(files.removed_from(made)))

@@ -49,10 +49,13 @@ def _mistral3(said: Said, config: Values) -> None:
 
 
 def _deepseek2(said: Said, config: Values) -> None:
-    """DeepSeek V3, if experts are scored by a sigmoid; else V2."""
-    rotary = said.positive("rope.dimension_count")
-    config["qk_nope_head_dim"] = said.positive("attention.key_length_mla") - rotary
-    said.get("attention.key_length"), said.get("attention.value_length"), said.get("attention.head_count_kv")
+    """DeepSeek V3, if experts are scored by a sigmoid; else V2. Older files have k and v in one, for all heads."""
+    if said.get("attention.key_length_mla") is None:
+        said.idle |= {"attention.key_length", "attention.value_length", "attention.head_count_kv"}
+        config["v_head_dim"] = said.positive("attention.value_length")
+    width = said.positive("attention.key_length_mla", said.positive("attention.key_length"))
+    config["qk_nope_head_dim"] = width - said.positive("rope.dimension_count")
+    said.get("attention.value_length"), said.get("attention.head_count_kv")
     config["num_key_value_heads"] = said.heads
     scores = said.get("expert_gating_func")
     if scores == SIGMOID:

@@ -160,7 +160,7 @@ def _refuse_others(said: Said, row: Row, config: dict[str, Any], made: Mapping[s
     """Raise UnsupportedError if the file says something else than the configuration."""
     for name, value in made.items():
         stated = said.metadata.get(said.key(name))
-        if stated is None or name in _WHOLE or _is_idle(row, name) or _same(plain(stated), value):
+        if stated is None or name in _WHOLE | said.idle or _is_idle(row, name) or _same(plain(stated), value):
             continue
         raise UnsupportedError(
             f"no {CONFIG} can say {said.key(name)} = {str(plain(stated))[:60]}: a {config['architectures'][0]} "
@@ -199,7 +199,7 @@ def _means_nothing(said: Said, key: str) -> bool:
             return value in (0, 1)
         case "attention.key_length" | "attention.value_length" | "rope.dimension_count":
             return value == said.head_width
-        case "vocab_size" | "pooling_type" | "attention.causal":
+        case "vocab_size" | "pooling_type" | "attention.causal" | "rope.scaling.finetuned":
             return True
         case "expert_count" | "expert_used_count" | "attention.max_alibi_bias":
             return not value

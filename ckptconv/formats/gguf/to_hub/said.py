@@ -26,12 +26,14 @@ class Said:
     """The metadata and tensors of a GGUF. `used` collects the keys that were read.
 
     arch: ``general.architecture``, with which keys begin; one that begins with ``tokenizer.`` is taken as it is.
+    idle: entries that say the same in another way than to-gguf does, and are not compared with its.
     """
 
     def __init__(self, metadata: Mapping[object, object], tensors: Mapping[str, LazyTensor]) -> None:
         self.metadata, self.tensors = metadata, tensors
         self.arch = str(metadata.get(ARCHITECTURE_KEY))
         self.used: set[str] = {ARCHITECTURE_KEY}
+        self.idle: set[str] = set()
 
     def key(self, name: str) -> str:
         return name if name.startswith(TOKENIZER) else f"{self.arch}.{name}"

@@ -171,6 +171,17 @@ def test_only_weights_of_other_architectures_are_translated() -> None:
     }  # fmt: skip
 
 
+def test_deepseek_as_older_files_have_it() -> None:
+    """k and v of the latent are one tensor, and the widths of heads are those of the configuration."""
+    case = "deepseek2-v2-yarn"
+    older = {"attention.key_length": 24, "attention.value_length": 24, "attention.head_count_kv": 4}
+    said = {key: value for key, value in entries(case).items() if not str(key).endswith("_mla")}
+    said |= {f"deepseek2.{key}": value for key, value in older.items()}
+    parts = {name: one for name, one in tensors(case).items() if ".attn_k_b." not in name and ".attn_v_b." not in name}
+    parts |= {f"blk.{layer}.attn_kv_b.weight": zeros(4 * (16 + 24), 32) for layer in range(27)}
+    assert restore_config(Said(said, parts)).values == restored(case).values
+
+
 def test_floats_have_the_digits_that_a_person_wrote() -> None:
     assert [shortest(one) for one in (9.999999747378752e-06, 0.20000000298023224, 1e6, 1.0, 0.0)] == [
         1e-5, 0.2, 1e6, 1.0, 0.0,

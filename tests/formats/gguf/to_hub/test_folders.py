@@ -87,6 +87,8 @@ def test_of_blocks_and_of_several_files_it_computes_what_their_floats_say(tmp_pa
     first = saved(tmp_path / "a", hidden_size=64)
     to_gguf(first, tmp_path / "m.gguf", ("Q8_0",), shard_size="40KB")
     source = min(tmp_path.glob("m-00001-of-*.gguf"))
+    stays = back(source, f"{tmp_path / 'd'}/", dry_run=True)
+    assert [(one.severity, one.hint) for one in stays.findings if one.code == "blocks"] == [("warning", "--dtype BF16")]
     back(source, f"{tmp_path / 'b'}/", ("BF16",))
     back(source, f"{tmp_path / 'c'}/", ("BF16",), shard_size="40KB")
     assert json.loads((tmp_path / "b" / "config.json").read_text())["torch_dtype"] == "bfloat16"
