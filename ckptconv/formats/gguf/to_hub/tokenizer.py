@@ -61,7 +61,11 @@ def restore_tokenizer(said: Said) -> RestoredTokenizer | None:
             f"no {TOKENIZER} can be made of a tokenizer {kind[:40]!r}",
             hint=f"those of {', '.join(_KINDS)} can; the model's own goes into the folder, too",
         )
-    tokens, findings = Tokens.of(said), list[Finding]()
+    stated, findings = Tokens.of(said), list[Finding]()
+    tokens = stated.with_sentinels() if kind == "t5" else stated
+    if tokens is not stated:
+        message = "the 100 tokens for blanks (<extra_id_0>, …) get T5's names, which the file does not say"
+        findings.append(Finding("tokens", "info", TOKENIZER, message))
     ids = {role: number for role, number in special_ids(said).items() if number < tokens.count}
     parts = _KINDS[kind](said, tokens, ids, findings)
     document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens.added(), **parts}

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _PADDING = re.compile(r"\[PAD\d+\]")
 """How llama.cpp's converter names rows of the embeddings that have no token."""
 
+T5_PIECES, T5_BLANKS = 32_000, 100
+"""The pieces in T5's SentencePiece file, and the tokens that transformers' T5Tokenizer puts behind them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -46,6 +49,18 @@ class Tokens:
     def is_padding(self, number: int) -> bool:
         """Whether it stands for a row of the embeddings without a token."""
         return self.kinds[number] == UNUSED and bool(_PADDING.fullmatch(self.texts[number]))
+
+    def with_sentinels(self) -> Tokens:
+        """With T5's 100 tokens for blanks, for which its SentencePiece file, and so llama.cpp's, has no names. The same
+        tokens if these are not T5's.
+        """
+        blanks = range(T5_PIECES, T5_PIECES + T5_BLANKS)
+        if self.count < blanks.stop or not all(map(self.is_padding, blanks)) or self.is_padding(T5_PIECES - 1):
+            return self
+        names = [f"<extra_id_{blanks.stop - 1 - number}>" for number in blanks]
+        texts = [*self.texts[: blanks.start], *names, *self.texts[blanks.stop :]]
+        kinds = [*self.kinds[: blanks.start], *[CONTROL] * T5_BLANKS, *self.kinds[blanks.stop :]]
+        return Tokens(texts, kinds, self.scores)
 
     def vocab(self) -> dict[str, int]:
         """The ids by text, without padding. Added tokens are among them, so that they keep their ids."""

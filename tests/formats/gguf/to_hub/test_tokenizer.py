@@ -150,6 +150,22 @@ def test_a_table_of_normalizations_comes_back(tmp_path: Path) -> None:
     assert steps[0] == {"type": "Precompiled", "precompiled_charsmap": table}
 
 
+def test_blanks_of_t5_get_their_names_back() -> None:
+    """Its SentencePiece file has 32,000 pieces, and its embeddings 128 rows more; 100 of them are T5Tokenizer's."""
+    pieces, rows = ["<pad>", "</s>", "<unk>", *(f"p{number}" for number in range(3, 32_000))], 32_128
+    texts = [*pieces, *(f"[PAD{number}]" for number in range(32_000, rows))]
+    said: dict[object, object] = {
+        "general.architecture": "t5", "tokenizer.ggml.model": "t5", "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.scores": [0.0] * rows, "tokenizer.ggml.token_type": [1] * 32_000 + [5] * 128,
+    }  # fmt: skip
+    found = restored(said, rows)
+    assert found is not None
+    made = Tokenizer.from_str(json.dumps(found.documents["tokenizer.json"]))
+    assert [made.token_to_id(f"<extra_id_{number}>") for number in (0, 99)] == [32_099, 32_000]
+    assert made.get_vocab_size() == 32_100
+    assert [finding.code for finding in found.findings] == ["tokens"]
+
+
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_wordpiece(lowercase: bool, tmp_path: Path) -> None:
     words = [
