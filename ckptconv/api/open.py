@@ -14,12 +14,16 @@ from ckptconv.edits.quantized.torchao.marks import mentions_torchao
 from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
 from ckptconv.formats.detect import detect, find_format, refuse_disguised_pickle
+from ckptconv.formats.sets.copies import GRAPHS, chosen_finding, stand_for_folder
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
+
+_OPENVINO = "openvino"
+"""The format of folders with a graph of OpenVINO."""
 
 PathText = str | PathLike[str]
 
@@ -99,9 +103,25 @@ def _open_source(path: PathText) -> Source:
         raise
 
 
+def _read_copy(source: Source | Folder) -> Checkpoint | None:
+    """A folder's weights as another framework than torch has them; None if it is in a format itself, or has none.
+
+    A folder with a graph of OpenVINO is in a format, but the weights that the graph was made from come first.
+    """
+    copies = stand_for_folder(source.names) if isinstance(source, Folder) else []
+    if not isinstance(source, Folder) or not copies:
+        return None
+    kind = find_format(source)
+    if kind is not None and (kind.name != _OPENVINO or copies[0] in GRAPHS):
+        return None
+    file = source.open(copies[0])
+    checkpoint = detect(file).read(file)
+    return checkpoint.replaced(file=source, findings=(chosen_finding(copies), *checkpoint.findings))
+
+
 def _read(source: Source | Folder, format: str | None) -> Checkpoint:
     if not format:
-        return detect(source).read(source)
+        return _read_copy(source) or detect(source).read(source)
     requested = registry.by_name(format)
     refuse_disguised_pickle(requested, source)
     try:

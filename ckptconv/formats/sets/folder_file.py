@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError
+from ckptconv.formats.sets.copies import copies_in
 from ckptconv.formats.sets.shard_names import (
     ADAPTERS,
     ALONE,
@@ -176,7 +177,8 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
 def chosen_file_findings(folder: Folder, file: Source) -> list[Finding]:
     """A finding that says which file is read, if others could be, or if its name is not one that libraries expect."""
     name = file.path.name
-    if others := [candidate for candidate in _candidates(folder) if candidate != name]:
+    others = [candidate for candidate in _candidates(folder) if candidate != name]
+    if others := [*others, *copies_in(folder.names)]:
         message = f"{name!r} is read, as the hub's libraries do, and no other copy: {quoted(others)}"
         return [Finding("file", "info", name, message)]
     if ALONE.fullmatch(name) or name == ADAPTERS or INDEX.fullmatch(name):

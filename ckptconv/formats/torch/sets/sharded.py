@@ -31,6 +31,7 @@ from ckptconv.formats.targets.blobs import move_out, restore
 from ckptconv.formats.torch.containers import zip_archive as single
 from ckptconv.formats.torch.writer.storages import plan_storages
 from ckptconv.formats.torch.writer.write import write as write_single
+from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode, StateDictType
     from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
     from ckptconv.io.target import Target
 
@@ -57,14 +57,16 @@ def read(source: Source | Folder) -> Checkpoint:
     Raises CorruptFileError if index and shards contradict each other, and what the reader of a single file raises.
     """
     folder, index, file = folder_file.find(source, binaries=True)
+    chosen = folder_file.chosen_file_findings(folder, file) if isinstance(source, Folder) else []
     if index is None:
         checkpoint = single.read(file)
-        checkpoint.findings = (*checkpoint.findings, *modules_beside.other_module_findings(folder))
+        checkpoint.findings = (*chosen, *checkpoint.findings, *modules_beside.other_module_findings(folder))
         return checkpoint
     parts = {name: _read_shard(shard) for name, shard in shards.open_shards(folder, index).items()}
     wholes = {name: _whole_names(part) for name, part in parts.items()}
     listed = {name: dict.fromkeys(wholes[name].get(tensor, tensor) for tensor in part) for name, part in parts.items()}
     order, findings = shards.cross_check(folder, index, listed)
+    findings = [*chosen, *findings]
     joined = _Joined()
     for part in parts.values():
         joined.add(part)
