@@ -98,6 +98,7 @@ def _dequantize(state: State, stated: Stated) -> Sequence[Edit]:
     if edits:
         state.findings += dequantize.findings_about(edits, stated)
         state.source = dequantize.without_torchao_objects(state.source, edits, selected)
+        state.source = dequantize.without_packed_pairs(state.source)
     return edits
 
 

@@ -13,7 +13,7 @@ from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.computed import before_quantizing
 from ckptconv.edits.dialects.keras_quantized import SCHEME as KERAS
-from ckptconv.edits.quantized import comfy
+from ckptconv.edits.quantized import comfy, eager
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_settings, read_settings
 from ckptconv.edits.quantized.dequantize import dequantize_edits
 from ckptconv.edits.quantized.keras import with_plain_policies, without_names
@@ -271,6 +271,12 @@ def without_torchao_objects(
         return checkpoint
     changes = Changes(plain, checkpoint.keys() - selected.keys())
     return checkpoint.replaced(root=changes.applied_to(checkpoint.root))
+
+
+def without_packed_pairs(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without what torch's quantized modules keep their tensors in, which have plain names now."""
+    plain = eager.plain_names(infos_of(checkpoint))
+    return checkpoint.replaced(root=eager.without_packed(checkpoint.root, plain.values())) if plain else checkpoint
 
 
 def _quantization_keys(document: Mapping[Any, Any]) -> set[str]:

@@ -16,7 +16,7 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.core.names import module_of, numbered
 from ckptconv.core.notes import UNREAD
 from ckptconv.edits.dialects.keras_quantized import SCHEME as KERAS
-from ckptconv.edits.quantized import comfy
+from ckptconv.edits.quantized import comfy, eager
 from ckptconv.edits.quantized.config import HINT
 from ckptconv.edits.quantized.find import Group, find_groups, group_of
 from ckptconv.errors import EditError, UnsupportedError
@@ -58,14 +58,16 @@ def dequantize_edits(infos: Infos, settings: Settings, composites: Mapping[str, 
     from_graph = [_graph_group(infos, weight) for weight in noted]
     renames = _renames(infos, noted)
     shared = _unshare(from_graph, infos)
-    for group in (*_affine_groups(composites), *from_graph):
+    packed = eager.plain_names(infos)
+    for group in (*_affine_groups(composites, packed), *from_graph):
         by_key.setdefault(group.key, []).append(group)
     known = {part for same in by_key.values() for group in same for part in group.parts.values()} | set(notes.between)
     for group in find_groups({name: info for name, info in infos.items() if name not in known}, settings):
         settings.check(group.scheme, group.target)
         by_key.setdefault(group.key, []).append(group)
     found = [group for same in by_key.values() for group in same]
-    if not found:
+    renames += tuple(Step((name,), (new,)) for name, new in packed.items() if name not in composites)
+    if not found and not renames:
         method = f", though the configuration says {settings.method!r}" if settings.method else ""
         raise EditError(
             f"--dequantize finds no quantized weight{method}",
@@ -76,7 +78,12 @@ def dequantize_edits(infos: Infos, settings: Settings, composites: Mapping[str, 
         edits.append(Edit("rename", renames[0].sources, renames[0].targets, {}, renames))
     parts = {name for group in found for name in group.parts.values()}
     between = [name for name in notes.between if name in infos]
-    left_out = (*between, *_activation_scales(infos, found), *comfy.markers(infos))
+    left_out = (
+        *between,
+        *eager.for_outputs(infos, composites),
+        *_activation_scales(infos, found),
+        *comfy.markers(infos),
+    )
     if dropped := list(dict.fromkeys(name for name in left_out if name not in parts)):
         edits.append(Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped)))
     return edits
@@ -143,8 +150,8 @@ def _activation_scales(infos: Infos, found: list[Group]) -> Iterator[str]:
         yield from (name for name in (f"{group.target}_activation_scale", f"{group.target}_scale_ub") if name in infos)
 
 
-def _affine_groups(composites: Mapping[str, Composite]) -> Iterator[Group]:
-    """Torch's and TensorFlow Lite's own quantized tensors."""
+def _affine_groups(composites: Mapping[str, Composite], packed: Mapping[str, str]) -> Iterator[Group]:
+    """Torch's and TensorFlow Lite's own quantized tensors. packed: plain names of those that have others."""
     for name, composite in composites.items():
         if not isinstance(composite, Quantized):
             continue
@@ -154,4 +161,4 @@ def _affine_groups(composites: Mapping[str, Composite]) -> Iterator[Group]:
                 hint=f"--drop '{name}' leaves it out",
             )
         details: dict[str, Json] = {} if composite.axis is None else {"axis": composite.axis}
-        yield Group("affine", name, dict(composite.parts), details)
+        yield Group("affine", packed.get(name, name), dict(composite.parts), details)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import infos_of
+from ckptconv.edits.quantized import eager
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,9 @@ _MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
 """(ending, ending of the weight beside it, what such weights are called, the weight's types)."""
 
 
+TORCH_MODULES = "torch's quantized modules"
+"""What checkpoints of `eager` are called."""
+
 KERAS = ("hdf5", "keras", "keras-sharded")
 """The formats whose quantized weights `keras` finds."""
 
@@ -42,6 +46,10 @@ def kinds_in(checkpoint: Checkpoint) -> dict[str, int]:
     stated = checkpoint.notes.quantized
     known = {part for weight in stated for part in weight.parts.values()}.union(checkpoint.notes.between)
     found = Counter(weight.called for weight in stated)
+    if outputs := eager.for_outputs(infos_of(checkpoint), checkpoint.composites):
+        found[TORCH_MODULES] = len(outputs) // 2
+    elif packed := eager.plain_names(infos_of(checkpoint)):
+        found[TORCH_MODULES] = len(packed)
     found.update(quantized_in({name: info for name, info in infos_of(checkpoint).items() if name not in known}))
     return dict(found.most_common())
 
