@@ -1,8 +1,9 @@
 """The files that transformers needs beside the weights of a GGUF, made from its metadata (``--translate gguf``).
 
 They are made if DST is a folder, or if ``--with-files`` asks for them and no config.json lies beside the GGUF. Asked
-for, they are all made or nothing is; for a folder, a model that has no configuration is a finding. What they say is
-left out of the metadata and the tensors that are written, as it would be said twice.
+for, they are all made or nothing is; for a folder, a model that has no configuration is a finding. Metadata that the
+user sets outranks the GGUF's. What the files say is left out of the metadata and the tensors that are written, as it
+would be said twice.
 """
 
 from __future__ import annotations
@@ -34,13 +35,11 @@ class MadeFiles:
 
     restored: what the GGUF gives; None if it gives no configuration, for which `findings` has the reason.
     dtype:    the configuration's name for the type of the weights.
-    kept:     metadata that the user sets, and that is written whatever the files say.
     """
 
     restored: RestoredFiles | None
     findings: list[Finding]
     dtype: str | None = None
-    kept: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,7 +53,7 @@ class MadeFiles:
         """The checkpoint without the tensors and the metadata that the files say."""
         if self.restored is None:
             return checkpoint
-        keys, names = self.restored.keys - self.kept, self.restored.tensors
+        keys, names = self.restored.keys, self.restored.tensors
         root = checkpoint.root
         if isinstance(root, dict):
             root = {key: value for key, value in root.items() if key not in keys}
@@ -87,7 +86,8 @@ def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: 
 
     try:
         with located(Path(order.request.source)):
-            restored = restore_files(opened.metadata, opened, whole=demanded)
+            stated: dict[object, object] = dict(opened.metadata) | dict(order.metadata)
+            restored = restore_files(stated, opened, whole=demanded)
     except CkptconvError as error:
         if demanded:
             raise
@@ -101,5 +101,5 @@ def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: 
     if blocks := sorted({tensor.info.dtype.name for tensor in made.values() if tensor.info.dtype.block > 1}):
         message = f"weights stay {listed(blocks)}, which transformers does not read: --dtype BF16 makes floats of them"
         findings.append(Finding("blocks", "warning", "", message, hint="--dtype BF16"))
-    files = MadeFiles(restored, findings, kept=frozenset(order.metadata))
+    files = MadeFiles(restored, findings)
     return replace(files, dtype=type_name(files.removed_from(made)))

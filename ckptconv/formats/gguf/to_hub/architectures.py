@@ -62,7 +62,9 @@ def _deepseek2(said: Said, config: Values) -> None:
         _named(config, "DeepseekV3ForCausalLM", "deepseek_v3")
         config |= {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
     else:
-        config |= {"topk_method": "greedy", "norm_topk_prob": config.get("norm_topk_prob") or False}
+        grouped = config["n_group"] != 1
+        config["topk_method"] = "group_limited_greedy" if grouped else "greedy"
+        config.setdefault("norm_topk_prob", False)
     if said.get("rope.scaling.yarn_log_multiplier") is not None and "rope_scaling" in config:
         scale = shortest(10 * said.number("rope.scaling.yarn_log_multiplier"))
         config["rope_scaling"] |= {"mscale": scale, "mscale_all_dim": scale}
@@ -116,8 +118,12 @@ def _glm4_mixture(said: Said, config: Values) -> None:
 
 
 def _gpt_oss(said: Said, config: Values) -> None:
+    """gpt-oss, whose yarn does not round where it begins and ends; llama.cpp's does."""
     said.get("feed_forward_length")
     config["layer_types"] = layer_types(said.layers, 2)
+    if config.get("rope_scaling", {}).get("rope_type") == "yarn":
+        config["rope_scaling"]["truncate"] = False
+        said.known.append("rope_scaling's truncate = false")
 
 
 def _gpt2(said: Said, config: Values) -> None:

@@ -29,7 +29,7 @@ from ckptconv.formats.gguf.to_hub.special import special_ids
 from ckptconv.formats.gguf.to_hub.table import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ckptconv.formats.gguf.to_hub.said import Said
     from ckptconv.formats.gguf.to_hub.table import Row
@@ -206,12 +206,13 @@ def _means_nothing(said: Said, key: str) -> bool:
     return False
 
 
-def _assumed(said: Said, row: Row, config: Mapping[str, Any]) -> list[Finding]:
-    """What the file does not say, and transformers' default is taken for."""
+def _assumed(said: Said, row: Row, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the file does not say, and transformers' default, or that of the model's family, is taken for."""
     stated = {*config, *config.get("rope_parameters", ())}
     lacking = [key for key in row.keys if key not in stated]
     lacking += ["mixer_rms_eps"] if config["model_type"] == "falcon_mamba" else []
-    if not lacking:
-        return []
-    message = f"the file does not say {listed(lacking, 6)}: transformers' own values hold"
-    return [Finding("assumed", "info", CONFIG, message)]
+    if lacking:
+        message = f"the file does not say {listed(lacking, 6)}: transformers' own values hold"
+        yield Finding("assumed", "info", CONFIG, message)
+    for known in said.known:
+        yield Finding("assumed", "info", CONFIG, f"the file does not say {known}, as all {said.arch} models have it")

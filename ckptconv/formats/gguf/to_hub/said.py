@@ -27,6 +27,7 @@ class Said:
 
     arch: ``general.architecture``, with which keys begin; one that begins with ``tokenizer.`` is taken as it is.
     idle: entries that say the same in another way than to-gguf does, and are not compared with its.
+    known: what no file of this architecture says, and is known of all models that have it.
     """
 
     def __init__(self, metadata: Mapping[object, object], tensors: Mapping[str, LazyTensor]) -> None:
@@ -34,6 +35,7 @@ class Said:
         self.arch = str(metadata.get(ARCHITECTURE_KEY))
         self.used: set[str] = {ARCHITECTURE_KEY}
         self.idle: set[str] = set()
+        self.known: list[str] = []
 
     def key(self, name: str) -> str:
         return name if name.startswith(TOKENIZER) else f"{self.arch}.{name}"

@@ -59,7 +59,7 @@ def restore_tokenizer(said: Said) -> RestoredTokenizer | None:
     if kind not in _KINDS:
         raise UnsupportedError(
             f"no {TOKENIZER} can be made of a tokenizer {kind[:40]!r}",
-            hint=f"those of {', '.join(_KINDS)} can; the model's own goes into the folder, too",
+            hint=f"those of {', '.join(_KINDS)} can; take the model's own {TOKENIZER}",
         )
     stated, findings = Tokens.of(said), list[Finding]()
     tokens = stated.with_sentinels() if kind == "t5" else stated
@@ -92,7 +92,7 @@ def _byte_level(said: Said, tokens: Tokens, ids: Mapping[str, int], findings: li
     if row is None:
         raise UnsupportedError(
             f"no {TOKENIZER} can be made: how tokenizer.ggml.pre {str(name)[:40]!r} splits texts is not known",
-            hint="the model's own tokenizer.json goes into the folder, too",
+            hint="--meta tokenizer.ggml.pre=NAME says it, as qwen2; or take the model's own tokenizer.json",
         )
     steps, vocab = steps_of(row), tokens.vocab()
     normalizer = {"type": "NFC"} if name in row.get("nfc", ()) else None

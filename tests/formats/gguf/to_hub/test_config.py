@@ -31,6 +31,7 @@ OTHER_CLASS = {
 """Those whose configuration has other keys than that of the class that computes the same."""
 
 SAME = {
+    "gpt-oss": {"rope_parameters"},
     "exaone4-full": {"head_dim"}, "gemma": {"hidden_activation"}, "gemma2": {"hidden_act"}, "gpt2": {"n_inner"},
     "hunyuan-alpha": {"rope_parameters", "max_position_embeddings"}, "lfm2": {"full_attn_idxs"},
     "lfm2-adjusted": {"full_attn_idxs", "block_multiple_of", "block_auto_adjust_ff_dim", "intermediate_size"},
@@ -138,6 +139,7 @@ def test_llama_3s_factors_become_its_numbers_and_others_numbers_that_fit() -> No
         ("gemma2", {"gemma2.attention.key_length": 8}, UnsupportedError, r"attn_q has 32 rows"),
         ("cohere2", {"cohere2.rope.scaling.type": "linear", "cohere2.rope.scaling.factor": 2.0}, UnsupportedError,
          r"cohere2\.rope\.scaling\.type = linear: a Cohere2ForCausalLM computes with none"),
+        ("deepseek2-v2-yarn", {"deepseek2.expert_group_count": 2}, UnsupportedError, "by their two best experts"),
         ("qwen3moe", {"qwen3moe.expert_used_count": 0}, UnsupportedError, "makes no config"),
         ("llama", {"llama.block_count": 1 << 30}, UnsupportedError, "a number up to 100,000"),
         ("gemma2", {"gemma2.block_count": 1 << 30}, CorruptFileError, r"gemma2\.block_count is 1,073,741,824"),
@@ -161,6 +163,8 @@ def test_what_is_lost_or_taken_for_granted_is_told() -> None:
         ("assumed", "info", "the file does not say sliding_window: transformers' own values hold"),
     ]
     assert "gemma2.own.thing" not in said.keys
+    message = "the file does not say rope_scaling's truncate = false, as all gpt-oss models have it"
+    assert [finding.message for finding in restored("gpt-oss").findings] == [message]
     assert "gemma2.block_count" in said.keys
 
 

@@ -104,13 +104,14 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_the_files_say_is_not_said_again(gguf: Path, tmp_path: Path) -> None:
-    """Not as a tensor, nor as metadata; what they do not say stays, and so does what a person sets."""
-    done = back(gguf, f"{tmp_path}/out/", metadata={"llama.block_count": 9, "note": "mine"})
+    """Not as a tensor, nor as metadata. What they do not say stays; what a person sets outranks the file."""
+    done = back(gguf, f"{tmp_path}/out/", metadata={"llama.context_length": 99, "note": "mine"})
     assert done.files == [tmp_path / "out" / "config.json"]
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert "rope_freqs.weight" not in file.keys()  # noqa: SIM118
         said = file.metadata()
-    assert {"general.name", "note", "llama.block_count"} <= said.keys()
+    assert {"general.name", "note"} <= said.keys()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["max_position_embeddings"] == 99
     assert not {"llama.context_length", "general.architecture", "general.file_type"} & said.keys()
     assert {finding.code for finding in done.findings} >= {"made-files", "left-out"}
 
@@ -222,6 +223,8 @@ def test_a_tokenizer_that_cannot_be_made_is_left_out_unless_files_are_asked_for(
     with pytest.raises(UnsupportedError, match="'viking' splits texts is not known"):
         back(tmp_path / "n.gguf", f"{tmp_path}/new/", with_files=True)
     assert not (tmp_path / "new").exists()
+    known = back(tmp_path / "n.gguf", f"{tmp_path}/new/", with_files=True, metadata={"tokenizer.ggml.pre": "llama-bpe"})
+    assert len(known.files) == 4
 
 
 def test_an_encoder_and_its_words(tmp_path: Path) -> None:
