@@ -203,6 +203,13 @@ def test_transformers_reads_the_same_tokenizer_of_the_folder_and_of_the_gguf(
         assert not [key for key in file.metadata() if key.startswith("tokenizer.")]
 
 
+def test_the_folder_makes_the_same_gguf_again(with_tokenizer: Path, tmp_path: Path) -> None:
+    """Its name, too, as the folder has that of the first."""
+    back(with_tokenizer / "m.gguf", f"{tmp_path}/a/")
+    to_gguf(tmp_path / "a", tmp_path / "n.gguf", metadata={"tokenizer.ggml.eot_token_id": 262})
+    assert ckptconv.diff(with_tokenizer / "m.gguf", tmp_path / "n.gguf").equal
+
+
 def test_generating_stops_at_each_end_that_the_gguf_states(with_tokenizer: Path, tmp_path: Path) -> None:
     said = {"tokenizer.ggml.eot_token_id": 262, "tokenizer.ggml.eom_token_id": 261}
     ckptconv.convert(with_tokenizer / "m.gguf", tmp_path / "n.gguf", metadata=said)
