@@ -57,6 +57,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
         "dill",
         "equinox",
         "flax-scanned",
+        "gensim",
         "ggml",
         "joblib",
         "keras-quantized",

@@ -43,6 +43,9 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     *((1, b"\xa5vocab" + length, "a spaCy pipeline, from its to_bytes", OF_SPACY) for length in (b"\xc5", b"\xc6")),
     *((1, b"\xa3cfg" + length, "a component of a spaCy pipeline, from its to_bytes", OF_SPACY)
       for length in (b"\xd9", b"\xda")),
+    (4, b"CIR0", "a Circle model (.circle)", "convert the .tflite that it was made from"),
+    (4, b"MSL2", "a MindSpore Lite model (.ms)", "name the .ckpt that it was made from"),
+    (0, b"IMOD", "a model for Huawei's Ascend (.om)", OF_ONNX),
     (4, b"loss_", "a dlib network (.dat)", MADE_FROM),
     (0, b"\0B<", "a Kaldi model, such as Vosk's", MADE_FROM),
     *((2, b"\n\x05" + first, "a SentencePiece vocabulary", "name the file of the weights")
@@ -77,6 +80,8 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
 STARTS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"[1-9]\d{0,8} [1-9]\d{0,4}\n\S+ "), "a file of word vectors, as word2vec and fastText write them",
      "numpy.savez what gensim's KeyedVectors.load_word2vec_format(FILE).vectors is: that is read"),
+    (re.compile(rb"\S+(?: -?\d+\.\d+(?:e-?\d+)?){8}"), "a file of word vectors, as GloVe writes them",
+     "numpy.savez what gensim's KeyedVectors.load_word2vec_format(FILE, no_header=True).vectors is: that is read"),
     (re.compile(rb'\{\s*"features_info":'), "a CatBoost model of trees, as JSON", NO_TENSORS),
     (re.compile(rb'\{"name": ?"tree", ?"version":'), "a LightGBM model of trees, as JSON", NO_TENSORS),
 )  # fmt: skip
@@ -94,6 +99,13 @@ SUFFIXES: dict[str, Lookalike] = {
     ".rknn": Lookalike("an RKNN model", MADE_FROM),
     ".pte": Lookalike("an ExecuTorch program", MADE_FROM),
     ".dlc": Lookalike("a Qualcomm model", MADE_FROM),
+    ".mindir": Lookalike("a graph of MindSpore's", "name the .ckpt of the network"),
+    ".tnnmodel": Lookalike("a TNN model", MADE_FROM),
+    ".nb": Lookalike("a Paddle Lite model", "convert the .pdiparams that it was made from"),
+    ".kmodel": Lookalike("a model for Kendryte's processors", MADE_FROM),
+    ".axmodel": Lookalike("a model for Axera's processors", OF_ONNX),
+    ".blob": Lookalike("a model for Intel's Myriad, such as DepthAI's", MADE_FROM),
+    ".vmfb": Lookalike("a program of IREE's", MADE_FROM),
 }
 """Known files that have no magic bytes, by their suffix."""
 

@@ -41,9 +41,10 @@ def part_file_error(path: Path) -> UnknownFormatError | None:
     if index := _mlc_index(path):
         hint = f"name its index: {index}"
         return UnknownFormatError("this is one of the files of a model of MLC-LLM's or WebLLM's", hint=hint)
-    if path.suffix == ".weights":
+    if path.suffix.lower() == ".weights":
         hint = f"put its network's .cfg beside it: {path.with_suffix('.cfg')}"
-        return UnknownFormatError("by its name it is weights of Darknet's, such as YOLO's", hint=hint)
+        message = "no known format starts like this file; by its name it is Darknet weights, such as YOLO's"
+        return UnknownFormatError(message, hint=hint)
     return None
 
 

@@ -22,11 +22,11 @@ from ckptconv.formats.gguf import cursor as gguf
 from ckptconv.formats.hdf5 import tree
 from ckptconv.formats.hdf5.datasets import chunk_index, chunks
 from ckptconv.formats.hdf5.structures import heaps, superblock
-from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk
 from ckptconv.formats.openvino import read as openvino
 from ckptconv.formats.safetensors import layout
 from ckptconv.formats.targets import blobs
+from ckptconv.formats.tensors import npy as npz
 from ckptconv.formats.tflite import flatbuffer, sparse
 from ckptconv.formats.tflite import read as tflite
 from ckptconv.formats.torch.containers import saved

@@ -1,8 +1,8 @@
 """Files of numpy arrays: numpy's own .npz and .npy, Equinox's .eqx, and skops' scikit-learn models.
 
-Begin with `layout`, which describes the header of an array, then `read` and `write`.
+Begin with `ckptconv.formats.tensors.npy`, which describes the header of an array, then `read` and `write`.
 
-    layout  tensors         the header of an array; arrays as tensors
+    tensors                 arrays as tensors
     read  write  stored     .npz; tensors that numpy has no type, shape or name for
     single                  .npy
     equinox                 .eqx: arrays one after another

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import NumpyArray, NumpyScalar
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CorruptFileError
-from ckptconv.formats.npz.layout import SAVE_AGAIN
 from ckptconv.formats.npz.tensors import tensor_at
+from ckptconv.formats.tensors.npy import SAVE_AGAIN
 from ckptconv.io.checksum import crc32, tail_crc32
 from ckptconv.io.limits import MAX_NPZ_TEXT
 
 if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.npz.layout import Npy, Text
+    from ckptconv.formats.tensors.npy import Npy, Text
     from ckptconv.io.zip import ZipArchive
 
 

@@ -28,9 +28,9 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.npz.layout import FIRST, MAGIC, Npy, Text, read_header
 from ckptconv.formats.npz.single import first
 from ckptconv.formats.npz.tensors import read_as_bf16, tensor_at
+from ckptconv.formats.tensors.npy import FIRST, MAGIC, Npy, Text, read_header
 from ckptconv.io.limits import MAX_DOCUMENT, MAX_TENSORS
 
 if TYPE_CHECKING:

@@ -14,17 +14,17 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.npz.entries import read_text, tensor_in
-from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, read_header
 from ckptconv.formats.npz.stored import stored_as
 from ckptconv.formats.npz.tensors import read_as_bf16
 from ckptconv.formats.targets.blobs import restore
+from ckptconv.formats.tensors.npy import RECORD, SUFFIX, Npy, read_header
 from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import NumpyArray, NumpyScalar
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.npz.layout import Text
+    from ckptconv.formats.tensors.npy import Text
     from ckptconv.io.source import Source
 
 

@@ -21,9 +21,9 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.core.text import quoted
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, RejectedOutputError, UnsupportedError, UsageError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.npz.layout import MAGIC, Npy, encode_header, read_header
 from ckptconv.formats.npz.stored import bf16_stored_as_v2, stored_as
 from ckptconv.formats.npz.tensors import read_as_bf16, tensor_at
+from ckptconv.formats.tensors.npy import MAGIC, Npy, encode_header, read_header
 from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
-from ckptconv.formats.npz.layout import RECORD, SUFFIX
 from ckptconv.formats.targets.plan import is_text, names_are, other_types, replacement_name
+from ckptconv.formats.tensors.npy import RECORD, SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from ckptconv.core.tensor import ByteSpan, LazyTensor
-    from ckptconv.formats.npz.layout import Npy
+    from ckptconv.formats.tensors.npy import Npy
 
 
 def tensor_at(npy: Npy, span: ByteSpan, alias: Hashable) -> LazyTensor:

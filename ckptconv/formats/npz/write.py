@@ -14,9 +14,9 @@ from zipfile import BadZipFile
 from ckptconv.core.metadata import StateDict
 from ckptconv.errors import LimitError, RejectedOutputError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.npz.layout import RECORD, SUFFIX, encode_header
 from ckptconv.formats.npz.stored import accepted, stored_as
 from ckptconv.formats.targets.plan import is_unnoted, plan
+from ckptconv.formats.tensors.npy import RECORD, SUFFIX, encode_header
 from ckptconv.io.checksum import crc32, joined_crc32
 from ckptconv.io.digest import PLACEHOLDER
 from ckptconv.io.limits import MAX_SAFETENSORS_HEADER

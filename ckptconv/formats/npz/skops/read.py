@@ -1,7 +1,7 @@
 """Reader of the ``.skops`` archives that ``skops.io.dump`` writes.
 
     schema.json     the tree of the object (`schema`), with "protocol", 0 to 2, and "_skops_version"
-    NUMBER.npy      an array of numbers or texts (`ckptconv.formats.npz.layout`)
+    NUMBER.npy      an array of numbers or texts (`ckptconv.formats.tensors.npy`)
     NUMBER.npz      a sparse matrix, as scipy.sparse.save_npz writes it
     UUID.bin        bytes
 
@@ -32,8 +32,8 @@ from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.core.text import quoted
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.npz.entries import read_text, tensor_in
-from ckptconv.formats.npz.layout import FIRST, Npy, Text, read_header
 from ckptconv.formats.npz.skops.schema import Schema
+from ckptconv.formats.tensors.npy import FIRST, Npy, Text, read_header
 from ckptconv.io.limits import MAX_DEPTH, MAX_NPZ_TEXT, MAX_SCHEMA, MAX_SCHEMA_VALUES, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, UnsupportedError
 from ckptconv.formats.torch.containers import legacy, polyglot
+from ckptconv.formats.torch.containers.arrays_beside import attach_arrays
 from ckptconv.formats.torch.containers.embedded import unfold_embedded
 from ckptconv.formats.torch.containers.pickled import follow
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, Value
@@ -69,7 +70,8 @@ def read(source: Source) -> Checkpoint:
     if any(is_wrapper(name) for name in machine.globals):
         raise UnsupportedError("this is a joblib file, in which arrays stand between the opcodes", hint="--from joblib")
     polyglot.refuse_zip(source, stream)
-    return checkpoint_of(source, stream, value, machine, constructors, len(data), "pickle")
+    file, findings = attach_arrays(value, machine, constructors, source)
+    return checkpoint_of(file, stream, value, machine, constructors, len(data), "pickle", findings)
 
 
 def opcodes(source: Source) -> tuple[PickleStream, bytes, list[Elided]]:

@@ -7,6 +7,7 @@ Sources: torch/storage.py (`_load_from_bytes`); jax/_src/array.py (`_reconstruct
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.strided import contiguous_strides
@@ -26,6 +27,7 @@ from ckptconv.io.window import Window
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ckptconv.core.dtypes import DType
     from ckptconv.core.tensor import LazyTensor
 
 _STORAGE = Global("torch.storage", "_load_from_bytes")
@@ -137,16 +139,25 @@ class BareConstructors(TorchConstructors):
         parts = stub.parts
         if parts is None or parts.dtype.element is None:
             return None
-        element, shape = parts.dtype.element, parts.shape
-        key = self._keep(_span(parts))
-        if parts.dtype.order == ">" and width(parts.dtype) > 1:
-            self.swapped.add(key)
-        strides = contiguous_strides(shape[::-1])[::-1] if parts.fortran else contiguous_strides(shape)
-        storage = self.storages[key] = StorageStub(key, element, "cpu", parts.nbytes // width(parts.dtype))
-        attributes = {} if stub.name is None else {"paddle_name": stub.name}
-        result = TensorStub(storage, element, 0, shape, strides, attributes=attributes)
+        result = self.array(
+            _span(parts), parts.dtype.element, parts.shape, fortran=parts.fortran,
+            swapped=parts.dtype.order == ">" and width(parts.dtype) > 1,
+        )  # fmt: skip
+        if stub.name is not None:
+            result.attributes["paddle_name"] = stub.name
         self.tensors[id(stub)] = stub, result
         return result
+
+    def array(
+        self, span: ByteSpan, element: DType, shape: tuple[int, ...], *, fortran: bool, swapped: bool
+    ) -> TensorStub:
+        """A tensor whose elements fill a span, in C or Fortran order, big-endian where `swapped`."""
+        key = self._keep(span)
+        if swapped:
+            self.swapped.add(key)
+        strides = contiguous_strides(shape[::-1])[::-1] if fortran else contiguous_strides(shape)
+        storage = self.storages[key] = StorageStub(key, element, "cpu", prod(shape))
+        return TensorStub(storage, element, 0, shape, strides)
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
         """As `Placer.place`."""

@@ -84,6 +84,13 @@ OTHERS = {
     "a Kaldi model": (b"\0B<TransitionModel> " + bytes(20), "made from"),
     "a SentencePiece vocabulary": (b"\n\x0e\n\5<unk>\x15\0\0\0\0\x18\2", "file of the weights"),
     "word vectors, as text": (b"3 2\nc -0.0067 0.0029\n", "gensim"),
+    "word vectors of GloVe": (
+        b"the 0.418 0.24968 -0.41242 0.1217 0.34527 -0.044457 -0.49688 -0.17862 1e-05\n",
+        "no_header",
+    ),
+    "Circle": (b"\x1c\0\0\0CIR0" + bytes(24), "tflite"),
+    "MindSpore Lite": (b"\x1c\0\0\0MSL2" + bytes(24), ".ckpt"),
+    "Ascend": (b"IMOD" + bytes(28), "ONNX"),
     "word vectors, binary": (b"3 2\nc " + bytes(8) + b"\nd ", "gensim"),
     "a fastText model": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
     "a Parquet file": (b"PAR1\x15\x04" + bytes(20), "file of the weights"),

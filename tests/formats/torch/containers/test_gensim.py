@@ -1,0 +1,86 @@
+"""Models of gensim's whose arrays are in files beside the pickle."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import ckptconv
+from ckptconv.errors import LossError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MODELS = Path(__file__).parents[4] / "fixtures" / "others" / "gensim"
+VECTORS = "apart.model.wv.vectors.npy"
+
+
+def test_the_arrays_are_those_of_the_model_that_is_saved_whole() -> None:
+    with (
+        ckptconv.open(MODELS / "apart.model") as apart,
+        ckptconv.open(MODELS / "whole.model") as whole,
+        np.load(MODELS / "read.npz") as read,
+    ):
+        assert {*apart} == {*whole}
+        for name, tensor in apart.items():
+            assert tensor.info == whole[name].info
+            assert bytes(tensor.read()) == bytes(whole[name].read())
+        for name in read.files:
+            assert np.array_equal(apart[name].numpy(), read[name])
+        assert "3 arrays in files beside it" in apart.findings[0].message
+    assert ckptconv.inspect(MODELS / "apart.model").verdict == "opaque"
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "another", "pickle"])
+def test_an_array_that_cannot_be_read_is_a_loss(damage: str, tmp_path: Path) -> None:
+    for path in MODELS.glob("apart.*"):
+        shutil.copy(path, tmp_path)
+    array = tmp_path / VECTORS
+    match damage:
+        case "missing":
+            array.unlink()
+        case "cut":
+            array.write_bytes(array.read_bytes()[:-1])
+        case "another":
+            array.write_bytes(b"\x80\x04N.")
+        case _:
+            np.save(array, np.array([{}], dtype=object), allow_pickle=True)
+    with ckptconv.open(tmp_path / "apart.model") as checkpoint:
+        assert "state.syn1neg" in checkpoint
+        assert "state.wv.state.vectors" not in checkpoint
+        assert any(VECTORS in finding.message for finding in checkpoint.findings if finding.severity == "warning")
+    with pytest.raises(LossError, match="opaque"):
+        ckptconv.convert(tmp_path / "apart.model", tmp_path / "x.safetensors")
+    ckptconv.convert(tmp_path / "apart.model", tmp_path / "x.safetensors", allow_loss=["opaque"])
+
+
+@pytest.fixture
+def model() -> Iterator[type]:
+    """A class whose pickles name gensim."""
+    module = types.ModuleType("gensim")
+    found: Any = type("Model", (), {"__module__": "gensim"})
+    module.Model = found  # type: ignore[attr-defined]
+    sys.modules["gensim"] = module
+    yield found
+    del sys.modules["gensim"]
+
+
+def test_names_that_lead_elsewhere_are_not_followed(model: type, tmp_path: Path) -> None:
+    np.save(tmp_path / "secret.npy", np.ones(3))
+    (tmp_path / "m.").mkdir()
+    (tmp_path / "in").mkdir()
+    thing = model()
+    thing.__dict__.update({"__numpys": ["/../secret", 3, "\0"], "__scipys": ["s"], "__recursive_saveloads": "abc"})
+    (tmp_path / "in" / "m").write_bytes(pickle.dumps(thing))
+    with ckptconv.open(tmp_path / "in" / "m") as checkpoint:
+        assert not checkpoint
+        warnings = [finding.message for finding in checkpoint.findings if finding.severity == "warning"]
+        assert len(warnings) == 3
+        assert any("a sparse matrix" in warning for warning in warnings)
