@@ -6,9 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting.compare import compare
+from ckptconv.api.fitting.own_configuration import EVIDENCE as OWN
+from ckptconv.api.fitting.own_configuration import compare_with_own
 from ckptconv.api.open import open
 from ckptconv.api.request import Request, arch_text
 from ckptconv.errors import UnknownClassError
+
+KERAS = "keras"
+"""The format of Keras' archives."""
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +41,8 @@ def validate(
     ``--translate`` gives them, a GGUF's blocks as the floats that they stand for, and quantized weights as the plain
     ones that ``--dequantize`` makes of them.
 
+    An archive of Keras (``.keras``) is checked against the layers in its own configuration, if `arch` is None.
+
     A class that the library lacks is built by the installed transformers or diffusers, which imports torch.
 
     arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
@@ -50,15 +57,33 @@ def validate(
     """
     request = Request(path, arch_text(arch), settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
-        prepared = _in_network_form(request, opened, headers=not values)
-        result = _compare(request, prepared)
+        prepared, result = _with_own_configuration(request, opened)
+        if result is None:
+            prepared = _in_network_form(request, opened, headers=not values)
+            result = _compare(request, prepared)
         if values:
             from ckptconv.checks.blame import causes_first
             from ckptconv.checks.values import check_values
 
+            if result.evidence == OWN:  # values are judged by torch's names
+                prepared = replace(prepared, checkpoint=_in_network_form(request, opened, headers=False).checkpoint)
             findings = [*result.findings, *check_values(prepared.checkpoint, progress)]
             result = replace(result, findings=causes_first(findings))
         return replace(result, findings=[*prepared.findings, *result.findings])
+
+
+def _with_own_configuration(request: Request, opened: Checkpoint) -> tuple[NetworkForm, Validation | None]:
+    """An archive of Keras with plain weights, and how it fits its own configuration; None where another is asked for,
+    or there is none in it.
+    """
+    from ckptconv.api.fitting.network_form import NetworkForm
+
+    if request.arch is not None or opened.format != KERAS:
+        return NetworkForm(opened), None
+    from ckptconv.api.editing.originals import as_dequantized
+
+    plain, findings = as_dequantized(opened, request.path)
+    return NetworkForm(plain, findings, bool(findings)), compare_with_own(request, plain)
 
 
 def _in_network_form(request: Request, opened: Checkpoint, *, headers: bool) -> NetworkForm:

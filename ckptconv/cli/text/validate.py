@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.api.fitting.own_configuration import EVIDENCE
 from ckptconv.arch.statements import CONFIG, PARAMS
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.text.common import HUES, fields, value
@@ -37,6 +38,7 @@ _WHY = {
     PARAMS: f"by the {PARAMS} beside it",
     "metadata": "by its metadata",
     "names": "by its names",
+    EVIDENCE: "by the configuration in it",
 }
 
 

@@ -11,7 +11,8 @@ out wrong. Begin with `change`; `edits.translate` lists the dialects.
     keras  keras_config                 Keras' layers, and what its configuration says about them
     keras_recurrent  numbered           its recurrent layers; the numbered variables of Keras 3
     keras_quantized  keras_layers       its quantized weights; layers with what the configuration says of them
-    keras_readings  keras_einsum        …how a layer's variables can be read; the kernels of EinsumDense
+    keras_expected  keras_variables     the tensors that its configuration asks for; the variables of its layers
+    keras_readings  keras_einsum        …how a quantized layer can be read; the kernels of EinsumDense
     gguf  to_gguf  to_mmproj            llama.cpp's names to those of transformers' classes, and back
     gguf_table  gguf_config             …what is known of its architectures; what a configuration says
     gguf_cuts  gguf_delta               …tensors that it has in pieces, or in another order

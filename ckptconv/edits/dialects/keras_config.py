@@ -66,7 +66,7 @@ class Configuration:
     def class_of(self, name: str) -> str:
         """The class of the layer of that name, spelled as in Keras' names, ``lstm_cell``; "" if it is not certain."""
         classes = self.classes.get(name, set())
-        return _snake(next(iter(classes))) if len(classes) == 1 else ""
+        return snake(next(iter(classes))) if len(classes) == 1 else ""
 
     def resets_after(self, modules: Iterable[str]) -> bool | None:
         """Whether ``reset_after`` is set in the innermost of these layers that is, or contains, a GRU. None if the
@@ -137,6 +137,6 @@ def layers_in(document: object) -> Iterator[Layer]:
             waiting += [(child, parent) for child in node]
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
     """``SimpleRNNCell`` becomes ``simple_rnn_cell`` (keras/src/utils/naming.py, `to_snake_case`)."""
     return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()

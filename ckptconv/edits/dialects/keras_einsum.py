@@ -10,10 +10,13 @@ import re
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.dialects.keras_variables import sizes_in
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ckptconv.edits.dialects.keras_config import Layer
+    from ckptconv.edits.dialects.keras_variables import Groups
 
     Shape = tuple[int, ...]
 
@@ -60,19 +63,46 @@ def kept_by_sizes(kernel: Shape, scale: Shape) -> tuple[int, ...] | None:
     return ways[0]
 
 
+def einsum_variables(settings: Mapping[object, object], built: Mapping[object, object]) -> Groups:
+    """The variables of an EinsumDense, as functions of `keras_variables` give them. Raises ValueError."""
+    stated = settings.get("equation")
+    match = _EQUATION.fullmatch(stated) if isinstance(stated, str) else None
+    if match is None:
+        raise ValueError("the equation does not say a size")
+    sizes = _labelled(match, settings, built)
+    found = [("kernel", sizes_in([sizes.get(label) for label in match[3]]))]
+    if isinstance(axes := settings.get("bias_axes"), str) and axes:
+        first = min(match[4].find(label) for label in axes)
+        if first < 0:
+            raise ValueError("the equation does not say a size")
+        shape = [sizes.get(label) if label in axes else 1 for label in match[4][first:]]
+        found.append(("bias", sizes_in(shape)))
+    return {"": found}
+
+
+def _labelled(
+    match: re.Match[str], settings: Mapping[object, object], built: Mapping[object, object]
+) -> dict[str, object]:
+    """The sizes that the configuration says of an equation's labels."""
+    sizes: dict[str, object] = {}
+    inputs, outputs = built.get("input_shape"), settings.get("output_shape")
+    if isinstance(inputs, (list, tuple)):
+        from_end = len(inputs) - len(match[2]) if match[1] else 0
+        sizes |= dict(zip(match[2], list(inputs)[max(from_end, 0) :], strict=False))
+    listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    sizes |= {
+        label: size for label, size in zip(reversed(match[4]), reversed(listed), strict=False) if size is not None
+    }
+    return sizes
+
+
 def stated_shape(layer: Layer | None, numel: int) -> Shape | None:
     """The shape that the configuration says of a kernel of so many elements; it may leave out one size. Else None."""
     stated = layer.settings.get("equation") if layer is not None else None
     match = _EQUATION.fullmatch(stated) if isinstance(stated, str) else None
     if layer is None or match is None:
         return None
-    sizes: dict[str, object] = {}
-    inputs, outputs = layer.built.get("input_shape"), layer.settings.get("output_shape")
-    if isinstance(inputs, (list, tuple)):
-        from_end = len(inputs) - len(match[2]) if match[1] else 0
-        sizes |= dict(zip(match[2], list(inputs)[max(from_end, 0) :], strict=False))
-    listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    sizes |= dict(zip(reversed(match[4]), reversed(listed), strict=False))
+    sizes = _labelled(match, layer.settings, layer.built)
     found = [sizes.get(label) for label in match[3]]
     if found.count(None) == 1 and (known := _sizes([size for size in found if size is not None])) is not None:
         found[found.index(None)] = numel // prod(known)
