@@ -122,7 +122,8 @@ def align_pair(
     """Both checkpoints in the form in which they can be compared, and findings that say what was done.
 
     If only one is quantized, it gets plain weights. If names and layouts follow different frameworks, and a translation
-    gives both the same names, they are translated, with `values` also a GGUF's blocks to floats.
+    gives both the same names, they are translated, with `values` also a GGUF's blocks to floats. Of a whole pipeline
+    that is translated, only the component is left that the other checkpoint is.
     """
     left, findings = _plain_beside(a, b, paths[0])
     right, more = _plain_beside(b, a, paths[1])
@@ -131,6 +132,7 @@ def align_pair(
         as_translated(one, path, dialect) if dialect else (one, [])
         for one, path, dialect in zip((left, right), paths, _dialects_to_align(left, right), strict=True)
     ]
+    sides = _component_beside(sides, paths)
     in_common = _names_in_common(*(one for one, _ in sides))
     if in_common < _names_in_common(left, right) or COMMON_DIVISOR * in_common < min(len(one) for one, _ in sides):
         return left, right, findings
@@ -139,6 +141,36 @@ def align_pair(
             sides[i] = _with_floats(one, found)
     (left, from_left), (right, from_right) = sides
     return left, right, [*findings, *from_left, *from_right]
+
+
+def _component_beside(
+    sides: list[tuple[Checkpoint, list[Finding]]], paths: tuple[Path, Path]
+) -> list[tuple[Checkpoint, list[Finding]]]:
+    """The sides; of a translated one with several components, only the one that the other checkpoint is."""
+    (left, from_left), (right, from_right) = sides
+    if bool(from_left) == bool(from_right):
+        return sides
+    whole, other = (left, right) if from_left else (right, left)
+    component, tensors = _component_like(other, whole)
+    if not component:
+        return sides
+    path, findings = (paths[0], from_left) if from_left else (paths[1], from_right)
+    others = dict.fromkeys(name.partition(".")[0] for name in whole if not name.startswith(f"{component}."))
+    message = f"{fspath(path)}: its {component} is compared, and not {listed(list(others))}"
+    cut = whole.with_tensors(tensors, whole.findings), [*findings, Finding("component", "info", component, message)]
+    return [cut, sides[1]] if from_left else [sides[0], cut]
+
+
+def _component_like(one: Checkpoint, whole: Checkpoint) -> tuple[str, dict[str, LazyTensor]]:
+    """The component of a pipeline that has most of a checkpoint's names, and its tensors; "" if none has half."""
+    parts: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in whole.items():
+        component, _, rest = name.partition(".")
+        parts.setdefault(component, {})[rest] = tensor
+    best = max(parts, key=lambda component: len(parts[component].keys() & one.keys()), default="")
+    if len(parts) < COMMON_DIVISOR or COMMON_DIVISOR * len(parts[best].keys() & one.keys()) < len(one):
+        return "", {}
+    return best, parts[best]
 
 
 def _plain_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:

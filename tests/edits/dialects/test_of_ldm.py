@@ -92,6 +92,28 @@ def test_diff_compares_a_single_file_with_the_same_models_of_diffusers(case: str
     assert [finding.code for finding in found.told] == ["translated"]
 
 
+@pytest.mark.parametrize(("case", "part"), [("sd1", "unet"), ("sd1", "vae"), ("sdxl", "text_encoder_2")])
+def test_diff_compares_a_single_file_with_one_component_of_diffusers(case: str, part: str, tmp_path: Path) -> None:
+    source, folder = single(case, tmp_path / "a.safetensors"), tmp_path / part
+    whole = translated(source, tmp_path / "b.safetensors")
+    component = {name.removeprefix(f"{part}."): array for name, array in whole.items() if name.startswith(f"{part}.")}
+    folder.mkdir()
+    save_file(component, folder / "model.safetensors")
+    for pair in ((folder, source), (source, folder)):
+        found = ckptconv.diff(*pair, bare=True)
+        assert found.equal
+        assert found.tensors == (len(component), len(component))
+        told = {finding.code: finding.message for finding in found.told}
+        assert told.keys() == {"translated", "component"}
+        assert told["component"].startswith(f"{source}: its {part} is compared, and not ")
+    name = next(iter(component))
+    save_file({**component, name: component[name] + 1}, folder / "model.safetensors")
+    (changed,) = [
+        finding for finding in ckptconv.diff(folder, source, bare=True).findings if finding.severity == "error"
+    ]
+    assert changed.where == name
+
+
 @pytest.mark.parametrize("case", ["sd1", "sdxl", "flux-whole", "sd3", "wan-vae"])
 def test_like_a_single_file_it_is_that_again(case: str, tmp_path: Path) -> None:
     source = single(case, tmp_path / "a.safetensors")
