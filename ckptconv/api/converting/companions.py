@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ from ckptconv.io.target import Target
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ckptconv.api.converting.prepare import Prepared
     from ckptconv.api.editing.edits import Edits
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
@@ -86,11 +87,12 @@ class Companions:
             raise UsageError("--with-files: DST is in the folder of SRC", hint="put it into a folder of its own")
         check_free(target.parent, self.names, replace=replace)
 
-    def removed_from(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint without the metadata that holds the texts of these files, as an archive's checkpoint has."""
+    def applied_to(self, prepared: Prepared) -> Prepared:
+        """What is written, without the metadata that holds the texts of these files, as an archive's checkpoint has."""
         if not isinstance(self.place, InArchive):
-            return checkpoint
-        return without_copied(checkpoint, {*map(self.place.member, self.names)})
+            return prepared
+        written = without_copied(prepared.checkpoint, {*map(self.place.member, self.names)})
+        return replace(prepared, checkpoint=written)
 
     def write(self, target: Target) -> None:
         """Write them beside an open target. They get their names together with it."""

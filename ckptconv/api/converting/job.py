@@ -55,7 +55,7 @@ class Job:
         prepared = prepare(self.order, opened, files)
         companions = self._find_companions(opened, prepared)
         if companions is not None:
-            prepared = replace(prepared, checkpoint=companions.removed_from(prepared.checkpoint))
+            prepared = companions.applied_to(prepared)
         place = choose_destination(
             self.order.format, self.target, prepared.checkpoint, self.shard_size, plain=prepared.plain
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.converting.companions import check_free
 from ckptconv.api.editing.dequantize import type_name
+from ckptconv.api.editing.edits import Moves
 from ckptconv.api.evidence import config_beside
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.report import Finding
@@ -24,6 +25,7 @@ from ckptconv.formats.gguf.metadata import SOURCE
 
 if TYPE_CHECKING:
     from ckptconv.api.converting.order import Order
+    from ckptconv.api.converting.prepare import Prepared
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.gguf.to_hub.files import RestoredFiles
     from ckptconv.io.target import Target
@@ -49,18 +51,21 @@ class MadeFiles:
         """Raise TargetExistsError if one of them exists already and may not be replaced."""
         check_free(target.parent, self.names, replace=replace)
 
-    def removed_from(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint without the tensors and the metadata that the files say."""
+    def applied_to(self, prepared: Prepared) -> Prepared:
+        """What is written, without the tensors and the metadata that the files say, under the names of their class."""
         if self.restored is None:
-            return checkpoint
-        keys, names = self.restored.keys, self.restored.tensors
+            return prepared
+        keys, computed, renamed = self.restored.keys, self.restored.tensors, self.restored.renamed
+        checkpoint, moves = prepared.checkpoint, prepared.moves
         root = checkpoint.root
         if isinstance(root, dict):
             root = {key: value for key, value in root.items() if key not in keys}
             if len(root) == 1 and isinstance(only := next(iter(root.values())), StateDict):
                 root = only
-        tensors = {name: tensor for name, tensor in checkpoint.items() if name not in names}
-        return checkpoint.with_tensors(tensors, checkpoint.findings).replaced(root=root)
+        tensors = {renamed(name): tensor for name, tensor in checkpoint.items() if name not in computed}
+        written = checkpoint.with_tensors(tensors, checkpoint.findings).replaced(root=root)
+        by_name = [{renamed(name): value for name, value in one.items()} for one in (moves.origins, moves.merged)]
+        return replace(prepared, checkpoint=written, moves=Moves(*by_name))
 
     def write(self, target: Target) -> None:
         """Write them beside an open target. They get their names together with it."""
@@ -101,5 +106,5 @@ def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: 
     if blocks := sorted({tensor.info.dtype.name for tensor in made.values() if tensor.info.dtype.block > 1}):
         message = f"weights stay {listed(blocks)}, which transformers does not read: --dtype BF16 makes floats of them"
         findings.append(Finding("blocks", "warning", "", message, hint="--dtype BF16"))
-    files = MadeFiles(restored, findings)
-    return replace(files, dtype=type_name(files.removed_from(made)))
+    weights = {name: tensor for name, tensor in made.items() if name not in restored.tensors}
+    return MadeFiles(restored, findings, type_name(weights))

@@ -47,11 +47,13 @@ class Restored:
 
     keys:     the metadata that it says, and that need not be kept beside it.
     tensors:  the tensors that it says, which transformers computes of it.
+    outside:  what other tensors' names have, and its class has not: the language model's place in another model.
     """
 
     values: dict[str, Any]
     keys: frozenset[str]
     tensors: tuple[str, ...]
+    outside: str
     findings: tuple[Finding, ...]
 
 
@@ -74,7 +76,8 @@ def restore_config(said: Said) -> Restored:
     factors = tuple(name for name in (FREQS, LONG, SHORT) if name in said.tensors)
     keys = {said.key(name) for name in made} | said.used | {FILE_TYPE_KEY, VERSION_KEY}
     keys |= {key for key in map(str, said.metadata) if _is_idle(row, key.removeprefix(f"{said.arch}."))}
-    return Restored(config, frozenset(keys), factors, (*_unsaid(said, keys), *_assumed(said, row, config)))
+    findings = (*_unsaid(said, keys), *_assumed(said, row, config))
+    return Restored(config, frozenset(keys), factors, row.outside, findings)
 
 
 def _proposed(said: Said, row: Row) -> dict[str, Any]:

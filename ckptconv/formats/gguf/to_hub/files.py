@@ -31,12 +31,18 @@ class RestoredFiles:
     documents: the JSON of each file; texts as they are.
     keys:      the metadata that they say, and that need not be kept beside them.
     tensors:   the tensors that they say, which transformers computes of them.
+    outside:   what other tensors' names have, and the class that is named has not.
     """
 
     documents: Mapping[str, Any]
     keys: frozenset[str]
     tensors: tuple[str, ...]
+    outside: str
     findings: tuple[Finding, ...]
+
+    def renamed(self, name: str) -> str:
+        """The name that the class has for a tensor that is translated."""
+        return name.replace(self.outside, "", 1) if self.outside else name
 
     def contents(self, dtype: str | None) -> dict[str, bytes]:
         """The files. `dtype`: the configuration's name for the type of the weights; None if it has none."""
@@ -70,7 +76,7 @@ def restore_files(
     else:
         documents |= tokenizer.documents
         findings += tokenizer.findings
-    return RestoredFiles(documents, keys, config.tensors, tuple(findings))
+    return RestoredFiles(documents, keys, config.tensors, config.outside, tuple(findings))
 
 
 def _generation(said: Said, config: Mapping[str, Any]) -> dict[str, Any]:

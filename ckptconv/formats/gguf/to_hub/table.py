@@ -26,6 +26,7 @@ class Row:
     rotary: str = ""
     rope: str = ""
     idle: tuple[str, ...] = ()
+    outside: str = ""
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
         """Add what a row of the file says; an empty text takes a key away."""
@@ -39,6 +40,7 @@ class Row:
         self.none += tuple(row.get("none", ()))
         self.rotary, self.rope = row.get("rotary", self.rotary), row.get("rope", self.rope)
         self.idle += tuple(row.get("idle", ()))
+        self.outside = row.get("outside", self.outside)
 
 
 def _updated(values: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,11 @@ from ckptconv.formats.gguf.to_hub.table import rows
 from tests.arch.real_models import transformers_module
 from tests.formats.gguf.hub.test_hyperparameters import CASES
 
-NO_CONFIG = {"qwen3vl", "qwen3vlmoe"}
-"""Their configuration is also that of a tower for pictures, of which a GGUF has nothing."""
+NO_CONFIG = {"qwen3vlmoe"}
+"""Its configuration is also that of a tower for pictures, of which a GGUF has nothing."""
 
 OTHER_CLASS = {
-    "internvl-chat", "granite4-dense", "granite4-moe", "qwen2_5vl", "qwen2vl", "nomic-bert",
+    "internvl-chat", "granite4-dense", "granite4-moe", "qwen2_5vl", "qwen2vl", "qwen3vl", "nomic-bert",
 }  # fmt: skip
 """Those whose configuration has other keys than that of the class that computes the same."""
 
@@ -115,6 +115,21 @@ def test_a_class_that_computes_the_same_stands_for_one_with_parts_that_a_gguf_la
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("case", ["qwen35", "qwen35moe", "lfm2"])
+def test_it_is_what_transformers_itself_makes_of_the_metadata(case: str) -> None:
+    """Of three architectures, it knows all keys, too."""
+    transformers_module()
+    module = importlib.import_module("transformers.integrations.gguf.gguf_config_mapping")
+    tokens = {"tokenizer.ggml.tokens": tensors(case)["token_embd.weight"].info.shape[0]}
+    theirs = module.get_gguf_config(entries(case) | tokens, tuple(tensors(case)))
+    found = restored(case).values
+    rope = found.get("rope_parameters") or {"rope_type": "default", "rope_theta": found["rope_theta"]}
+    assert theirs.pop("rope_parameters").items() <= (rope | {"mrope_section": [1, 1]}).items()
+    assert {key: found[key] for key in theirs} == {
+        key: shortest(value) if isinstance(value, float) else value for key, value in theirs.items()
+    }
+
+
 def test_llama_3s_factors_become_its_numbers_and_others_numbers_that_fit() -> None:
     """The original length is lost: a half of it with half of the factors is the same."""
     said = restored("llama3")
@@ -135,7 +150,7 @@ def test_llama_3s_factors_become_its_numbers_and_others_numbers_that_fit() -> No
     ("case", "changed", "error", "words"),
     [
         ("llama", {"general.architecture": "afmoe"}, UnsupportedError, "'afmoe', of which only the weights"),
-        ("qwen3vl", {}, UnsupportedError, "for the architecture 'qwen3vl'"),
+        ("qwen3vlmoe", {}, UnsupportedError, "for the architecture 'qwen3vlmoe'"),
         ("gemma2", {"gemma2.attention.key_length": 8}, UnsupportedError, r"attn_q has 32 rows"),
         ("cohere2", {"cohere2.rope.scaling.type": "linear", "cohere2.rope.scaling.factor": 2.0}, UnsupportedError,
          r"cohere2\.rope\.scaling\.type = linear: a Cohere2ForCausalLM computes with none"),
@@ -171,7 +186,7 @@ def test_what_is_lost_or_taken_for_granted_is_told() -> None:
 def test_only_weights_of_other_architectures_are_translated() -> None:
     assert {name for name in architectures() if name not in rows()} == {
         "afmoe", "dots1", "eurobert", "exaone-moe", "gemma-embedding", "gemma4", "hunyuan-moe", "jamba", "minimax-m2",
-        "mpt", "phimoe", "qwen3vl", "qwen3vlmoe",
+        "mpt", "phimoe", "qwen3vlmoe",
     }  # fmt: skip
 
 

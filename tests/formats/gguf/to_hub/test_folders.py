@@ -15,6 +15,7 @@ import ckptconv
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import LossError, TargetExistsError, UnsupportedError
 from tests.arch.real_models import transformers_module
+from tests.edits.dialects.test_of_gguf import Case
 from tests.formats.gguf.hub.test_model import SCALED, SIZES
 from tests.formats.gguf.hub.test_tokenizer import byte_level
 from tests.formats.gguf.to_hub.test_tokenizer import TEXTS
@@ -201,6 +202,19 @@ def test_transformers_reads_the_same_tokenizer_of_the_folder_and_of_the_gguf(
     assert (found.bos_token, found.eos_token, found.pad_token_id) == ("<s>", "</s>", 261)
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert not [key for key in file.metadata() if key.startswith("tokenizer.")]
+
+
+def test_a_language_model_of_another_model_gets_the_names_of_its_own_class(tmp_path: Path) -> None:
+    source = Case("qwen3vl").write(tmp_path / "m.gguf")
+    done = back(source, f"{tmp_path}/out/", dry_run=True)
+    assert ("blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight") in [
+        (*move.sources, move.target) for move in done.plan
+    ]  # fmt: skip
+    back(source, f"{tmp_path}/out/")
+    transformers = transformers_module()
+    _, info = transformers.Qwen3ForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
 
 
 def test_the_folder_makes_the_same_gguf_again(with_tokenizer: Path, tmp_path: Path) -> None:
