@@ -71,7 +71,7 @@ class MadeFiles:
         """Write them beside an open target. They get their names together with it."""
         contents = self.restored.contents(self.dtype) if self.restored is not None else {}
         for name, content in contents.items():
-            other = target.beside(name)
+            other = target.beside(name, folders=name.count("/"))
             other.reserve(len(content))
             other.write_at(0, content)
 

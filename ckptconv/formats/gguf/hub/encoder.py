@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Entries = dict[str, Typed]
 
-_POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
+POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
 """``llama_pooling_type``, by sentence-transformers' names. Older files have keys like ``pooling_mode_mean_tokens``."""
 _ENDINGS = ("", "_token", "_tokens")
 _WITH_TOKEN_TYPES = ("bert", "nomic-bert")
@@ -38,7 +38,7 @@ def pooling(arch: str, document: Mapping[str, object] | None) -> dict[str, Typed
     """How token vectors become one sentence vector. `document` is sentence-transformers' for the pooling, if any."""
     if document is None:
         return {}
-    kind = next((number for mode, number in _POOLING.items() if _has_mode(document, mode)), None)
+    kind = next((number for mode, number in POOLING.items() if _has_mode(document, mode)), None)
     modes = [key for key, value in document.items() if key.startswith("pooling_mode_") and value is True]
     if kind is None or len(modes) > 1:
         raise bad("the pooling is not one of mean, cls and lasttoken, which are llama.cpp's")

@@ -42,7 +42,8 @@ _FLOATS = (
     "rope.scaling.yarn_ext_factor",
 )  # fmt: skip
 """float32 entries that the user may set even if the configuration does not state them."""
-_POOLING = "Pooling"
+POOLING_FOLDER = "1_Pooling"
+"""Where sentence-transformers says how token vectors become one sentence vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +114,6 @@ def _with_output(arch: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, L
 
 def _pooling_document(documents: Documents) -> Mapping[str, object] | None:
     """sentence-transformers' config.json for the pooling, in the folder where it usually lies; None without one."""
-    folder = f"1_{_POOLING}"
-    return Documents(documents.folder.inside(folder)).object(CONFIG) if folder in documents.folder.folders else None
+    if POOLING_FOLDER not in documents.folder.folders:
+        return None
+    return Documents(documents.folder.inside(POOLING_FOLDER)).object(CONFIG)

@@ -8,5 +8,6 @@ is read, and a configuration is written only if to-gguf makes the file's entries
     architectures  rope     …what is no mere name in it; rotary embeddings
     tokenizer  merges       tokenizer.json and tokenizer_config.json; the merges that scores stand for
     tokens  special         …its tokens; special tokens, chat templates
+    pooling                 sentence-transformers' files, for an embedding model
     said                    what a file says, checked as it is read
 """

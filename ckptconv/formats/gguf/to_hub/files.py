@@ -10,6 +10,7 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.gguf.to_hub.config import restore_config
+from ckptconv.formats.gguf.to_hub.pooling import pooling_files
 from ckptconv.formats.gguf.to_hub.said import TOKENIZER as TOKENIZER_KEYS
 from ckptconv.formats.gguf.to_hub.said import Said
 from ckptconv.formats.gguf.to_hub.special import ends
@@ -60,9 +61,11 @@ def restore_files(
     """
     said = Said(metadata, tensors)
     config = restore_config(said)
-    documents, findings = {CONFIG: config.values}, [*config.findings]
+    documents: dict[str, Any] = {CONFIG: config.values}
+    findings = [*config.findings]
     if "tie_word_embeddings" in config.values and (generation := _generation(said, config.values)):
         documents[GENERATION] = generation
+    documents |= pooling_files(said, findings)
     try:
         tokenizer = restore_tokenizer(said)
     except (CorruptFileError, LimitError, UnsupportedError) as error:

@@ -248,8 +248,9 @@ def test_a_tokenizer_that_cannot_be_made_is_left_out_unless_files_are_asked_for(
     assert len(known.files) == 4
 
 
-def test_an_encoder_and_its_words(tmp_path: Path) -> None:
-    """BERT, whose words llama.cpp spells otherwise."""
+@pytest.mark.parametrize(("kind", "number"), [("cls_token", 2), ("mean_tokens", 1)])
+def test_an_encoder_its_words_and_its_pooling(kind: str, number: int, tmp_path: Path) -> None:
+    """BERT, whose words llama.cpp spells otherwise, with sentence-transformers' files."""
     transformers = transformers_module()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(40)), "##ll", "he"]
     torch.manual_seed(0)
@@ -258,7 +259,15 @@ def test_an_encoder_and_its_words(tmp_path: Path) -> None:
     transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path / "a")
     (tmp_path / "a" / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
     (tmp_path / "a" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (tmp_path / "a" / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, f"pooling_mode_{kind}": True}
+    (tmp_path / "a" / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     back(to_gguf(tmp_path / "a", tmp_path / "m.gguf", metadata={}), f"{tmp_path}/b/")
+    assert pooling.items() <= json.loads((tmp_path / "b" / "1_Pooling" / "config.json").read_text()).items()
+    modules = json.loads((tmp_path / "b" / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling"]
+    with ckptconv.open(to_gguf(tmp_path / "b", tmp_path / "n.gguf", metadata={})) as again:
+        assert again.metadata["bert.pooling_type"] == number
     inputs = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")("word7 HELL [MASK]", return_tensors="pt")
     assert inputs["input_ids"].tolist() == [[2, 12, 46, 45, 4, 3]]
     models = [transformers.AutoModel.from_pretrained(tmp_path / name, dtype=torch.float32) for name in "ab"]
