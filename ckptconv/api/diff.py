@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.originals import align_pair
+from ckptconv.api.editing.pairs import align_pair
 from ckptconv.api.open import open
 from ckptconv.api.request import as_tuple
 from ckptconv.core.report import Finding, errors_among
@@ -106,8 +106,8 @@ def diff(
     bare:            compare only the model's tensors, without metadata and extras.
     translate:       compare like with like: if the two follow the naming schemes of different frameworks, and
                      ``--translate`` gives both the same names, they are read under these, a GGUF with its blocks as
-                     floats; quantized weights compared with plain ones are read as ``--dequantize`` makes them.
-                     False: read both as they are.
+                     floats; quantized weights compared with plain ones are read as ``--dequantize`` makes them, and
+                     batch norms that only one has folded are folded in the other. False: read both as they are.
     rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
                      representable steps. If all are 0, bits must be equal, so -0.0 is not 0.0.
     tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"``, instead, for the tensors that match; the last match counts.

@@ -42,7 +42,7 @@ Examples:
 @click.argument("b", metavar="B", type=options.path_text)
 @click.option("--headers", is_flag=True, help="Compare names, shapes, types, ties and metadata; read no values.")
 @click.option("--bare", is_flag=True, help="Compare only the model's tensors: no metadata, no other tensors.")
-@click.option("--no-translate", is_flag=True, help="Compare other frameworks' names and quantized weights as they are.")
+@click.option("--no-translate", is_flag=True, help="Compare what is in the files as it is.")
 @click.option("--rtol", type=float, metavar="X", help="Allow |b - a| <= atol + X * |a|, as numpy.isclose; NaN is NaN.")
 @click.option("--atol", type=float, metavar="X", help="Allow |b - a| <= X + rtol * |a|.")
 @click.option("--ulp", type=int, metavar="N", help="Allow N representable values from one to the other.")
@@ -69,7 +69,8 @@ def command(
     Equal means equal names, shapes, element types, bits, ties and typed metadata; the container, the order of tensors
     and strides do not count. Without tolerances, bits must be equal: 0.0 is not -0.0, and NaNs need the same bits.
     Files of different frameworks, such as Keras, Flax or a GGUF beside torch, are read under the names that --translate
-    gives both, and quantized weights beside plain ones as --dequantize makes them; diff says so.
+    gives both, quantized weights beside plain ones as --dequantize makes them, and batch norms that one side has folded
+    into the layers before are folded in the other; diff says so.
     """
     if headers and (tolerances or any(bound is not None for bound in (rtol, atol, ulp))):
         raise click.UsageError("--headers reads no values: tolerances say nothing", click.get_current_context())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "rename", "transpose", "permute", "reshape", "cast", "map", "dequantize", "quantize",
-    "remove-parametrization", "split", "concat", "stack", "unstack", "tie", "untie", "drop", "zeros",
+    "remove-parametrization", "fold-batch-norm", "split", "concat", "stack", "unstack", "tie", "untie", "drop", "zeros",
     "remove-layers", "insert-layers",
 ]  # fmt: skip
 """What each kind does; words in double backticks are keys of ``details``.
@@ -38,6 +38,9 @@ Kind = Literal[
     remove-parametrization
                 computes a weight of the tensors that a network computes it of, by ``scheme``: pruned, weight_norm or
                 spectral_norm, along ``axis`` (edits.parametrized.weights)
+    fold-batch-norm
+                makes of a layer and the batch norm behind it the weight and the bias of both; ``parts`` says which
+                source is which, ``axis`` is the weight's dimension of outputs (edits.batch_norms.folded)
     split       one source into several targets along ``axis``, of lengths ``sizes``; with ``blocks``, the source is
                 that many blocks of equal length, each with a piece of every target, like the heads of an interleaved
                 q, k and v

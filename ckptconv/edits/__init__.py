@@ -22,6 +22,7 @@ Making edits:
     ordered                 a mapping in which new names take the places of old ones
     cast  rounding          other element types, rounded while they are read
     functions               functions of elements, likewise
+    scaled                  multiplied by factors, as for parametrizations and folded norms
     computed                the base of readers that compute, and what computing lost
     ggml                    ggml's blocks, packed and unpacked; mixtures of them, such as Q4_K_M
     gates                   the order of the gates of recurrent layers
@@ -32,6 +33,7 @@ Finding edits:
     progress                what the search has explained so far
     match  pairing          tensors that were renamed, transposed or reshaped
     content  kinship        tensors that are equal, or were before training, by a few of their values
+    batch_norms             norms that were folded into the layers before them
     parts  stacked          tensors that were joined or split, stacked or unstacked
     stacks  heads           layers, and attention heads, in another order
     patterns  python        many changes as few patterns; an edit as a line of Python

@@ -34,6 +34,7 @@ _MAKERS: dict[Kind, Callable[[Change, Step], Sequence[LazyTensor]]] = {
     "map": values.map_values,
     "dequantize": values.dequantize,
     "remove-parametrization": values.remove_parametrization,
+    "fold-batch-norm": values.fold_batch_norm,
     "quantize": values.quantize,
     "split": layout.split,
     "concat": layout.concat,

@@ -21,6 +21,14 @@ _OPPOSITE: dict[Kind, Kind] = {
     "insert-layers": "remove-layers",
 }  # fmt: skip
 
+_GONE: dict[Kind, tuple[str, str]] = {
+    "dequantize": ("quantizing anew is not an edit", "the file that it was made from has the quantized weights"),
+    "quantize": ("what it rounded away is not in it", "--dequantize makes plain weights of what it made"),
+    "remove-parametrization": ("what it computed from is not in it", "the file that it was made from has that"),
+    "fold-batch-norm": ("the norm is not in it", "the file that it was made from has it"),
+}
+"""Kinds that cannot be undone: why, and where to find what is gone."""
+
 _BITS = {
     DType.F64: (11, 52), DType.F32: (8, 23), DType.BF16: (8, 7), DType.F16: (5, 10), DType.F8_E5M2: (5, 2),
     DType.F8_E4M3: (4, 3), DType.F8_E5M2FNUZ: (5, 2), DType.F8_E4M3FNUZ: (4, 3), DType.F6_E3M2: (3, 2),
@@ -47,12 +55,8 @@ def _inverse(edit: Edit, number: int) -> Edit:
         return Edit("drop", edit.targets, (), {}, tuple(Step(step.targets, ()) for step in edit.steps))
     if edit.kind == "map":
         raise fail("what it rounded away is not in it", near_inverse(details))
-    if edit.kind == "dequantize":
-        raise fail("quantizing anew is not an edit", "the file that it was made from has the quantized weights")
-    if edit.kind == "remove-parametrization":
-        raise fail("the tensors that it computed from are not in it", "the file that it was made from has them")
-    if edit.kind == "quantize":
-        raise fail("what it rounded away is not in it", "--dequantize makes plain weights of what it made")
+    if edit.kind in _GONE:
+        raise fail(*_GONE[edit.kind])
     if edit.kind not in _OPPOSITE:
         raise fail("the values are not in it")
     match edit.kind:

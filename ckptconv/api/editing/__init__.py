@@ -8,6 +8,7 @@ Begin with `edits`, which says what can be asked for:
     lora  like                     …adapters to merge; files whose names and layouts are to be had
     dequantize  quantize  mixture  quantized weights, both ways; the facts that llama.cpp's type mixtures depend on
     dialects                       other frameworks' names: whether ``--translate`` would have something to do
-    originals                      for `diff`, `verify` and `validate`: other frameworks' models under torch's names,
-                                   and quantized weights as plain ones
+    originals                      for `verify` and `validate`: another framework's model under torch's names, and
+                                   quantized weights as plain ones
+    pairs                          for `diff`: two checkpoints in the form in which they can be compared
 """

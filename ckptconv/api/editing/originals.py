@@ -8,29 +8,23 @@ the original.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.dialects import dialect_of, dialect_of_names, is_from_mlx_lm
+from ckptconv.api.editing.dialects import dialect_of
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import shapes_of
 from ckptconv.core.text import listed
 from ckptconv.edits.name_rule import GGUF, MLX, NameRule
-from ckptconv.edits.parametrized.find import all_parametrized
 from ckptconv.edits.quantized.marks import kinds_in
-from ckptconv.errors import EditError, LimitError, MissingExtraError, UnsupportedError, UsageError
+from ckptconv.errors import EditError, LimitError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
-
-COMMON_DIVISOR = 2
-"""If two checkpoints share one in this many of their names, both follow the same naming scheme."""
 
 KERAS = "keras"
 """The dialect of all that Keras and TensorFlow write."""
@@ -114,116 +108,3 @@ def as_translated(checkpoint: Checkpoint, path: Path, dialect: str | None = None
         findings.append(Finding("left-out", "info", computed[0], message))
     findings += [finding for finding in translated.findings if finding not in checkpoint.findings]
     return translated, findings
-
-
-def align_pair(
-    a: Checkpoint, b: Checkpoint, paths: tuple[Path, Path], *, values: bool
-) -> tuple[Checkpoint, Checkpoint, list[Finding]]:
-    """Both checkpoints in the form in which they can be compared, and findings that say what was done.
-
-    If only one is quantized, it gets plain weights. If names and layouts follow different frameworks, and a translation
-    gives both the same names, they are translated, with `values` also a GGUF's blocks to floats. Of a whole pipeline
-    that is translated, only the component is left that the other checkpoint is.
-    """
-    left, findings = _plain_beside(a, b, paths[0])
-    right, more = _plain_beside(b, a, paths[1])
-    findings += more
-    sides = [
-        as_translated(one, path, dialect) if dialect else (one, [])
-        for one, path, dialect in zip((left, right), paths, _dialects_to_align(left, right), strict=True)
-    ]
-    sides = _component_beside(sides, paths)
-    in_common = _names_in_common(*(one for one, _ in sides))
-    if in_common < _names_in_common(left, right) or COMMON_DIVISOR * in_common < min(len(one) for one, _ in sides):
-        return left, right, findings
-    for i, (one, found) in enumerate(sides):
-        if found and values:
-            sides[i] = _with_floats(one, found)
-    (left, from_left), (right, from_right) = sides
-    return left, right, [*findings, *from_left, *from_right]
-
-
-def _component_beside(
-    sides: list[tuple[Checkpoint, list[Finding]]], paths: tuple[Path, Path]
-) -> list[tuple[Checkpoint, list[Finding]]]:
-    """The sides; of a translated one with several components, only the one that the other checkpoint is."""
-    (left, from_left), (right, from_right) = sides
-    if bool(from_left) == bool(from_right):
-        return sides
-    whole, other = (left, right) if from_left else (right, left)
-    component, tensors = _component_like(other, whole)
-    if not component:
-        return sides
-    path, findings = (paths[0], from_left) if from_left else (paths[1], from_right)
-    others = dict.fromkeys(name.partition(".")[0] for name in whole if not name.startswith(f"{component}."))
-    message = f"{fspath(path)}: its {component} is compared, and not {listed(list(others))}"
-    cut = whole.with_tensors(tensors, whole.findings), [*findings, Finding("component", "info", component, message)]
-    return [cut, sides[1]] if from_left else [sides[0], cut]
-
-
-def _component_like(one: Checkpoint, whole: Checkpoint) -> tuple[str, dict[str, LazyTensor]]:
-    """The component of a pipeline that has most of a checkpoint's names, and its tensors; "" if none has half."""
-    parts: dict[str, dict[str, LazyTensor]] = {}
-    for name, tensor in whole.items():
-        component, _, rest = name.partition(".")
-        parts.setdefault(component, {})[rest] = tensor
-    best = max(parts, key=lambda component: len(parts[component].keys() & one.keys()), default="")
-    if len(parts) < COMMON_DIVISOR or COMMON_DIVISOR * len(parts[best].keys() & one.keys()) < len(one):
-        return "", {}
-    return best, parts[best]
-
-
-def _plain_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
-    """One checkpoint with plain weights, if only this one is quantized or parametrized."""
-    if not kinds_in(other):
-        plain, findings = as_dequantized(one, path)
-        if findings and not _keeps_quantized_parts(other, one, plain):
-            return plain, findings
-    return _unparametrized_beside(one, other, path)
-
-
-def _unparametrized_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
-    """One checkpoint with plain weights instead of parts that torch computes these of, if the other has the weights."""
-    weights = all_parametrized(shapes_of(one))
-    if not weights or not all(weight.scheme and weight.name in other for weight in weights):
-        return one, []
-    from ckptconv.api.editing.apply import apply_edits
-    from ckptconv.api.editing.edits import Edits
-
-    plain, _ = apply_edits(one, Edits(remove_parametrizations=True))
-    found = next(finding for finding in plain.findings if finding.code == "parametrizations-removed")
-    message = f"{fspath(path)}: {found.message}, as --remove-parametrizations makes them"
-    return plain, [replace(found, message=message)]
-
-
-def _with_floats(translated: Checkpoint, findings: list[Finding]) -> tuple[Checkpoint, list[Finding]]:
-    """A translated checkpoint with ggml's blocks as floats; if they cannot be unpacked, they stay, uncompared."""
-    with suppress(MissingExtraError, UnsupportedError):
-        floats = as_floats(translated)
-        if floats is not translated:
-            unpacked = Finding("unpacked", "info", "", "its blocks are compared as the floats that they stand for")
-            return floats, [*findings, unpacked]
-    return translated, findings
-
-
-def _dialects_to_align(a: Checkpoint, b: Checkpoint) -> tuple[str, str]:
-    """The dialects to translate from before a comparison; "" for what stays as it is, such as two files of one dialect.
-
-    Where all names agree already, layouts do too, unless mlx-lm wrote one of them: it changes more layouts than names.
-    """
-    if _names_in_common(a, b) == min(len(a), len(b)) and not (is_from_mlx_lm(a) or is_from_mlx_lm(b)):
-        return "", ""
-    left, right = dialect_of_names(a), dialect_of_names(b)
-    return ("", "") if left == right else (left, right)
-
-
-def _names_in_common(a: Checkpoint, b: Checkpoint) -> int:
-    return len(a.keys() & b.keys())
-
-
-def _keeps_quantized_parts(other: Checkpoint, quantized: Checkpoint, plain: Checkpoint) -> bool:
-    """Whether the other checkpoint has every tensor that dequantizing removes. Then it is quantized as well, though
-    nothing in it says so, as in a file that a graph was converted to.
-    """
-    gone = quantized.keys() - plain.keys()
-    return bool(gone) and all(name in other and other[name].info == quantized[name].info for name in gone)

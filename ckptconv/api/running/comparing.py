@@ -13,6 +13,8 @@ from ckptconv.checks.verify import Output, blame_weights, compare_outputs, row_s
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ckptconv.checks.recording import Recording
     from ckptconv.core.arrays import Arrays
     from ckptconv.core.report import Finding
@@ -58,8 +60,12 @@ class Verification:
         }
 
 
-def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: float | None = None) -> Verification:
+def compare(
+    a: Recording, b: Recording, *, rtol: float | None = None, atol: float | None = None, folded: Collection[str] = ()
+) -> Verification:
     """Compare two recordings with the same inputs. Raises UsageError if inputs or outputs do not correspond.
+
+    folded: names of weights that are not to be compared, since a batch norm was folded into them on one side.
 
     If both hold the same weights and ran in the same version of torch on one machine, bits have to be equal. Otherwise
     the limits of either recording are used, or `rtol` and `atol` as in `verify`. If both have layers, the first that
@@ -76,7 +82,8 @@ def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: floa
         except ValueError as error:
             raise UsageError(f"the outputs cannot be compared: {error}", hint="are these the same network?") from None
     equivalent = all(output.ok for output in outputs.values())
-    findings = blame_weights(a.weights, b.weights, equivalent=equivalent)
+    ours_alone = {name: weight for name, weight in a.weights.items() if name not in folded}
+    findings = blame_weights(ours_alone, b.weights, equivalent=equivalent)
     if not equivalent and a.layers and b.layers:
         findings += first_differing_layer(a, b)
     devices = dict.fromkeys((a.device, b.device))

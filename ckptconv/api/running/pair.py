@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.running.comparing import Verification, bits_must_be_equal, coarser, compare, first_differing_layer
 from ckptconv.api.running.recording import add_layer_limits, add_layers, add_reference, record, run_counter
+from ckptconv.core.report import Finding
+from ckptconv.edits.batch_norms.find import find_folds
 from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from ckptconv.checks.recording import Recording
     from ckptconv.core.arrays import Arrays
     from ckptconv.core.progress import Progress
-    from ckptconv.core.report import Finding
 
 DEFAULT_SAMPLES = 32
 
@@ -38,8 +39,13 @@ def verify_sides(
     ours.unit = theirs.unit = coarser(ours, theirs)
     if needs_limits:
         add_reference(ours, source)
-    result = compare(ours, theirs, rtol=rtol, atol=atol)
+    folds = [*find_folds(a.checkpoint, b.checkpoint), *find_folds(b.checkpoint, a.checkpoint)]
+    folded = {name for edit in folds for step in edit.steps for name in (*step.sources, *step.targets)}
+    result = compare(ours, theirs, rtol=rtol, atol=atol, folded=folded)
     findings = [*dict.fromkeys([*a.findings, *b.findings]), *result.findings]
+    if folded:
+        message = "one side has the batch norms of the other folded into the layers before: those are not compared"
+        findings.append(Finding("batch-norms-folded", "info", "", message))
     if not result.equivalent:
         worst_batch = max(result.outputs, key=lambda output: output.share).batch
         findings += _find_differing_layer(recordings, a, b, source, worst_batch)

@@ -53,6 +53,9 @@ KINDS: dict[Kind, Needs] = {
     "remove-parametrization": Needs("many", "one", ("scheme", "axis"),
                                     "scheme is pruned (orig, mask), weight_norm (v, g) or spectral_norm (orig, u, v), "
                                     "and axis the dimension that has norms, or is the rows of the matrix"),
+    "fold-batch-norm": Needs("many", "many", ("parts", "eps", "axis"),
+                             "parts says which of weight, bias, gamma, beta, mean, var each source is; the targets are "
+                             "the folded weight and bias"),
     "quantize": Needs("one", "many", ("scheme",),
                       "the source is a matrix of floats, the targets its codes and what the scheme has besides, as "
                       "scales"),

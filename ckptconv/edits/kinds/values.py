@@ -1,4 +1,6 @@
-"""Edits that compute values while they are read: casts, functions, parametrizations, dequantizing and quantizing."""
+"""Edits that compute values while they are read: casts, functions, parametrizations, folded norms, dequantizing and
+quantizing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DTYPES
+from ckptconv.edits.batch_norms.folded import folded
 from ckptconv.edits.cast import cast_to
 from ckptconv.edits.functions import Function, mapped
 from ckptconv.edits.ggml.quantize import unfit
@@ -61,6 +64,19 @@ def remove_parametrization(change: Change, step: Step) -> tuple[LazyTensor]:
     except ValueError as error:
         raise change.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
     return (replace(result, alias=change.alias(tensors)),)
+
+
+def fold_batch_norm(change: Change, step: Step) -> tuple[LazyTensor, LazyTensor]:
+    """A layer's weight and bias with the batch norm behind it folded into them."""
+    tensors = change.sources(step)
+    if len(step.targets) != 2:
+        raise change.fail("it makes a weight and a bias", step.targets)
+    try:
+        weight, bias = folded(tensors, change.details)
+    except ValueError as error:
+        raise change.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
+    weight_alias, bias_alias = (change.alias(tensors, i) for i in range(2))
+    return replace(weight, alias=weight_alias), replace(bias, alias=bias_alias)
 
 
 def quantize(change: Change, step: Step) -> list[LazyTensor]:

@@ -17,32 +17,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
-from ckptconv.edits.computed import BLOCK, Computed
+from ckptconv.edits.computed import BLOCK
 from ckptconv.edits.parametrized.find import axes_of_spectral
-from ckptconv.edits.rounding import Loss, cast_array, rounded_once
+from ckptconv.edits.scaled import FLOATS, index_along, product, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ckptconv.core.arrays import Array
     from ckptconv.core.spelling import Json
-
-FLOATS = (DType.F64, DType.F32, DType.F16, DType.BF16)
-"""The types in which torch computes."""
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.scaled import Factors
 
 MOST_HELD = 1 << 25
 """Elements of g, u or v, which are held in memory."""
-
-
-class Factors(Protocol):
-    """What the elements of a tensor are multiplied by."""
-
-    def of(self, first: int, last: int) -> Array:
-        """The factors of the elements [first, last), or one for all of them, in F64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +44,7 @@ class Mask:
 
     def of(self, first: int, last: int) -> Array:
         """These elements."""
-        return _wide(self.mask, first, last)
+        return wide(self.mask, first, last)
 
 
 @dataclass(eq=False)
@@ -77,16 +68,16 @@ class Norms:
 
         if self.axis is None:
             return np.zeros(last - first, np.int64)
-        return _index_along(self.axis, self.v.info.shape, first, last)
+        return index_along(self.axis, self.v.info.shape, first, last)
 
     @cached_property
     def _factors(self) -> Array:
         import numpy as np
 
-        given = _wide(self.g, 0, self.g.info.numel)
+        given = wide(self.g, 0, self.g.info.numel)
         squares = np.zeros(given.size)
         for first, last in _blocks(self.v.info.numel):
-            values = np.square(_wide(self.v, first, last))
+            values = np.square(wide(self.v, first, last))
             squares += np.bincount(self._index(first, last), values, given.size)
         return given / np.sqrt(squares)
 
@@ -110,23 +101,15 @@ class Spectral:
     def _factor(self) -> Array:
         import numpy as np
 
-        u, v = (_wide(vector, 0, vector.info.numel) for vector in (self.u, self.v))
+        u, v = (wide(vector, 0, vector.info.numel) for vector in (self.u, self.v))
         sums = np.zeros(len(self.axes))
         for first, last in _blocks(self.weight.info.numel):
-            values = _wide(self.weight, first, last)
+            values = wide(self.weight, first, last)
             for i, axis in enumerate(self.axes):
                 shape = self.weight.info.shape
-                rows, others = _index_along(axis, shape, first, last), _index_across(axis, shape, first, last)
+                rows, others = index_along(axis, shape, first, last), _index_across(axis, shape, first, last)
                 sums[i] += np.dot(values * u[rows], v[others])
         return np.asarray(1 / sums[np.argmax(np.abs(sums))])
-
-
-def _index_along(axis: int, shape: tuple[int, ...], first: int, last: int) -> Array:
-    """The index of each element [first, last) along a dimension."""
-    import numpy as np
-
-    inner = prod(shape[axis + 1 :])
-    return np.arange(first, last) // inner % shape[axis]
 
 
 def _index_across(axis: int, shape: tuple[int, ...], first: int, last: int) -> Array:
@@ -141,48 +124,6 @@ def _index_across(axis: int, shape: tuple[int, ...], first: int, last: int) -> A
 def _blocks(numel: int) -> Iterator[tuple[int, int]]:
     for first in range(0, numel, BLOCK):
         yield first, min(first + BLOCK, numel)
-
-
-def _wide(tensor: LazyTensor, first: int, last: int) -> Array:
-    import numpy as np
-
-    return tensor.elements(first, last).astype(np.float64)
-
-
-@dataclass
-class ProductReader(Computed):
-    """A reader of a tensor with every element multiplied by its factor. `parts`: what the factors come of."""
-
-    factors: Factors
-    parts: tuple[LazyTensor, ...]
-
-    def cast_to(self, dtype: DType) -> LazyTensor:
-        """The same weight, rounded to another type instead."""
-        return _product(self.source, self.factors, self.parts, dtype)
-
-    def __call__(self, start: int, stop: int) -> memoryview:
-        unit = self.dtype.bits // 8
-        first, last = start // unit, -(-stop // unit)
-        result = b"".join(self._block(low, min(low + BLOCK, last)) for low in range(first, last, BLOCK))
-        return memoryview(result)[start - first * unit : stop - first * unit]
-
-    def _block(self, first: int, last: int) -> bytes:
-        import numpy as np
-
-        from ckptconv.core.arrays import to_bytes
-
-        before = _wide(self.source, first, last)
-        with np.errstate(all="ignore"):  # what overflows is counted below
-            values = before * self.factors.of(first, last)
-        lost = int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(values)))
-        if self.dtype is self.source.info.dtype:
-            result, overflowed = rounded_once(values, self.dtype)
-            loss = Loss(overflowed)
-        else:
-            result, loss = cast_array(values, DType.F64, self.dtype)
-        loss.overflowed += lost
-        self.note(first, last, loss)
-        return to_bytes(result, self.dtype)
 
 
 def plain_weight(tensors: Sequence[LazyTensor], details: Mapping[str, Json]) -> LazyTensor:
@@ -202,12 +143,7 @@ def plain_weight(tensors: Sequence[LazyTensor], details: Mapping[str, Json]) -> 
     axis = details.get("axis")
     if axis is not None and (type(axis) is not int or not 0 <= axis < len(tensors[0].info.shape)):
         raise ValueError(f"there is no dimension {axis!r} in {list(tensors[0].info.shape)}")
-    return _product(tensors[0], make(*tensors, axis), tuple(tensors[1:]), tensors[0].info.dtype)
-
-
-def _product(source: LazyTensor, factors: Factors, parts: tuple[LazyTensor, ...], dtype: DType) -> LazyTensor:
-    info = TensorInfo.of(dtype, source.info.shape)
-    return LazyTensor(info, ProductReader(source, dtype, factors, parts), depends=depends_of([source, *parts]))
+    return product(tensors[0], make(*tensors, axis), tuple(tensors[1:]), tensors[0].info.dtype)
 
 
 def _pruned(orig: LazyTensor, mask: LazyTensor, axis: int | None) -> Factors:
