@@ -77,7 +77,7 @@ def apply_edits(
     result = rebuild(state, bare=bare, in_one=bool(edits.dialects))
     if dequantizing:
         result.root = dequantize.without_quantization_keys(result.root)
-        result.root = dequantize.without_keras_marks(result.root, dequantizing, result)
+        result = dequantize.without_keras_marks(result, dequantizing)
         if checkpoint.notes.quantized:
             result = dequantize.without_packed_parts(result, dequantizing)
     result.root = update_file_type(result.root, checkpoint.values(), result.values(), requested_mixture(edits.dtype))

@@ -16,14 +16,14 @@ from ckptconv.edits.dialects.keras_quantized import SCHEME as KERAS
 from ckptconv.edits.quantized import comfy, eager
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_settings, read_settings
 from ckptconv.edits.quantized.dequantize import dequantize_edits
-from ckptconv.edits.quantized.keras import with_plain_policies, without_names
+from ckptconv.edits.quantized.keras import listed_names, with_plain_policies, without_names
 from ckptconv.edits.quantized.packing import AFFINE
 from ckptconv.edits.quantized.torchao.bookkeeping import Changes
 from ckptconv.edits.quantized.torchao.classes import SCHEME as TORCHAO
 from ckptconv.formats.graphs.notes import PACKED_KEY, READ_AS, read_as_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.composite import Composite
@@ -227,15 +227,16 @@ def without_quantization_keys(node: MetaNode) -> MetaNode:
     return node
 
 
-def without_keras_marks(node: MetaNode, edits: Sequence[Edit], left: Collection[str]) -> MetaNode:
-    """The metadata without what Keras says about quantized layers, if these edits made their weights plain.
-
-    left: the names of the tensors that are there.
+def without_keras_marks(checkpoint: Checkpoint, edits: Sequence[Edit]) -> Checkpoint:
+    """The checkpoint without what Keras says about quantized layers, if these edits made their weights plain; older
+    files list variables by layer, which are in that order.
     """
     if not any(edit.details.get("scheme") == KERAS for edit in edits):
-        return node
-    gone = {name for edit in edits for step in edit.steps for name in step.sources}.difference(left)
-    return without_names(with_plain_policies(node), gone)
+        return checkpoint
+    gone = {name for edit in edits for step in edit.steps for name in step.sources} - checkpoint.keys()
+    root = without_names(with_plain_policies(checkpoint.root), gone)
+    ordered = dict.fromkeys(name for name in (*listed_names(root), *checkpoint) if name in checkpoint)
+    return checkpoint.replaced(root=root, tensors={name: checkpoint[name] for name in ordered})
 
 
 def without_packed_parts(checkpoint: Checkpoint, edits: Sequence[Edit]) -> Checkpoint:

@@ -27,6 +27,9 @@ EQUATIONS = {
 }  # fmt: skip
 """What the layers inside an attention compute, as far as it concerns their kernels."""
 
+_MOST_WAYS = 64
+"""How many ways to match a scale's sizes with a kernel's are tried; honest ones have one or two."""
+
 _EQUATION = re.compile(r"(\.\.\.)?([a-zA-Z]+)(?:\.\.\.)?,([a-zA-Z]+)->(?:\.\.\.)?([a-zA-Z]+)(?:\.\.\.)?")
 
 
@@ -56,7 +59,7 @@ def kept_by_sizes(kernel: Shape, scale: Shape) -> tuple[int, ...] | None:
             (*way, place) for way in ways for place in range(way[-1] + 1 if way else 0, len(kernel))
             if kernel[place] == size
         ]  # fmt: skip
-        if len(ways) > 1 << len(kernel):
+        if len(ways) > _MOST_WAYS:
             return None
     if len(ways) != 1 or 1 in kernel:
         return None

@@ -198,7 +198,11 @@ def with_plain_policies(node: MetaNode) -> MetaNode:
 
 
 def without_names(root: MetaNode, gone: Collection[str]) -> MetaNode:
-    """The metadata of an HDF5 file, without tensors that are gone in the lists by which Keras reads older ones."""
+    """The metadata of an HDF5 file, without tensors that are gone in the lists by which Keras reads older ones.
+
+    It reads them by their places: quantized kernels, which are not trained, come after all biases, and plain ones each
+    before its own.
+    """
     if not isinstance(root, dict):
         return root
     changed = root.copy()
@@ -206,5 +210,26 @@ def without_names(root: MetaNode, gone: Collection[str]) -> MetaNode:
         names = attributes.get(_NAMES) if isinstance(attributes, dict) else None
         if isinstance(attributes, dict) and isinstance(names, list):
             around = str(path).removeprefix(_MODEL)
-            changed[path] = {**attributes, _NAMES: [name for name in names if f"{around}/{name}" not in gone]}
+            left = [name for name in names if f"{around}/{name}" not in gone]
+            changed[path] = {**attributes, _NAMES: _in_plain_order(left) if len(left) < len(names) else names}
     return changed
+
+
+def _in_plain_order(names: list[MetaNode]) -> list[MetaNode]:
+    modules = {str(name).rpartition("/")[0]: place for place, name in reversed(list(enumerate(names)))}
+
+    def place(name: MetaNode) -> tuple[int, bool]:
+        module, _, word = str(name).rpartition("/")
+        return modules[module], word.partition(":")[0] not in ("kernel", "embeddings")
+
+    return sorted(names, key=place)
+
+
+def listed_names(root: MetaNode) -> list[str]:
+    """The tensors that the metadata of an HDF5 file lists, in the order of the lists."""
+    lists = {
+        str(path).removeprefix(_MODEL): attributes.get(_NAMES)
+        for path, attributes in (root.items() if isinstance(root, dict) else ())
+        if isinstance(attributes, dict)
+    }
+    return [f"{path}/{name}" for path, names in lists.items() if isinstance(names, list) for name in names]

@@ -165,3 +165,21 @@ def test_inspect_says_how_they_are_quantized_also_after_a_round_trip(tmp_path: P
 def _notes(path: Path) -> list[dict[str, object]]:
     with ckptconv.open(path) as checkpoint:
         return [dict(weight.recorded()) for weight in checkpoint.notes.quantized]
+
+
+def test_an_older_file_lists_plain_variables_in_the_order_in_which_keras_reads_them(tmp_path: Path) -> None:
+    """Keras lists what is not trained, as quantized kernels are, after all biases, and reads by place."""
+    integers, scale = np.arange(-6, 6, dtype=np.int8).reshape(3, 4), np.array([1, 2, 4, 8], np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        weights = file.create_group("model_weights")
+        weights.attrs["layer_names"] = ["d"]
+        layer = weights.create_group("d")
+        layer.attrs["weight_names"] = ["d/bias", "d/kernel", "d/kernel_scale"]
+        for name, value in (("bias", scale), ("kernel", integers), ("kernel_scale", scale)):
+            layer[f"d/{name}"] = value
+    ckptconv.convert(tmp_path / "a.h5", tmp_path / "b.h5", edits=PLAIN)
+    with h5py.File(tmp_path / "b.h5") as file:
+        layer = file["model_weights/d"]
+        assert list(layer.attrs["weight_names"]) == ["d/kernel", "d/bias"]
+        assert set(layer["d"]) == {"kernel", "bias"}
+        assert np.array_equal(layer["d/kernel"][:], integers / scale)
