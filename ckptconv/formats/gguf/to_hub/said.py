@@ -108,8 +108,10 @@ class Said:
         return value or []
 
     def has_part(self, part: str) -> bool:
-        """Whether a layer has this part, such as ``attn_q.bias``."""
-        return any(name.endswith(f".{part}") and name.split(".", 2)[-1] == part for name in self.tensors)
+        """Whether a layer has this part, such as ``attn_q.bias``, or the model outside of layers."""
+        return part in self.tensors or any(
+            name.endswith(f".{part}") and name.split(".", 2)[-1] == part for name in self.tensors
+        )
 
     def layers_with(self, part: str) -> set[int]:
         """The numbers of the layers that have this part."""

@@ -171,6 +171,12 @@ def test_what_no_configuration_says_is_refused(
     assert refused.value.hint
 
 
+def test_biases_that_llama_cpp_computes_without_are_refused() -> None:
+    biased = tensors("falcon") | {f"blk.{layer}.attn_qkv.bias": zeros(96) for layer in range(2)}
+    with pytest.raises(UnsupportedError, match="falcon has no bias 'True': its projections have no biases"):
+        restore_config(Said(entries("falcon"), biased))
+
+
 def test_what_is_lost_or_taken_for_granted_is_told() -> None:
     said = restored("gemma2", {"gemma2.own.thing": 3, "gemma2.attention.sliding_window": "gone"})
     assert [(finding.code, finding.severity, finding.message) for finding in said.findings] == [
