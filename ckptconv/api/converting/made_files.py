@@ -96,8 +96,7 @@ def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: 
     except CkptconvError as error:
         if demanded:
             raise
-        message = f"{error.args[0]}: transformers asks for what is not written here, and the weights are alone"
-        return MadeFiles(None, [Finding("no-config", "warning", "", message)])
+        return MadeFiles(None, [Finding("no-config", "warning", "", f"{error.args[0]}; the weights alone are written")])
     message = f"made from the metadata: {listed([*restored.documents], 6)}"
     findings = [Finding("made-files", "info", "", message), *restored.findings]
     if restored.tensors:

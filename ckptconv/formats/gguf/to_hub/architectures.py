@@ -55,7 +55,7 @@ def _deepseek2(said: Said, config: Values) -> None:
         config["v_head_dim"] = said.positive("attention.value_length")
     width = said.positive("attention.key_length_mla", said.positive("attention.key_length"))
     config["qk_nope_head_dim"] = width - said.positive("rope.dimension_count")
-    said.get("attention.value_length"), said.get("attention.head_count_kv")
+    said.implied("attention.value_length", "attention.head_count_kv")
     config["num_key_value_heads"] = said.heads
     scores = said.get("expert_gating_func")
     if scores == SIGMOID:
@@ -71,7 +71,7 @@ def _deepseek2(said: Said, config: Values) -> None:
 
 
 def _ernie_mixture(said: Said, config: Values) -> None:
-    said.get("expert_shared_feed_forward_length")
+    said.implied("expert_shared_feed_forward_length")
     config["moe_layer_end_index"] = said.layers - 1
 
 
@@ -79,7 +79,7 @@ def _exaone4(said: Said, config: Values) -> None:
     window = config.get("sliding_window")
     config["sliding_window"] = window or None
     config["layer_types"] = layer_types(said.layers, 4) if window else ["full_attention"] * said.layers
-    said.get("attention.sliding_window_pattern")
+    said.implied("attention.sliding_window_pattern")
 
 
 def _falcon(said: Said, config: Values) -> None:
@@ -114,12 +114,12 @@ def _glm4_mixture(said: Said, config: Values) -> None:
     if further >= said.layers:
         raise bad(f"{said.key('nextn_predict_layers')} is {further}, of {said.layers} layers")
     config["num_hidden_layers"] = said.layers - further
-    said.get("expert_gating_func")
+    said.implied("expert_gating_func")
 
 
 def _gpt_oss(said: Said, config: Values) -> None:
     """gpt-oss, whose yarn does not round where it begins and ends; llama.cpp's does."""
-    said.get("feed_forward_length")
+    said.implied("feed_forward_length")
     config["layer_types"] = layer_types(said.layers, 2)
     if config.get("rope_scaling", {}).get("rope_type") == "yarn":
         config["rope_scaling"]["truncate"] = False
@@ -145,7 +145,7 @@ def _granite_hybrid(said: Said, config: Values) -> None:
         "layer_types": ["mamba" if layer in mambas else "attention" for layer in range(said.layers)],
     }  # fmt: skip
     config["num_key_value_heads"] = _most_heads(said)
-    said.get("rope.scaling.finetuned"), said.get("rope.dimension_count")
+    said.implied("rope.scaling.finetuned", "rope.dimension_count")
 
 
 def _token_types(said: Said, config: Values) -> None:
@@ -163,14 +163,14 @@ def _most_heads(said: Said) -> int:
 
 def _hunyuan(said: Said, config: Values) -> None:
     """The scaled base is in the file, not the base and `alpha`: it computes the same."""
-    said.get("rope.scaling.original_context_length")
+    said.implied("rope.scaling.original_context_length")
 
 
 def _convolutions(said: Said, config: Values) -> None:
     short = said.layers_with("shortconv.conv.weight")
     config["num_key_value_heads"] = _most_heads(said)
     config["layer_types"] = ["conv" if layer in short else "full_attention" for layer in range(said.layers)]
-    said.get("expert_gating_func")
+    said.implied("expert_gating_func")
 
 
 def _llama4(said: Said, config: Values) -> None:
@@ -190,14 +190,14 @@ def _mamba2(said: Said, config: Values) -> None:
 
 
 def _modern_bert(said: Said, config: Values) -> None:
-    said.get("attention.layer_norm_rms_epsilon")
+    said.implied("attention.layer_norm_rms_epsilon")
     period = said.positive("attention.sliding_window_pattern", 3)
     kinds = ["sliding_attention" if layer % period else "full_attention" for layer in range(said.layers)]
     config["layer_types"] = kinds
 
 
 def _nemotron(said: Said, config: Values) -> None:
-    said.get("attention.layer_norm_rms_epsilon")
+    said.implied("attention.layer_norm_rms_epsilon")
 
 
 def _phi2(said: Said, config: Values) -> None:
@@ -216,7 +216,7 @@ def _linear(said: Said, config: Values) -> None:
     kinds = ["linear_attention" if layer in states else "full_attention" for layer in range(said.layers)]
     config["layer_types"] = kinds
     config["full_attention_interval"] = said.positive("full_attention_interval", 4)
-    said.get("attention.recurrent_layers")
+    said.implied("attention.recurrent_layers")
     sections = said.get("rope.dimension_sections")
     if isinstance(sections, list) and "rope_parameters" in config:
         config["rope_parameters"] |= {"mrope_interleaved": True, "mrope_section": sections[:3]}
@@ -227,7 +227,7 @@ def _t5(said: Said, config: Values) -> None:
 
     Only the first T5, which has no gates, scales its output.
     """
-    said.get("attention.layer_norm_epsilon"), said.get("attention.value_length")
+    said.implied("attention.layer_norm_epsilon", "attention.value_length")
     gated = "enc.blk.0.ffn_gate.weight" in said.tensors
     config["feed_forward_proj"] = "gated-gelu" if gated else "relu"
     config["tie_word_embeddings"] = said.is_tied

@@ -48,6 +48,10 @@ class Said:
         self.used.add(key)
         return plain(self.metadata.get(key))
 
+    def implied(self, *names: str) -> None:
+        """Count entries as read that follow from what else the configuration says."""
+        self.used.update(map(self.key, names))
+
     def whole(self, name: str, default: int | None = None) -> int:
         """A number from 0 to 2³¹. Raises CorruptFileError."""
         value = self.get(name)
