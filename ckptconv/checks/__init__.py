@@ -13,7 +13,8 @@ Begin with the module of a command: `diff`, `validate`, `verify`, or `stats` for
     stats  tally  values                    statistics of tensors, and values that no model should hold
     pool  works  processes                  doing all of that on every core, also in other processes
     validate  verdict                       whether a checkpoint fits an architecture
-    blame  case  layer_counts               …and why not: the causes, the findings that they explain, whole layers
+    blame  case                             …and why not: the causes, the findings that they explain
+    layer_counts  folded_norms              …whole layers, batch norms that were folded
     prefixes  hypotheses                    …with another prefix, with other params
     related_architecture                    …or damaged, or of a related architecture
     verify  first_difference                whether outputs are the same, and the first layer that differs

@@ -15,6 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.case import Case
+from ckptconv.checks.folded_norms import explain_folded_norms
 from ckptconv.checks.layer_counts import explain_layer_counts
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from ckptconv.edits.match import Shape
 
 ORDER = (
-    "architecture", "quantized", "dialect", "param-conflict", "param-missing", "constraint", "prefixed", "layer-count",
+    "architecture", "quantized", "dialect", "param-conflict", "param-missing", "constraint", "prefixed", "norms-folded",
+    "layer-count",
     "parametrized", "renamed", "fused", "apart", "swapped", "transposed",
     "not-a-tensor", "shape-mismatch", "missing-tensor", "unexpected-tensor", "non-finite", "dtype-mismatch",
     "tie-broken", "all-zero", "negative-variance", "assumed",
@@ -69,6 +71,7 @@ def explain(findings: Iterable[Finding], expected: Mapping[str, Shape], found: F
     """
     case = Case(list(findings), expected, found, fits)
     for step in (
+        explain_folded_norms,
         explain_layer_counts,
         _explain_parametrized,
         _explain_renamed,
