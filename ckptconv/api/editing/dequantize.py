@@ -141,6 +141,9 @@ def findings_about(edits: Sequence[Edit], stated: Mapping[object, MetaNode]) -> 
     count = sum(len(edit.steps) for edit in dequantizing)
     schemes = ", ".join(dict.fromkeys(map(_scheme_label, dequantizing)))
     message = f"{plural(count, 'weight is', 'weights are')} dequantized ({schemes}), computed in F32"
+    if not count:
+        renamed = sum(len(edit.steps) for edit in edits if edit.kind == "rename")
+        message = f"{plural(renamed, 'tensor gets its plain name', 'tensors get their plain names')}"
     if any(edit.details.get("mode") == AFFINE or edit.details["scheme"] == HQQ for edit in dequantizing):
         message += ", each step rounded to the scales' type"
     elif any(edit.details["scheme"] == TORCHAO for edit in dequantizing):

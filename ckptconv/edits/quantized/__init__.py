@@ -7,7 +7,7 @@ Begin with `dequantize`, which makes the edits, and with `schemes`, which says w
     comfy  marks                 ComfyUI's markers; endings of names by which `inspect` recognises quantized weights
     schemes  parts               a weight from its tensors; checking these
     integers  state  mlx  hqq    …from packed integers, and from bitsandbytes', MLX's and HQQ's tensors
-    eager                        torch's own quantized modules, whose weights are packed with their biases
+    eager  eager_recurrent       torch's own quantized modules, whose weights are packed with their biases
     keras                        …from Keras', which `dialects.keras_quantized` finds
     torchao                      …from torchao's, by what files say of its classes: a room of its own
     blocks  lookups              …of any shape with scales in blocks; from tables, or from a mask

@@ -81,6 +81,7 @@ def dequantize_edits(infos: Infos, settings: Settings, composites: Mapping[str, 
     left_out = (
         *between,
         *eager.for_outputs(infos, composites),
+        *eager.twice_there(infos),
         *_activation_scales(infos, found),
         *comfy.markers(infos),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,3 +107,54 @@ def test_numbers_called_scale_stay_where_nothing_is_quantized(tmp_path: Path) ->
     state = {"m.scale": torch.tensor(2.0), "m.zero_point": torch.tensor(1), "w": torch.ones(2, 2)}
     with pytest.raises(ckptconv.CkptconvError, match="finds no quantized weight"):
         plain(state, tmp_path)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.both = nn.LSTM(4, 3, num_layers=2, bidirectional=True)
+        self.deep, self.one = nn.LSTM(6, 5, num_layers=3), nn.GRU(5, 3)
+        self.cell, self.plain = nn.LSTMCell(3, 2), nn.RNNCell(3, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+def test_recurrent_layers_become_plain_whichever_way_they_run(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    floats = Recurrent()
+    made = quantization.quantize_dynamic(floats, {nn.LSTM, nn.GRU, nn.LSTMCell, nn.RNNCell}, dtype=dtype)
+    found = plain(made.state_dict(), tmp_path)
+    Recurrent().load_state_dict(found)
+    for name, tensor in floats.state_dict().items():
+        wanted = tensor
+        if "weight" in name and name != "embedding.weight":
+            wanted = dequantized_as_torch_does(tensor) if dtype is torch.qint8 else tensor.half().float()
+        assert torch.equal(found[name], wanted), name
+
+
+def dequantized_as_torch_does(weight: torch.Tensor) -> torch.Tensor:
+    layer: Any = nn.Sequential(nn.Linear(*weight.shape[::-1]))
+    layer[0].weight.data = weight
+    return quantization.quantize_dynamic(layer, {nn.Linear})[0].weight().dequantize()
+
+
+def test_two_layers_that_could_be_two_directions_are_not_guessed(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3, num_layers=2))
+    made = quantization.quantize_dynamic(network, {nn.LSTM})
+    with pytest.raises(ckptconv.CkptconvError, match="nothing says whether '1' has two layers"):
+        plain(made.state_dict(), tmp_path)
+
+
+def test_loading_an_object_of_an_unknown_class_of_c_plus_plus_stays_a_call(tmp_path: Path) -> None:
+    path = saved(
+        quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2)), {nn.GRU}).state_dict(), tmp_path
+    )
+    with ckptconv.open(path) as checkpoint:
+        assert not any(use.called and not use.known for use in checkpoint.notes.globals)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "b.pth", "w") as other:
+        for name in archive.namelist():
+            other.writestr(
+                name, archive.read(name).replace(b"classes.rnn.CellParamsBase", b"classes.own.CellParamsBase")
+            )
+    with pytest.raises(ckptconv.CkptconvError, match=r"made by a call of torch\.ScriptObject"):
+        ckptconv.open(tmp_path / "b.pth")

@@ -105,9 +105,9 @@ _CALL_FOR_MISSING_KEYS = ("collections.ChainMap", "collections.defaultdict")
 
 _HANDLE = "torch.utils.hooks.RemovableHandle"
 
-_SCRIPTED = "torch.ScriptObject"
-_PACKED = tuple(f"__torch__.torch.classes.{name}." for name in ["mkldnn", "quantized", "sparse", "xnnpack"])
-"""torch's own C++ classes whose objects are in modules: packed weights."""
+SCRIPTED = "torch.ScriptObject"
+_PACKED = tuple(f"__torch__.torch.classes.{name}." for name in ["mkldnn", "quantized", "rnn", "sparse", "xnnpack"])
+"""torch's own C++ classes whose objects are in modules: packed weights, of recurrent layers too."""
 
 _CONTAINERS = frozenset(f"builtins.{name}" for name in ["dict", "frozenset", "list", "set", "tuple"])
 _VALUES = frozenset(f"builtins.{name}" for name in ["bytes", "float", "int", "str"])
@@ -154,7 +154,7 @@ def only_keeps(cls: str, state: Value) -> bool:
         return not any(isinstance(value, UnbuiltObject) for part in parts for value in (part, *_listed(part)))
     if cls == ITER:
         return type(state) is int
-    if cls == _SCRIPTED:
+    if cls == SCRIPTED:
         return isinstance(state, tuple) and isinstance(state[-1:][0], str) and state[-1].startswith(_PACKED)
     if isinstance(state, UnbuiltObject):
         state_class = named(state.name)
