@@ -14,7 +14,6 @@ from ckptconv.api.editing.originals import as_dequantized, as_floats, as_transla
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import shapes_of
 from ckptconv.core.text import listed
-from ckptconv.edits.batch_norms.find import find_folds
 from ckptconv.edits.parametrized.find import all_parametrized
 from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.errors import MissingExtraError, UnsupportedError
@@ -100,6 +99,10 @@ def _component_like(one: Checkpoint, whole: Checkpoint) -> tuple[str, dict[str, 
 
 def _folded_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
     """One checkpoint with the batch norms folded that are folded in the other, under the other's names."""
+    if not any(name.endswith("running_var") and name not in other for name in one):
+        return one, []
+    from ckptconv.edits.batch_norms.find import find_folds
+
     edits = find_folds(one, other)
     if not edits:
         return one, []
