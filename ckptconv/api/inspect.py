@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -14,6 +15,8 @@ from ckptconv.api.inspecting.uses import OpaqueUse, OtherFiles, uses_of
 from ckptconv.api.open import open
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
+from ckptconv.core.tensor import shapes_of
+from ckptconv.edits.parametrized.find import all_parametrized
 from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError, located
 
@@ -104,6 +107,14 @@ class Inspection:
         return kinds_in(self.checkpoint)
 
     @property
+    def parametrized(self) -> dict[str, int]:
+        """How many of the model's weights a network computes of several tensors, by scheme: pruned, weight_norm,
+        spectral_norm, or "unknown" for a class that the file does not name.
+        """
+        weights = all_parametrized(shapes_of(self.checkpoint))
+        return dict(Counter(weight.scheme or "unknown" for weight in weights))
+
+    @property
     def digest_holds(self) -> bool | None:
         """Whether the digest that the file records matches its contents; None if it records none."""
         recorded = self.checkpoint.notes.digest
@@ -132,6 +143,8 @@ class Inspection:
         }
         if quantized := self.quantized:
             document["quantized"] = {**quantized}
+        if parametrized := self.parametrized:
+            document["parametrized"] = {**parametrized}
         if self.digest is not None:
             document |= {"digest": self.digest, "digest_holds": self.digest_holds}
         if self.adapter is not None:

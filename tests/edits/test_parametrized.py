@@ -146,6 +146,20 @@ def test_any_range_reads_the_same_bytes(tmp_path: Path) -> None:
     assert torch.allclose(load_file(tmp_path / "half.safetensors")["0.weight"].float(), model[0].weight, rtol=2**-8)
 
 
+def test_inspect_counts_them(tmp_path: Path) -> None:
+    model: Any = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    weight_norm(model[0])
+    weight_norm(model[1])
+    prune.identity(model[2], "bias")
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    inspection = ckptconv.inspect(tmp_path / "a.pth")
+    assert inspection.parametrized == {"weight_norm": 2, "pruned": 1}
+    assert inspection.to_dict()["parametrized"] == {"weight_norm": 2, "pruned": 1}
+    parametrizations.orthogonal(model[3])
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    assert ckptconv.inspect(tmp_path / "a.pth").parametrized["unknown"] == 1
+
+
 def test_a_network_without_such_weights_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EditError, match="finds no weight that is pruned"):
         converted(nn.Linear(2, 3), tmp_path)

@@ -110,6 +110,10 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
             "convert --dequantize makes plain weights" if inspection.plain is not None else "counted as they are stored"
         )
         rows.append(("quantized", f"{kinds}; {how}"))
+    if parametrized := inspection.parametrized:
+        kinds = ", ".join(f"{scheme} ×{count:,}" for scheme, count in parametrized.items())
+        how = "" if "unknown" in parametrized else "; convert --remove-parametrizations makes plain weights"
+        rows.append(("parametrized", f"{kinds}{how}"))
     rows += adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
         groups = [" = ".join([*map(short_tied_name, names[:MAX_TIED]), *_more_names(names)]) for names in ties]

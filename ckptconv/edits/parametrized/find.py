@@ -129,7 +129,7 @@ def _possible_names(found: Found) -> list[str]:
 
 def _owner_of(part: str) -> list[str]:
     """The name of the weight that has this part under `_INSIDE`, if it is one."""
-    path = part.split(".")
+    path = part.split(".") if _INSIDE in part else []
     if _INSIDE not in path[:-2]:
         return []
     at = len(path) - 1 - path[::-1].index(_INSIDE)
