@@ -25,6 +25,7 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural, quoted
+from ckptconv.edits.name_rule import GGUF
 from ckptconv.errors import (
     COPY_AGAIN,
     COPY_ARCHIVE_AGAIN,
@@ -142,7 +143,9 @@ def find_companions(source: PathText, edits: Edits, opened: Checkpoint, made: Ch
     heads = tuple(name for name in heads_in(folder.names) if name != path.name)
     names = (*to_copy(folder.names), *heads, *dict.fromkeys(name for part in parts for name in part.files))
     if not names:
-        raise UsageError("--with-files: nothing lies beside the weights", path=source, hint="leave it out")
+        of_gguf = opened.format.startswith(GGUF)
+        hint = f"--translate {GGUF} makes them of the GGUF's metadata" if of_gguf else "leave it out"
+        raise UsageError("--with-files: nothing lies beside the weights", path=source, hint=hint)
     if len(names) > MAX_FILES:
         message = f"--with-files: {len(names):,} files lie beside the weights; the limit is {MAX_FILES}"
         raise LimitError(message, path=source, hint="put the model into a folder of its own")

@@ -13,7 +13,7 @@ from tokenizers import processors
 
 import ckptconv
 from ckptconv.edits.name_rule import NameRule
-from ckptconv.errors import LossError, TargetExistsError, UnsupportedError
+from ckptconv.errors import LossError, TargetExistsError, UnsupportedError, UsageError
 from tests.arch.real_models import transformers_module
 from tests.edits.dialects.test_of_gguf import Case
 from tests.formats.gguf.hub.test_model import SCALED, SIZES
@@ -120,6 +120,9 @@ def test_what_the_files_say_is_not_said_again(gguf: Path, tmp_path: Path) -> Non
 def test_a_file_gets_weights_alone_unless_files_are_asked_for(gguf: Path, tmp_path: Path) -> None:
     assert back(gguf, tmp_path / "a.safetensors").files == []
     assert not (tmp_path / "config.json").exists()
+    with pytest.raises(UsageError) as refused:
+        ckptconv.convert(gguf, tmp_path / "b.safetensors", with_files=True)
+    assert refused.value.hint == "--translate gguf makes them of the GGUF's metadata"
     (tmp_path / "out").mkdir()
     back(gguf, tmp_path / "out" / "b.safetensors", with_files=True)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float32"
