@@ -33,7 +33,7 @@ none of it:
     votes  equations  solver            params from the tensors
     shortlist  rating  choose           which spec a checkpoint is of
     folding  naming  infer              a new spec from checkpoints
-    recipe                              what a sequential network computes
+    recipe                              what a network computes from one input
     samples  weights  export            what goes into a network; its state_dict; its graph by torch's exporter
     arguments  factory                  Python that the user vouches for
     huggingface  diffusers              classes of transformers and of diffusers

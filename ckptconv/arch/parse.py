@@ -38,7 +38,7 @@
     [evidence]
     yields_to = ["bert"]                 the better answer if both fit the names equally well
     mistaken_for = ["clip"]              specs whose incomplete files have the same names, so that names decide neither
-    [forward]                            what a sequential network computes: see `recipe.tree`
+    [forward]                            what a network computes from one input: see `recipe.tree`
 
 `tied` may be ``{ to = "embed.weight", when = "tie_embeddings" }``. `expressions` describes the expressions.
 Every mistake is refused with its line and key, an unknown key also with the most similar one that exists.

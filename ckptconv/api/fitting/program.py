@@ -46,7 +46,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
     Raises UsageError if there is none, or if it has no forward recipe (UnknownClassError if a config.json names a class
     that may compute it); MisfitError if the checkpoint does not fit.
     """
-    from ckptconv.arch.recipe.expand import expand_recipe
+    from ckptconv.arch.recipe.expand import expand_recipe, says_what_is_computed
     from ckptconv.arch.table import expand
 
     try:
@@ -62,7 +62,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
             f"{request.arch!r} has names and shapes alone, and a graph says what is computed",
             hint="--arch takes an architecture with a forward recipe (ckptconv arch list), or FILE.py:CLASS",
         )
-    if result.spec.forward is None:
+    if not says_what_is_computed(result.spec, result.params):
         raise _no_recipe_error(request, result.spec)
     return result, expand_recipe(expand(result.spec, result.params), checkpoint)
 

@@ -28,7 +28,7 @@ class Kind:
 
     rank:       the ranks of input that it takes; () for any.
     attributes: defaults by name; `REQUIRED` if there is none, None if it follows from another attribute.
-    weights:    roles of the tensors that it must have.
+    weights:    roles of the tensors that it must have; "" where the module is a tensor itself.
     optional:   roles of the tensors that it may have.
     state:      roles of tensors that it has but does not compute with.
     takes:      the kind of its input. The result is floats, except that "any" passes the kind of the input on.
@@ -151,6 +151,71 @@ def _flatten(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) 
     return (*dims[:start], total)
 
 
+def _tokens(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    batch, channels, height, width = dims
+    length = height * width if isinstance(height, int) and isinstance(width, int) else None
+    return (batch, length, channels)
+
+
+def _channels_last(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    return (dims[0], *dims[2:], dims[1])
+
+
+def _channels_first(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    return (dims[0], dims[-1], *dims[1:-1])
+
+
+def _stretched(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    """A tensor that is added to the input, or multiplied with it, and repeated where it has one element."""
+    sizes = weights[""]
+    if len(sizes) > len(dims):
+        raise CorruptFileError(f"a tensor of {len(sizes)} dimensions, for an input of {len(dims)}")
+    for dim, size in zip(dims[len(dims) - len(sizes) :], sizes, strict=True):
+        if size != 1:
+            _check_size(dim, size, "elements along an axis")
+    return dims
+
+
+def _prepend(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    _check_shapes(weights, {"": (1, None, dims[2] if isinstance(dims[2], int) else None)})
+    more, length = weights[""][1], dims[1]
+    return (dims[0], length + more if isinstance(length, int) and more is not None else None, dims[2])
+
+
+def _select(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    index, length = int(attributes["index"]), dims[1]
+    if isinstance(length, int) and index >= length:
+        raise CorruptFileError(f"there is no number {index} among {length}")
+    return (dims[0], *dims[2:])
+
+
+def _chunk(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    index, count, width = int(attributes["index"]), int(attributes["count"]), dims[-1]
+    if not isinstance(width, int) or width % count or index >= count:
+        raise CorruptFileError(f"there is no part {index} of {count} equal ones of {width}")
+    return (*dims[:-1], width // count)
+
+
+def _positions(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    places, width = weights["weight"]
+    length = dims[1]
+    if isinstance(length, int) and places is not None and length > places:
+        raise CorruptFileError(f"{length} tokens, and {places} positions")
+    return (1, length, width)
+
+
+def _self_attention(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    _, width = weights["in_proj_weight"]
+    shapes = {"in_proj_weight": (3 * width, width), "in_proj_bias": (3 * width,)} if width is not None else {}
+    _check_shapes(weights, {**shapes, "out_proj.weight": (width, width), "out_proj.bias": (width,)})
+    if ("in_proj_bias" in weights) != ("out_proj.bias" in weights):
+        raise CorruptFileError("one of its projections has a bias, and torch's both or none")
+    if width is not None and width % int(attributes["heads"]):
+        raise CorruptFileError(f"{width} features do not divide into {attributes['heads']} heads")
+    _check_size(dims[2], width, "features")
+    return dims
+
+
 _WINDOW = {"stride": 1, "padding": 0}
 _CONV = {**_WINDOW, "dilation": 1, "groups": 1}
 _POOL = {"kernel": REQUIRED, "stride": None, "padding": 0, "ceil_mode": False}
@@ -171,6 +236,9 @@ KINDS: dict[str, Kind] = {
     "tanh": Kind(_same),
     "sigmoid": Kind(_same),
     "silu": Kind(_same),
+    "relu6": Kind(_same),
+    "hardswish": Kind(_same),
+    "hardsigmoid": Kind(_same),
     "identity": Kind(_same, takes="any"),
     "dropout": Kind(_same),
     "softmax": Kind(_softmax, attributes={"axis": -1}),
@@ -184,6 +252,23 @@ KINDS: dict[str, Kind] = {
     "adaptive_max_pool1d": Kind(_adaptive, (3,), {"size": REQUIRED}),
     "adaptive_max_pool2d": Kind(_adaptive, (4,), {"size": REQUIRED}),
     "flatten": Kind(_flatten, attributes={"start": 1}, takes="any"),
+    "tokens": Kind(_tokens, (4,)),
+    "channels_last": Kind(_channels_last, (4,)),
+    "channels_first": Kind(_channels_first, (4,)),
+    "plus": Kind(_stretched, weights=("",)),
+    "times": Kind(_stretched, weights=("",)),
+    "prepend": Kind(_prepend, (3,), weights=("",)),
+    "select": Kind(_select, (2, 3, 4), {"index": REQUIRED}, takes="any"),
+    "chunk": Kind(_chunk, attributes={"index": REQUIRED, "count": REQUIRED}),
+    "unused": Kind(_same, state=("",), takes="any"),
+    "positions": Kind(_positions, (2,), weights=("weight",), takes="int"),
+    "self_attention": Kind(
+        _self_attention,
+        (3,),
+        {"heads": REQUIRED},
+        ("in_proj_weight", "out_proj.weight"),
+        ("in_proj_bias", "out_proj.bias"),
+    ),
 }
 """All operations that a step may name."""
 
@@ -191,13 +276,14 @@ ADD = "add"
 """The operation at the end of a residual block; no step names it."""
 
 ACTIVATIONS: dict[str, str] = {
-    **{name: name for name in ("relu", "gelu", "gelu_tanh", "tanh", "sigmoid", "silu", "softmax", "log_softmax")},
+    **{name: name for name in ("relu", "gelu", "gelu_tanh", "tanh", "sigmoid", "silu", "softmax", "log_softmax",
+                               "relu6", "hardswish", "hardsigmoid")},
     "identity": "identity", "none": "identity", "logits": "identity", "linear": "identity", "swish": "silu",
     "logsoftmax": "log_softmax", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
 }  # fmt: skip
 """Values of a param that names an activation (in any case) → the operation."""
 
-POSITIVE = ("stride", "kernel", "dilation", "groups", "size")
+POSITIVE = ("stride", "kernel", "dilation", "groups", "size", "heads", "count")
 """Attributes that must be at least 1; others must be at least 0, except `axis`."""
 
 MAX_ATTRIBUTE = 1 << 20

@@ -18,8 +18,8 @@ from ckptconv.arch.recipe.catalog import (
     REQUIRED,
     Attribute,
     Dims,
-    Kind,
 )  # fmt: skip
+from ckptconv.arch.recipe.joins import JOINS
 from ckptconv.arch.recipe.program import INPUT, OUTPUT, Operation, Program, Value, stored_as
 from ckptconv.arch.recipe.tree import Block, Recipe, Step
 from ckptconv.arch.rows import WRITTEN
@@ -29,11 +29,11 @@ from ckptconv.core.text import shape_text
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.operations import Value as Known
-    from ckptconv.arch.spec import Spec
+    from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.arch.table import Table
     from ckptconv.arch.template import Template
 
@@ -51,12 +51,18 @@ def expand_recipe(table: Table, present: Container[str] | None = None) -> Progra
     one another).
     """
     recipe = table.spec.forward
-    if recipe is None:
+    if recipe is None or not says_what_is_computed(table.spec, table.params):
         raise UsageError(
             f"the architecture {table.spec.name!r} says nothing of what the network computes: it has no forward recipe",
             hint="name the network's own Python with --arch FILE.py:CLASS",
         )
     return _Expansion(table, recipe, present).run()
+
+
+def says_what_is_computed(spec: Spec, params: Mapping[str, ParamValue]) -> bool:
+    """Whether the spec has a recipe that holds for a model with these params."""
+    recipe = spec.forward
+    return recipe is not None and Scope(spec, Bindings.of(spec, params), Budget()).truth(recipe.when) is True
 
 
 class _RecordingScope(Scope):
@@ -129,6 +135,8 @@ class _Expansion:
                 return self.steps(block.steps, value) if self.holds(block.when) else value
             case "residual":
                 return self.residual(block, value)
+            case "sum" | "product" | "concat" | "attention":
+                return self.join(block, value)
         return value  # a shortcut runs beside the others, not after them
 
     def run_loops(self, block: Block, loops: tuple[str, ...], value: str) -> str:
@@ -144,6 +152,8 @@ class _Expansion:
 
     def residual(self, block: Block, value: str) -> str:
         main = self.steps(block.steps, value)
+        if block.when is not None and not self.holds(block.when):
+            return main
         shortcut = value
         for step in block.steps:
             if isinstance(step, Block) and step.kind == "shortcut" and (step.when is None or self.holds(step.when)):
@@ -159,6 +169,27 @@ class _Expansion:
         self.pass_integers_on(main, output)
         return output
 
+    def join(self, block: Block, value: str) -> str:
+        """The branches' results, put together."""
+        join = JOINS[block.kind]
+        attributes = self.attributes(block.kind, block.attributes, join.attributes)
+        branches = [each for each in block.steps if isinstance(each, Block)]
+        values = [self.steps(each.steps, value) for each in branches if each.when is None or self.holds(each.when)]
+        if len(values) < 2 or join.branches not in (None, len(values)):
+            self.fail(block.kind, f"takes {join.branches or 'two or more'} branches, and has {len(values)}")
+        if integers := [name for name in values if name in self.integers]:
+            self.fail(block.kind, f"takes floats, and gets integers ({len(integers)} of {len(values)} branches)")
+        groups = [values] if not join.pairwise else [[after] for after in values[1:]]
+        output = values[0] if join.pairwise else ""
+        for group in groups:
+            inputs = [output, *group] if output else group
+            try:
+                shape = join.shape([self.shapes[name] for name in inputs], attributes)
+            except CkptconvError as error:
+                self.fail(block.kind, error.message)
+            output = self.emit(Operation(join.kind, join.kind, tuple(inputs), "", attributes, {}, shape))
+        return output
+
     def pass_integers_on(self, value: str, output: str) -> None:
         """Record that an operation's output is integers if its input is."""
         if value in self.integers:
@@ -166,7 +197,7 @@ class _Expansion:
 
     def step(self, step: Step, value: str) -> str:
         kind = self.operation(step)
-        attributes = self.attributes(step, KINDS[kind])
+        attributes = self.attributes(step.text, step.attributes, KINDS[kind].attributes)
         module = "" if step.module is None else self.text(step.module, step.text)
         weights = self.weights(step, kind, module)
         shapes = {role: self.table.tensors[name].shape for role, name in weights.items()}
@@ -219,36 +250,38 @@ class _Expansion:
             )
         return kind
 
-    def attributes(self, step: Step, kind: Kind) -> dict[str, Attribute]:
+    def attributes(
+        self, text: str, stated: Mapping[str, Formula | float], known: Mapping[str, object]
+    ) -> dict[str, Attribute]:
         values: dict[str, Attribute] = {}
-        for key, default in kind.attributes.items():
-            given = step.attributes.get(key)
+        for key, default in known.items():
+            given = stated.get(key)
             if given is None:
                 if default is REQUIRED:
-                    self.fail(step.text, f"needs {key}=…")
+                    self.fail(text, f"needs {key}=…")
                 value = values["kernel"] if default is None else default
             elif isinstance(default, bool):
                 value = not isinstance(given, float) and self.holds(given)
             else:
-                value = given if isinstance(given, float) else self.integer(given, step.text)
-            values[key] = self.bounded(step, key, value, whole=not isinstance(default, float))
+                value = given if isinstance(given, float) else self.integer(given, text)
+            values[key] = self.bounded(text, key, value, whole=not isinstance(default, float))
         return values
 
-    def bounded(self, step: Step, key: str, value: object, *, whole: bool) -> Attribute:
+    def bounded(self, text: str, key: str, value: object, *, whole: bool) -> Attribute:
         """An attribute's value. Raises if no operation can have it."""
         assert isinstance(value, int | float)
         low = -MAX_ATTRIBUTE if key == "axis" else 1 if key in POSITIVE else 0
         if value < low or not isfinite(value) or (whole and isinstance(value, float)):
-            self.fail(step.text, f"{key} is {value}")
+            self.fail(text, f"{key} is {value}")
         if value > MAX_ATTRIBUTE:
-            raise LimitError(f"{self.recipe.where}: {step.text!r}: {key} is over {MAX_ATTRIBUTE}")
+            raise LimitError(f"{self.recipe.where}: {text!r}: {key} is over {MAX_ATTRIBUTE}")
         return value
 
     def weights(self, step: Step, kind: str, module: str) -> dict[str, str]:
         roles = KINDS[kind]
         names: dict[str, str] = {}
         for role in (*roles.weights, *roles.optional, *roles.state):
-            name = f"{module}.{role}"
+            name = f"{module}.{role}" if role else module
             entry = self.table.tensors.get(name)
             if entry is not None and (not entry.optional or self.present is None or name in self.present):
                 names[role] = name

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.recipe.nodes import GraphNodes
+from ckptconv.arch.recipe.attending import AttentionNodes
+from ckptconv.arch.recipe.nodes import state_roles
 from ckptconv.arch.recipe.pooling import adaptive_pool, pool
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import UsageError
@@ -34,7 +35,8 @@ DEFAULT_OPSET = 18
 OLDEST_OPSET = 17
 """The first one with LayerNormalization."""
 
-_UNARY = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "identity": "Identity", "dropout": "Identity"}
+_UNARY = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "identity": "Identity", "dropout": "Identity",
+          "unused": "Identity"}  # fmt: skip
 
 
 def build_graph(
@@ -61,7 +63,7 @@ def build_graph(
     return builder.model(), builder.findings
 
 
-class GraphBuilder(GraphNodes):
+class GraphBuilder(AttentionNodes):
     """Makes the nodes of each operation, in a method that is named after the operation's kind."""
 
     def model(self) -> ModelProto:
@@ -88,7 +90,8 @@ class GraphBuilder(GraphNodes):
 
     def operation(self, operation: Operation) -> None:
         inputs = [self.values[name] for name in operation.inputs]
-        weights = {role: self.weight(name) for role, name in operation.weights.items() if role != "num_batches_tracked"}
+        unread = state_roles(operation)
+        weights = {role: self.weight(name) for role, name in operation.weights.items() if role not in unread}
         output = self.values.get(operation.output)
         make = getattr(self, f"_{operation.kind}", None)
         if operation.kind in _UNARY:
@@ -108,9 +111,7 @@ class GraphBuilder(GraphNodes):
         where, bias = operation.name, weights.get("bias")
         if self.rank(operation) == 2:
             return self.add("Gemm", where, [*inputs, weights["weight"], *([bias] if bias else [])], output, transB=1)
-        transposed = self.add("Transpose", where, [weights["weight"]], perm=[1, 0])
-        product = self.add("MatMul", where, [*inputs, transposed], None if bias else output)
-        return self.add("Add", where, [product, bias], output) if bias else product
+        return self.projected(where, inputs[0], weights["weight"], bias, output)
 
     def _conv1d(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
         axes = self.rank(operation) - 2
@@ -160,6 +161,16 @@ class GraphBuilder(GraphNodes):
 
     def _silu(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
         return self.add("Mul", operation.name, [*inputs, self.add("Sigmoid", operation.name, inputs)], output)
+
+    def _relu6(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
+        return self.add("Clip", operation.name, [*inputs, self.scalar(0.0), self.scalar(6.0)], output)
+
+    def _hardsigmoid(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
+        return self.add("HardSigmoid", operation.name, inputs, output, alpha=1 / 6, beta=0.5)
+
+    def _hardswish(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
+        gate = self.add("HardSigmoid", operation.name, inputs, alpha=1 / 6, beta=0.5)
+        return self.add("Mul", operation.name, [*inputs, gate], output)
 
     def _softmax(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
         return self.add("Softmax", operation.name, inputs, output, axis=operation.attributes["axis"])

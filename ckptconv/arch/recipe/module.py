@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.arch.recipe.catalog import KINDS
 from ckptconv.arch.recipe.program import stored_as
+from ckptconv.arch.recipe.tokens import TOKENS
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
     with torch.device(device):
         for operation in sorted(program.operations, key=first_tensor):
             if operation.weights and operation.name not in built:
-                _place(root, operation.name, _leaf(operation, program))
+                if "" in operation.weights:
+                    _place_tensor(root, operation, program)
+                else:
+                    _place(root, operation.name, _leaf(operation, program))
                 built.add(operation.name)
     if dtype is not None:
         root.to(dtype)
@@ -114,8 +118,12 @@ def _leaf(operation: Operation, program: Program) -> nn.Module:
                 layer.track_running_stats = False  # load_state_dict would make up the counter, and then refuse it
         case "layer_norm":
             layer = nn.LayerNorm(shape["weight"], eps=float(attributes["eps"]), bias=bias)
-        case "embedding":
+        case "embedding" | "positions":
             layer = nn.Embedding(shape["weight"][0], shape["weight"][1])
+        case "self_attention":
+            biased = "in_proj_bias" in shape
+            heads = int(attributes["heads"])
+            layer = nn.MultiheadAttention(shape["in_proj_weight"][1], heads, bias=biased, batch_first=True)
         case _:
             raise AssertionError(operation.kind)
     return layer
@@ -135,6 +143,21 @@ def _place(root: nn.Module, name: str, layer: nn.Module) -> None:
     for part, inner in inside.named_children() if inside is not None else ():  # "a.b" may come before "a"
         layer.add_module(part, inner)
     holder.add_module(last, layer)
+
+
+def _place_tensor(root: nn.Module, operation: Operation, program: Program) -> None:
+    import torch
+    from torch import nn
+
+    name = operation.name
+    above, _, last = name.rpartition(".")
+    holder = _holder(root, above)
+    _check(holder, last, name)
+    shape = [dim or 0 for dim in program.table.tensors[name].shape]
+    if operation.kind == "unused":
+        holder.register_buffer(last, torch.empty(shape))
+    else:
+        holder.register_parameter(last, nn.Parameter(torch.empty(shape)))
 
 
 def _holder(root: nn.Module, path: str) -> nn.Module:
@@ -185,8 +208,11 @@ def _tie(root: nn.Module, program: Program) -> None:
 
 def _run_operation(root: nn.Module, operation: Operation, values: Values) -> torch.Tensor:
     inputs = [values[name] for name in operation.inputs]
-    if KINDS.get(operation.kind) is not None and KINDS[operation.kind].weights:
-        output: torch.Tensor = root.get_submodule(operation.name)(*inputs)
+    output: torch.Tensor
+    if operation.kind in TOKENS:
+        output = TOKENS[operation.kind](root, operation, *inputs)
+    elif KINDS.get(operation.kind) is not None and KINDS[operation.kind].weights:
+        output = root.get_submodule(operation.name)(*inputs)
     else:
         output = _function(operation, root.training)(*inputs)
     values[operation.output] = output
@@ -201,16 +227,18 @@ def _function(operation: Operation, training: bool) -> Callable[..., torch.Tenso
     attributes: Mapping[str, object] = operation.attributes
     name = operation.kind
     match name:
-        case "add":
-            return torch.add
-        case "identity":
+        case "add" | "mul":
+            return getattr(torch, name)  # type: ignore[no-any-return]
+        case "concat":
+            return lambda *parts: torch.cat(parts, int(operation.attributes["axis"]))
+        case "identity" | "unused":
             return lambda x: x
         case "dropout":
             return lambda x: functional.dropout(x, training=training)
         case "relu" | "tanh" | "sigmoid":
             return getattr(torch, name)  # type: ignore[no-any-return]
-        case "silu":
-            return functional.silu
+        case "silu" | "relu6" | "hardswish" | "hardsigmoid":
+            return getattr(functional, name)  # type: ignore[no-any-return]
         case "gelu" | "gelu_tanh":
             return lambda x: functional.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
         case "softmax" | "log_softmax":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.recipe.catalog import KINDS
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TensorProto
 
-    from ckptconv.arch.recipe.program import Program
+    from ckptconv.arch.recipe.program import Operation, Program
     from ckptconv.core.tensor import TensorInfo
 
 MAX_NODES = 200_000
@@ -24,6 +25,12 @@ MAX_NODES = 200_000
 _COMPUTED = (DType.F64, DType.F32, DType.F16, DType.BF16)
 _ELEMENTS = {DType.F32: "FLOAT", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.F64: "DOUBLE", DType.I64: "INT64",
              DType.I32: "INT32"}  # fmt: skip
+
+
+def state_roles(operation: Operation) -> tuple[str, ...]:
+    """Roles of the tensors that an operation has and does not compute with."""
+    kind = KINDS.get(operation.kind)
+    return kind.state if kind else ()
 
 
 class GraphNodes:
@@ -52,7 +59,7 @@ class GraphNodes:
         """F16 if all weights are F16, else F32. Adds a finding for weights that are cast."""
         state = {
             name for operation in self.program.operations for role, name in operation.weights.items()
-            if role == "num_batches_tracked"
+            if role in state_roles(operation)
         }  # fmt: skip
         types: dict[DType, list[str]] = {}
         for name in sorted(self.names - state):

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.arch.expressions import IDENTIFIER
 from ckptconv.arch.recipe.catalog import KINDS
+from ckptconv.arch.recipe.joins import JOINS
 from ckptconv.arch.recipe.tree import MAX_DEPTH, MAX_STEPS, Block, Recipe, Step
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.rows import Rows, Toml
@@ -23,6 +24,9 @@ _OPEN, _CLOSE = "([{", ")]}"
 
 PATH = ("forward", "steps")
 INTEGERS = ("I64", "I32")
+
+BLOCKS = f"for LOOP, if CONDITION, residual, shortcut, each with or without if CONDITION, {', '.join(JOINS)}, branch"
+"""The headings of blocks, for messages."""
 
 
 class RecipeReader:
@@ -39,7 +43,7 @@ class RecipeReader:
     def recipe(self, value: Toml, known: Sequence[str]) -> Recipe:
         """Read the recipe. `known`: the names of params and lets; other names among the dimensions are free."""
         rows = self.rows
-        row = rows.table(value, ("forward",), ("input", "dtype", "steps"))
+        row = rows.table(value, ("forward",), ("when", "input", "dtype", "steps"))
         for key in ("input", "steps"):
             if key not in row:
                 rows.fail(("forward",), f"a recipe needs {key!r}")
@@ -59,7 +63,8 @@ class RecipeReader:
                     ("forward", "dtype"), f"no element type of an input: {dtype!r}",
                     "I64 or I32 for token numbers; left out, it is what the weights are",
                 )  # fmt: skip
-        return Recipe(parts, self.steps(row["steps"], 0), dtype, rows.place(PATH))
+        when = rows.formula(rows.text(row["when"], ("forward", "when")), ("forward", "when")) if "when" in row else None
+        return Recipe(parts, self.steps(row["steps"], 0), dtype, rows.place(PATH), when)
 
     def steps(self, value: Toml, depth: int, around: str = "") -> tuple[Step | Block, ...]:
         if not isinstance(value, list):
@@ -70,25 +75,37 @@ class RecipeReader:
 
     def block(self, value: Toml, depth: int, around: str) -> Block:
         if not isinstance(value, list) or not value or not isinstance(value[0], str):
-            self.rows.fail(PATH, "expected a step, or a list that starts with for, if, residual or shortcut")
+            self.rows.fail(PATH, f"expected a step, or a list that starts with one of {BLOCKS}")
         heading = value[0]
         word, _, rest = heading.strip().partition(" ")
         rest = rest.strip()
         steps = self.steps(value[1:], depth + 1, word)
         if word == "shortcut" and around != "residual":
             self.fail(heading, "a shortcut stands directly in a residual block", "shortcut if CONDITION")
+        if word == "branch" and around not in JOINS:
+            self.fail(heading, f"a branch stands directly in one of {', '.join(JOINS)}")
+        if word in JOINS:
+            return self.join(heading, word, rest, steps)
         if word == "for" and rest:
             return Block("for", steps, loops=tuple(rest.split()))
         if word == "if" and rest:
             return Block("if", steps, when=self.formula(rest))
-        if word == "residual" and not rest:
+        if word == "residual" and (not rest or rest.startswith("if ")):
             shortcuts = [step for step in steps if isinstance(step, Block) and step.kind == "shortcut"]
             if len(shortcuts) > 1:
                 self.fail(heading, "two shortcuts in one residual block")
-            return Block("residual", steps)
-        if word == "shortcut" and (not rest or rest.startswith("if ")):
-            return Block("shortcut", steps, when=self.formula(rest[3:]) if rest else None)
-        return self.fail(heading, "no such block", "for LOOP, if CONDITION, residual, shortcut, shortcut if CONDITION")
+            return Block("residual", steps, when=self.formula(rest[3:]) if rest else None)
+        if word in ("shortcut", "branch") and (not rest or rest.startswith("if ")):
+            return Block(word, steps, when=self.formula(rest[3:]) if rest else None)  # type: ignore[arg-type]
+        return self.fail(heading, "no such block", BLOCKS)
+
+    def join(self, heading: str, word: str, rest: str, branches: tuple[Step | Block, ...]) -> Block:
+        """A block of branches whose results are put together."""
+        if any(not isinstance(each, Block) or each.kind != "branch" for each in branches):
+            self.fail(heading, "takes branches, and nothing else", '["branch", STEP, …]')
+        attributes = self.attributes(heading, self.rows.at(PATH, _words, rest))
+        self.check_attributes(heading, word, attributes, JOINS[word].attributes)
+        return Block(word, branches, attributes=attributes)  # type: ignore[arg-type]
 
     def step(self, text: str) -> Step:
         self.count += 1
@@ -103,8 +120,13 @@ class RecipeReader:
         module: Template | None = None
         if rest and not _ATTRIBUTE.fullmatch(rest[0]):
             module = self.rows.template(rest.pop(0), PATH)
+        attributes = self.attributes(text, rest)
+        self.check(text, operation, module, attributes)
+        return Step(text, self.rows.template(operation, PATH), module, attributes)
+
+    def attributes(self, text: str, words: Sequence[str]) -> dict[str, Formula | float]:
         attributes: dict[str, Formula | float] = {}
-        for word in rest:
+        for word in words:
             found = _ATTRIBUTE.fullmatch(word)
             if found is None:
                 self.fail(text, f"expected an attribute such as stride=2, found {word!r}")
@@ -112,8 +134,7 @@ class RecipeReader:
             if key in attributes:
                 self.fail(text, f"{key!r} is given twice")
             attributes[key] = float(value) if _FLOAT.fullmatch(value) else self.formula(value)
-        self.check(text, operation, module, attributes)
-        return Step(text, self.rows.template(operation, PATH), module, attributes)
+        return attributes
 
     def check(self, text: str, operation: str, module: Template | None, attributes: dict[str, Formula | float]) -> None:
         kind = KINDS.get(operation)
@@ -121,15 +142,17 @@ class RecipeReader:
             if module is not None or attributes:
                 self.fail(text, "an activation that a param names has no module and no attributes")
             return
-        if bool(kind.weights) != (module is not None):
-            self.fail(
-                text, f"{operation} needs the name of its module" if kind.weights else f"{operation} has no tensors"
-            )
-        for key in attributes:
-            if key not in kind.attributes:
-                self.fail(
-                    text, f"{operation} has no attribute {key!r}", f"it has {', '.join(kind.attributes) or 'none'}"
-                )
+        named = bool(kind.weights or kind.state)
+        if named != (module is not None):
+            self.fail(text, f"{operation} needs the name of its module" if named else f"{operation} has no tensors")
+        self.check_attributes(text, operation, attributes, kind.attributes)
+
+    def check_attributes(
+        self, text: str, operation: str, given: Mapping[str, Formula | float], known: Mapping[str, object]
+    ) -> None:
+        for key in given:
+            if key not in known:
+                self.fail(text, f"{operation} has no attribute {key!r}", f"it has {', '.join(known) or 'none'}")
 
     def formula(self, value: str) -> Formula:
         return self.rows.formula(value, PATH)

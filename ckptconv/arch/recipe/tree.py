@@ -1,4 +1,4 @@
-"""A forward recipe: what a sequential network computes, as data.
+"""A forward recipe: what a network computes from one input, as data.
 
     [forward]
     input = "batch in_channels height width"     dimensions; a name that is not a param stays free
@@ -11,14 +11,19 @@
                 "conv2d layer{stage+1}.{block}.conv1 padding=1",
                 ["shortcut if projected",        … after these
                     "conv2d layer{stage+1}.{block}.downsample.0"]]],
+        ["product",                              # or sum, concat axis=…, attention heads=…: of what the branches give
+            ["branch"],                          # an empty one gives what goes in
+            ["branch", "adaptive_avg_pool2d size=1", "conv2d gate", "sigmoid"]],
         ["if pooled", "adaptive_avg_pool2d size=1"],
         "flatten",
         "linear fc",
     ]
 
-Each step takes what the one before it gives. A module's tensors are ``NAME.weight``, ``NAME.bias`` and so on, of
-which the table of tensors says whether they are there; a bias that is not in the table is not added.
-`catalog` lists the operations and their attributes.
+Each step takes what the one before it gives, and each branch what the step before all of them gives. A module's tensors
+are ``NAME.weight``, ``NAME.bias`` and so on, of which the table of tensors says whether they are there; a bias that is
+not in the table is not added.
+`catalog` lists the operations and their attributes, `joins` those that take several branches. A recipe that some models
+of the architecture lack says which it is for: ``when = "CONDITION"``.
 """
 
 from __future__ import annotations
@@ -65,12 +70,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Steps that belong together: repeated, under a condition, around a residual addition."""
+    """Steps that belong together: repeated, under a condition, around a residual addition; or branches that are joined.
 
-    kind: Literal["for", "if", "residual", "shortcut"]
+    attributes: of a join.
+    """
+
+    kind: Literal["for", "if", "residual", "shortcut", "branch", "sum", "product", "concat", "attention"]
     steps: tuple[Step | Block, ...]
     loops: tuple[str, ...] = ()
     when: Formula | None = None
+    attributes: Mapping[str, Formula | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +89,20 @@ class Recipe:
     input: its dimensions, each an expression or the name of a free one.
     dtype: the input's element type, I64 or I32; None for the type that is computed in.
     where: the spec's file and line, for messages.
+    when:  a condition on the params; the recipe says nothing of models for which it is false.
     """
 
     input: tuple[Formula | str, ...]
     steps: tuple[Step | Block, ...]
     dtype: str | None = None
     where: str = ""
+    when: Formula | None = None
 
     @property
     def formulas(self) -> Iterator[tuple[Formula, tuple[str, ...], str]]:
         """Every expression, with the loops around it and the text of its step."""
+        if self.when is not None:
+            yield self.when, (), "when"
         for part in self.input:
             if not isinstance(part, str):
                 yield part, (), "input"
@@ -106,6 +119,9 @@ def _formulas(
             continue
         if step.when is not None:
             yield step.when, loops, f"{step.kind} {step.when.text}"
+        for value in step.attributes.values():
+            if not isinstance(value, float):
+                yield value, loops, f"{step.kind} {value.text}"
         yield from _formulas(step.steps, (*loops, *step.loops))
 
 
