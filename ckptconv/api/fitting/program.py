@@ -64,7 +64,13 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
         )
     if not says_what_is_computed(result.spec, result.params):
         raise _no_recipe_error(request, result.spec)
-    return result, expand_recipe(expand(result.spec, result.params), checkpoint)
+    try:
+        return result, expand_recipe(expand(result.spec, result.params), checkpoint)
+    except UsageError as error:
+        if request.arch is not None or not (error.hint or "").startswith("--set"):
+            raise
+        # convert takes --set only beside --arch
+        raise UsageError(error.message, path=request.path, hint=f"--arch {result.spec.name} {error.hint}") from None
 
 
 def _unknown_architecture_error(request: Request, checkpoint: Checkpoint, error: UsageError) -> UsageError:

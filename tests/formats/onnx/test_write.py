@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import ckptconv
+from ckptconv.arch.load import load_spec
+from ckptconv.arch.table import expand
 from ckptconv.cli.main import program
 from ckptconv.errors import CkptconvError, LossError, TargetExistsError, TemplateError, UsageError
 from ckptconv.formats.onnx import layout, write
@@ -154,6 +156,17 @@ def test_an_architecture_without_a_recipe_points_to_python(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no forward recipe") as caught:
         ckptconv.convert(source, tmp_path / "a.onnx", arch=str(spec))
     assert f"--arch {tmp_path / 'config.json'}, which has transformers" in (caught.value.hint or "")
+
+
+def test_a_param_that_no_tensor_tells_is_asked_for_with_its_architecture(tmp_path: Path) -> None:
+    table = expand(load_spec("nanogpt"), {"vocab_size": 9, "block_size": 4, "n_layer": 1, "n_embd": 8, "bias": False})
+    needed = {name: entry.shape for name, entry in table.tensors.items() if not entry.optional}
+    tensors = {name: torch.ones([size or 1 for size in shape]) for name, shape in needed.items()}
+    source = saved(tmp_path, tensors)
+    with pytest.raises(UsageError, match="'nanogpt' needs a value for n_head") as caught:
+        ckptconv.convert(source, tmp_path / "a.onnx")
+    assert caught.value.hint == "--arch nanogpt --set n_head=…"
+    ckptconv.convert(source, tmp_path / "a.onnx", arch="nanogpt", settings=["n_head=2"])
 
 
 def test_the_same_bytes_twice_and_another_file_is_not_replaced(tmp_path: Path) -> None:
