@@ -14,6 +14,8 @@ from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UsageEr
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from ckptconv.arch.spec import Spec
 
 MAX_MOUNTS = 8
@@ -29,10 +31,16 @@ class LibraryEntry:
 
 
 @cache
+def _library_folder() -> Traversable:
+    """Where the specs are. Asking for it takes as long as reading one."""
+    return resources.files("ckptconv.arch") / "library"
+
+
+@cache
 def library_names() -> tuple[str, ...]:
     """Names of the specs that ship with ckptconv, sorted."""
-    folder = resources.files("ckptconv.arch") / "library"
-    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml")))
+    entries = _library_folder().iterdir()
+    return tuple(sorted(entry.name[:-5] for entry in entries if entry.name.endswith(".toml")))
 
 
 def library() -> list[LibraryEntry]:
@@ -47,7 +55,7 @@ def library_text(name: str) -> str:
         raise UsageError(
             f"no architecture {name!r} in the library", hint=f"the library has {', '.join(library_names())}"
         )
-    return (resources.files("ckptconv.arch") / "library" / f"{name}.toml").read_text("utf-8")
+    return (_library_folder() / f"{name}.toml").read_text("utf-8")
 
 
 def load_spec(name: str | Path) -> Spec:
