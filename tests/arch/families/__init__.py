@@ -22,6 +22,7 @@ from tests.arch.families import (
     seq2seq,
     timm_models,
     transformers_detection,
+    transformers_sound,
     transformers_vision,
     tutorials,
     vision,
@@ -135,5 +136,8 @@ ALL = [
     *transformers_detection.found(),
     *transformers_detection.segmented(),
     *transformers_detection.pages(),
+    *transformers_vision.told(),
+    *transformers_sound.codecs(),
+    *transformers_sound.told_and_heard(),
     *listed.listed(),
 ]

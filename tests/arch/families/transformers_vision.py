@@ -95,3 +95,26 @@ def masks() -> list[Case]:
             thorough=False,
         ),
     ]
+
+
+def told() -> list[Case]:
+    """BLIP-2 with OPT, and with T5."""
+    seen: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16,
+        "patch_size": 4,
+    }  # fmt: skip
+    between: dict[str, Any] = {
+        "hidden_size": 20, "intermediate_size": 30, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "encoder_hidden_size": 16,
+    }  # fmt: skip
+    opt: dict[str, Any] = {
+        "model_type": "opt", "vocab_size": 97, "hidden_size": 24, "ffn_dim": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 33, "word_embed_proj_dim": 24,
+    }  # fmt: skip
+    t5: dict[str, Any] = {
+        "model_type": "t5", "vocab_size": 97, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 1, "num_heads": 4,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+    }  # fmt: skip
+    name, config = "Blip2ForConditionalGeneration", "Blip2Config"
+    more: dict[str, Any] = {"vision_config": seen, "qformer_config": between, "num_query_tokens": 5}
+    return [hugging("blip2", name, config, label=text["model_type"], text_config=text, **more) for text in (opt, t5)]
