@@ -139,5 +139,9 @@ ALL = [
     *transformers_vision.told(),
     *transformers_sound.codecs(),
     *transformers_sound.told_and_heard(),
+    *more_texts.further_decoders(),
+    *more_texts.further_encoders(),
+    *transformers_vision.further_convolutions(),
+    *transformers_sound.told_by_tokens(),
     *listed.listed(),
 ]

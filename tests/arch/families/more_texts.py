@@ -74,3 +74,38 @@ def seen_too() -> list[Case]:
             projection_dim=12,
         )
     ]  # fmt: skip
+
+
+def further_decoders() -> list[Case]:
+    """XGLM, BioGPT and MPT."""
+    small, _, _ = encoder_sizes(num_labels=5)
+    xglm: dict[str, Any] = {"vocab_size": 97, "d_model": 24, "ffn_dim": 40, "num_layers": 2, "attention_heads": 4}
+    mpt: dict[str, Any] = {"vocab_size": 97, "d_model": 24, "n_layers": 2, "n_heads": 4, "num_labels": 5}
+    return [
+        hugging("xglm", "XGLMForCausalLM", "XGLMConfig", **xglm, tie_word_embeddings=False),
+        hugging("xglm", "XGLMModel", "XGLMConfig", **{**xglm, "num_layers": 1}),
+        hugging("biogpt", "BioGptForCausalLM", "BioGptConfig", **small),
+        hugging("biogpt", "BioGptForTokenClassification", "BioGptConfig", **small),
+        hugging("mpt", "MptForCausalLM", "MptConfig", **mpt),
+        hugging("mpt", "MptForTokenClassification", "MptConfig", **{**mpt, "n_layers": 1}),
+    ]
+
+
+def further_encoders() -> list[Case]:
+    """MobileBERT with each kind of head, LED with its language model and as it answers questions."""
+    small: dict[str, Any] = {
+        "vocab_size": 97, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 33, "embedding_size": 12, "intra_bottleneck_size": 16, "num_labels": 5,
+    }  # fmt: skip
+    plain = {**small, "trigram_input": False, "num_feedforward_networks": 2, "type_vocab_size": 3}
+    led: dict[str, Any] = {
+        "vocab_size": 97, "d_model": 24, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 8, "encoder_ffn_dim": 40, "decoder_ffn_dim": 56, "attention_window": 4,
+        "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 33,
+    }  # fmt: skip
+    return [
+        hugging("mobilebert", "MobileBertForPreTraining", "MobileBertConfig", **small),
+        hugging("mobilebert", "MobileBertForTokenClassification", "MobileBertConfig", **plain),
+        hugging("led", "LEDForConditionalGeneration", "LEDConfig", **led, tie_word_embeddings=False),
+        hugging("led", "LEDForQuestionAnswering", "LEDConfig", **{**led, "encoder_layers": 1, "num_labels": 2}),
+    ]

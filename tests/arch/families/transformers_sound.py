@@ -55,3 +55,25 @@ def told_and_heard() -> list[Case]:
         hugging("musicgen", name, config, label="narrow", text_encoder=text, audio_encoder=codec, decoder=same),
         *both([hugging("qwen2_audio", audio, "Qwen2AudioConfig", audio_config=heard, text_config=told)]),
     ]
+
+
+def told_by_tokens() -> list[Case]:
+    """Bark with biases and without, Parakeet with its head and without."""
+    small: dict[str, Any] = {
+        "block_size": 16, "input_vocab_size": 40, "output_vocab_size": 30, "num_layers": 2, "num_heads": 2,
+        "hidden_size": 12,
+    }  # fmt: skip
+    fine = {**small, "output_vocab_size": 40, "n_codes_total": 4, "n_codes_given": 2, "hidden_size": 8}
+    bark: dict[str, Any] = {"coarse_acoustics_config": {**small, "num_layers": 1}, "fine_acoustics_config": fine}
+    bark["codec_config"] = {"model_type": "encodec", **CODEC}
+    heard: dict[str, Any] = {
+        "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_mel_bins": 16, "subsampling_conv_channels": 6,
+    }  # fmt: skip
+    plain = {**heard, "attention_bias": False, "convolution_bias": False, "subsampling_factor": 4}
+    return [
+        hugging("bark", "BarkModel", "BarkConfig", semantic_config=small, **bark),
+        hugging("bark", "BarkModel", "BarkConfig", label="plain", semantic_config={**small, "bias": False}, **bark),
+        hugging("parakeet", "ParakeetForCTC", "ParakeetCTCConfig", encoder_config=heard, vocab_size=33),
+        hugging("parakeet", "ParakeetEncoder", "ParakeetEncoderConfig", **plain, conv_kernel_size=5),
+    ]

@@ -118,3 +118,21 @@ def told() -> list[Case]:
     name, config = "Blip2ForConditionalGeneration", "Blip2Config"
     more: dict[str, Any] = {"vision_config": seen, "qformer_config": between, "num_query_tokens": 5}
     return [hugging("blip2", name, config, label=text["model_type"], text_config=text, **more) for text in (opt, t5)]
+
+
+def further_convolutions() -> list[Case]:
+    """RegNet X and Y, ViTPose with each decoder."""
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [1, 2], "groups_width": 8}
+    same = {**sizes, "hidden_sizes": [8, 12, 20], "depths": [2, 1, 1], "downsample_in_first_stage": False}
+    body: dict[str, Any] = {
+        "model_type": "vitpose_backbone", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": [32, 24], "patch_size": [8, 4],
+    }  # fmt: skip
+    bare = {**body, "qkv_bias": False, "mlp_ratio": 2, "patch_size": [8, 8]}
+    name, config = "VitPoseForPoseEstimation", "VitPoseConfig"
+    return [
+        hugging("regnet_transformers", "RegNetForImageClassification", "RegNetConfig", **sizes, num_labels=5),
+        hugging("regnet_transformers", "RegNetModel", "RegNetConfig", **same, layer_type="x"),
+        hugging("vitpose", name, config, backbone_config=body, num_labels=5),
+        hugging("vitpose", name, config, label="classic", backbone_config=bare, use_simple_decoder=False),
+    ]
