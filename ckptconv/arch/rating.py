@@ -74,7 +74,14 @@ class Rater:
             rated = self.best(bounds[0])
             if rated and rated[0].share > bounds[1]:
                 return rated
-        return self.rate(self.likely(share))
+        names = shortlist.with_share(self._shares, share)
+        parts = {part for skeleton, _ in self._names for part in skeleton.split(".")}
+        whole = [name for name in names if not shortlist.lacks(name, parts)]
+        if len(whole) < len(names):  # what lacks a tensor has less than all in common
+            rated = self.rate([load_spec(name) for name in whole])
+            if rated and rated[0].share == 1.0:
+                return rated
+        return self.rate([load_spec(name) for name in names])
 
     def rate(self, specs: Sequence[Spec]) -> list[Rated]:
         """The most fitting of these specs, best first."""

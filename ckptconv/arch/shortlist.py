@@ -12,15 +12,19 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.arch.load import library_names, library_text
+from ckptconv.arch.match import skeleton_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 # These begin with a line break, since a search for a fixed text is several times as fast as one for ``^``.
 _TEMPLATE = re.compile(r'\n"([^"\n]+)"\s*=')
 _MOUNT = re.compile(
     r"""\nuse\s*=\s*"(\w+)"(?:\nprefix\s*=\s*"([^"\n]*)")?(?:\ndots\s*=\s*(false))?"""
 )  # the library has these keys in this order
+_TENSORS = re.compile(r"\n\[tensors\]\n(.*?)(?=\n\[|\Z)", re.DOTALL)
+# A row that has a shape alone is there in every model, if no loop around it is empty.
+_ALWAYS = re.compile(r'^"(?:\{prefix\})?([^"{}\n]+)"\s*=\s*"', re.MULTILINE)
 _TEXT = re.compile(r'"([^"\n]*)"|(\w+)')
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -64,6 +68,18 @@ def shares(names: Iterable[str]) -> Mapping[str, float]:
 def with_share(shares: Mapping[str, float], share: float) -> list[str]:
     """The specs that may have at least that share, in the library's order."""
     return [spec for spec in library_names() if shares.get(spec, 0.0) >= share]
+
+
+def lacks(spec: str, parts: Set[str]) -> bool:
+    """Whether every model of a spec has a tensor that a checkpoint whose names have these parts lacks."""
+    return any(not needed <= parts for needed in _always(spec))
+
+
+@cache
+def _always(spec: str) -> list[frozenset[str]]:
+    """The parts of some names that every model of a spec has."""
+    rows = "\n".join(_TENSORS.findall("\n" + library_text(spec)))
+    return [_parts(skeleton_of(name)) for name in _ALWAYS.findall(rows)]
 
 
 def _specs_that_may_have(parts: frozenset[str]) -> set[str]:

@@ -25,6 +25,8 @@ from tests.arch.families import ALL
 from tests.arch.real_models import Case, built, infos
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ckptconv.arch.spec import Spec
 
 LLAMA = Path(__file__).parents[2] / "fixtures" / "others" / "llama-2-whole.pth"
@@ -46,6 +48,17 @@ def test_a_real_model_is_known_by_its_names(case: Case) -> None:
     assert choice.spec.name == (SAME_NAMES[case.spec] if same else case.spec)
     assert choice.evidence == "names"
     assert choice.overlap == 1.0
+    assert not shortlist.lacks(case.spec, parts_of(infos(built(case).state_dict())))
+
+
+def parts_of(names: Iterable[str]) -> set[str]:
+    return {part for name in names for part in skeleton_of(name).split(".")}
+
+
+def test_a_spec_whose_models_all_have_what_a_checkpoint_lacks_is_not_read() -> None:
+    parts = parts_of(tensors("bert-BertModel-0"))
+    assert not shortlist.lacks("bert", parts)
+    assert shortlist.lacks("mobilebert", parts)  # it has all of BERT's names, and embedding_transformation
 
 
 @pytest.mark.parametrize(
