@@ -139,6 +139,7 @@ ALL = [
     *transformers_vision.told(),
     *transformers_sound.codecs(),
     *transformers_sound.told_and_heard(),
+    *transformers_vision.glm(),
     *more_texts.further_decoders(),
     *more_texts.further_encoders(),
     *transformers_vision.further_convolutions(),

@@ -136,3 +136,21 @@ def further_convolutions() -> list[Case]:
         hugging("vitpose", name, config, backbone_config=body, num_labels=5),
         hugging("vitpose", name, config, label="classic", backbone_config=bare, use_simple_decoder=False),
     ]
+
+
+def glm() -> list[Case]:
+    """GLM-4.1V."""
+    text: dict[str, Any] = {
+        "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    seen: dict[str, Any] = {
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "image_size": 24, "patch_size": 4, "out_hidden_size": 24,
+        "intermediate_size": 36,
+    }  # fmt: skip
+    name, config = "Glm4vForConditionalGeneration", "Glm4vConfig"
+    biased = {**seen, "attention_bias": True, "depth": 1, "spatial_merge_size": 3, "temporal_patch_size": 1}
+    return [
+        hugging("glm4v", name, config, label=label, text_config=text, vision_config=vision)
+        for label, vision in (("", seen), ("biased", biased))
+    ]
