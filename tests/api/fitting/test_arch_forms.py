@@ -55,8 +55,8 @@ def test_a_library_name() -> None:
 
 
 def test_a_name_that_no_spec_has_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="no architecture 'mpl'") as caught:
-        validate(META, arch="mpl")
+    with pytest.raises(UsageError, match="no architecture 'mlpp'") as caught:
+        validate(META, arch="mlpp")
     assert caught.value.hint == "did you mean 'mlp'?"
 
 
