@@ -7,7 +7,7 @@
         "conv2d conv1 stride=2 padding=3",       operation, module, attributes (expressions)
         "{activation}",                          an activation that a param of type str names
         ["for stage block",                      loops, the outermost first
-            ["residual",                         what these steps give, plus what went in …
+            ["residual",                         what these steps give, plus what went in (or residual if CONDITION) …
                 "conv2d layer{stage+1}.{block}.conv1 padding=1",
                 ["shortcut if projected",        … after these
                     "conv2d layer{stage+1}.{block}.downsample.0"]]],
@@ -16,6 +16,7 @@
             ["branch", "adaptive_avg_pool2d size=1", "conv2d gate", "sigmoid"]],
         ["if pooled", "adaptive_avg_pool2d size=1"],
         "flatten",
+        "unused mask",                           a tensor that the model has and does not compute with
         "linear fc",
     ]
 
