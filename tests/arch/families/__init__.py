@@ -134,6 +134,7 @@ ALL = [
     *transformers_vision.texts_too(),
     *transformers_vision.masks(),
     *transformers_detection.found(),
+    *transformers_detection.deformable(),
     *transformers_detection.segmented(),
     *transformers_detection.pages(),
     *transformers_vision.told(),

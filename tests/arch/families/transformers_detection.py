@@ -46,6 +46,20 @@ def found() -> list[Case]:
     return [first, replace(saved(first), thorough=False), second, *both([ground])]
 
 
+def deformable() -> list[Case]:
+    """Deformable DETR on two sizes of ResNet, its boxes refined by each layer or not."""
+    sizes: dict[str, Any] = {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 20,
+        "decoder_attention_heads": 4, "decoder_ffn_dim": 28, "num_queries": 7, "num_labels": 3,
+        "use_pretrained_backbone": False, "use_timm_backbone": True, "backbone": "resnet18",
+    }  # fmt: skip
+    name, config = "DeformableDetrForObjectDetection", "DeformableDetrConfig"
+    return [
+        *both([hugging("deformable_detr", name, config, **sizes)]),
+        hugging("deformable_detr", name, config, label="refined", **sizes, with_box_refine=True, decoder_n_points=3),
+    ]
+
+
 def segmented() -> list[Case]:
     """Mask2Former."""
     sizes: dict[str, Any] = {
