@@ -58,6 +58,9 @@ FUSED = {
     "ConvTranspose2d": lambda: (
         nn.ConvTranspose2d(5, 8, 2), nn.BatchNorm2d(8), lambda a, b: fuse_conv_bn_eval(a, b, transpose=True),
     ),
+    "square ConvTranspose1d": lambda: (
+        nn.ConvTranspose1d(8, 8, 4), nn.BatchNorm1d(8), lambda a, b: fuse_conv_bn_eval(a, b, transpose=True),
+    ),
     "depthwise": lambda: (nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), fuse_conv_bn_eval),
     "Linear": lambda: (nn.Linear(7, 5), nn.BatchNorm1d(5), fuse_linear_bn_eval),
 }  # fmt: skip

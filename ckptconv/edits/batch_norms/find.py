@@ -39,7 +39,12 @@ MOST_MISSES = 32
 """If the first norms, so many of them, were not folded, none was."""
 
 MOST_READ = 16 << 20
-"""Larger weights are not read whole, but the first elements of each output."""
+"""Larger weights are not read whole, but the first elements of each output. Transposed convolutions, whose outputs are
+not in one piece, are read whole up to four times that size, and not looked at beyond.
+"""
+
+MOST_OUTPUTS = 1 << 20
+"""Norms of more outputs are not looked at: all of their tensors are held in memory."""
 
 SAMPLE = 16
 """Elements of each output that are looked at."""
@@ -81,6 +86,7 @@ def _lost_norms(a: Tensors, b: Tensors) -> Iterator[_Norm]:
         parts = {role: f"{module}.{end}" for role, end in names.items() if f"{module}.{end}" in a}
         infos = [a[part].info for part in parts.values()]
         is_norm = len({info.shape for info in infos}) == 1 and len(infos[0].shape) == 1
+        is_norm = is_norm and infos[0].numel <= MOST_OUTPUTS
         if is_norm and all(info.dtype in FLOATS for info in infos):
             counter = f"{module}.num_batches_tracked"
             place = min(places[part] for part in parts.values())
@@ -221,7 +227,7 @@ def _layers_by_outputs(tensors: Tensors) -> dict[int, list[tuple[int, str, int]]
         shape = tensor.info.shape
         if len(shape) > 1 and tensor.info.dtype in FLOATS:
             layers[shape[0]].append((place, name, 0))
-            if len(shape) > 2 and shape[1] != shape[0]:
+            if len(shape) > 2 and tensor.info.nbytes <= 4 * MOST_READ:
                 layers[shape[1]].append((place, name, 1))
     return layers
 
