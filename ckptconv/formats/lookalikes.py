@@ -43,6 +43,7 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     *((1, b"\xa5vocab" + length, "a spaCy pipeline, from its to_bytes", OF_SPACY) for length in (b"\xc5", b"\xc6")),
     *((1, b"\xa3cfg" + length, "a component of a spaCy pipeline, from its to_bytes", OF_SPACY)
       for length in (b"\xd9", b"\xda")),
+    (0, b"\x82\xa8metadata", "a record of Burn's (.mpk)", "save it with burn-store's SafetensorsStore: that is read"),
     (4, b"CIR0", "a Circle model (.circle)", "convert the .tflite that it was made from"),
     (4, b"MSL2", "a MindSpore Lite model (.ms)", "name the .ckpt that it was made from"),
     (0, b"IMOD", "a model for Huawei's Ascend (.om)", OF_ONNX),
@@ -99,6 +100,7 @@ SUFFIXES: dict[str, Lookalike] = {
     ".rknn": Lookalike("an RKNN model", MADE_FROM),
     ".pte": Lookalike("an ExecuTorch program", MADE_FROM),
     ".dlc": Lookalike("a Qualcomm model", MADE_FROM),
+    ".bson": Lookalike("a BSON file, such as Flux.jl's", "npzwrite, of Julia's NPZ, writes arrays that are read"),
     ".mindir": Lookalike("a graph of MindSpore's", "name the .ckpt of the network"),
     ".tnnmodel": Lookalike("a TNN model", MADE_FROM),
     ".nb": Lookalike("a Paddle Lite model", "convert the .pdiparams that it was made from"),

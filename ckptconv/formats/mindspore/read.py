@@ -159,14 +159,14 @@ def read(source: Source) -> Checkpoint:
     """
     wire = Wire(source, bad)
     groups: list[list[_Value]] = []
-    for _, begin, end in wire.known(0, _end(source), {VALUE: LEN}):
+    for count, (_, begin, end) in enumerate(wire.known(0, _end(source), {VALUE: LEN})):
+        if count == MAX_TENSORS:
+            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors, or parts of them")
         value = _parse_value(wire, begin, end)
         if groups and groups[-1][0].name == value.name:
             groups[-1].append(value)
         else:
             groups.append([value])
-        if len(groups) > MAX_TENSORS:
-            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
     if not groups:
         raise bad("it has no values")
     texts: dict[str, str] = {}

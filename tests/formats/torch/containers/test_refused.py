@@ -88,6 +88,7 @@ OTHERS = {
         b"the 0.418 0.24968 -0.41242 0.1217 0.34527 -0.044457 -0.49688 -0.17862 1e-05\n",
         "no_header",
     ),
+    "a record of Burn's": (b"\x82\xa8metadata\x81\xa5float\xa3f32\xa4item\x80", "burn-store"),
     "Circle": (b"\x1c\0\0\0CIR0" + bytes(24), "tflite"),
     "MindSpore Lite": (b"\x1c\0\0\0MSL2" + bytes(24), ".ckpt"),
     "Ascend": (b"IMOD" + bytes(28), "ONNX"),
