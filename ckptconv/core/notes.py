@@ -75,6 +75,9 @@ VALUES = "values"
 UNREAD = "unread"
 """The scheme of a weight that is known to be quantized and is not read; its details say `why`."""
 
+BY_KERAS = "Keras'"
+"""How the usual names of Keras' schemes begin."""
+
 SCHEMES = frozenset(("affine", "keras", "nbits", "sparse", "torchao", UNREAD))
 PARTS = frozenset(
     (
@@ -135,6 +138,11 @@ class QuantizedWeight:
     def values(self) -> str:
         """The name of its integers."""
         return next(iter(self.parts.values()))
+
+    @property
+    def by_keras(self) -> bool:
+        """Whether Keras quantized it: then a file of Keras' shows it by itself."""
+        return self.called.startswith(BY_KERAS)
 
     def to_dict(self) -> dict[str, Json]:
         """The weight as ``inspect --json`` prints it."""

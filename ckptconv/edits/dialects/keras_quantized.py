@@ -17,7 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.notes import UNREAD, VALUES, QuantizedWeight
+from ckptconv.core.notes import BY_KERAS, UNREAD, VALUES, QuantizedWeight
 from ckptconv.edits.dialects import keras_einsum as einsum
 from ckptconv.edits.dialects.keras_config import DOCUMENTS, layers_in
 from ckptconv.edits.dialects.keras_layers import groups_of
@@ -176,11 +176,11 @@ class _Layer:
                 found.beside += [name for number, name in enumerate(self.names) if number not in used]
         elif first and len(self.names) > 1 and len(self.tensors[first].shape) > 1:
             why = "which can be read in several ways" if readings else "of a layer that is not known"
-            found.weights.append(_unread(first, "Keras' of 8 bits or less", why))
+            found.weights.append(_unread(first, f"{BY_KERAS} of 8 bits or less", why))
 
     def _weight(self, mode: str, number: int, stored: Stored) -> QuantizedWeight:
         parts = {role: self.names[place] for role, place in stored.roles.items()}
-        called = f"Keras' {mode}"
+        called = f"{BY_KERAS} {mode}"
         if stored.why:
             return _unread(parts[VALUES], called, stored.why)
         shape = self._shape(stored)

@@ -162,6 +162,16 @@ def test_inspect_says_how_they_are_quantized_also_after_a_round_trip(tmp_path: P
     ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "b.keras", edits=PLAIN)
 
 
+@pytest.mark.parametrize("name", ["int8", "int4-groups", "gptq-4", "float8"])
+def test_a_copy_is_a_file_of_keras_without_a_record(name: str, tmp_path: Path) -> None:
+    ckptconv.convert(QUANTIZED / f"{name}.keras", tmp_path / "copy.keras")
+    with zipfile.ZipFile(tmp_path / "copy.keras") as archive:
+        archive.extract("model.weights.h5", tmp_path)
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        assert "ckptconv" not in file.attrs
+    assert _notes(tmp_path / "copy.keras") == _notes(QUANTIZED / f"{name}.keras")
+
+
 def _notes(path: Path) -> list[dict[str, object]]:
     with ckptconv.open(path) as checkpoint:
         return [dict(weight.recorded()) for weight in checkpoint.notes.quantized]

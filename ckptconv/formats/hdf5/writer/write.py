@@ -107,12 +107,17 @@ def plan_file(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool
 def _plan_without_record(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> PlannedFile | None:
     """A file without a record; None if reading it would not give back the same."""
     tensors = checkpoint.all_tensors
-    parts = checkpoint.composites or checkpoint.notes.quantized
-    if not tensors or parts or not all(is_accepted(name, tensors) for name in tensors):
+    noted = _without_notes_of_keras(checkpoint)
+    if (
+        not tensors
+        or checkpoint.composites
+        or noted.notes.quantized
+        or not all(is_accepted(name, tensors) for name in tensors)
+    ):
         return None
     if any(stored_as(tensor.info) != tensor.info for tensor in tensors.values()):
         return None
-    if not plain and not is_unnoted(checkpoint):
+    if not plain and not is_unnoted(noted):
         return None
     try:
         places, file, read_back = _draft_and_read_back(checkpoint, documents, plain=plain)
@@ -123,6 +128,14 @@ def _plan_without_record(checkpoint: Checkpoint, documents: Collection[str], *, 
     stored = {name: tensor for name, tensor in tensors.items() if name not in checkpoint.tied_to}
     paths = [path_of(name, checkpoint) for name in stored]
     return PlannedFile(file, _jobs(file, places, stored, paths), paths)
+
+
+def _without_notes_of_keras(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without notes about weights that Keras quantized, which opening the file finds again."""
+    notes = checkpoint.notes
+    if not notes.quantized or not all(weight.by_keras for weight in notes.quantized):
+        return checkpoint
+    return checkpoint.replaced(notes=replace(notes, quantized=(), between=()))
 
 
 def _draft_and_read_back(
