@@ -72,6 +72,9 @@ def further_experts() -> list[Case]:
         ("deepseek", "GlmMoeDsaModel", "GlmMoeDsaConfig", {**latent, **indexed, "first_k_dense_replace": 1}),
         ("deepseek", "Glm4MoeLiteForCausalLM", "Glm4MoeLiteConfig", latent),
         ("deepseek", "MiniCPM3ForCausalLM", "MiniCPM3Config", {key: latent[key] for key in list(latent)[3:8]}),
+        ("deepseek", "YoutuForCausalLM", "YoutuConfig", {**{key: latent[key] for key in list(latent)[3:8]}, **BIASED}),
+        ("glm4_moe", "SolarOpenForCausalLM", "SolarOpenConfig", {**routed, "head_dim": 8, **BIASED}),
+        ("glm4_moe", "SolarOpenModel", "SolarOpenConfig", {**routed, "head_dim": 6}),
     ]
     cases = [
         hugging(spec, cls, config, **{**[small, large][i % 2], "num_hidden_layers": 2}, **more)
