@@ -54,7 +54,10 @@ def claims(source: Source) -> bool:
     if source.size < _VERSIONS + 4 or int.from_bytes(source.read_at(8, 4), "little") > MAX_REVISION:
         return False
     try:
-        return _config(Folder(source.path.parent), source) is not None
+        if source.beside is not None:  # in an archive
+            return _config(source.beside, source) is not None
+        with Folder(source.path.parent) as folder:
+            return _config(folder, source) is not None
     except CkptconvError:
         return False
 

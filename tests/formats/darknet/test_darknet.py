@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from math import prod
 from pathlib import Path
 from struct import pack
@@ -87,6 +88,13 @@ def test_without_its_config_a_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "x.cfg").write_text("[metadata]\nname = x\n")  # setuptools'
     with pytest.raises(UnknownFormatError):
         ckptconv.open(tmp_path / YOLO.name)
+
+
+def test_in_an_archive_the_config_is_the_one_beside_it_there(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for suffix in (".cfg", ".weights"):
+            archive.write(YOLO.with_suffix(suffix), f"yolo{suffix}")
+    assert ckptconv.diff(YOLO, tmp_path / "a.zip", bare=True).equal
 
 
 def test_a_backbone_ends_before_the_network(tmp_path: Path) -> None:

@@ -64,10 +64,11 @@ def attach_arrays(
             found.append(file)
         except CkptconvError as error:
             state[attribute] = refused(f"in the file {file!r} beside this one ({error.message})", file)
+    opened: OpenFile = folder if source.beside is None else source  # whoever opened an archive closes what is in it
     if not found:
-        return folder, ()
+        return opened, ()
     message = f"{plural(len(found), 'array')} in files beside it, as gensim keeps them: {quoted(found)}"
-    return folder, (Finding("beside", "info", "", message),)
+    return opened, (Finding("beside", "info", "", message),)
 
 
 def _places(value: Value, file: str, depth: int) -> Iterator[tuple[dict[Value, Value], str, str | None]]:

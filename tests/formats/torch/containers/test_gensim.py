@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,17 @@ def test_an_array_that_cannot_be_read_is_a_loss(damage: str, tmp_path: Path) -> 
     with pytest.raises(LossError, match="opaque"):
         ckptconv.convert(tmp_path / "apart.model", tmp_path / "x.safetensors")
     ckptconv.convert(tmp_path / "apart.model", tmp_path / "x.safetensors", allow_loss=["opaque"])
+
+
+def test_in_an_archive_the_arrays_are_those_beside_it_there(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in MODELS.glob("apart.*"):
+            archive.write(path, path.name)
+    assert ckptconv.diff(MODELS / "apart.model", tmp_path / "a.zip" / "apart.model").equal
+    assert len(ckptconv.inspect(tmp_path / "a.zip" / "apart.model").opaque) == len(
+        ckptconv.inspect(MODELS / "apart.model").opaque
+    )
+    assert ckptconv.inspect(tmp_path / "a.zip").verdict == "opaque"
 
 
 @pytest.fixture
