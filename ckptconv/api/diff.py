@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.pairs import align_pair
+from ckptconv.api.editing.pairs import Aligned, align_pair
 from ckptconv.api.open import open
 from ckptconv.api.request import as_tuple
 from ckptconv.core.report import Finding, errors_among
@@ -124,9 +124,10 @@ def diff(
         open(expected, format=expected_format, progress=progress) as a,
         open(found, format=found_format, progress=progress) as b,
     ):
-        left, right, translated = a, b, list[Finding]()
+        aligned = Aligned(a, b, [], [])
         if translate:
-            left, right, translated = align_pair(a, b, (Path(expected), Path(found)), values=not headers)
+            aligned = align_pair(a, b, (Path(expected), Path(found)), values=not headers)
+        left, right, translated, edits = aligned
         if bare:
             left, right = left.bare(), right.bare()
         differences = compare(left, right, allowed, headers=headers, histograms=histograms, progress=progress)
@@ -136,7 +137,7 @@ def diff(
             expected=Path(expected),
             found=Path(found),
             findings=[*translated, *differences.findings],
-            edits=differences.edits,
+            edits=[*edits, *differences.edits],
             extras=frozenset({*left.extras, *right.extras} - {*left, *right}),
             values=differences.values,
             metadata=differences.metadata,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -91,6 +93,23 @@ def test_diff_of_an_exported_graph_is_of_a_few_units_in_the_last_place(tmp_path:
     assert all((values.max_ulp or 0) <= 8 for values in result.values.values())
     raw = ckptconv.diff(tmp_path / "a.pth", tmp_path / "a.onnx", translate=False)
     assert "layers-removed" in codes(raw)
+
+
+def test_what_diff_found_puts_other_weights_into_the_exported_graph(tmp_path: Path) -> None:
+    network = trained(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 2))
+    saved(tmp_path / "old.pth", network)
+    exported(network, torch.randn(1, 3, 8, 8), tmp_path / "old.onnx", dynamo=False)
+    found = ckptconv.diff(tmp_path / "old.pth", tmp_path / "old.onnx")
+    (tmp_path / "edits.json").write_text(json.dumps(found.to_dict()))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)
+    edits, options = ckptconv.Edits(names=[tmp_path / "edits.json"]), {"template": str(tmp_path / "old.onnx")}
+    ckptconv.convert(saved(tmp_path / "new.pth", network), tmp_path / "new.onnx", edits=edits, options=options)
+    given = torch.randn(1, 3, 8, 8)
+    session = onnxruntime.InferenceSession(tmp_path / "new.onnx", providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), network(given).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_verify_does_not_say_that_folded_weights_have_no_effect(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from os import fspath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.api.editing.dialects import dialect_of_names, is_from_mlx_lm
 from ckptconv.api.editing.originals import as_dequantized, as_floats, as_translated
@@ -22,28 +22,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor
 
 COMMON_DIVISOR = 2
 """If two checkpoints share one in this many of their names, both follow the same naming scheme."""
 
 
-def align_pair(
-    a: Checkpoint, b: Checkpoint, paths: tuple[Path, Path], *, values: bool
-) -> tuple[Checkpoint, Checkpoint, list[Finding]]:
-    """Both checkpoints in the form in which they can be compared, and findings that say what was done.
+class Aligned(NamedTuple):
+    """Two checkpoints in the form in which they can be compared.
+
+    findings: what was done to them.
+    edits:    those that make the first one what it is here, if it was as it is in its file before them.
+    """
+
+    a: Checkpoint
+    b: Checkpoint
+    findings: list[Finding]
+    edits: list[Edit]
+
+
+def align_pair(a: Checkpoint, b: Checkpoint, paths: tuple[Path, Path], *, values: bool) -> Aligned:
+    """Bring both checkpoints into that form.
 
     If only one is quantized, it gets plain weights. If names and layouts follow different frameworks, and a translation
     gives both the same names, they are translated; of a whole pipeline that is translated, only the component is left
-    that the other checkpoint is. With `values`, a GGUF's blocks become floats where that is done, and
-    batch norms that only one has folded are folded in the other; this reads some of the weights.
+    that the other checkpoint is. With `values`, a GGUF's blocks become floats where that is done, and batch norms that
+    only one has folded are folded in the other; this reads some of the weights.
     """
     left, right, findings = _with_the_same_names(a, b, paths, values=values)
-    if values:
-        left, from_left = _folded_beside(left, right, paths[0])
-        right, from_right = _folded_beside(right, left, paths[1])
-        findings += [*from_left, *from_right]
-    return left, right, findings
+    if not values:
+        return Aligned(left, right, findings, [])
+    folded_left, edits, from_left = _folded_beside(left, right, paths[0])
+    folded_right, _, from_right = _folded_beside(right, folded_left, paths[1])
+    return Aligned(folded_left, folded_right, [*findings, *from_left, *from_right], edits if left is a else [])
 
 
 def _with_the_same_names(
@@ -97,15 +109,15 @@ def _component_like(one: Checkpoint, whole: Checkpoint) -> tuple[str, dict[str, 
     return best, parts[best]
 
 
-def _folded_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
-    """One checkpoint with the batch norms folded that are folded in the other, under the other's names."""
+def _folded_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Edit], list[Finding]]:
+    """One checkpoint with the batch norms folded that are folded in the other, under the other's names, and how."""
     if not any(name.endswith("running_var") and name not in other for name in one):
-        return one, []
+        return one, [], []
     from ckptconv.edits.batch_norms.find import find_folds
 
     edits = find_folds(one, other)
     if not edits:
-        return one, []
+        return one, [], []
     from ckptconv.api.editing.rebuild import rebuild
     from ckptconv.api.editing.state import State
 
@@ -115,9 +127,8 @@ def _folded_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Chec
     count = sum(len(edit.steps) for edit in edits if edit.kind == "fold-batch-norm")
     are = "batch norm is folded into the layer" if count == 1 else "batch norms are folded into the layers"
     message = f"{fspath(path)}: {count:,} {are} before, as in the other file"
-    return rebuild(state, bare=False, in_one=False), [
-        Finding("batch-norms-folded", "info", "", message, None, str(count))
-    ]
+    finding = Finding("batch-norms-folded", "info", "", message, None, str(count))
+    return rebuild(state, bare=False, in_one=False), edits, [finding]
 
 
 def _plain_beside(one: Checkpoint, other: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:

@@ -9,6 +9,7 @@ from math import inf, isfinite, log10
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
+from ckptconv.core.names import module_of
 from ckptconv.core.report import errors_among
 from ckptconv.core.text import plural, size
 from ckptconv.edits.patterns import bracketed, group_names, open_numbers
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
     from ckptconv.api.diff import Difference
     from ckptconv.checks.compare_values import Values
-    from ckptconv.core.edit import Edit
+    from ckptconv.core.edit import Edit, Step
     from ckptconv.core.report import Finding
 
 MOST_NAME = 100
 """Characters of a name that are shown; names in files may be of any length."""
+
+MOST_FOLDS = 3
+"""Folded batch norms that are shown; the rest are counted."""
 
 HEATS = 8
 """Steps of heat: from a relative change of under 1e-7 to one of 1 and more, a factor of ten each."""
@@ -77,13 +81,24 @@ def times(count: int) -> str:
 def edit_rows(edits: Sequence[Edit]) -> list[list[str]]:
     """Rows of an edit, its names, and how many times; without those that the other sections of the diff show."""
     rows: Counter[tuple[str, str]] = Counter()  # what goes by one pattern before and after another edit is one row
+    folds = [step for edit in edits if edit.kind == "fold-batch-norm" for step in edit.steps]
     for edit in edits:
-        if edit.kind in _SHOWN_ELSEWHERE:
+        if edit.kind in _SHOWN_ELSEWHERE or edit.kind == "fold-batch-norm":
             continue
         sources, targets = (bracketed(side, show=short_name) for side in (edit.sources, edit.targets))
         text = f"{sources} → {targets}" if sources and targets and sources != targets else sources or targets
         rows[_WORDS.get(edit.kind, edit.kind), text + _detail(edit)] += len(edit.steps)
-    return [[word, text, times(count)] for (word, text), count in rows.items()]
+    shown = [[word, text, times(count)] for (word, text), count in rows.items()]
+    return [["fold", _folds_text(folds), times(len(folds))], *shown] if folds else shown
+
+
+def _folds_text(steps: Sequence[Step]) -> str:
+    """The first batch norms that were folded, each as its module and that of the layer."""
+    texts = [
+        f"{short_name(module_of(step.sources[-1]))} into {short_name(module_of(step.sources[0]))}"
+        for step in steps[:MOST_FOLDS]
+    ]
+    return ", ".join(texts) + (", …" if len(steps) > MOST_FOLDS else "")
 
 
 def _detail(edit: Edit) -> str:

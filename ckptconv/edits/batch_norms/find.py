@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.edit import Edit, Step
+from ckptconv.core.edit import Step
 from ckptconv.edits.batch_norms.folded import ROLES, bias_of, scales_of, whole
+from ckptconv.edits.patterns import edits_by_pattern
 from ckptconv.edits.scaled import FLOATS, wide
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ckptconv.core.arrays import Array
+    from ckptconv.core.edit import Edit
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
 
@@ -121,12 +123,10 @@ class _Search:
                 step, details = found
                 groups.setdefault(repr(details), (details, []))[1].append(step)
                 counters += [Step((norm.counter,), ())] if norm.counter else []
-        edits = [
-            Edit("fold-batch-norm", steps[0].sources, steps[0].targets, details, tuple(steps))
-            for details, steps in groups.values()
+        folds = [
+            edit for details, steps in groups.values() for edit in edits_by_pattern("fold-batch-norm", steps, details)
         ]
-        drops = [Edit("drop", counters[0].sources, (), {}, tuple(counters))] if counters else []
-        return [*edits, *drops]
+        return [*folds, *edits_by_pattern("drop", counters)]
 
     def _fold(self, norm: _Norm) -> tuple[Step, dict[str, Json]] | None:
         """The step that folds a norm into the layer before it, and its details; None if it was not folded."""

@@ -17,12 +17,14 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptconv.core.edit import Edit, Step
+from ckptconv.core.edit import Step
+from ckptconv.edits.patterns import edits_by_pattern
 from ckptconv.errors import EditError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from ckptconv.core.edit import Edit
     from ckptconv.core.spelling import Json
 
     Shape = tuple[int, ...]
@@ -105,17 +107,18 @@ def removing_edits(found: Found) -> list[Edit]:
     alike: dict[str, list[Parametrized]] = {}
     for weight in weights:
         alike.setdefault(str(weight.details), []).append(weight)
-    return [_edit(group) for group in alike.values()]
+    return [
+        edit
+        for group in alike.values()
+        for edit in edits_by_pattern(
+            "remove-parametrization", [Step(weight.parts, (weight.name,)) for weight in group], group[0].details
+        )
+    ]
 
 
 def all_parametrized(found: Found) -> list[Parametrized]:
     """All weights whose parts are in `found`, in the order of their first parts. Costs O(names)."""
     return find_parametrized(_possible_names(found), found)
-
-
-def _edit(weights: list[Parametrized]) -> Edit:
-    steps = tuple(Step(weight.parts, (weight.name,)) for weight in weights)
-    return Edit("remove-parametrization", steps[0].sources, steps[0].targets, weights[0].details, steps)
 
 
 def _possible_names(found: Found) -> list[str]:
