@@ -141,6 +141,7 @@ ALL = [
     *transformers_sound.codecs(),
     *transformers_sound.told_and_heard(),
     *transformers_vision.glm(),
+    *transformers_vision.pretrained(),
     *more_texts.further_decoders(),
     *more_texts.further_encoders(),
     *transformers_vision.further_convolutions(),

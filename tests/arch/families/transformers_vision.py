@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tests.arch.families.modern_decoders import Named, on_disk
+from tests.arch.families.pictures import both, saved
 from tests.arch.real_models import Case, hugging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def convolutions() -> list[Case]:
@@ -154,3 +159,21 @@ def glm() -> list[Case]:
         hugging("glm4v", name, config, label=label, text_config=text, vision_config=vision)
         for label, vision in (("", seen), ("biased", biased))
     ]
+
+
+def pretrained() -> list[Case]:
+    """ViT-MAE in memory, as transformers 5 writes it, and with the names of its files."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
+        "patch_size": 4, "decoder_hidden_size": 12, "decoder_intermediate_size": 20, "decoder_num_hidden_layers": 2,
+        "decoder_num_attention_heads": 2,
+    }  # fmt: skip
+    name, config = "ViTMAEForPreTraining", "ViTMAEConfig"
+    held, written = both([hugging("vit_mae", name, config, **sizes)])
+    unbiased = hugging("vit_mae", name, config, label="files", **{**sizes, "qkv_bias": False, "num_hidden_layers": 1})
+    return [held, written, on_disk(saved(unbiased), published)]
+
+
+def published(name: str, value: Any) -> Iterator[Named]:
+    """The decoder's layers as transformers called them before 5 (models/vit_mae/convert_vit_mae_to_pytorch.py)."""
+    yield name.replace("decoder.decoder_encoder.layer.", "decoder.decoder_layers."), value
