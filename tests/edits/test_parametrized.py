@@ -166,6 +166,41 @@ def test_a_network_without_such_weights_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "plain.safetensors").exists()
 
 
+def test_a_pruned_part_of_a_normalized_weight_is_computed_first(tmp_path: Path) -> None:
+    model: Any = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    weight_norm(model[0])
+    spectral_norm(model[1])
+    for layer, name in ((model[0], "weight_v"), (model[1], "weight_orig")):
+        prune.random_unstructured(layer, name, 0.3)
+    model(torch.randn(2, 5))
+    model.eval()(torch.randn(2, 5))
+    expected = {f"{i}.weight": model[i].weight.detach() for i in range(2)}
+    weights = converted(model, tmp_path)
+    assert sorted(weights) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight)
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 1, 8), ()], ids=str)
+def test_two_vectors_of_one_shape_are_no_weight_norm(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """RWKV's time_mix_v and time_mix_g, and others of its gates."""
+    torch.save({f"att.time_mix_{letter}": torch.ones(shape) for letter in "kvrg"}, tmp_path / "a.pth")
+    assert ckptconv.inspect(tmp_path / "a.pth").parametrized == {}
+    with pytest.raises(EditError, match="finds no weight"):
+        ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.safetensors", edits=PLAIN)
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.Linear(1, 4), lambda: nn.Conv1d(4, 4, 1, groups=4)], ids=["in", "deep"])
+def test_norms_of_single_elements_are_known_along_the_first_dimension(
+    layer: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    model: Any = nn.Sequential(layer())
+    weight_norm(model[0])
+    weights = converted(model, tmp_path)
+    REMOVE_WEIGHT_NORM(model[0])
+    torch.testing.assert_close(weights["0.weight"], model[0].weight.detach())
+
+
 class Symmetric(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.triu() + x.triu(1).T

@@ -21,7 +21,7 @@ from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.edits.dialects.to_mmproj import fixed_types
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.name_rule import TO_GGUF, NameRule
-from ckptconv.edits.parametrized.find import HOW, removing_edits
+from ckptconv.edits.parametrized.find import HOW, all_parametrized, removing_edits
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import name_edits
 from ckptconv.edits.translate import left_alone
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
     Stated = Mapping[object, MetaNode]
+
+
+MOST_PARAMETRIZATIONS = 4
+"""So many are removed of one weight, such as those of a pruned one under spectral norm."""
 
 
 def apply_edits(
@@ -104,9 +108,13 @@ def _dequantize(state: State, stated: Stated) -> Sequence[Edit]:
 
 def _remove_parametrizations(state: State) -> None:
     """Make plain weights of those that a network computes of several tensors."""
-    edits = removing_edits(shapes_of(state.tensors))
-    for edit in edits:
-        state.apply(edit, "--remove-parametrizations")
+    edits: list[Edit] = []
+    for _ in range(MOST_PARAMETRIZATIONS):
+        edits += (found := removing_edits(shapes_of(state.tensors)))
+        for edit in found:
+            state.apply(edit, "--remove-parametrizations")
+        if not all_parametrized(shapes_of(state.tensors)):
+            break
     count = sum(len(edit.steps) for edit in edits)
     how = listed([HOW[str(scheme)] for scheme in dict.fromkeys(edit.details["scheme"] for edit in edits)])
     message = f"{plural(count, 'weight')} that {'is' if count == 1 else 'are'} {how} became plain"

@@ -182,10 +182,16 @@ def _has_all(found: Found, *names: str) -> bool:
 
 
 def _axes_of_norms(shape: Shape, norms: Shape) -> tuple[int, ...] | None:
-    """The dimension that has a norm for each index; () for one norm of the whole; None where they are not norms."""
+    """The dimension that has a norm for each index; () for one norm of the whole; None where they are not norms.
+
+    A norm of each single element is taken for one along dimension 0 alone, torch's default: two vectors of the same
+    shape, such as RWKV's time_mix_v and time_mix_g, are something else.
+    """
+    if len(shape) < 2:
+        return None
     if len(norms) == len(shape):
-        axes = (axis for axis, size in enumerate(shape) if norms == _with_size(len(shape), axis, size))
-        return next(((axis,) for axis in axes), None)
+        axes = range(1 if norms == shape else len(shape))
+        return next(((axis,) for axis in axes if norms == _with_size(len(shape), axis, shape[axis])), None)
     return () if norms == () else None
 
 
