@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import ckptconv
 from ckptconv.edits.batch_norms import find
+from ckptconv.edits.batch_norms.free import Free
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -133,6 +134,47 @@ def test_a_norm_that_is_gone_without_being_folded_is_removed(tmp_path: Path) -> 
     a, b = saved(tmp_path / "a.pth", network), saved(tmp_path / "b.pth", nn.Sequential(network[0]))
     result = ckptconv.diff(a, b)
     assert codes(result) == ["layers-removed"]
+
+
+def of_layers(count: int, channels: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """So many small layers with a norm each, and what an exporter makes of them."""
+    torch.manual_seed(5)
+    plain: dict[str, torch.Tensor] = {}
+    folded: dict[str, torch.Tensor] = {}
+    for i in range(count):
+        network = trained(nn.Linear(3, channels, bias=False), nn.BatchNorm1d(channels))
+        fused = fuse_linear_bn_eval(network[0], network[1])
+        plain |= {f"{i}.{name}": tensor for name, tensor in network.state_dict().items()}
+        folded |= {f"Gemm_{i:05}.w": fused.weight.detach(), f"Gemm_{i:05}.b": fused.bias.detach()}
+    return plain, folded
+
+
+def test_rounding_does_not_make_an_eps_of_its_own(tmp_path: Path) -> None:
+    plain, folded = of_layers(50, 2)
+    torch.save(plain, tmp_path / "a.pth")
+    torch.save(folded, tmp_path / "b.pth")
+    result = ckptconv.diff(tmp_path / "a.pth", tmp_path / "b.pth")
+    assert {edit.details["eps"] for edit in result.edits if edit.kind == "fold-batch-norm"} == {1e-5}
+
+
+def test_finding_free_tensors_costs_no_pass_over_the_taken_ones() -> None:
+    free: Free[int] = Free()
+    for place in range(0, 100, 2):
+        free.add(7, (place, f"t{place}", 0))
+    for place in range(10, 60):
+        free.take(7, place)
+    assert [place for place, _, _ in free.before(7, 61, 3)] == [6, 8, 60]
+    assert [place for place, _, _ in free.behind(7, 9, 2)] == [60, 62]
+    assert [place for place, _, _ in free.first(7, 6)] == [0, 2, 4, 6, 8, 60]
+    assert free.before(8, 9, 3) == []
+
+
+@pytest.mark.parametrize("shape", [(4, 0), (0, 3, 1)], ids=str)
+def test_layers_without_elements_are_not_looked_at(shape: tuple[int, ...], tmp_path: Path) -> None:
+    norm = {f"1.{name}": tensor for name, tensor in nn.BatchNorm1d(shape[0]).state_dict().items()}
+    torch.save({"0.weight": torch.ones(shape), **norm}, tmp_path / "a.pth")
+    torch.save({"w": torch.ones(shape), "b": torch.ones(shape[0])}, tmp_path / "b.pth")
+    assert "batch-norms-folded" not in codes(ckptconv.diff(tmp_path / "a.pth", tmp_path / "b.pth"))
 
 
 def test_a_value_that_changed_after_folding_is_reported_and_an_output_that_did_speaks_against_it(

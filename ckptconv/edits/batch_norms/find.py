@@ -8,13 +8,13 @@ to come out.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
 from ckptconv.edits.batch_norms.folded import ROLES, bias_of, scales_of, whole
+from ckptconv.edits.batch_norms.free import Free
 from ckptconv.edits.patterns import edits_by_pattern
 from ckptconv.edits.scaled import FLOATS, wide
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
 
+    Shape = tuple[int, ...]
     Tensors = Mapping[str, LazyTensor]
 
 USUAL_EPS = (1e-5, 1e-3, 1e-6, 1e-4, 1e-2, 1e-8)
@@ -55,6 +56,9 @@ TOLERANCE = {DType.F64: 1e-5, DType.F32: 1e-5, DType.F16: 8e-3, DType.BF16: 6e-2
 """How far values may be from the expected ones, relative to the largest of their row, by the type they were rounded to:
 some 16 units of roundoff, and for F64 those of F32, in which it may have been computed.
 """
+
+ROUNDING = 16
+"""A scale that is nearer than this part of the tolerance is off by rounding alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def _lost_norms(a: Tensors, b: Tensors) -> Iterator[_Norm]:
         parts = {role: f"{module}.{end}" for role, end in names.items() if f"{module}.{end}" in a}
         infos = [a[part].info for part in parts.values()]
         is_norm = len({info.shape for info in infos}) == 1 and len(infos[0].shape) == 1
-        is_norm = is_norm and infos[0].numel <= MOST_OUTPUTS
+        is_norm = is_norm and 0 < infos[0].numel <= MOST_OUTPUTS
         if is_norm and all(info.dtype in FLOATS for info in infos):
             counter = f"{module}.num_batches_tracked"
             place = min(places[part] for part in parts.values())
@@ -101,10 +105,14 @@ class _Search:
     def __init__(self, a: Tensors, b: Tensors) -> None:
         self.a, self.b = a, b
         self._layers = _layers_by_outputs(a)
-        self._by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for name, tensor in b.items():
+        self._by_shape: Free[Shape] = Free()
+        self._new_by_shape: Free[Shape] = Free()
+        for place, (name, tensor) in enumerate(b.items()):
             if tensor.info.dtype in FLOATS:
-                self._by_shape[tensor.info.shape].append(name)
+                self._by_shape.add(tensor.info.shape, (place, name, 0))
+                if name not in a:
+                    self._new_by_shape.add(tensor.info.shape, (place, name, 0))
+        self._places_in_a = {name: place for place, name in enumerate(a)}
         self._places = {name: place for place, name in enumerate(b)}
         self._rows: dict[tuple[int, int], Array] = {}
         self._used: set[str] = set()
@@ -139,22 +147,34 @@ class _Search:
                 parts = {"weight": name} | self._bias_of_layer(name, norm) | dict(norm.parts)
                 bias = self._folded_bias({role: self.a[part] for role, part in parts.items()}, eps, target)
                 if bias is not None:
-                    self._used |= {name, target, bias, *parts.values()}
+                    self._take(name, target, bias)
                     roles = [role for role in ROLES if role in parts]
                     details: dict[str, Json] = {"parts": [*roles], "eps": eps, "axis": axis}
                     return Step(tuple(parts[role] for role in roles), (target, bias)), details
         return None
 
+    def _take(self, weight: str, *targets: str) -> None:
+        """Let no other fold have a weight of `a`, and these tensors of `b`."""
+        for outputs in self.a[weight].info.shape[:2]:
+            self._layers.take(outputs, self._places_in_a[weight])
+        for target in targets:
+            for free in (self._by_shape, self._new_by_shape):
+                free.take(self.b[target].info.shape, self._places[target])
+        self._used |= {*targets}
+
     def _layers_near(self, norm: _Norm) -> list[tuple[str, int]]:
         """The weights that the norm may follow, with the dimension of their outputs, the nearest before it first."""
-        free = [layer for layer in self._layers[norm.outputs] if layer[1] not in self._used]
-        nearest = sorted(free, key=lambda layer: (layer[0] > norm.place, abs(norm.place - layer[0])))
+        before = self._layers.before(norm.outputs, norm.place, MOST_LAYERS)
+        behind = self._layers.behind(norm.outputs, norm.place, MOST_LAYERS)
+        nearest = [*sorted(before, key=lambda layer: -layer[0]), *behind]
         return [(name, axis) for _, name, axis in nearest[:MOST_LAYERS]]
 
     def _partners(self, name: str) -> list[str]:
         """The tensors of `b` that may be the folded weight: that of the same name, or else new ones of its shape."""
-        alike = [other for other in self._by_shape[self.a[name].info.shape] if other not in self._used]
-        return [name] if name in alike else [other for other in alike if other not in self.a][:MOST_PARTNERS]
+        shape, same = self.a[name].info.shape, self.b.get(name)
+        if same is not None and same.info.shape == shape and same.info.dtype in FLOATS and name not in self._used:
+            return [name]
+        return [other for _, other, _ in self._new_by_shape.first(shape, MOST_PARTNERS)]
 
     def _bias_of_layer(self, weight: str, norm: _Norm) -> dict[str, str]:
         module, _, last = weight.rpartition(".")
@@ -193,15 +213,17 @@ class _Search:
         telling = known & (scales != 0)
         with np.errstate(all="ignore"):
             measured = np.square(gamma / scales)[telling] - whole(parts["var"])[telling]
-        own = float(np.median(measured)) if measured.size else 0.0
-        best, least = None, self._tolerance(target)
-        for eps in (*USUAL_EPS, *([own] if 0 < own < 1 else [])):
-            expected = scales_of(parts, eps)
-            size = np.abs(expected[known]) + np.finfo(np.float64).tiny
-            error = float((np.abs(scales[known] - expected[known]) / size).max())
-            if error < least:
-                best, least = eps, error
-        return best
+
+        def error_of(eps: float) -> float:
+            expected = scales_of(parts, eps)[known]
+            errors = np.abs(scales[known] - expected) / (np.abs(expected) + np.finfo(np.float64).tiny)
+            return float(np.nan_to_num(errors.max(), nan=np.inf))
+
+        usual, tolerance = min(USUAL_EPS, key=error_of), self._tolerance(target)
+        own = float(np.median(measured)) if measured.size else usual
+        by_rounding_alone = error_of(usual) < tolerance / ROUNDING
+        best = usual if by_rounding_alone or not 0 < own < 1 else min(usual, own, key=error_of)
+        return best if error_of(best) < tolerance else None
 
     def _folded_bias(self, parts: Mapping[str, LazyTensor], eps: float, target: str) -> str | None:
         """The tensor of `b` that has the values of the folded bias: the nearest behind the weight, if several do."""
@@ -211,24 +233,24 @@ class _Search:
         expected = bias_of(parts, scales)
         size = np.abs(expected) + np.abs(whole(parts["mean"]) * scales)
         allowed = self._tolerance(target) * (size + size.max(initial=0.0))
-        start, count = self._places[target], len(self.b)
-        alike = [name for name in self._by_shape[expected.shape] if name not in self._used]
-        for name in sorted(alike, key=lambda name: (self._places[name] - start) % count)[:MOST_PARTNERS]:
+        behind = self._by_shape.behind(expected.shape, self._places[target], MOST_PARTNERS)
+        first = self._by_shape.first(expected.shape, MOST_PARTNERS - len(behind))
+        for _, name, _ in [*behind, *first]:
             with np.errstate(all="ignore"):
                 if (np.abs(whole(self.b[name]) - expected) <= allowed).all():
                     return name
         return None
 
 
-def _layers_by_outputs(tensors: Tensors) -> dict[int, list[tuple[int, str, int]]]:
-    """By a number of outputs, the weights that have so many: place, name, the outputs' dimension."""
-    layers: dict[int, list[tuple[int, str, int]]] = defaultdict(list)
+def _layers_by_outputs(tensors: Tensors) -> Free[int]:
+    """By a number of outputs, the weights that have so many, with the dimension of these."""
+    layers: Free[int] = Free()
     for place, (name, tensor) in enumerate(tensors.items()):
         shape = tensor.info.shape
-        if len(shape) > 1 and tensor.info.dtype in FLOATS:
-            layers[shape[0]].append((place, name, 0))
+        if len(shape) > 1 and tensor.info.numel and tensor.info.dtype in FLOATS:
+            layers.add(shape[0], (place, name, 0))
             if len(shape) > 2 and tensor.info.nbytes <= 4 * MOST_READ:
-                layers[shape[1]].append((place, name, 1))
+                layers.add(shape[1], (place, name, 1))
     return layers
 
 
