@@ -97,7 +97,7 @@ def _proposed(said: Said, row: Row) -> dict[str, Any]:
     if specific := SPECIFIC.get(said.arch):
         specific(said, config)
     try:
-        json.dumps(config, allow_nan=False)
+        json.dumps(config, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise bad(f"the metadata makes no {CONFIG}: {error}") from error
     return config

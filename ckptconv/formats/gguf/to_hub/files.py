@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.gguf.hub.vocabulary import TOKENIZER
 from ckptconv.formats.gguf.to_hub.config import restore_config
 from ckptconv.formats.gguf.to_hub.pooling import pooling_files
 from ckptconv.formats.gguf.to_hub.said import TOKENIZER as TOKENIZER_KEYS
@@ -71,7 +72,7 @@ def restore_files(
     except (CorruptFileError, LimitError, UnsupportedError) as error:
         if whole:
             raise
-        findings.append(Finding("no-tokenizer", "warning", "", f"{error.args[0]}: none is written"))
+        findings.append(Finding("no-tokenizer", "warning", "", f"no {TOKENIZER} is written: {error.args[0]}"))
         tokenizer = None
     keys = config.keys | said.used
     if tokenizer is None:

@@ -144,6 +144,15 @@ def bad(what: str) -> CorruptFileError:
     return CorruptFileError(what, hint="download the file again")
 
 
+def is_text(text: str) -> bool:
+    """Whether a text has UTF-8; one that was read of other bytes has surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def plain(value: Any) -> Any:
     """See `Said.get`."""
     if isinstance(value, list) and value and all(type(item) is int and item == value[0] for item in value):

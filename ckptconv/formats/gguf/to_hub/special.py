@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.formats.gguf.hub.special import KEYS, TEMPLATE
-from ckptconv.formats.gguf.to_hub.said import bad
+from ckptconv.formats.gguf.to_hub.said import bad, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ def chat_template(said: Said) -> str | list[dict[str, str]] | None:
     named: dict[str, Any] = {"default": first} if first is not None else {}
     for name in names if isinstance(names, list) else [names] if isinstance(names, str) else []:
         named[str(name)] = said.get(f"{TEMPLATE}.{name}")
-    if any(not isinstance(text, str) for text in named.values()):
+    if not all(isinstance(text, str) and is_text(text + name) for name, text in named.items()):
         raise bad(f"{TEMPLATE} is no text")
     if [*named] == ["default"]:
         return str(first)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.formats.gguf.hub.sentencepiece import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from ckptconv.formats.gguf.to_hub.said import bad
+from ckptconv.formats.gguf.to_hub.said import bad, is_text
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.to_hub.said import Said
@@ -38,6 +38,8 @@ class Tokens:
         if not all(map(math.isfinite, scores)):
             raise bad("tokenizer.ggml.scores has values that are no numbers")
         texts = [text or f"[EMPTY_{number}]" for number, text in enumerate(texts)]
+        if count > said.rows:
+            raise bad(f"tokenizer.ggml.tokens has {count:,} tokens, and the embeddings {said.rows:,} rows")
         if len({*texts}) < count:
             raise bad("tokenizer.ggml.tokens has the same text twice")
         return cls(texts, kinds, scores)
@@ -85,6 +87,8 @@ def _items(said: Said, name: str, kind: type, count: int | None) -> list[Any]:
         return []
     if any(type(value) is not kind and not (kind is float and type(value) is int) for value in values) or not values:
         raise bad(f"tokenizer.ggml.{name} is no list of {kind.__name__}")
+    if kind is str and not is_text("".join(values)):
+        raise bad(f"tokenizer.ggml.{name} has bytes that are no UTF-8")
     if count is not None and len(values) != count:
         raise bad(f"tokenizer.ggml.{name} has {len(values):,} items, of {count:,} tokens")
     return values

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ODD: tuple[Any, ...] = (
     None, "x", "a b", -1, 0, 1, 1 << 31, (1 << 64) - 1, 1e300, math.nan, math.inf, True, [], [1, 2], ["a"], [None],
-    [math.nan], b"\x00\xff", b"", {"x": 1},
+    [math.nan], b"\x00\xff", b"", {"x": 1}, "\udcff", ["\udcff"],
 )  # fmt: skip
 SHAPES = ((), (0,), (3,), (2, 2), (1, 2, 3))
 TURNS = 2000

@@ -233,6 +233,8 @@ BYTES: dict[str, Any] = {"model": "gpt2", "pre": "qwen2", "tokens": WORDS, "merg
         ({"token_type": [1]}, CorruptFileError, "has 1 items, of 6 tokens"),
         ({"model": "llama", "scores": [math.nan] * 6}, CorruptFileError, "no numbers"),
         ({"model": "llama", "tokens": ["a" * 2000]}, LimitError, "a token has 2,000 characters"),
+        ({"tokens": ["a", "\udcff"]}, CorruptFileError, "bytes that are no UTF-8"),
+        ({"tokens": [*map(str, range(100))]}, CorruptFileError, "has 100 tokens, and the embeddings"),
         ({"add_bos_token": 1}, CorruptFileError, "add_bos_token is '1'"),
         ({"model": "t5", "precompiled_charsmap": [300]}, CorruptFileError, "is no bytes"),
         ({"model": "t5", "precompiled_charsmap": b"\x09\0\0\0trie"}, CorruptFileError, "is cut short"),
@@ -249,3 +251,12 @@ def test_what_makes_no_tokenizer_is_refused(changed: dict[str, Any], error: type
 def test_without_a_tokenizer_there_is_none() -> None:
     assert restored({"tokenizer.ggml.model": "none"}, 6) is None
     assert restored({}, 6) is None
+
+
+def test_merges_that_come_to_far_more_than_the_file_are_refused() -> None:
+    said: dict[object, object] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["a", *(first + "a" * length for first in "abcd" for length in range(1, 900))],
+    }
+    with pytest.raises(LimitError, match="characters of all merges"):
+        restored(said, 4000)
