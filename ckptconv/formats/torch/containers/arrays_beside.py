@@ -51,7 +51,7 @@ def attach_arrays(
     """
     if not any(name.module.partition(".")[0] == "gensim" for name in machine.globals):
         return source, ()
-    places = [*islice(_places(value, source.path.name, 0), MAX_ARRAYS)]
+    places = [*islice(_places(value, source.path.name, 0, set()), MAX_ARRAYS)]
     if not places:
         return source, ()
     folder, found = Folder.around(source), list[str]()
@@ -71,16 +71,23 @@ def attach_arrays(
     return opened, (Finding("beside", "info", "", message),)
 
 
-def _places(value: Value, file: str, depth: int) -> Iterator[tuple[dict[Value, Value], str, str | None]]:
-    """The states of objects that lack an array, with its attribute and its file; None for a sparse matrix."""
+def _places(
+    value: Value, file: str, depth: int, seen: set[int]
+) -> Iterator[tuple[dict[Value, Value], str, str | None]]:
+    """The states of objects that lack an array, with its attribute and its file; None for a sparse matrix. `seen`: the
+    objects that were looked at.
+    """
     if not isinstance(value, UnbuiltObject) or not isinstance(value.state, dict) or depth > MAX_DEPTH:
         return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
     for attribute in _names(value.state, ARRAYS):
         yield value.state, attribute, f"{file}.{attribute}.npy"
     for attribute in _names(value.state, MATRICES):
         yield value.state, attribute, None
     for attribute in _names(value.state, OBJECTS):
-        yield from _places(value.state.get(attribute), f"{file}.{attribute}", depth + 1)
+        yield from _places(value.state.get(attribute), f"{file}.{attribute}", depth + 1, seen)
 
 
 def _names(state: dict[Value, Value], key: str) -> list[str]:

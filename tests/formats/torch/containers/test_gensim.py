@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ckptconv
-from ckptconv.errors import LossError
+from ckptconv.errors import CkptconvError, LossError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,3 +96,16 @@ def test_names_that_lead_elsewhere_are_not_followed(model: type, tmp_path: Path)
         warnings = [finding.message for finding in checkpoint.findings if finding.severity == "warning"]
         assert len(warnings) == 3
         assert any("a sparse matrix" in warning for warning in warnings)
+
+
+def test_objects_that_share_others_are_looked_at_once(model: type, tmp_path: Path) -> None:
+    """Ten ways to the next object, twelve times over."""
+    inner = model()
+    names = [f"n{number}" for number in range(10)]
+    for _ in range(12):
+        outer = model()
+        outer.__dict__.update({"__recursive_saveloads": names} | dict.fromkeys(names, inner))
+        inner = outer
+    (tmp_path / "m").write_bytes(pickle.dumps(inner))
+    with pytest.raises(CkptconvError, match="comes to more than"), ckptconv.open(tmp_path / "m"):
+        pass
