@@ -133,18 +133,27 @@ def _layers(tensors: Tensors, stack: str) -> _Layers:
     """The tensors of each layer of a stack, by layer number, in order."""
     layers: _Layers = defaultdict(dict)
     for name, tensor in tensors.items():
-        if name.startswith(stack):
-            number, dot, _ = name[len(stack) :].partition(".")
-            if dot and number.isdigit() and number.isascii() and len(number) < 10:
-                layers[int(number)][name] = tensor
+        number = _layer_of(name, stack)
+        if number is not None:
+            layers[number][name] = tensor
     return dict(sorted(layers.items()))
+
+
+def _layer_of(name: str, stack: str) -> int | None:
+    """The number of the layer of a stack that the tensor is in."""
+    if not name.startswith(stack):
+        return None
+    number, dot, _ = name[len(stack) :].partition(".")
+    return int(number) if dot and number.isdigit() and number.isascii() and len(number) < 10 else None
 
 
 def _new_outside(a: Tensors, b: Tensors, stack: str, content: Content | None) -> set[Mark]:
     """The content of tensors outside of the stack whose names `b` has and `a` has not."""
     if content is None:
         return set()
-    return {_exact_mark(tensor, content) for name, tensor in b.items() if name not in a and not name.startswith(stack)}
+    return {
+        _exact_mark(tensor, content) for name, tensor in b.items() if name not in a and _layer_of(name, stack) is None
+    }
 
 
 def _exact_mark(tensor: LazyTensor, content: Content) -> Mark:

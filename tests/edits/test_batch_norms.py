@@ -129,6 +129,29 @@ def test_verify_does_not_say_that_folded_weights_have_no_effect(tmp_path: Path) 
     assert "batch-norms-folded" in found and "without-effect" not in found
 
 
+@pytest.mark.parametrize("trained_norms", [False, True])
+def test_norms_under_other_names_are_not_folded(trained_norms: bool, tmp_path: Path) -> None:
+    """Those of a new network have nearly no effect, so that any layer would be the same with them folded."""
+    layers = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+    network = trained(*layers) if trained_norms else nn.Sequential(*layers)
+    a = saved(tmp_path / "a.pth", network)
+    torch.save({f"module.{name}": tensor for name, tensor in network.state_dict().items()}, tmp_path / "b.pth")
+    new = {f"{'abcde'[int(name[0])]}.{name[2:]}": tensor for name, tensor in network.state_dict().items()}
+    torch.save(new, tmp_path / "c.pth")
+    torch.save({name: tensor for name, tensor in new.items() if "running" not in name}, tmp_path / "d.pth")
+    for other in ("b.pth", "c.pth", "d.pth"):
+        result = ckptconv.diff(a, tmp_path / other)
+        assert not result.equal
+        assert "batch-norms-folded" not in codes(result)
+
+
+def test_a_new_network_that_was_folded_is_told_by_its_eps(tmp_path: Path) -> None:
+    network: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    fused = nn.Sequential(fuse_conv_bn_eval(network[0], network[1]))
+    result = ckptconv.diff(saved(tmp_path / "a.pth", network), saved(tmp_path / "b.pth", fused), ulp=4)
+    assert result.equal and "batch-norms-folded" in codes(result)
+
+
 def test_a_norm_that_is_gone_without_being_folded_is_removed(tmp_path: Path) -> None:
     network = trained(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     a, b = saved(tmp_path / "a.pth", network), saved(tmp_path / "b.pth", nn.Sequential(network[0]))

@@ -164,6 +164,17 @@ def test_a_stack_of_another_name_loses_a_layer(tmp_path: Path) -> None:
     ]
 
 
+def test_layers_that_got_names_instead_of_numbers_are_renamed(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
+    state = model.state_dict()
+    names = {"0": "stem", "1": "norm", "2": "2"}
+    named = {names[name[0]] + name[1:]: tensor for name, tensor in state.items()}
+    result = differ(tmp_path, state, named)
+    assert {edit.kind for edit in result.edits} == {"rename"}
+    assert not [finding.code for finding in result.findings if finding.code in ("removed", "added", "layers-removed")]
+
+
 def test_a_fused_matrix_may_lie_along_its_second_dimension(tmp_path: Path) -> None:
     a = {name: tensor for name, tensor in decoder(3).items() if "bias" not in name}
     turned = {name: t.T.contiguous() if ".attn." in name and ".o." not in name else t for name, t in a.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
+from ckptconv.core.names import module_of
 from ckptconv.edits.batch_norms.folded import ROLES, bias_of, scales_of, whole
 from ckptconv.edits.batch_norms.free import Free
 from ckptconv.edits.patterns import edits_by_pattern
@@ -61,6 +62,9 @@ ROUNDING = 16
 """A scale that is nearer than this part of the tolerance is off by rounding alone."""
 
 
+_STATISTIC = ".running_var"
+
+
 @dataclass(frozen=True, slots=True)
 class _Norm:
     """A batch norm: its tensors' names by role, the place of the first, how many outputs it is for, and its counter."""
@@ -74,19 +78,21 @@ class _Norm:
 def find_folds(a: Tensors, b: Tensors) -> list[Edit]:
     """The edits that fold the norms of `a` that are folded in `b`, and give weights and biases their names in `b`.
 
-    Reads nothing if `b` has the norms as well, or `a` has none; else all norms and the layers near them, or parts of
-    these.
+    Reads nothing if `b` has the norms as well, even under other names, or `a` has none; else all norms and the
+    layers near them, or parts of these.
     """
     norms = list(_lost_norms(a, b))
-    return _Search(a, b).run(norms) if norms else []
+    if not norms or any(name.endswith(_STATISTIC) and name not in a for name in b):
+        return []
+    return _Search(a, b).run(norms)
 
 
 def _lost_norms(a: Tensors, b: Tensors) -> Iterator[_Norm]:
     """The norms of `a` of which `b` has no running variance of that name."""
     places = {name: place for place, name in enumerate(a)}
     for name in a:
-        module, _, last = name.rpartition(".")
-        if last != "running_var" or name in b or f"{module}.running_mean" not in a:
+        module = name.removesuffix(_STATISTIC)
+        if module == name or name in b or f"{module}.running_mean" not in a:
             continue
         names = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
         parts = {role: f"{module}.{end}" for role, end in names.items() if f"{module}.{end}" in a}
@@ -145,7 +151,8 @@ class _Search:
                 if eps is None:
                     continue
                 parts = {"weight": name} | self._bias_of_layer(name, norm) | dict(norm.parts)
-                bias = self._folded_bias({role: self.a[part] for role, part in parts.items()}, eps, target)
+                own = f"{module_of(name)}.bias"
+                bias = self._folded_bias({role: self.a[part] for role, part in parts.items()}, eps, target, own)
                 if bias is not None:
                     self._take(name, target, bias)
                     roles = [role for role in ROLES if role in parts]
@@ -183,7 +190,9 @@ class _Search:
         return {"bias": name} if has_one else {}
 
     def _scales(self, name: str, target: str, axis: int) -> Array | None:
-        """By what each output was multiplied; NaN for one of zeros. None if it was not only multiplied."""
+        """By what each output was multiplied; NaN for one of zeros. None if it was not only multiplied, or not at all:
+        a norm that has not been trained would explain weights that are the same, but for its eps.
+        """
         import numpy as np
 
         before, after = self._sample(self.a[name], axis), self._sample(self.b[target], axis)
@@ -191,7 +200,8 @@ class _Search:
             scales = (before * after).sum(axis=1) / np.square(before).sum(axis=1)
             distance = np.abs(after - before * np.nan_to_num(scales)[:, None]).max(axis=1)
             close = distance <= self._tolerance(target) * np.abs(after).max(axis=1)
-        return scales if close.all() and np.isfinite(scales).any() else None
+        changed = (scales[np.isfinite(scales)] != 1).any()
+        return scales if close.all() and changed else None
 
     def _tolerance(self, target: str) -> float:
         return TOLERANCE[self.b[target].info.dtype]
@@ -225,8 +235,8 @@ class _Search:
         best = usual if by_rounding_alone or not 0 < own < 1 else min(usual, own, key=error_of)
         return best if error_of(best) < tolerance else None
 
-    def _folded_bias(self, parts: Mapping[str, LazyTensor], eps: float, target: str) -> str | None:
-        """The tensor of `b` that has the values of the folded bias: the nearest behind the weight, if several do."""
+    def _folded_bias(self, parts: Mapping[str, LazyTensor], eps: float, target: str, own: str) -> str | None:
+        """The new tensor of `b`, or the layer's `own` bias, that is the folded bias; the nearest behind the weight."""
         import numpy as np
 
         scales = scales_of(parts, eps)
@@ -236,6 +246,8 @@ class _Search:
         behind = self._by_shape.behind(expected.shape, self._places[target], MOST_PARTNERS)
         first = self._by_shape.first(expected.shape, MOST_PARTNERS - len(behind))
         for _, name, _ in [*behind, *first]:
+            if name in self.a and name != own:
+                continue
             with np.errstate(all="ignore"):
                 if (np.abs(whole(self.b[name]) - expected) <= allowed).all():
                     return name
