@@ -24,8 +24,11 @@ def explain_folded_norms(case: Case) -> None:
     """Batch norms that are missing where most of the layers before them got a bias, which the architecture lacks."""
     missing, unexpected = case.tensors_with("missing-tensor"), case.tensors_with("unexpected-tensor")
     norms = {module_of(name): case.expected[name] for name in missing if name.endswith(_STATISTIC)}
-    biases = _taken(norms.values(), {name: case.found[name] for name in unexpected})
-    if not norms or 2 * len(biases) < len(norms):
+    sizes = set(norms.values())
+    alike = {name: case.found[name] for name in unexpected if case.found[name] in sizes}
+    biases = _taken(norms.values(), alike)
+    # a norm under another name has four tensors of that size, not one
+    if not norms or 2 * len(biases) < len(norms) or 2 * len(alike) > 3 * len(norms):
         return
     inside = {name for name in missing if module_of(name) in norms}
     weights = [name for name in missing if name not in inside]

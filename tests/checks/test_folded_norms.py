@@ -47,6 +47,12 @@ def test_folded_norms_are_the_one_cause(renamed: bool, tmp_path: Path) -> None:
     assert errors(tensors, tmp_path) == ["norms-folded"]
 
 
+def test_norms_under_other_names_are_not_called_folded(tmp_path: Path) -> None:
+    names = {"0": "stem", "1": "first", "3": "body", "4": "second", "7": "head"}
+    tensors = {f"{names[name[0]]}{name[1:]}": tensor for name, tensor in network().state_dict().items()}
+    assert "norms-folded" not in errors(tensors, tmp_path)
+
+
 def test_norms_without_any_bias_in_their_place_are_missing(tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in network().state_dict().items() if name.split(".")[0] not in "14"}
     assert "norms-folded" not in errors(tensors, tmp_path)
