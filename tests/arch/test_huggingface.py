@@ -145,16 +145,16 @@ def test_a_graph_of_experts_that_lie_apart_is_refused_and_says_why(folders: dict
 def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a class that the library lacks, whose names are nearly T5's."""
     folder = tmp_path_factory.mktemp("lacking")
-    transformers.SwitchTransformersModel(transformers.SwitchTransformersConfig(**T5)).save_pretrained(folder)
+    transformers.UdopModel(transformers.UdopConfig(**T5)).save_pretrained(folder)
     return folder
 
 
 def test_a_class_that_the_library_lacks_is_asked_itself(lacking: Path, tmp_path: Path) -> None:
     result = ckptconv.validate(lacking)
     assert result.valid
-    assert (result.arch, result.evidence) == ("transformers.SwitchTransformersModel", "config.json")
+    assert (result.arch, result.evidence) == ("transformers.UdopModel", "config.json")
     assert [(one.code, one.severity) for one in result.findings] == [("class", "info")]
-    assert "'SwitchTransformersModel'" in result.findings[0].message
+    assert "'UdopModel'" in result.findings[0].message
     assert not ckptconv.validate(lacking, arch="t5").valid
     shutil.copytree(lacking, tmp_path, dirs_exist_ok=True)
     altered(tmp_path, lacking, d_ff=25)
@@ -181,12 +181,12 @@ def test_where_its_class_cannot_be_asked_there_is_no_verdict(
 
 def test_without_transformers_the_way_to_its_class_is_reported(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    said = "'SwitchTransformersModel', which the library does not have; the nearest, t5,"
+    said = "'UdopModel', which the library does not have; the nearest, t5,"
     with pytest.raises(UsageError, match=said) as caught:
         ckptconv.validate(lacking)
     assert "ckptconv[transformers]" in (caught.value.hint or "")
     assert "--arch t5 says what differs" in (caught.value.hint or "")
-    with pytest.raises(UsageError, match=r"what the network computes has to be known, .*'SwitchTr.*Model'") as caught:
+    with pytest.raises(UsageError, match=r"what the network computes has to be known, .*'UdopModel'") as caught:
         ckptconv.convert(lacking, lacking / "m.onnx")
     assert "ckptconv[transformers]" in (caught.value.hint or "")
 

@@ -162,9 +162,9 @@ def test_an_architecture_of_llama_cpps_own_names_is_compared_with_these(tmp_path
 
 
 def test_an_architecture_that_the_library_lacks_is_no_damaged_one_of_another(tmp_path: Path) -> None:
-    """AFMoE's names are nearly GLM's."""
-    made = Case("afmoe").write(tmp_path / "a.gguf")
-    with pytest.raises(UsageError, match=r"general\.architecture says 'afmoe', which the library does not have; "):
+    """EXAONE MoE's names are nearly GLM's."""
+    made = Case("exaone-moe").write(tmp_path / "a.gguf")
+    with pytest.raises(UsageError, match=r"general\.architecture says 'exaone-moe', which the library does not have; "):
         ckptconv.validate(made)
     assert not ckptconv.validate(made, arch="glm4_moe").valid
 

@@ -7,6 +7,7 @@ from tests.arch.families import (
     detection,
     diffusion,
     encoders,
+    further,
     heard_and_found,
     listed,
     modern_decoders,
@@ -147,4 +148,8 @@ ALL = [
     *transformers_vision.further_convolutions(),
     *transformers_sound.told_by_tokens(),
     *listed.listed(),
+    *further.experts(),
+    *further.few_norms(),
+    *further.recurrent(),
+    *further.stages(),
 ]

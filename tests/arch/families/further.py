@@ -1,0 +1,69 @@
+"""Models that few others resemble: lightning attention, recurrence, gated attention, experts in T5."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tests.arch.families.modern_decoders import Named, on_disk, sizes
+from tests.arch.families.pictures import both, saved
+from tests.arch.real_models import Case, hugging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def experts() -> list[Case]:
+    """MiniMax with lightning attention in one layer or all, AFMoE, Switch Transformers."""
+    small, large = sizes(0, 1, num_local_experts=3)
+    mixed = {**large, "head_dim": 8, "block_size": 6, "layer_types": ["linear_attention", "full_attention"]}
+    linear: dict[str, Any] = {**small, "block_size": 5, "layer_types": ["linear_attention"]}
+    routed: dict[str, Any] = {"head_dim": 8, "num_experts": 3, "moe_intermediate_size": 10, "num_dense_layers": 1}
+    switch: dict[str, Any] = {
+        "vocab_size": 97, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 4, "num_decoder_layers": 3,
+        "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 3, "num_heads": 4, "num_experts": 3,
+    }  # fmt: skip
+    name, config = "SwitchTransformersForConditionalGeneration", "SwitchTransformersConfig"
+    return [
+        *both([hugging("minimax", "MiniMaxForCausalLM", "MiniMaxConfig", **mixed)]),
+        replace(on_disk(hugging("minimax", "MiniMaxModel", "MiniMaxConfig", **mixed), computed), thorough=False),
+        hugging("minimax", "MiniMaxForTokenClassification", "MiniMaxConfig", **linear, num_labels=5),
+        saved(hugging("afmoe", "AfmoeForCausalLM", "AfmoeConfig", **large, **routed, attention_bias=True)),
+        hugging("afmoe", "AfmoeModel", "AfmoeConfig", **large, **routed, num_shared_experts=1),
+        hugging("switch_transformers", name, config, **switch, router_bias=True),
+        replace(
+            hugging("switch_transformers", name, config, "untied", **switch, tie_word_embeddings=False), thorough=False
+        ),
+        hugging("switch_transformers", "SwitchTransformersEncoderModel", config, **switch),
+    ]
+
+
+def computed(name: str, value: Any) -> Iterator[Named]:
+    """MiniMax without what transformers computes for it when it loads a file that lacks it."""
+    if not name.endswith(("slope_rate", "_decay")):
+        yield name, value
+
+
+def few_norms() -> list[Case]:
+    """VaultGemma."""
+    small, large = sizes(0, 1, head_dim=8)
+    return [
+        hugging("gemma", "VaultGemmaForCausalLM", "VaultGemmaConfig", **large, attention_bias=True),
+        hugging("gemma", "VaultGemmaModel", "VaultGemmaConfig", **small),
+    ]
+
+
+def recurrent() -> list[Case]:
+    """RWKV 4, with a language model, and without one of the widths that follow from the other."""
+    small: dict[str, Any] = {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 2}
+    wide = {**small, "attention_hidden_size": 32, "intermediate_size": 40}
+    return [
+        hugging("rwkv", "RwkvForCausalLM", "RwkvConfig", **wide),
+        hugging("rwkv", "RwkvModel", "RwkvConfig", **{**small, "num_hidden_layers": 1}),
+    ]
+
+
+def stages() -> list[Case]:
+    """DINOv3's ConvNeXt."""
+    sizes: dict[str, Any] = {"hidden_sizes": [8, 12, 16, 20], "depths": [1, 2, 3, 1]}
+    return both([hugging("dinov3_convnext", "DINOv3ConvNextModel", "DINOv3ConvNextConfig", **sizes)])
