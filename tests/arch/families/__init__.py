@@ -152,4 +152,6 @@ ALL = [
     *further.few_norms(),
     *further.recurrent(),
     *further.stages(),
+    *further.found(),
+    *further.heard(),
 ]

@@ -67,3 +67,33 @@ def stages() -> list[Case]:
     """DINOv3's ConvNeXt."""
     sizes: dict[str, Any] = {"hidden_sizes": [8, 12, 16, 20], "depths": [1, 2, 3, 1]}
     return both([hugging("dinov3_convnext", "DINOv3ConvNextModel", "DINOv3ConvNextConfig", **sizes)])
+
+
+def found() -> list[Case]:
+    """Conditional DETR."""
+    sizes: dict[str, Any] = {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 20,
+        "decoder_attention_heads": 4, "decoder_ffn_dim": 28, "num_queries": 7, "num_labels": 3,
+        "use_pretrained_backbone": False, "use_timm_backbone": True, "backbone": "resnet18",
+    }  # fmt: skip
+    bare = {**sizes, "encoder_layers": 2, "decoder_layers": 1, "backbone": "resnet50"}
+    name, config = "conditional_detr", "ConditionalDetrConfig"
+    return [
+        *both([hugging(name, "ConditionalDetrForObjectDetection", config, **sizes)]),
+        replace(hugging(name, "ConditionalDetrModel", config, **bare), thorough=False),
+    ]
+
+
+def heard() -> list[Case]:
+    """Mimi, of two sizes."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+        "num_key_value_heads": 2, "num_filters": 4, "codebook_size": 16, "codebook_dim": 10, "num_quantizers": 5,
+        "num_semantic_quantizers": 2, "vector_quantization_hidden_dimension": 10, "upsample_groups": 12,
+        "upsampling_ratios": [5, 4, 3, 2],
+    }  # fmt: skip
+    stereo = {**sizes, "audio_channels": 2, "num_semantic_quantizers": 1, "upsampling_ratios": [8, 6, 5, 4]}
+    return [
+        *both([hugging("mimi", "MimiModel", "MimiConfig", **sizes)]),
+        replace(hugging("mimi", "MimiModel", "MimiConfig", "stereo", **stereo), thorough=False),
+    ]
