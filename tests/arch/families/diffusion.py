@@ -19,6 +19,7 @@ SMALL = (
     "small-lcm", "small-controlnet-xl", "small-flux", "small-plain", "small-dev", "small-sd35", "small-wan",
     "small-qwen", "small-z", "small-flux2", "small-hunyuan", "small-ltx", "small-chroma", "small-lumina",
     "small-wan2.2-vae", "small-pixart", "small-sana-plain", "small-cog", "small-aura",
+    "small-cogview4", "small-hunyuan-vae", "small-hunyuan-plain",
 )  # fmt: skip
 SINGLE = [
     ("unet_ldm", "refiner", "model.diffusion_model."),
