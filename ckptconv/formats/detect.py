@@ -128,7 +128,7 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     if inner := _checkpoint_folders(folder):
         return _name_a_part(folder, "not a checkpoint itself", inner, files)
     listed = files or [*folder.names, *(f"{name}/" for name in folder.folders)]
-    message = f"this is a folder, and no checkpoint of several files; in it: {quoted(listed, MAX_NAMES)}"
+    message = f"this folder is not a checkpoint itself; in it: {quoted(listed, MAX_NAMES)}"
     if not files:
         line = shlex.join(["ckptconv", "inspect", str(folder.path)])
         return UnknownFormatError(message, hint=f"{line} says what of it would run")

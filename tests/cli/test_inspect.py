@@ -355,7 +355,7 @@ def test_a_folder_is_the_same_by_its_relative_names(
     (tmp_path / "here" / "in").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here" / ("in" if name == ".." else ""))
     empty = run("inspect", name)
-    assert (empty.exit_code, "this is a folder" in empty.stderr) == (2, True), empty.output
+    assert (empty.exit_code, "this folder is not a checkpoint" in empty.stderr) == (2, True), empty.output
     save_file({"w": torch.ones(2)}, tmp_path / "here" / "model.safetensors")
     done = run("inspect", name)
     assert done.exit_code == 0, done.output

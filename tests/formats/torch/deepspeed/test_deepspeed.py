@@ -309,7 +309,7 @@ def test_a_tag_without_a_folder_is_reported_only_if_it_is_named_like_one(tmp_pat
     with pytest.raises(CorruptFileError, match="'global_step7', and there is no such folder"):
         ckptconv.open(tmp_path)
     (tmp_path / "latest").write_text("something")
-    with pytest.raises(CkptconvError, match="no checkpoint of several files"):
+    with pytest.raises(CkptconvError, match="is not a checkpoint itself"):
         ckptconv.open(tmp_path)
 
 
