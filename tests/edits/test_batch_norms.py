@@ -159,6 +159,19 @@ def test_a_norm_that_is_gone_without_being_folded_is_removed(tmp_path: Path) -> 
     assert codes(result) == ["layers-removed"]
 
 
+def test_a_folded_bias_is_not_one_that_both_files_have(tmp_path: Path) -> None:
+    """A norm of zeros, as those that begin a residual branch, has the folded bias of any new norm."""
+    plain = {"a.weight": torch.randn(4, 3, 1), "kept.bias": torch.zeros(4)}
+    norm = {f"norm.{name}": tensor for name, tensor in nn.BatchNorm1d(4).state_dict().items()}
+    norm["norm.weight"] = torch.zeros(4)
+    new = {"kept.bias": torch.zeros(4), "new_bias": torch.zeros(4), "new_weight": torch.zeros(4, 3, 1)}
+    torch.save(plain | norm, tmp_path / "a.pth")
+    torch.save(new, tmp_path / "b.pth")
+    result = ckptconv.diff(tmp_path / "a.pth", tmp_path / "b.pth", atol=0.0, rtol=1e-5)
+    assert result.equal, result.findings
+    assert next(step.targets for edit in result.edits for step in edit.steps) == ("new_weight", "new_bias")
+
+
 def of_layers(count: int, channels: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """So many small layers with a norm each, and what an exporter makes of them."""
     torch.manual_seed(5)

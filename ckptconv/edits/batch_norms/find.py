@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
-from ckptconv.core.names import module_of
 from ckptconv.edits.batch_norms.folded import ROLES, bias_of, scales_of, whole
 from ckptconv.edits.batch_norms.free import Free
 from ckptconv.edits.patterns import edits_by_pattern
@@ -111,13 +110,10 @@ class _Search:
     def __init__(self, a: Tensors, b: Tensors) -> None:
         self.a, self.b = a, b
         self._layers = _layers_by_outputs(a)
-        self._by_shape: Free[Shape] = Free()
-        self._new_by_shape: Free[Shape] = Free()
+        self._new: Free[Shape] = Free()
         for place, (name, tensor) in enumerate(b.items()):
-            if tensor.info.dtype in FLOATS:
-                self._by_shape.add(tensor.info.shape, (place, name, 0))
-                if name not in a:
-                    self._new_by_shape.add(tensor.info.shape, (place, name, 0))
+            if tensor.info.dtype in FLOATS and name not in a:
+                self._new.add(tensor.info.shape, (place, name, 0))
         self._places_in_a = {name: place for place, name in enumerate(a)}
         self._places = {name: place for place, name in enumerate(b)}
         self._rows: dict[tuple[int, int], Array] = {}
@@ -151,8 +147,7 @@ class _Search:
                 if eps is None:
                     continue
                 parts = {"weight": name} | self._bias_of_layer(name, norm) | dict(norm.parts)
-                own = f"{module_of(name)}.bias"
-                bias = self._folded_bias({role: self.a[part] for role, part in parts.items()}, eps, target, own)
+                bias = self._folded_bias(parts, eps, target)
                 if bias is not None:
                     self._take(name, target, bias)
                     roles = [role for role in ROLES if role in parts]
@@ -165,8 +160,7 @@ class _Search:
         for outputs in self.a[weight].info.shape[:2]:
             self._layers.take(outputs, self._places_in_a[weight])
         for target in targets:
-            for free in (self._by_shape, self._new_by_shape):
-                free.take(self.b[target].info.shape, self._places[target])
+            self._new.take(self.b[target].info.shape, self._places[target])
         self._used |= {*targets}
 
     def _layers_near(self, norm: _Norm) -> list[tuple[str, int]]:
@@ -178,10 +172,15 @@ class _Search:
 
     def _partners(self, name: str) -> list[str]:
         """The tensors of `b` that may be the folded weight: that of the same name, or else new ones of its shape."""
-        shape, same = self.a[name].info.shape, self.b.get(name)
-        if same is not None and same.info.shape == shape and same.info.dtype in FLOATS and name not in self._used:
+        shape = self.a[name].info.shape
+        if self._is_free(name, shape):
             return [name]
-        return [other for _, other, _ in self._new_by_shape.first(shape, MOST_PARTNERS)]
+        return [other for _, other, _ in self._new.first(shape, MOST_PARTNERS)]
+
+    def _is_free(self, name: str, shape: Shape) -> bool:
+        """Whether `b` has a tensor of this name and shape that no fold has taken."""
+        info = self.b[name].info if name in self.b and name not in self._used else None
+        return info is not None and info.shape == shape and info.dtype in FLOATS
 
     def _bias_of_layer(self, weight: str, norm: _Norm) -> dict[str, str]:
         module, _, last = weight.rpartition(".")
@@ -235,19 +234,21 @@ class _Search:
         best = usual if by_rounding_alone or not 0 < own < 1 else min(usual, own, key=error_of)
         return best if error_of(best) < tolerance else None
 
-    def _folded_bias(self, parts: Mapping[str, LazyTensor], eps: float, target: str, own: str) -> str | None:
-        """The new tensor of `b`, or the layer's `own` bias, that is the folded bias; the nearest behind the weight."""
+    def _folded_bias(self, names: Mapping[str, str], eps: float, target: str) -> str | None:
+        """The tensor of `b` that is the folded bias: the layer's own, or a new one, the nearest behind the weight.
+        `names`: those of the parts.
+        """
         import numpy as np
 
+        parts = {role: self.a[name] for role, name in names.items()}
         scales = scales_of(parts, eps)
         expected = bias_of(parts, scales)
         size = np.abs(expected) + np.abs(whole(parts["mean"]) * scales)
         allowed = self._tolerance(target) * (size + size.max(initial=0.0))
-        behind = self._by_shape.behind(expected.shape, self._places[target], MOST_PARTNERS)
-        first = self._by_shape.first(expected.shape, MOST_PARTNERS - len(behind))
-        for _, name, _ in [*behind, *first]:
-            if name in self.a and name != own:
-                continue
+        own = [names["bias"]] if "bias" in names and self._is_free(names["bias"], expected.shape) else []
+        behind = self._new.behind(expected.shape, self._places[target], MOST_PARTNERS)
+        first = self._new.first(expected.shape, MOST_PARTNERS - len(behind))
+        for name in [*own, *(name for _, name, _ in [*behind, *first])]:
             with np.errstate(all="ignore"):
                 if (np.abs(whole(self.b[name]) - expected) <= allowed).all():
                     return name
