@@ -68,6 +68,5 @@ def _is_below(name: str, paths: set[str]) -> bool:
 
 
 def _unchecked(own: Expected) -> Iterator[Finding]:
-    for path, (name, called) in own.unchecked.items():
-        message = f"{name!r} is not checked: it is not known here what variables {called} has"
-        yield Finding("unchecked", "info", path, message)
+    for path, (name, why) in own.unchecked.items():
+        yield Finding("unchecked", "info", path, f"{name!r} is not checked: {why}")

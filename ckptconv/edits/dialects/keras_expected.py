@@ -49,7 +49,7 @@ class Expected:
 
     model:     the model's name.
     variables: by the name of the tensor.
-    unchecked: the layers of which nothing is known, by the path of their group: name and class.
+    unchecked: the layers of which nothing is known, by the path of their group: name, and why not.
     paths:     the paths of all layers.
     """
 
@@ -127,9 +127,8 @@ class _Walk:
         except ValueError:
             groups = None
         if groups is None:
-            is_foreign = not _is_keras(node)
-            if is_foreign or any(True for _ in self._below(path)):
-                self.found.unchecked[path] = _name(node), _class(node)
+            if not _is_in_keras(node) or any(True for _ in self._below(path)):
+                self.found.unchecked[path] = _name(node), _why_unknown(node, settings)
             return
         for group, variables in groups.items():
             place = f"{path}/{group}/vars" if group else f"{path}/vars"
@@ -211,5 +210,16 @@ def _name(node: Node) -> str:
 
 
 def _is_keras(node: Node) -> bool:
-    """Whether it is a class of Keras' own."""
-    return _text(node.get("module")).partition(".")[0] == "keras" and not node.get("registered_name")
+    """Whether it is a class of Keras' own, and not registered."""
+    return _is_in_keras(node) and not node.get("registered_name")
+
+
+def _is_in_keras(node: Node) -> bool:
+    """Whether Keras itself has the class, if only as an operation of its graphs (keras.src.ops.numpy's Add)."""
+    return _text(node.get("module")).partition(".")[0] == "keras"
+
+
+def _why_unknown(node: Node, settings: Node) -> str:
+    if mode := mode_of(settings.get("dtype")):
+        return f"it is quantized ({mode[:20]}), and the quantized weights in the file cannot all be read"
+    return f"it is not known here what variables {_class(node)} has"

@@ -152,3 +152,20 @@ def test_values_are_checked_as_in_other_files(tmp_path: Path) -> None:
 def test_another_architecture_can_still_be_asked_for() -> None:
     result = ckptconv.validate(OTHERS / "keras-3.keras", arch=OTHERS / "keras-3.keras")
     assert (result.valid, result.evidence) == (True, "--arch")
+
+
+def test_quantized_layers_that_cannot_be_read_are_said_to_be_unchecked(tmp_path: Path) -> None:
+    scale = "layers/dense/vars/2"
+    path = changed("keras-quantized/int8", tmp_path / "a.keras", reshaped(scale, 77))
+    found = [finding.message for finding in ckptconv.validate(path).findings if finding.code == "unchecked"]
+    assert (
+        "'hidden' is not checked: it is quantized (int8), and the quantized weights in the file" in found[0] + found[1]
+    )
+
+
+def test_operations_of_keras_have_no_variables(tmp_path: Path) -> None:
+    def add(document: Any) -> None:
+        operation = {"module": "keras.src.ops.numpy", "class_name": "Add", "registered_name": "Add"}
+        document["config"]["layers"].append({**operation, "config": {"name": "add"}, "inbound_nodes": []})
+
+    assert ckptconv.validate(changed("keras-3", tmp_path / "a.keras", lambda file: None, add)).findings == []
