@@ -116,7 +116,7 @@ def _read_copy(source: Source | Folder) -> Checkpoint | None:
         return None
     file = source.open(copies[0])
     checkpoint = detect(file).read(file)
-    return checkpoint.replaced(file=source, findings=(chosen_finding(copies), *checkpoint.findings))
+    return checkpoint.replaced(file=source, findings=(chosen_finding(copies, source.names), *checkpoint.findings))
 
 
 def _read(source: Source | Folder, format: str | None) -> Checkpoint:

@@ -49,12 +49,19 @@ def stand_for_folder(names: Iterable[str]) -> list[str]:
     """The same, if the first of them is what the folder stands for; else none."""
     files = list(names)
     copies = copies_in(files)
-    others = [name for name in files if name.endswith(_WEIGHTS) and name not in (*NAMES, _GRAPH_DATA)]
-    return copies if not others or not set(copies) <= set(_ANYONES) else []
+    return copies if not _others_in(files) or not set(copies) <= set(_ANYONES) else []
 
 
-def chosen_finding(copies: list[str]) -> Finding:
-    """Which file of a folder is read, and which others are not."""
-    read, *others = copies
-    rest = f", and no other copy: {quoted(others)}" if others else ", the one file of weights of this folder"
+def _others_in(names: Iterable[str]) -> list[str]:
+    """The files that look like weights, and have none of the names."""
+    return [name for name in names if name.endswith(_WEIGHTS) and name not in (*NAMES, _GRAPH_DATA)]
+
+
+def chosen_finding(copies: list[str], names: Iterable[str]) -> Finding:
+    """Which file of a folder is read, and which others are not. `names`: those of all files in the folder."""
+    read, *more = copies
+    left = [f"no other copy: {quoted(more)}"] if more else []
+    if others := _others_in(names):
+        left.append(f"not what else looks like weights: {quoted(others, 6)}")
+    rest = f", and {', and '.join(left)}" if left else ", the one file of weights of this folder"
     return Finding("file", "info", read, f"{read!r} is read{rest}")

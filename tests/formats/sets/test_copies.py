@@ -61,6 +61,14 @@ def test_the_first_of_several_is_read_and_the_others_are_named(tmp_path: Path) -
         assert found.format == "flax"  # and not the graph, though a folder of OpenVINO is a format itself
 
 
+def test_other_weights_beside_it_are_named(tmp_path: Path) -> None:
+    folder = put(tmp_path / "model", "flax_model.msgpack")
+    torch.save({"w": torch.ones(2)}, folder / "best.pth")
+    with ckptconv.open(folder) as found:
+        (said,) = [finding.message for finding in found.findings if finding.code == "file"]
+    assert said == "'flax_model.msgpack' is read, and not what else looks like weights: 'best.pth'"
+
+
 def test_torchs_own_weights_come_first_and_the_copies_are_named(tmp_path: Path) -> None:
     folder = put(tmp_path / "model", "tf_model.h5")
     torch.save({"w": torch.ones(2)}, folder / "pytorch_model.bin")
