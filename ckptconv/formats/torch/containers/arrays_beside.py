@@ -7,16 +7,19 @@ the attributes' names:
     __numpys                 arrays, each in FILE.ATTRIBUTE.npy
     __scipys                 sparse matrices, in several files
     __recursive_saveloads    objects of which the same is true; their file is FILE.ATTRIBUTE
+    __ignoreds               what is left out: some models save it as an object of its own, in FILE.ATTRIBUTE
 
 Such an array is a tensor like those in the pickle. Sparse matrices, and arrays whose file is missing, damaged or
-compressed (FILE.ATTRIBUTE.npz), are not read, which is reported.
+compressed (FILE.ATTRIBUTE.npz), are not read, which is reported. So are objects of their own: each is a pickle to read
+by itself.
 
-Source: gensim/utils.py (`SaveLoad._save_specials`, `_load_specials`).
+Source: gensim/utils.py (`SaveLoad._save_specials`, `_load_specials`); models/ldamodel.py, lsimodel.py (`save`).
 """
 
 from __future__ import annotations
 
 from itertools import islice
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.torch.values.stubs import TensorStub
     from ckptconv.io.source import Source
 
-ARRAYS, MATRICES, OBJECTS = "__numpys", "__scipys", "__recursive_saveloads"
+ARRAYS, MATRICES, OBJECTS, LEFT_OUT = "__numpys", "__scipys", "__recursive_saveloads", "__ignoreds"
 MAX_ARRAYS = 1000
 MAX_DEPTH = 16
 
@@ -52,9 +55,11 @@ def attach_arrays(
     if not any(name.module.partition(".")[0] == "gensim" for name in machine.globals):
         return source, ()
     places = [*islice(_places(value, source.path.name, 0, set()), MAX_ARRAYS)]
-    if not places:
+    left_out = _left_out(value, source.path.name)
+    if not places and not left_out:
         return source, ()
     folder, found = Folder.around(source), list[str]()
+    findings = [_of_its_own(file) for file in left_out if file in folder.names]
     for state, attribute, file in places:
         if file is None:
             state[attribute] = refused("a sparse matrix in files beside this one")
@@ -65,10 +70,21 @@ def attach_arrays(
         except CkptconvError as error:
             state[attribute] = refused(f"in the file {file!r} beside this one ({error.message})", file)
     opened: OpenFile = folder if source.beside is None else source  # whoever opened an archive closes what is in it
-    if not found:
-        return opened, ()
-    message = f"{plural(len(found), 'array')} in files beside it, as gensim keeps them: {quoted(found)}"
-    return opened, (Finding("beside", "info", "", message),)
+    if found:
+        message = f"{plural(len(found), 'array')} in files beside it, as gensim keeps them: {quoted(found)}"
+        findings.insert(0, Finding("beside", "info", "", message))
+    return opened, tuple(findings)
+
+
+def _left_out(value: Value, file: str) -> list[str]:
+    """The files in which a model may keep what its own pickle leaves out."""
+    state = value.state if isinstance(value, UnbuiltObject) else None
+    return [f"{file}.{name}" for name in _names(state, LEFT_OUT)[:MAX_ARRAYS]] if isinstance(state, dict) else []
+
+
+def _of_its_own(file: str) -> Finding:
+    message = f"a part of the model is an object of its own beside it, which is not read with it: {file!r}"
+    return Finding("beside", "warning", "", message, hint=f"read it by itself: ckptconv inspect {quote(file)}")
 
 
 def _places(

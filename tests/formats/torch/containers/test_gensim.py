@@ -98,6 +98,18 @@ def test_names_that_lead_elsewhere_are_not_followed(model: type, tmp_path: Path)
         assert any("a sparse matrix" in warning for warning in warnings)
 
 
+def test_an_object_of_its_own_beside_the_model_is_named(model: type, tmp_path: Path) -> None:
+    """LsiModel's projection and LdaModel's state are all that these have learned."""
+    thing = model()
+    thing.__dict__.update({"__ignoreds": ["projection", "dispatcher", 3], "__numpys": []})
+    (tmp_path / "m").write_bytes(pickle.dumps(thing))
+    (tmp_path / "m.projection").write_bytes(pickle.dumps(model()))
+    with ckptconv.open(tmp_path / "m") as checkpoint:
+        (warning,) = [finding for finding in checkpoint.findings if finding.severity == "warning"]
+    assert "not read with it: 'm.projection'" in warning.message
+    assert warning.hint is not None and warning.hint.endswith("inspect m.projection")
+
+
 def test_objects_that_share_others_are_looked_at_once(model: type, tmp_path: Path) -> None:
     """Ten ways to the next object, twelve times over."""
     inner = model()
