@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.converting.companions import check_free
 from ckptconv.api.editing.dequantize import type_name
 from ckptconv.api.editing.edits import Moves
+from ckptconv.api.editing.quantize import quantization_config
 from ckptconv.api.evidence import config_beside
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.report import Finding
@@ -105,5 +106,7 @@ def make_files(order: Order, opened: Checkpoint, made: Checkpoint, *, demanded: 
     if blocks := sorted({tensor.info.dtype.name for tensor in made.values() if tensor.info.dtype.block > 1}):
         message = f"weights stay {listed(blocks)}, which transformers does not read: --dtype BF16 makes floats of them"
         findings.append(Finding("blocks", "warning", "", message, hint="--dtype BF16"))
-    weights = {name: tensor for name, tensor in made.items() if name not in restored.tensors}
+    weights = {restored.renamed(name): tensor for name, tensor in made.items() if name not in restored.tensors}
+    if (quantized := quantization_config(weights)) is not None:
+        restored = restored.with_config(quantized)
     return MadeFiles(restored, findings, type_name(weights))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.statements import CONFIG
@@ -45,6 +45,10 @@ class RestoredFiles:
     def renamed(self, name: str) -> str:
         """The name that the class has for a tensor that is translated."""
         return name.replace(self.outside, "", 1) if self.outside else name
+
+    def with_config(self, entries: Mapping[str, Any]) -> RestoredFiles:
+        """The files, with more entries in the configuration."""
+        return replace(self, documents={**self.documents, CONFIG: {**self.documents[CONFIG], **entries}})
 
     def contents(self, dtype: str | None) -> dict[str, bytes]:
         """The files. `dtype`: the configuration's name for the type of the weights; None if it has none."""

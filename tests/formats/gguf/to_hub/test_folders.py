@@ -98,6 +98,19 @@ def test_of_blocks_and_of_several_files_it_computes_what_their_floats_say(tmp_pa
     assert torch.allclose(outputs(tmp_path / "b"), outputs(first), atol=0.05)
 
 
+def test_what_is_quantized_on_the_way_is_in_the_configuration(gguf: Path, tmp_path: Path) -> None:
+    """Without it, transformers would compute with the integers."""
+    edits = ckptconv.Edits(names=BACK, dtype=["BF16"], quantize=["int8"])
+    ckptconv.convert(gguf, f"{tmp_path / 'b'}/", edits=edits)
+    ckptconv.convert(gguf, f"{tmp_path / 'plain'}/", edits=ckptconv.Edits(names=BACK, dtype=["BF16"]))
+    edits = ckptconv.Edits(quantize=["int8"])
+    ckptconv.convert(tmp_path / "plain", f"{tmp_path / 'c'}/", edits=edits, with_files=True)
+    made, copied = (json.loads((tmp_path / name / "config.json").read_text()) for name in "bc")
+    assert made["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert made == copied
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == (tmp_path / "c" / "model.safetensors").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf")
