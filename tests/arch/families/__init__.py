@@ -154,4 +154,5 @@ ALL = [
     *further.stages(),
     *further.found(),
     *further.heard(),
+    *further.seen_and_heard(),
 ]

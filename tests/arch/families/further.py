@@ -97,3 +97,19 @@ def heard() -> list[Case]:
         *both([hugging("mimi", "MimiModel", "MimiConfig", **sizes)]),
         replace(hugging("mimi", "MimiModel", "MimiConfig", "stereo", **stereo), thorough=False),
     ]
+
+
+def seen_and_heard() -> list[Case]:
+    """The thinker of Qwen2.5-Omni."""
+    text = sizes(1)[0]
+    vision = {
+        "depth": 1, "hidden_size": 20, "num_heads": 2, "intermediate_size": 30, "patch_size": 4, "out_hidden_size": 32,
+        "spatial_merge_size": 3,
+    }  # fmt: skip
+    audio = {
+        "num_mel_bins": 10, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 28, "d_model": 16,
+        "max_source_positions": 20, "output_dim": 32,
+    }  # fmt: skip
+    name, config = "Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniThinkerConfig"
+    parts: dict[str, Any] = {"text_config": text, "vision_config": vision, "audio_config": audio}
+    return both([hugging("qwen2_5_omni_thinker", name, config, **parts)])

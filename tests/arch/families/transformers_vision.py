@@ -103,7 +103,7 @@ def masks() -> list[Case]:
 
 
 def told() -> list[Case]:
-    """BLIP-2 with OPT, and with T5."""
+    """BLIP-2 with OPT, and with T5, InstructBLIP with Llama, and with T5."""
     seen: dict[str, Any] = {
         "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16,
         "patch_size": 4,
@@ -120,9 +120,19 @@ def told() -> list[Case]:
         "model_type": "t5", "vocab_size": 97, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 1, "num_heads": 4,
         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     }  # fmt: skip
-    name, config = "Blip2ForConditionalGeneration", "Blip2Config"
+    llama: dict[str, Any] = {
+        "model_type": "llama", "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }  # fmt: skip
     more: dict[str, Any] = {"vision_config": seen, "qformer_config": between, "num_query_tokens": 5}
-    return [hugging("blip2", name, config, label=text["model_type"], text_config=text, **more) for text in (opt, t5)]
+    reads: dict[str, Any] = {**more, "qformer_config": {**between, "vocab_size": 41, "max_position_embeddings": 33}}
+    return [
+        hugging(
+            "blip2", f"{name}ForConditionalGeneration", f"{name}Config", text["model_type"], text_config=text, **each
+        )
+        for name, texts, each in (("Blip2", (opt, t5), more), ("InstructBlip", (llama, t5), reads))
+        for text in texts
+    ]
 
 
 def further_convolutions() -> list[Case]:
