@@ -155,4 +155,5 @@ ALL = [
     *further.found(),
     *further.heard(),
     *further.seen_and_heard(),
+    *further.read_and_told(),
 ]

@@ -113,3 +113,21 @@ def seen_and_heard() -> list[Case]:
     name, config = "Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniThinkerConfig"
     parts: dict[str, Any] = {"text_config": text, "vision_config": vision, "audio_config": audio}
     return both([hugging("qwen2_5_omni_thinker", name, config, **parts)])
+
+
+def read_and_told() -> list[Case]:
+    """Florence-2, and without its language model."""
+    vision = {
+        "embed_dim": [8, 12, 16, 20], "depths": [1, 1, 2, 1], "num_heads": [2, 2, 2, 2], "num_groups": [2, 2, 2, 2],
+        "projection_dim": 24, "max_position_embeddings": 10, "max_temporal_embeddings": 14,
+    }  # fmt: skip
+    text = {
+        "model_type": "bart", "vocab_size": 97, "d_model": 24, "encoder_layers": 2, "decoder_layers": 1,
+        "encoder_ffn_dim": 40, "decoder_ffn_dim": 44, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "max_position_embeddings": 33,
+    }  # fmt: skip
+    parts: dict[str, Any] = {"vision_config": vision, "text_config": text}
+    return [
+        hugging("florence2", "Florence2ForConditionalGeneration", "Florence2Config", **parts),
+        replace(hugging("florence2", "Florence2Model", "Florence2Config", **parts), thorough=False),
+    ]
