@@ -61,7 +61,7 @@ def deformable() -> list[Case]:
 
 
 def segmented() -> list[Case]:
-    """Mask2Former."""
+    """Mask2Former, MaskFormer."""
     sizes: dict[str, Any] = {
         "hidden_dim": 32, "feature_size": 32, "mask_feature_size": 20, "encoder_feedforward_dim": 28,
         "dim_feedforward": 36, "encoder_layers": 1, "decoder_layers": 3, "num_attention_heads": 2, "num_queries": 7,
@@ -71,9 +71,18 @@ def segmented() -> list[Case]:
     name = "Mask2FormerForUniversalSegmentation"
     model = hugging("mask2former", name, "Mask2FormerConfig", **sizes, backbone_config=seen)
     projected = {**sizes, "enforce_input_projection": True, "encoder_layers": 2}
+    decoder: dict[str, Any] = {
+        "model_type": "detr", "d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 36, "decoder_attention_heads": 4,
+        "num_queries": 7,
+    }  # fmt: skip
+    first: dict[str, Any] = {"fpn_feature_size": 64, "mask_feature_size": 20, "num_labels": 3, "backbone_config": seen}
+    equal = {**first, "decoder_config": {**decoder, "d_model": 64}}
+    first["decoder_config"] = decoder
     return [
         *both([model]),
         hugging("mask2former", "Mask2FormerModel", "Mask2FormerConfig", **projected, backbone_config=seen),
+        *both([hugging("maskformer", "MaskFormerForInstanceSegmentation", "MaskFormerConfig", **first)]),
+        replace(hugging("maskformer", "MaskFormerModel", "MaskFormerConfig", **equal), thorough=False),
     ]
 
 
