@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 torch = pytest.importorskip("torch", reason="the oracle is torch")
 
-DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.float16: "F16", torch.bool: "BOOL", torch.uint8: "U8"}
+DTYPE_NAMES = {
+    torch.float32: "F32", torch.int64: "I64", torch.float16: "F16", torch.bool: "BOOL", torch.uint8: "U8",
+    torch.float64: "F64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,6 +137,7 @@ ALL = [
     *transformers_detection.found(),
     *transformers_detection.deformable(),
     *transformers_detection.segmented(),
+    *transformers_detection.one(),
     *transformers_detection.pages(),
     *transformers_vision.told(),
     *transformers_sound.codecs(),

@@ -86,6 +86,23 @@ def segmented() -> list[Case]:
     ]
 
 
+def one() -> list[Case]:
+    """OneFormer, with what it is trained with and without."""
+    sizes: dict[str, Any] = {
+        "hidden_dim": 32, "conv_dim": 64, "mask_dim": 20, "encoder_feedforward_dim": 26, "dim_feedforward": 28,
+        "encoder_layers": 1, "decoder_layers": 3, "num_attention_heads": 4, "num_queries": 7, "num_labels": 3,
+        "task_seq_len": 11, "query_dec_layers": 2,
+    }  # fmt: skip
+    texts: dict[str, Any] = {
+        "is_training": True, "text_encoder_width": 64, "text_encoder_context_length": 9, "text_encoder_num_layers": 2,
+        "text_encoder_vocab_size": 50, "text_encoder_n_ctx": 5,
+    }  # fmt: skip
+    seen = {**SWIN, "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    name, config = "OneFormerForUniversalSegmentation", "OneFormerConfig"
+    trained = hugging("oneformer", name, config, "trained", **sizes, **texts, backbone_config=seen)
+    return [trained, replace(saved(hugging("oneformer", name, config, **sizes, backbone_config=seen)), thorough=False)]
+
+
 def pages() -> list[Case]:
     """Donut, and its encoder alone."""
     seen = {**SWIN, "model_type": "donut-swin", "depths": [1, 2], "num_heads": [1, 2]}
