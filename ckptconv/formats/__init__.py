@@ -17,6 +17,6 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     tensorflow  tfjs  tflite            families that are only read
     openvino  coreml  paddle  mxnet
     caffe  ctranslate2  mindspore
-    darknet  mlc
+    darknet  mlc  ncnn
     diffusers  archive                  folders and archives that contain checkpoints in other formats
 """

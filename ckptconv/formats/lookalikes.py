@@ -30,7 +30,7 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     *((0, magic, "a TensorRT engine", OF_ONNX) for magic in (b"ptrt", b"ftrt")),
     *((0, magic, "an RKNN model", OF_ONNX) for magic in (b"RKNN", b"CYPTRKNN")),
     (0, b"\x01HEF", "a Hailo model (.hef)", OF_ONNX),
-    (0, b"7767517", "an ncnn graph (.param)", "convert what it was made from: ncnn's weights alone say no shapes"),
+    (0, b"\xdd\x85\x76\0", "an ncnn graph in binary (.param.bin)", "name the .param that it was made from"),
     *((0, magic + b"\1\0\0\0\3\0\0\0V 1", "a file of Lua Torch's (.t7)", OF_TORCHFILE)
       for magic in (b"\4\0\0\0", b"\3\0\0\0")),
     (0, b"4\n1\n3\nV 1", "a file of Lua Torch's (.t7), as text", OF_TORCHFILE),

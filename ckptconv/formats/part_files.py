@@ -1,7 +1,7 @@
 """Weight files that cannot be read on their own, because another file beside them says what is in them.
 
 X.data-0000N-of-0000M, X.meta       TensorFlow checkpoint: X.index
-X.bin                               OpenVINO graph: X.xml
+X.bin                               OpenVINO graph: X.xml; ncnn graph: X.param
 X.onnx.data, X.onnx_data            ONNX graph: X.onnx
 X.weights                           Darknet network: X.cfg
 params_shard_0.bin                  MLC-LLM model: tensor-cache.json, ndarray-cache.json
@@ -14,7 +14,6 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import UnknownFormatError
-from ckptconv.formats.lookalikes import MADE_FROM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +29,9 @@ def part_file_error(path: Path) -> UnknownFormatError | None:
         return UnknownFormatError(
             "these are the weights of an OpenVINO graph, which keeps them in this file", hint=hint
         )
-    if path.suffix == ".bin" and path.with_suffix(".param").is_file():
-        return UnknownFormatError("these are ncnn weights, whose shapes nothing states", hint=MADE_FROM)
+    if path.suffix == ".bin" and (param := path.with_suffix(".param")).is_file():
+        hint = f"name the graph: {param}"
+        return UnknownFormatError("these are the weights of an ncnn graph, which says their shapes", hint=hint)
     if graph := _onnx_graph(path):
         hint = f"name the graph: {graph}"
         return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)

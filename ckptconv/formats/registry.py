@@ -25,6 +25,7 @@ from ckptconv.formats import (
     mindspore,
     mlc,
     mxnet,
+    ncnn,
     npz,
     onnx,
     openvino,
@@ -50,8 +51,8 @@ BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *ctranslate2.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS,
     *npz.FORMATS, *hdf5.FORMATS, *tensorflow.FORMATS, *tfjs.FORMATS, *tflite.FORMATS, *openvino.FORMATS,
     *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS, *mindspore.FORMATS, *mlc.FORMATS, *darknet.FORMATS,
-    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, torch.TENSORDICT, npz.SKOPS, *ARCHIVES, npz.EQUINOX,
-    npz.NPY, torch.JOBLIB, torch.PICKLE,
+    *ncnn.FORMATS, *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, torch.TENSORDICT, npz.SKOPS, *ARCHIVES,
+    npz.EQUINOX, npz.NPY, torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 

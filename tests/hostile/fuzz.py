@@ -153,6 +153,14 @@ def configured(path: Path, data: bytes, chance: random.Random) -> None:
     looked_at(weights, chance)
 
 
+def layered(path: Path, data: bytes, chance: random.Random) -> None:
+    """The graph of a network of ncnn's, beside the weights of one that has layers of most kinds."""
+    weights = path.with_suffix(".bin")
+    if not weights.exists():
+        shutil.copy(RUNTIMES / "ncnn-forms.bin", weights)
+    opened(path.with_suffix(".param"), data, chance)
+
+
 def indexed(path: Path, data: bytes, chance: random.Random) -> None:
     """The index of a folder of MLC-LLM's."""
     folder = path.with_name("mlc")
@@ -316,6 +324,7 @@ TARGETS = [
     Target("coreml", blobbed, (), mutate.COREML),
     Target("paddle", programmed, (), mutate.PADDLE),
     Target("darknet", configured, (), mutate.DARKNET),
+    Target("ncnn", layered, (), mutate.NCNN),
     Target("mlc", indexed, (), mutate.MLC),
     Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),

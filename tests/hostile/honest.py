@@ -242,6 +242,11 @@ def darknet(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(RUNTIMES.glob("darknet-*.cfg"))]
 
 
+def ncnn(folder: Path) -> list[bytes]:
+    """Graphs of networks; the fuzzer puts weights beside them."""
+    return [path.read_bytes() for path in sorted(RUNTIMES.glob("ncnn-*.param"))]
+
+
 def mlc(folder: Path) -> list[bytes]:
     """The indexes of a folder."""
     return [path.read_bytes() for path in sorted((RUNTIMES / "mlc").glob("*.json"))]
@@ -396,7 +401,7 @@ MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "npy": npy, "equinox": equinox, "tensordict": mapped,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "onnx": onnx, "openvino": openvino, "tfjs": tfjs, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "mindspore": mindspore, "darknet": darknet, "mlc": mlc, "caffe": caffe, "ctranslate2": ctranslate2, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "skops": schemas,
+    "onnx": onnx, "openvino": openvino, "tfjs": tfjs, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "mindspore": mindspore, "darknet": darknet, "ncnn": ncnn, "mlc": mlc, "caffe": caffe, "ctranslate2": ctranslate2, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "skops": schemas,
     "archive": archives, "safetensors-slices": torch_slices,
 }  # fmt: skip
 

@@ -98,6 +98,11 @@ DARKNET = [
     b"\nstride=", b"\nsize=", b"\nfilters=", b"\ngroups=", b"\nextra=", b"\nlayers=", b"\nfrom=", b"-1", b"0", b"9" * 12, b",",
     b"\nweights_type=per_channel", b"\nbatch_normalize=1", b"\nflipped=1", b"\nshare_index=-1", b"\ndontload=1", b"\n#",
 ]  # fmt: skip
+NCNN = [
+    b"\nConvolution", b"\nGemm", b"\nLSTM", b"\nMemoryData", b"\nEmbed", b"\nDeconvolutionDepthWise", b"\nx.Custom", b"7767517\n",
+    b" 0=", b" 1=", b" 2=", b" 6=", b" 7=", b" 8=", b" 18=", b" 19=1", b" 21=", b"-23310=1,", b"=-1", b"=0", b"9" * 10, b",",
+    b'="', b" 1 1 ", b" x", b"\r",
+]  # fmt: skip
 PADDLE = [
     *WIRE,
     bytes(16),

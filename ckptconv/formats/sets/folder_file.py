@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from ckptconv.formats.sets.shards import Index
 
+_GRAPH = ".param"
+"""A graph of ncnn's, or of pnnx's: the .bin of the same name belongs to it."""
+
 
 def claims(source: Source | Folder, *, binaries: bool) -> bool:
     """Whether this is an index, or a folder with one. `binaries`: of pickled shards, otherwise of safetensors.
@@ -83,7 +86,8 @@ def _candidates(folder: Folder) -> list[str]:
         with folder.open_unshared(name) as source:
             if _is_index(source):
                 indexes.append(name)
-    not_shards = [name for name in folder.names if not is_shard(name)]
+    of_ncnn = {f"{name.removesuffix(_GRAPH)}.bin" for name in folder.names if name.endswith(_GRAPH)}
+    not_shards = [name for name in folder.names if not is_shard(name) and name not in of_ncnn]
     whole = [*filter(ALONE.fullmatch, not_shards)]
     if whole:
         in_a_set = {file for name in indexes for file in _files_of(folder, name)}

@@ -68,7 +68,7 @@ OTHERS = {
     "an ExecuTorch program": (b"\x38\0\0\0ET12" + bytes(20), "made from"),
     "a TensorRT engine": (b"ftrt" + bytes(20), "ONNX"),
     "an RKNN model": (b"RKNN" + bytes(20), "ONNX"),
-    "an ncnn graph": (b"7767517\n2 2\n", "no shapes"),
+    "an ncnn graph in binary": (b"\xdd\x85\x76\0\2\0\0\0\2\0\0\0", "name the .param"),
     "a file of Lua Torch's": (b"\4\0\0\0\1\0\0\0\3\0\0\0V 1" + bytes(20), "torchfile"),
     "a table of Lua Torch's, as text": (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "torchfile"),
     "an XGBoost model": (b"{L" + bytes(7) + b"\x07learner{", "no tensors"),
