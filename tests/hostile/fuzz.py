@@ -154,10 +154,10 @@ def configured(path: Path, data: bytes, chance: random.Random) -> None:
 
 
 def layered(path: Path, data: bytes, chance: random.Random) -> None:
-    """The graph of a network of ncnn's, beside the weights of one that has layers of most kinds."""
-    weights = path.with_suffix(".bin")
-    if not weights.exists():
-        shutil.copy(RUNTIMES / "ncnn-forms.bin", weights)
+    """The graph of a network of ncnn's, beside the weights of the one that it begins like."""
+    graphs = sorted(RUNTIMES.glob("ncnn-*.param"))
+    graph = next((one for one in graphs if one.read_bytes()[:16] == data[:16]), graphs[0])
+    shutil.copy(graph.with_suffix(".bin"), path.with_suffix(".bin"))
     opened(path.with_suffix(".param"), data, chance)
 
 
@@ -342,7 +342,18 @@ def seeds(target: Target) -> list[bytes]:
     if target.run is together:
         return [joined(case) for case in FOLDERS if sum(map(len, case.files.values())) <= SEED_BYTES]
     folders = (stored, ranked, cut_for_ranks, beside_processes, mapped)
-    if target.run in (opened, tabled, graphed, beside_weights, blobbed, programmed, configured, indexed, *folders):
+    if target.run in (
+        opened,
+        tabled,
+        graphed,
+        beside_weights,
+        blobbed,
+        programmed,
+        configured,
+        layered,
+        indexed,
+        *folders,
+    ):
         return files + honest(target.name)
     found = []
     for data in files:
