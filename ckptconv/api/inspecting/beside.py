@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ckptconv.core.notes import GlobalUse
     from ckptconv.formats.beside.places import Place
 
-_HARMLESS_FORMATS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices", "openvino", "flax"])
+_HARMLESS_FORMATS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices", "openvino", "ncnn", "flax"])
 """Formats whose files run nothing. Whether such a file is damaged does not matter here."""
 
 _LIBRARY_SUFFIXES = (".so", ".dll", ".dylib", ".pyd")
