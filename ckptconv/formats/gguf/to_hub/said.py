@@ -56,6 +56,8 @@ class Said:
         """A number from 0 to 2³¹. Raises CorruptFileError."""
         value = self.get(name)
         value = default if value is None else value
+        if value is None:
+            raise bad(f"it does not say {self.key(name)}")
         if type(value) is not int or not 0 <= value < _MOST:
             raise bad(f"{self.key(name)} is {str(value)[:40]!r}, and no whole number")
         return value
@@ -71,6 +73,8 @@ class Said:
         """A finite number. Raises CorruptFileError."""
         value = self.get(name)
         value = default if value is None else value
+        if value is None:
+            raise bad(f"it does not say {self.key(name)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise bad(f"{self.key(name)} is {str(value)[:40]!r}, and no number")
         return float(value)

@@ -211,3 +211,10 @@ def test_floats_have_the_digits_that_a_person_wrote() -> None:
     assert [shortest(one) for one in (9.999999747378752e-06, 0.20000000298023224, 1e6, 1.0, 0.0)] == [
         1e-5, 0.2, 1e6, 1.0, 0.0,
     ]  # fmt: skip
+
+
+def test_an_entry_that_is_missing_is_said_to_be() -> None:
+    said = Said({"general.architecture": "llama"}, {})
+    for read in (said.whole, said.positive, said.number):
+        with pytest.raises(CorruptFileError, match=r"it does not say llama\.attention\.head_count$"):
+            read("attention.head_count")
