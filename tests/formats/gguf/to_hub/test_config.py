@@ -216,5 +216,5 @@ def test_floats_have_the_digits_that_a_person_wrote() -> None:
 def test_an_entry_that_is_missing_is_said_to_be() -> None:
     said = Said({"general.architecture": "llama"}, {})
     for read in (said.whole, said.positive, said.number):
-        with pytest.raises(CorruptFileError, match=r"it does not say llama\.attention\.head_count$"):
+        with pytest.raises(CorruptFileError, match=r"it does not say llama\.attention\.head_count\n"):
             read("attention.head_count")
