@@ -1,7 +1,7 @@
 """Parse ncnn's .param, a text.
 
     7767517                                     the magic number
-    LAYERS BLOBS                                how many there are
+    LAYERS BLOBS                                how many there are; ncnn ignores what follows these layers
     TYPE NAME INPUTS OUTPUTS blob … KEY=VALUE … a layer, on a line of its own
 
 A key is a number whose meaning depends on the type. Only whole numbers are used here; a list is said as
@@ -90,10 +90,10 @@ def read_param(source: Source) -> list[Layer]:
     counts = lines[1].split() if len(lines) > 1 else []
     if lines[:1] == [] or lines[0].strip() != MAGIC.decode() or len(counts) != 2 or not counts[0].isdecimal():
         raise bad("it does not begin with the numbers of its layers and blobs")
-    if len(counts[0]) > 9 or len(lines) - 2 != int(counts[0]):
+    if len(counts[0]) > 9 or len(lines) - 2 < int(counts[0]):
         message = f"the ncnn graph is invalid: it has {len(lines) - 2:,} layers, and says that it has {counts[0][:10]}"
         raise CorruptFileError(message, hint=CUT_SHORT)
-    return [_layer(line, index) for index, line in enumerate(lines[2:])]
+    return [_layer(line, index) for index, line in enumerate(lines[2 : 2 + int(counts[0])])]
 
 
 def _layer(line: str, index: int) -> Layer:

@@ -167,6 +167,13 @@ def test_a_graph_that_is_cut_before_its_last_line_is_refused(tmp_path: Path) -> 
     expect_no_cut_to_open(tmp_path / "x.param", whole[: whole.rindex(b"\n", 0, -1)])
 
 
+def test_lines_after_the_last_layer_are_ignored_as_ncnn_does(tmp_path: Path) -> None:
+    path = network(tmp_path, "Bias c 1 1 a c 0=1", pack("<f", 1))
+    path.write_text(f"{path.read_text()}Bias d 1 1 c d 0=7\n")
+    with ckptconv.open(path) as checkpoint:
+        assert [*checkpoint] == ["c.bias"]
+
+
 def test_names_that_occur_twice_get_a_number(tmp_path: Path) -> None:
     path = network(tmp_path, "Bias c 1 1 a c 0=1\nBias c 1 1 c d 0=1", pack("<2f", 1, 2))
     with ckptconv.open(path) as checkpoint:
