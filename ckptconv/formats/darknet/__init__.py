@@ -3,6 +3,7 @@
 read      the file: its header, which .cfg belongs to it, the tensors
 config    the .cfg: its sections and their options
 layers    what each section's layer stores, and in which order
+place     a layer, what it stores, the sizes of what goes in and comes out
 """
 
 from ckptconv.formats.base import Format

@@ -21,81 +21,16 @@ Source: darknet/src/parser.c (`load_weights_upto`, `parse_*`), *_layer.c (`make_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.darknet.config import MAX_NUMBER, Section, bad
+from ckptconv.formats.darknet.place import Layer, Place, Shape, Size, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A stored tensor: its name, its shape, and its strides where it is not stored in C order."""
-
-    name: str
-    shape: Shape
-    strides: Shape | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a layer gives: channels, height, width (0 if it is no image), and numbers in all."""
-
-    channels: int
-    height: int
-    width: int
-    numbers: int
-
-    @classmethod
-    def image(cls, channels: int, height: int, width: int) -> Size:
-        """An image."""
-        return cls(channels, height, width, channels * height * width)
-
-    @classmethod
-    def vector(cls, numbers: int) -> Size:
-        """Numbers without a place, which Darknet's connected layers give as an image of one pixel."""
-        return cls(numbers, 1, 1, numbers)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer of the network: what it stores, and what it gives."""
-
-    section: Section
-    slots: tuple[Slot, ...]
-    size: Size
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a layer stands: its section and index, what it gets, the layers before it, and how the file was written."""
-
-    section: Section
-    index: int
-    given: Size
-    before: Sequence[Layer]
-    revision: int
-    transposed: bool
-
-    def at(self, number: int) -> Size:
-        """The output of a layer that is named by its number, or by how many layers it stands before this one."""
-        index = number if number >= 0 else self.index + number
-        if not 0 <= index < self.index:
-            raise bad(f"{self.section.where} refers to the layer {index}")
-        return self.before[index].size
-
-    def image(self) -> Size:
-        """What the layer gets, which has to be an image."""
-        if not (self.given.channels and self.given.height and self.given.width):
-            raise bad(f"{self.section.where} gets no image")
-        return self.given
-
 
 PARTS = {
     "gru": ("state_z", "state_r", "state_h", "input_z", "input_r", "input_h"),
@@ -135,7 +70,7 @@ def plan(sections: Sequence[Section], revision: int, *, transposed: bool) -> lis
     sides = [net.number(key, 0) for key in ("channels", "height", "width")]
     given = replace(Size.image(*sides), numbers=net.number("inputs", prod(sides)))
     for index, section in enumerate(sections[1:]):
-        place = _Place(section, index, given, layers, revision, transposed)
+        place = Place(section, index, given, layers, revision, transposed)
         slots, given = _layer(place)
         if not min(given.channels, given.height, given.width) >= 0 or max(_sides(given)) > MAX_NUMBER:
             raise bad(f"{section.where} gives {given.channels:,} × {given.height:,} × {given.width:,} numbers")
@@ -147,7 +82,7 @@ def _sides(size: Size) -> tuple[int, int, int, int]:
     return size.channels, size.height, size.width, size.numbers
 
 
-def _layer(place: _Place) -> tuple[list[Slot], Size]:
+def _layer(place: Place) -> tuple[list[Slot], Size]:
     kind = place.section.kind
     if kind in UNCHANGED:
         return [], place.given
@@ -189,7 +124,7 @@ def _slid(section: Section, length: int, padding: int, size: int, stride: str = 
     return (length + padding - size) // section.count(stride, section.count("stride", 1)) + 1
 
 
-def _convolutional(place: _Place) -> tuple[list[Slot], Size]:
+def _convolutional(place: Place) -> tuple[list[Slot], Size]:
     section, given = place.section, place.image()
     outputs, size, groups = section.count("filters", 1), section.count("size", 1), section.count("groups", 1)
     padding = 2 * (size // 2 if section.flag("pad") else section.number("padding", 0))
@@ -208,7 +143,7 @@ def _convolutional(place: _Place) -> tuple[list[Slot], Size]:
     return _filters(f"{place.index}.", section, shape, outputs, flipped), out
 
 
-def _deconvolutional(place: _Place) -> tuple[list[Slot], Size]:
+def _deconvolutional(place: Place) -> tuple[list[Slot], Size]:
     section, given = place.section, place.image()
     outputs, size, stride = section.count("filters", 1), section.count("size", 1), section.count("stride", 1)
     if place.revision >= 5 and section.flag("batch_normalize"):
@@ -220,18 +155,18 @@ def _deconvolutional(place: _Place) -> tuple[list[Slot], Size]:
     return slots, Size.image(outputs, height, width)
 
 
-def _connected(place: _Place) -> tuple[list[Slot], Size]:
+def _connected(place: Place) -> tuple[list[Slot], Size]:
     outputs = place.section.count("output", 1)
     slots = _matrix(f"{place.index}.", place.section, outputs, place.given.numbers, transposed=place.transposed)
     return slots, Size.vector(outputs)
 
 
-def _batchnorm(place: _Place) -> tuple[list[Slot], Size]:
+def _batchnorm(place: Place) -> tuple[list[Slot], Size]:
     names = [*(["bias"] if place.revision >= 5 else []), "weight", "running_mean", "running_var"]
     return [Slot(f"{place.index}.bn.{name}", (place.image().channels,)) for name in names], place.given
 
 
-def _local(place: _Place) -> tuple[list[Slot], Size]:
+def _local(place: Place) -> tuple[list[Slot], Size]:
     section, given = place.section, place.image()
     outputs, size = section.count("filters", 1), section.count("size", 1)
     taken = 1 if section.flag("pad") else size
@@ -241,27 +176,27 @@ def _local(place: _Place) -> tuple[list[Slot], Size]:
     return slots, Size.image(outputs, height, width)
 
 
-def _rnn(place: _Place) -> tuple[list[Slot], Size]:
+def _rnn(place: Place) -> tuple[list[Slot], Size]:
     outputs = place.section.count("output", 1)
     hidden = place.section.count("hidden", 1) if place.revision >= 5 else outputs
     parts = (("input", hidden, place.given.numbers), ("self", hidden, hidden), ("output", outputs, hidden))
     return list(_matrices(place, parts)), Size.vector(outputs)
 
 
-def _gated(place: _Place) -> tuple[list[Slot], Size]:
+def _gated(place: Place) -> tuple[list[Slot], Size]:
     kind, outputs = place.section.kind, place.section.count("output", 1)
     names = PARTS[f"{kind} of revision 5" if place.revision >= 5 else kind]
     parts = [(name, outputs, place.given.numbers if name.startswith("input") else outputs) for name in names]
     return list(_matrices(place, parts)), Size.vector(outputs)
 
 
-def _matrices(place: _Place, parts: Sequence[tuple[str, int, int]]) -> Iterator[Slot]:
+def _matrices(place: Place, parts: Sequence[tuple[str, int, int]]) -> Iterator[Slot]:
     for name, outputs, inputs in parts:
         prefix = f"{place.index}.{name}."
         yield from _matrix(prefix, place.section, outputs, inputs, transposed=place.transposed)
 
 
-def _crnn(place: _Place) -> tuple[list[Slot], Size]:
+def _crnn(place: Place) -> tuple[list[Slot], Size]:
     section, given = place.section, place.image()
     if place.revision >= 5:
         outputs, hidden = section.count("output", 1), section.count("hidden", 1)
@@ -279,7 +214,7 @@ def _crnn(place: _Place) -> tuple[list[Slot], Size]:
     return slots, Size.image(outputs, given.height, given.width)
 
 
-def _shortcut(place: _Place) -> tuple[list[Slot], Size]:
+def _shortcut(place: Place) -> tuple[list[Slot], Size]:
     sources = place.section.numbers("from")
     for number in sources:
         place.at(number)
@@ -293,12 +228,12 @@ def _shortcut(place: _Place) -> tuple[list[Slot], Size]:
     return [Slot(f"{place.index}.weight", shape)], place.given
 
 
-def _implicit(place: _Place) -> tuple[list[Slot], Size]:
+def _implicit(place: Place) -> tuple[list[Slot], Size]:
     filters, atoms = place.section.count("filters", 128), place.section.count("atoms", 1)
     return [Slot(f"{place.index}.weight", (atoms, filters))], Size.vector(filters)
 
 
-def _route(place: _Place) -> tuple[list[Slot], Size]:
+def _route(place: Place) -> tuple[list[Slot], Size]:
     sizes = [place.at(number) for number in place.section.numbers("layers")]
     first, numbers = sizes[0], sum(size.numbers for size in sizes)
     groups = place.section.count("groups", 1)
@@ -308,19 +243,19 @@ def _route(place: _Place) -> tuple[list[Slot], Size]:
     return [], Size(channels, first.height, first.width, numbers // groups)
 
 
-def _other(place: _Place) -> tuple[list[Slot], Size]:
+def _other(place: Place) -> tuple[list[Slot], Size]:
     """The output of one layer is that of another."""
     return [], place.at(place.section.numbers("from")[0])
 
 
-def _upsample(place: _Place) -> tuple[list[Slot], Size]:
+def _upsample(place: Place) -> tuple[list[Slot], Size]:
     given, stride = place.given, place.section.number("stride", 2)
     if stride < 0:
         return [], Size.image(given.channels, given.height // -stride, given.width // -stride)
     return [], Size.image(given.channels, given.height * stride, given.width * stride)
 
 
-def _reorg(place: _Place) -> tuple[list[Slot], Size]:
+def _reorg(place: Place) -> tuple[list[Slot], Size]:
     section, given, stride = place.section, place.given, place.section.count("stride", 1)
     if extra := section.number("extra", 0):
         return [], Size(0, 0, 0, given.numbers + extra)
@@ -329,7 +264,7 @@ def _reorg(place: _Place) -> tuple[list[Slot], Size]:
     return [], Size.image(given.channels * stride**2, given.height // stride, given.width // stride)
 
 
-def _pooled(place: _Place) -> tuple[list[Slot], Size]:
+def _pooled(place: Place) -> tuple[list[Slot], Size]:
     section, given = place.section, place.given
     size = section.count("size", section.count("stride", 1))
     padding = section.number("padding", size - 1)
@@ -338,16 +273,16 @@ def _pooled(place: _Place) -> tuple[list[Slot], Size]:
     return [], Size.image(channels, height, _slid(section, given.width, padding, size, "stride_x"))
 
 
-def _averaged(place: _Place) -> tuple[list[Slot], Size]:
+def _averaged(place: Place) -> tuple[list[Slot], Size]:
     return [], Size.image(place.given.channels, 1, 1)
 
 
-def _cropped(place: _Place) -> tuple[list[Slot], Size]:
+def _cropped(place: Place) -> tuple[list[Slot], Size]:
     height, width = (place.section.count(key, 1) for key in ("crop_height", "crop_width"))
     return [], Size.image(place.given.channels, height, width)
 
 
-_KINDS: dict[str, Callable[[_Place], tuple[list[Slot], Size]]] = {
+_KINDS: dict[str, Callable[[Place], tuple[list[Slot], Size]]] = {
     "conv": _convolutional, "convolutional": _convolutional, "deconv": _deconvolutional,
     "deconvolutional": _deconvolutional, "conn": _connected, "connected": _connected, "batchnorm": _batchnorm,
     "local": _local, "rnn": _rnn, "gru": _gated, "lstm": _gated, "crnn": _crnn, "shortcut": _shortcut,

@@ -32,13 +32,14 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError, located
 from ckptconv.formats.darknet.config import is_config, read_config
-from ckptconv.formats.darknet.layers import Layer, plan
+from ckptconv.formats.darknet.layers import plan
 from ckptconv.formats.graphs.notes import operator_counts, stays_behind
 from ckptconv.io.folder import Folder
 from ckptconv.io.gather import laid_out
 from ckptconv.io.limits import MAX_DIM
 
 if TYPE_CHECKING:
+    from ckptconv.formats.darknet.place import Layer
     from ckptconv.io.source import Source
 
 SUFFIX = ".cfg"
