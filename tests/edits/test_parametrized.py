@@ -146,6 +146,18 @@ def test_any_range_reads_the_same_bytes(tmp_path: Path) -> None:
     assert torch.allclose(load_file(tmp_path / "half.safetensors")["0.weight"].float(), model[0].weight, rtol=2**-8)
 
 
+def test_an_optimizer_that_still_has_the_parts_is_a_warning(tmp_path: Path) -> None:
+    model: Any = nn.Sequential(nn.Linear(3, 3))
+    weight_norm(model[0])
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pth")
+    for bare, warnings_expected in ((False, ["extras-of-parts"]), (True, [])):
+        done = ckptconv.convert(tmp_path / "a.pth", tmp_path / f"{bare}.pth", edits=PLAIN, bare=bare)
+        assert [finding.code for finding in done.findings if finding.severity == "warning"] == warnings_expected
+
+
 def test_inspect_counts_them(tmp_path: Path) -> None:
     model: Any = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     weight_norm(model[0])

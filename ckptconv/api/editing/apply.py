@@ -71,7 +71,7 @@ def apply_edits(
     stated = _stated_values(checkpoint, edits) if stated is None else stated
     dequantizing = _dequantize(state, stated) if edits.dequantize else []
     if edits.remove_parametrizations:
-        _remove_parametrizations(state)
+        _remove_parametrizations(state, bare=bare)
     _apply_steps(state, edits, files or StepFiles(()), stated)
     _apply_casts(state, edits, dequantizing, stated)
     if dequantizing:
@@ -106,7 +106,7 @@ def _dequantize(state: State, stated: Stated) -> Sequence[Edit]:
     return edits
 
 
-def _remove_parametrizations(state: State) -> None:
+def _remove_parametrizations(state: State, *, bare: bool) -> None:
     """Make plain weights of those that a network computes of several tensors."""
     edits: list[Edit] = []
     for _ in range(MOST_PARAMETRIZATIONS):
@@ -119,6 +119,9 @@ def _remove_parametrizations(state: State) -> None:
     how = listed([HOW[str(scheme)] for scheme in dict.fromkeys(edit.details["scheme"] for edit in edits)])
     message = f"{plural(count, 'weight')} that {'is' if count == 1 else 'are'} {how} became plain"
     state.findings.append(Finding("parametrizations-removed", "info", "", message, None, str(count)))
+    if state.extras and not bare:
+        message = "tensors outside of the model, such as an optimizer's, are still those of the parts"
+        state.findings.append(Finding("extras-of-parts", "warning", "", message, hint="--bare leaves them out"))
 
 
 def _apply_steps(state: State, edits: Edits, files: StepFiles, stated: Stated) -> None:
