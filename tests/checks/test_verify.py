@@ -211,6 +211,21 @@ def test_what_does_not_fit_into_memory_is_an_error_before_it_is_loaded(
     assert not recording.batches[0].limits
 
 
+def test_graphs_that_nothing_describes_need_no_memory_for_a_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def graph(name: str, value: float) -> Path:
+        weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], [value] * 12)
+        x, y = (helper.make_tensor_value_info(end, TensorProto.FLOAT, ["N", n]) for end, n in (("x", 4), ("y", 3)))
+        made = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+        onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / name)
+        return tmp_path / name
+
+    a, b = graph("a.onnx", 1.0), graph("b.onnx", 1.0 + 2**-23)
+    monkeypatch.setattr(memory, "available_memory", lambda: 48)  # the graph's own bytes
+    assert "a rule of thumb" in ckptconv.verify(a, b).reason
+
+
 def test_python_runs_beside_its_own_graph(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(
         "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"

@@ -200,6 +200,11 @@ class Side:
             self._runner = None
             return runner.module.cpu()
         self._memory.give_to(self)
+        try:
+            if not self._reference:
+                _ = self._program
+        except CkptconvError:
+            return None
         self._needs.check_reference(loaded=False)
         try:
             return self._module()
