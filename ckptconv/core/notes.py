@@ -79,22 +79,10 @@ BY_KERAS = "Keras'"
 """How the usual names of Keras' schemes begin."""
 
 SCHEMES = frozenset(("affine", "keras", "nbits", "sparse", "torchao", UNREAD))
-PARTS = frozenset(
-    (
-        VALUES,
-        "scale",
-        "zero_point",
-        "factor",
-        "codebook",
-        "mask",
-        "axis",
-        "shape",
-        "pairs",
-        "shard_2",
-        "shard_3",
-        "g_idx",
-    )
-)
+PARTS = frozenset([
+    VALUES, "scale", "zero_point", "factor", "codebook", "mask", "axis", "shape", "pairs", "shard_2", "shard_3",
+    "g_idx",
+])  # fmt: skip
 
 
 def _require_true(value: Json) -> bool:
